@@ -1,0 +1,298 @@
+"""A directory of Parquet tables with its configuration and, written last, its manifest.
+
+A directory without a manifest is unfinished and no reader takes it. Paths are local or anything that fsspec opens.
+"""
+
+import hashlib
+import json
+import posixpath
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import __version__, schema
+from pipeline.errors import UserError
+
+MANIFEST, CONFIG = "manifest.json", "config.json"
+ROW_GROUP_ROWS = 65_536
+_WHOLE_FILE = 256 << 20  # files up to this size are fingerprinted whole, larger ones by head, tail and size
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """What the manifest records of one table."""
+
+    rows: int
+    files: list[str]
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record that makes an artifact whole."""
+
+    kind: str
+    tables: dict[str, TableInfo]
+    dropped: dict[str, int]
+    inputs: dict[str, str]
+    settings: str  # digest of every setting that decides the result
+    version: str = __version__
+    created: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the artifact was made of: kind, settings, inputs and resulting rows."""
+        rows = {name: table.rows for name, table in self.tables.items()}
+        return digest({"kind": self.kind, "settings": self.settings, "inputs": self.inputs, "rows": rows})
+
+
+def digest(value: Any) -> str:
+    """Return a short stable digest of anything that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def filesystem(path: str) -> tuple[Any, str]:
+    """Open the file system of a path and return it with the path as that file system names it."""
+    try:
+        fs, root = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        scheme = path.split("://")[0]
+        raise UserError(f"{path}: no driver for '{scheme}://'; install tripletail[{scheme}]") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return fs, root
+
+
+def join(path: str, *parts: str) -> str:
+    """Join path parts, local or remote."""
+    return posixpath.join(path, *parts)
+
+
+def fingerprint_file(path: str) -> str:
+    """Digest the content of a file: whole up to 256 MiB, beyond that its size, head and tail (1 MiB each)."""
+    fs, name = filesystem(path)
+    if not fs.exists(name):
+        raise UserError(f"{path}: no such file")
+    size = fs.size(name)
+    sha = hashlib.sha256(str(size).encode())
+    with fs.open(name, "rb") as file:
+        if size <= _WHOLE_FILE:
+            while chunk := file.read(1 << 22):
+                sha.update(chunk)
+        else:
+            sha.update(file.read(1 << 20))
+            file.seek(size - (1 << 20))
+            sha.update(file.read(1 << 20))
+    return sha.hexdigest()[:24]
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write JSON so that readers see all of it or nothing: a temporary name, then a rename."""
+    fs, name = filesystem(path)
+    fs.makedirs(posixpath.dirname(name), exist_ok=True)
+    partial = f"{name}.partial"
+    with fs.open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    fs.mv(partial, name)
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file, or raise UserError."""
+    fs, name = filesystem(path)
+    try:
+        with fs.open(name, "r", encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact."""
+
+    path: str
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str, kind: str) -> "Artifact":
+        """Open a finished artifact of one kind.
+
+        Raises UserError naming the job to run when the path is missing, unfinished or of another kind.
+        """
+        fs, root = filesystem(path)
+        hint = f"run `python -m scripts.{kind}` first"
+        if not fs.exists(root):
+            raise UserError(f"{path}: no such directory; {hint}")
+        if not fs.exists(join(root, MANIFEST)):
+            raise UserError(f"{path}: has no {MANIFEST}, so it is not a finished artifact; {hint}")
+        manifest = _read_manifest(path)
+        if manifest.kind != kind:
+            raise UserError(f"{path}: was made by `{manifest.kind}`, wanted the artifact of `{kind}`; {hint}")
+        return cls(path, manifest)
+
+    def has(self, table: str) -> bool:
+        """Whether the artifact holds a table with rows."""
+        return table in self.manifest.tables and self.manifest.tables[table].rows > 0
+
+    def files(self, table: str) -> list[str]:
+        """Full paths of the files of a table, in order."""
+        if table not in self.manifest.tables:
+            held = ", ".join(sorted(self.manifest.tables)) or "none"
+            raise UserError(f"{self.path}: has no table '{table}'; it holds {held}")
+        return [join(self.path, name) for name in self.manifest.tables[table].files]
+
+    def rows(self, table: str) -> int:
+        """Rows of a table; 0 where there is none."""
+        return self.manifest.tables[table].rows if table in self.manifest.tables else 0
+
+    def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a whole table; only for tables that are known to be small."""
+        return pa.concat_tables([read_parquet(name, table, columns) for name in self.files(table)])
+
+
+def read_parquet(path: str, table: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file; with `table`, check it against that contract first."""
+    fs, name = filesystem(path)
+    try:
+        with fs.open(name, "rb") as file:
+            parquet = pq.ParquetFile(file)
+            if table in schema.TABLES:
+                schema.check(parquet.schema_arrow, str(table), path)
+            return parquet.read(columns=columns)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
+
+
+def write_parquet(path: str, table: pa.Table) -> None:
+    """Write one Parquet file (zstd, row groups of at most 64k rows) under a temporary name, then rename it."""
+    fs, name = filesystem(path)
+    fs.makedirs(posixpath.dirname(name), exist_ok=True)
+    partial = f"{name}.partial"
+    with fs.open(partial, "wb") as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    fs.mv(partial, name)
+
+
+class Draft:
+    """An artifact in the making."""
+
+    def __init__(self, path: str, kind: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
+        self.path, self.kind = path, kind
+        self.settings, self.inputs = digest(settings), dict(inputs)
+        self.dropped: Counter[str] = Counter()
+
+    def write(self, table: str, rows: pa.Table, part: int | str = 0) -> None:
+        """Write one file of a table; `part` decides the name and with it the order."""
+        name = f"part-{part:05d}.parquet" if isinstance(part, int) else f"{part}.parquet"
+        write_parquet(join(self.path, table, name), schema.conform(rows, table) if table in schema.TABLES else rows)
+
+    def drop(self, reasons: Mapping[str, int]) -> None:
+        """Count rows that were left out, by reason."""
+        self.dropped.update({reason: int(count) for reason, count in reasons.items() if count})
+
+    def finish(self, tables: list[str], **notes: Any) -> Artifact:
+        """Describe the tables found on disk and write the manifest: from here on the artifact is whole."""
+        described = {name: _describe(self.path, name) for name in tables}
+        manifest = Manifest(
+            kind=self.kind,
+            tables={name: info for name, info in described.items() if info.files},
+            dropped=dict(sorted(self.dropped.items())),
+            inputs=self.inputs,
+            settings=self.settings,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            notes=notes,
+        )
+        write_json(join(self.path, MANIFEST), asdict(manifest) | {"fingerprint": manifest.fingerprint})
+        return Artifact(self.path, manifest)
+
+
+def begin(
+    path: str,
+    kind: str,
+    settings: dict[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    overwrite: bool,
+    keep: bool = False,
+) -> Draft | Artifact:
+    """Start an artifact, or return the finished one when it was made of the same inputs and settings.
+
+    `settings` is what decides the result (`JobConfig.digested`). A finished artifact of other inputs or settings is
+    refused unless `overwrite`; an unfinished one is cleared, or with `keep` (resumable jobs) gone on with when its
+    inputs and settings are the same.
+    """
+    fs, root = filesystem(path)
+    draft = Draft(path, kind, settings, inputs)
+    plan = {"kind": kind, "settings": draft.settings, "inputs": draft.inputs}
+    if fs.exists(join(root, MANIFEST)):
+        manifest = _read_manifest(path)
+        done = {"kind": manifest.kind, "settings": manifest.settings, "inputs": manifest.inputs}
+        if done == plan:
+            return Artifact(path, manifest)
+        if not overwrite:
+            raise UserError(
+                f"{path}: is finished but {_difference(path, plan, done, settings)}; give --overwrite or another --run"
+            )
+        fs.rm(root, recursive=True)
+    elif fs.exists(root) and fs.ls(root):
+        if not fs.exists(join(root, CONFIG)):
+            raise UserError(f"{path}: is not empty and not an artifact; choose another directory")
+        if not (keep and read_json(join(path, "plan.json")) == plan):
+            fs.rm(root, recursive=True)
+    try:
+        fs.makedirs(root, exist_ok=True)
+        write_json(join(path, CONFIG), settings)
+        write_json(join(path, "plan.json"), plan)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return draft
+
+
+def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings: dict[str, Any]) -> str:
+    if plan["kind"] != done["kind"]:
+        return f"was made by `{done['kind']}`"
+    if plan["settings"] != done["settings"]:
+        old = read_json(join(path, CONFIG))
+        changed = sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key))
+        return f"with another setting of {', '.join(changed) or 'the job'}"
+    changed = sorted(k for k in {*plan["inputs"], *done["inputs"]} if plan["inputs"].get(k) != done["inputs"].get(k))
+    return f"from another input ({', '.join(changed)})"
+
+
+def _read_manifest(path: str) -> Manifest:
+    raw = read_json(join(path, MANIFEST))
+    raw.pop("fingerprint", None)
+    try:
+        tables = {name: TableInfo(**info) for name, info in raw.pop("tables").items()}
+        return Manifest(tables=tables, **raw)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{join(path, MANIFEST)}: not a manifest of this version; rerun the job that wrote it"
+        ) from error
+
+
+def _describe(path: str, table: str) -> TableInfo:
+    fs, root = filesystem(path)
+    folder = join(root, table)
+    names = sorted(fs.glob(join(folder, "*.parquet"))) if fs.exists(folder) else []
+    rows, columns = 0, {}
+    for name in names:
+        with fs.open(name, "rb") as file:
+            parquet = pq.ParquetFile(file)
+            rows += parquet.metadata.num_rows
+            columns = {field.name: str(field.type) for field in parquet.schema_arrow}
+    return TableInfo(rows, [join(table, posixpath.basename(name)) for name in names], columns)

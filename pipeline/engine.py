@@ -1,0 +1,45 @@
+"""The Ray session of a job: the cluster that runs us when there is one, a quiet local one when not."""
+
+import os
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def start() -> None:
+    """Connect to Ray once; a local session listens on loopback only.
+
+    Under `ray job submit` (RAY_ADDRESS is set) this joins the job's cluster and changes nothing of its settings.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    else:
+        ray.init(include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False, logging_level="ERROR")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.default_hash_shuffle_parallelism = max(2, cpus())
+
+
+def cpus() -> int:
+    """CPUs of the cluster, at least 1."""
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> int:
+    """GPUs of the cluster."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0))

@@ -1,0 +1,121 @@
+"""The contracts between jobs: the Arrow schema of every table.
+
+Names follow the field: (anchor, positive, negative) for training rows, (queries, corpus, qrels) for retrieval.
+"""
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+
+NEGATIVE = pa.struct(
+    [
+        ("doc_id", pa.string()),
+        ("text", pa.string()),
+        ("score", pa.float32()),  # cosine to the anchor under the mining model; null when not mined
+        ("rank", pa.int32()),
+        ("reason", pa.string()),
+    ]
+)
+
+CANDIDATE = pa.struct([("doc_id", pa.string()), ("score", pa.float32()), ("cross_score", pa.float32())])
+
+_PAIR_FIELDS = [
+    ("anchor_id", pa.string()),
+    ("anchor", pa.string()),
+    ("positive_id", pa.string()),
+    ("positive", pa.string()),
+    ("source", pa.string()),
+    ("split", pa.string()),
+    ("group_id", pa.string()),  # the unit that must not straddle splits
+    ("relevance", pa.float32()),  # graded judgment of the positive; 1 where nothing graded it
+    ("reason", pa.string()),  # why the row exists
+]
+
+TABLES: dict[str, pa.Schema] = {
+    "corpus": pa.schema(
+        [
+            ("doc_id", pa.string()),
+            ("title", pa.string()),
+            ("text", pa.string()),  # what is embedded: the title is already in it where the source says so
+            ("category", pa.string()),
+            ("tags", pa.list_(pa.string())),
+            ("source", pa.string()),
+            ("cluster_id", pa.string()),  # near-duplicate cluster; null when not clustered
+        ]
+    ),
+    "queries": pa.schema(
+        [("query_id", pa.string()), ("text", pa.string()), ("source", pa.string()), ("split", pa.string())]
+    ),
+    "qrels": pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("doc_id", pa.string()),
+            ("relevance", pa.int32()),
+            ("split", pa.string()),
+        ]
+    ),
+    "pairs": pa.schema(_PAIR_FIELDS),
+    "triplets": pa.schema([*_PAIR_FIELDS, ("negatives", pa.list_(NEGATIVE))]),
+    "labelled": pa.schema(
+        [
+            ("left_id", pa.string()),
+            ("left", pa.string()),
+            ("right_id", pa.string()),
+            ("right", pa.string()),
+            ("score", pa.float32()),
+            ("source", pa.string()),
+            ("split", pa.string()),
+        ]
+    ),
+    "candidates": pa.schema(
+        [
+            ("anchor_id", pa.string()),
+            ("positive_id", pa.string()),
+            ("positive_score", pa.float32()),
+            ("candidates", pa.list_(CANDIDATE)),
+        ]
+    ),
+    "runs": pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("doc_id", pa.string()),
+            ("rank", pa.int32()),
+            ("score", pa.float32()),
+        ]
+    ),
+}
+
+
+def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
+    """Schema of a vectors table: id and a fixed-size list of `dim` numbers, float32 unless said."""
+    return pa.schema([("id", pa.string()), ("vector", pa.list_(dtype or pa.float32(), dim))])
+
+
+def conform(table: pa.Table, name: str) -> pa.Table:
+    """Select and cast the columns of table `name`; columns beyond the contract are left out.
+
+    Raises UserError naming the first column that is missing or cannot be cast.
+    """
+    wanted = TABLES[name]
+    columns = []
+    for field in wanted:
+        if field.name not in table.column_names:
+            raise UserError(f"{name}: column '{field.name}' is missing; found {', '.join(table.column_names)}")
+        try:
+            columns.append(table.column(field.name).cast(field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            found = table.schema.field(field.name).type
+            raise UserError(f"{name}: column '{field.name}' is {found}, wanted {field.type}") from error
+    return pa.table(columns, schema=wanted)
+
+
+def check(found: pa.Schema, name: str, where: str) -> None:
+    """Refuse a file whose schema lacks a column of table `name` or types it differently."""
+    for field in TABLES[name]:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            raise UserError(f"{where}: column '{field.name}' of table '{name}' is missing; rerun the job that wrote it")
+        if not found.field(index).type.equals(field.type):
+            raise UserError(
+                f"{where}: column '{field.name}' is {found.field(index).type}, table '{name}' wants {field.type}"
+            )

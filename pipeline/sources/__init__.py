@@ -1,0 +1,1 @@
+"""Corpus formats that users really have, one file each."""

@@ -1,0 +1,1 @@
+"""Objectives over the global batch, one file each."""
