@@ -1,0 +1,217 @@
+"""The one place where text becomes a vector: tokens, transformer, pooling, normalisation.
+
+Prompts, length, pooling and normalisation come from the model directory (Sentence-Transformers layout, or any plain
+Hugging Face encoder), so that training, mining, embedding and evaluation cannot disagree.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline import chunks, modeldir
+from pipeline.config import Config
+
+Role = Literal["query", "document"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Tokens = list[list[int]]
+
+
+class EncoderConfig(Config):
+    """Which model turns text into vectors, and what of its own settings to override."""
+
+    model: str = Field(modeldir.SAMPLE_MODEL, description="model directory, hub name, or gt:all-minilm-l6-v2")
+    max_length: int | None = Field(None, ge=4, description="tokens a text is cut to, special tokens included")
+    prompts: dict[str, str] | None = Field(None, description="text put before a query or document")
+    layers: int | None = Field(None, ge=1, description="keep only the first transformer layers")
+    dtype: Dtype = Field("auto", description="compute precision; auto: bfloat16 where the hardware has it")
+    token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
+    trust_remote_code: bool = Field(False, description="run code that the model directory brings")
+
+
+class Encoder(nn.Module):
+    """A bi-encoder: texts of a role into [N, D] vectors."""
+
+    def __init__(
+        self,
+        transformer: Any,
+        tokenizer: Any,
+        *,
+        pooling: str,
+        normalize: bool,
+        include_prompt: bool,
+        prompts: dict[str, str],
+        max_length: int,
+        token_budget: int,
+        identity: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.transformer, self.tokenizer = transformer, tokenizer
+        self.pooling, self.normalize, self.include_prompt = pooling, normalize, include_prompt
+        self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
+        self.identity = identity
+        self._takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
+        pooler = getattr(transformer, "pooler", None)
+        if isinstance(pooler, nn.Module):
+            pooler.requires_grad_(False)
+
+    @classmethod
+    def load(cls, config: EncoderConfig, device: str = "auto") -> "Encoder":
+        """Load a model for `device` (auto: CUDA when there is one).
+
+        Raises UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
+        """
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        dtype = compute_dtype(config.dtype, place)
+        folder = modeldir.find(config.model)
+        layout = modeldir.read_layout(folder)
+        tokenizer, transformer = modeldir.load_parts(
+            folder, layout["transformer"], config.layers, trust_remote_code=config.trust_remote_code
+        )
+        transformer = transformer.to(device=place, dtype=dtype).eval()
+        limit = modeldir.longest(config.max_length, layout, tokenizer, transformer)
+        prompts = {**layout["prompts"], **(config.prompts or {})}
+        return cls(
+            transformer,
+            tokenizer,
+            pooling=layout["pooling"],
+            normalize=layout["normalize"],
+            include_prompt=layout["include_prompt"],
+            prompts={role: prompts.get(role) or "" for role in ("query", "document")},
+            max_length=limit,
+            token_budget=config.token_budget,
+            identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
+            | {"dtype": str(dtype).removeprefix("torch.")},
+        )
+
+    @property
+    def dim(self) -> int:
+        """Width D of the vectors."""
+        return int(self.transformer.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.transformer.parameters()).device
+        return device
+
+    def tokenize(self, texts: Sequence[str], role: Role) -> Tokens:
+        """Prompt and texts into token ids, special tokens included, cut to `max_length`; no padding."""
+        if not texts:
+            return []
+        prompt = self.prompts.get(role, "")
+        given = [prompt + text for text in texts] if prompt else list(texts)
+        ids = self.tokenizer(given, truncation=True, max_length=self.max_length, padding=False)["input_ids"]
+        return [list(row) for row in ids]
+
+    def prompt_length(self, role: Role) -> int:
+        """Leading tokens that pooling leaves out: 0 unless the model excludes its prompt."""
+        prompt = self.prompts.get(role, "")
+        if self.include_prompt or not prompt:
+            return 0
+        ids = self.tokenizer([prompt])["input_ids"][0]
+        ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
+        return len(ids) - (1 if ids[-1] in ends else 0)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None, skip: Tensor | None = None) -> Tensor:
+        """Token ids [B, L] over mask [B, L] into vectors [B, D], pooled and normalised in float32.
+
+        Without padding the mask is None, which lets attention take its fastest way. `skip` [B] counts leading
+        tokens that pooling leaves out.
+        """
+        extra = {"token_type_ids": torch.zeros_like(input_ids)} if self._takes_types else {}
+        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        pooled = pool(states, mask if skip is None else _without_prompt(mask, skip), self.pooling)
+        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+
+    def encode_tokens(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
+        """Token ids of N texts into vectors [N, D] in input order, encoded in length-sorted chunks."""
+        if not tokens:
+            return torch.zeros(0, self.dim, device=self.device)
+        order = chunks.by_tokens([len(row) for row in tokens], self.token_budget)
+        parts = [self(*self._padded([tokens[i] for i in chunk]), self._skips(skip, chunk)) for chunk in order]
+        back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
+        return torch.cat(parts).index_select(0, back)
+
+    def _skips(self, skip: Sequence[int] | None, chunk: npt.NDArray[np.int64]) -> Tensor | None:
+        if skip is None or not any(skip):
+            return None
+        return torch.tensor([skip[i] for i in chunk], device=self.device)
+
+    def _padded(self, rows: Tokens) -> tuple[Tensor, Tensor | None]:
+        """Right-pad token rows into ids [B, L] and mask [B, L]; the mask is None when nothing was padded."""
+        lengths = np.asarray([len(row) for row in rows])
+        ids = np.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id or 0, dtype=np.int64)
+        for place, row in zip(ids, rows, strict=True):
+            place[: len(row)] = row
+        mask = None
+        if lengths.min() < lengths.max():
+            mask = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)).to(self.device)
+        return torch.from_numpy(ids).to(self.device), mask
+
+    def encode(self, texts: Sequence[str], role: Role) -> npt.NDArray[np.float32]:
+        """Texts into vectors [N, D] float32 in input order, without gradient and without dropout."""
+        was_training = self.training
+        self.eval()
+        with torch.inference_mode():
+            vectors = self.encode_tokens(self.tokenize(texts, role), [self.prompt_length(role)] * len(texts))
+        self.train(was_training)
+        return np.ascontiguousarray(vectors.float().cpu().numpy())
+
+    def save(self, path: str | Path) -> None:
+        """Write a local directory that `SentenceTransformer(path)` loads unchanged; weights as float32 safetensors."""
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        dtype = next(self.transformer.parameters()).dtype
+        self.transformer.float().save_pretrained(partial, safe_serialization=True)
+        self.tokenizer.save_pretrained(partial)
+        self.transformer.to(dtype)
+        for name, content in modeldir.layout_files(
+            self.dim,
+            self.max_length,
+            self.pooling,
+            self.prompts,
+            normalize=self.normalize,
+            include_prompt=self.include_prompt,
+        ).items():
+            file = partial / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+
+def pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
+    """Token states [B, L, H] over the mask [B, L] into float32 [B, H]; `mode` is mean, cls or max."""
+    if mode == "cls":
+        first = mask.argmax(dim=1)
+        return states[torch.arange(len(states), device=states.device), first].float()
+    weight = mask.unsqueeze(-1)
+    if mode == "max":
+        return states.float().masked_fill(weight == 0, float("-inf")).amax(dim=1)
+    summed = (states.float() * weight).sum(dim=1)
+    return summed / weight.sum(dim=1).clamp(min=1)
+
+
+def _without_prompt(mask: Tensor, skip: Tensor) -> Tensor:
+    return mask * (torch.arange(mask.shape[1], device=mask.device) >= skip[:, None])
+
+
+def compute_dtype(name: Dtype, device: str) -> torch.dtype:
+    """Resolve a precision; auto is bfloat16 where the hardware multiplies it natively, else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
