@@ -8,9 +8,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -109,14 +110,48 @@ def validate(config_class: type[C], settings: dict[str, Any]) -> C:
 
 
 def _describe(config_class: type[BaseModel], item: Any) -> str:
-    name = ".".join(str(part) for part in item["loc"]) or config_class.__name__
+    name, holder = _place(config_class, item["loc"])
     if item["type"] == "extra_forbidden":
-        choices = ", ".join(sorted(config_class.model_fields)) if len(item["loc"]) == 1 else ""
+        choices = ", ".join(sorted(holder.model_fields)) if holder else ""
         return f"unknown setting '{name}'" + (f"; choose from {choices}" if choices else "")
     if item["type"] == "missing":
         return f"setting '{name}' is required"
     shown = repr(item["input"])
     return f"setting '{name}' is {shown if len(shown) < 80 else shown[:77] + '...'}: {item['msg']}"
+
+
+def _place(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type[BaseModel] | None]:
+    """Name the place of an error as a recipe does, and find the section that should hold it.
+
+    pydantic says `loss.infonce.temperature` where the recipe says `loss.temperature`: the tag of a union is no key.
+    """
+    names: list[str] = []
+    sections, holder = [config_class], None
+    for part in loc:
+        chosen = [one for one in sections if part in (_tag(one), one.__name__)]
+        if len(sections) > 1 and chosen:
+            sections, holder = chosen, chosen[0]
+            continue
+        names.append(str(part))
+        if isinstance(part, str):
+            holder = sections[0] if len(sections) == 1 else None
+            sections = [new for one in sections if part in one.model_fields for new in _sections(one, part)]
+    return ".".join(names) or config_class.__name__, holder
+
+
+def _tag(section: type[BaseModel]) -> Any:
+    return section.model_fields["type"].default if "type" in section.model_fields else None
+
+
+def _sections(section: type[BaseModel], key: str) -> list[type[BaseModel]]:
+    """List the models that the type of one setting mentions."""
+    found, open_types = [], [section.model_fields[key].annotation]
+    while open_types:
+        current: Any = open_types.pop()
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            found.append(current)
+        open_types.extend(get_args(current))
+    return found
 
 
 def _flags(config_class: type[C], job: str, argv: Sequence[str]) -> dict[str, Any]:
@@ -153,12 +188,19 @@ def _underscored(word: str) -> str:
 
 def main(config_class: type[C], job: str, run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
     """Parse, run and exit: 0 done, 2 a user's error in one line, 130 interrupted; defects keep their traceback."""
-    try:
+    with answering(job):
         config, dry_run = parse(config_class, job, sys.argv[1:] if argv is None else argv)
         if dry_run:
             sys.stdout.write(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
             return
         run(config)
+
+
+@contextmanager
+def answering(job: str) -> Iterator[None]:
+    """Answer a user's error with one line and exit code 2, an interruption with 130; let defects pass."""
+    try:
+        yield
     except KeyboardInterrupt:
         say(f"{job}: interrupted; nothing unfinished is taken for whole, the same command goes on")
         _leave(130)
