@@ -60,9 +60,12 @@ def digest(value: Any) -> str:
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """Open the file system of a path and return it with the path as that file system names it."""
+    """Open the file system of a path and return it with the path as that file system names it.
+
+    Listings are not cached: other processes write the parts that this one counts.
+    """
     try:
-        fs, root = fsspec.core.url_to_fs(path)
+        fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
     except ImportError as error:
         scheme = path.split("://")[0]
         raise UserError(f"{path}: no driver for '{scheme}://'; install tripletail[{scheme}]") from error

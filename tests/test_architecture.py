@@ -1,0 +1,174 @@
+"""Data order is import order: the floors of the house, and what may lie on its top level."""
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A file imports only from strictly lower floors. A name with a `*` stands for every file of a folder that is not
+# named itself. New files go here first: the floor says what they may know.
+FLOORS: dict[float, str] = {
+    # contracts, settings, pure rules; no ray, no torch
+    0.0: "pipeline pipeline.errors pipeline.console pipeline.sources training training.losses",
+    0.1: "pipeline.schema pipeline.config pipeline.text pipeline.metrics pipeline.significance",
+    # places: artifacts on disk, the Ray session, the one way from text to vector
+    1.0: "pipeline.artifact pipeline.engine pipeline.chunks pipeline.lexical",
+    1.1: "pipeline.modeldir pipeline.exchange pipeline.sources.*",
+    1.2: "pipeline.encoder",
+    # steps: pure functions over Arrow tables
+    2.0: "pipeline.search pipeline.dedup pipeline.pairs pipeline.triplets pipeline.miners",
+    2.1: "pipeline.embed",
+    # jobs made of steps
+    3.0: "pipeline.report pipeline.build",
+    3.1: "pipeline.mine pipeline.evaluate",
+    # training, from the batch to the job
+    4.0: "training.batches training.gather",
+    5.0: "training.losses.* training.gradcache",
+    6.0: "training.loop training.checkpoint",
+    7.0: "training.fit",
+}
+
+TOP = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "pipeline", "training", "tests", "cluster", "scripts"}
+HEAVY = {"ray", "torch", "transformers"}
+LINES = 300
+MACHINE_PATH = re.compile(r"/(?:wor[k]|roo[t]|hom[e]|User[s])/")
+
+
+def floor(module: str) -> float | None:
+    """The floor of a module: its own name first, then its folder's `*`; None where the table knows neither."""
+    rooms = {room: number for number, names in FLOORS.items() for room in names.split()}
+    folder = module.rpartition(".")[0]
+    return rooms.get(module, rooms.get(f"{folder}.*"))
+
+
+def imports(tree: ast.AST, known: set[str]) -> list[tuple[int, str]]:
+    """Every import of a file, in functions too: line and dotted name (`from a import b` is a.b where that is known)."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            found += [(node.lineno, name if name in known else base) for name in names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found += [(node.lineno, str(ast.literal_eval(arg))) for arg in node.args if isinstance(arg, ast.Constant)]
+    return list(dict.fromkeys(found))
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a file of the repository; a folder's `__init__.py` carries the folder's name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def breaches(module: str, tree: ast.AST, known: set[str]) -> list[str]:
+    """What the imports of one module break, one sentence each."""
+    own, said = floor(module), []
+    if own is None:
+        return [f"{module} has no floor: add it to FLOORS in tests/test_architecture.py, above all that it imports"]
+    for line, name in imports(tree, known):
+        top = name.split(".")[0]
+        if name.startswith("."):
+            said.append(f"{module}:{line} imports {name}: write the full name")
+        elif top == "scripts":
+            said.append(f"{module}:{line} imports {name}: scripts are imported by nobody")
+        elif top == "training" and module.startswith("pipeline"):
+            said.append(f"{module}:{line} imports {name}: pipeline never imports training")
+        elif top in ("pipeline", "training"):
+            below = floor(name)
+            if below is None or below >= own:
+                said.append(f"{module}:{line} (floor {own}) imports {name} (floor {below}), wanted a lower floor")
+        elif top in HEAVY and own < 1:
+            said.append(f"{module}:{line} (floor {own}) imports {name}: floor 0 knows no {top}")
+    return said
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in ("pipeline", "training") for path in (ROOT / package).rglob("*.py"))
+
+
+@cache
+def tracked() -> list[Path]:
+    """What git knows, without what is deleted in the working tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def test_every_file_imports_from_lower_floors():
+    known = {module_name(path) for path in sources()}
+    said = [
+        sentence
+        for path in sources()
+        for sentence in breaches(module_name(path), ast.parse(path.read_text(encoding="utf-8")), known)
+    ]
+    assert not said, "\n" + "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "complaint"),
+    [
+        ("pipeline.schema", "def f():\n    import torch", "floor 0 knows no torch"),
+        ("pipeline.text", "import ray.data", "floor 0 knows no ray"),
+        ("pipeline.artifact", "from pipeline import encoder", "wanted a lower floor"),
+        ("pipeline.encoder", "from pipeline.search import top_k", "wanted a lower floor"),
+        ("pipeline.artifact", "import pipeline.engine", "wanted a lower floor"),
+        ("pipeline.mine", "from training.fit import run", "pipeline never imports training"),
+        ("training.fit", "import scripts.run", "scripts are imported by nobody"),
+        ("training.fit", "from . import loop", "write the full name"),
+        ("training.fit", "import importlib\nimportlib.import_module('scripts.run')", "scripts are imported by nobody"),
+        ("pipeline.newcomer", "import json", "has no floor"),
+    ],
+)
+def test_the_reader_of_imports_sees_a_breach(module: str, code: str, complaint: str):
+    known = {"pipeline.encoder", "pipeline.search", "training.loop"}
+    said = breaches(module, ast.parse(code), known)
+    assert len(said) == 1 and complaint in said[0]
+
+
+def test_the_reader_of_imports_accepts_lower_floors():
+    code = "import numpy\nfrom pipeline import artifact\nfrom pipeline.errors import UserError\nimport torch"
+    assert breaches("pipeline.encoder", ast.parse(code), {"pipeline.artifact"}) == []
+
+
+def test_init_files_hold_no_imports():
+    found = {
+        path.relative_to(ROOT).as_posix(): names
+        for path in sources()
+        if path.name == "__init__.py" and (names := imports(ast.parse(path.read_text(encoding="utf-8")), set()))
+    }
+    assert not found
+
+
+def test_top_level_holds_the_house_and_nothing_else():
+    names = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    assert not {name for name in names if not name.startswith(".")} - TOP
+
+
+def test_files_stay_short():
+    long = {
+        path.relative_to(ROOT).as_posix(): lines
+        for path in tracked()
+        if path.suffix in (".py", ".sh")
+        and path.relative_to(ROOT).parts[0] != "tests"
+        and (lines := len(path.read_text(encoding="utf-8").splitlines())) > LINES
+    }
+    assert not long, f"over {LINES} lines; a folder of the same name reads better"
+
+
+def test_no_file_names_a_machine_path():
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+        for path in tracked()
+        if path.suffix in (".py", ".sh", ".md", ".yaml", ".yml", ".toml", ".txt", "") and path.is_file()
+        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
+        if MACHINE_PATH.search(line) and "://" not in line
+    ]
+    assert not found, "\n" + "\n".join(found)

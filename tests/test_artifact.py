@@ -1,0 +1,300 @@
+"""Artifacts: whole or refused, the same or named, here or on a remote store."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import artifact
+from pipeline.artifact import Artifact, Draft, begin
+from pipeline.errors import UserError
+
+SETTINGS = {"seed": 7, "model": "small"}
+INPUTS = {"corpus": "abc"}
+QUERIES = pa.table({"query_id": ["q1", "q2"], "text": ["a", "b"], "source": ["s", "s"], "split": ["train", "dev"]})
+
+
+def start(path: str, *, settings=SETTINGS, inputs=INPUTS, overwrite=False, keep=False) -> Draft | Artifact:
+    return begin(path, "build", settings, inputs, overwrite=overwrite, keep=keep)
+
+
+def finished(path: str) -> Artifact:
+    draft = start(path)
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES)
+    draft.drop({"empty text": 3})
+    return draft.finish(["queries"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    return str(tmp_path / "data")
+
+
+def test_a_finished_artifact_reads_back(place):
+    finished(place)
+    found = Artifact.open(place, "build")
+    assert found.read("queries").equals(QUERIES) and found.rows("queries") == 2 and found.has("queries")
+    assert found.rows("corpus") == 0 and not found.has("corpus")
+    assert [Path(name).name for name in found.files("queries")] == ["part-00000.parquet"]
+    with pytest.raises(UserError, match="no table 'corpus'; it holds queries"):
+        found.files("corpus")
+
+
+def test_the_manifest_says_what_was_made_of_what(place):
+    manifest = finished(place).manifest
+    assert manifest.tables["queries"].columns == dict.fromkeys(QUERIES.column_names, "string")
+    assert (manifest.kind, manifest.inputs, manifest.dropped) == ("build", INPUTS, {"empty text": 3})
+    assert json.loads((Path(place) / "config.json").read_text()) == SETTINGS
+
+
+def test_the_manifest_comes_last(place, monkeypatch):
+    written = []
+    move = artifact.write_json
+    monkeypatch.setattr(
+        artifact, "write_json", lambda path, value: (written.append(Path(path).name), move(path, value))
+    )
+    monkeypatch.setattr(
+        artifact, "write_parquet", lambda path, table: (written.append("rows"), pq.write_table(table, path))
+    )
+    (Path(place) / "queries").mkdir(parents=True)
+    draft = Draft(place, "build", SETTINGS, INPUTS)
+    draft.write("queries", QUERIES)
+    draft.finish(["queries"])
+    assert written == ["rows", "manifest.json"]
+
+
+def test_an_unfinished_artifact_is_refused_with_the_job_to_run(place):
+    draft = start(place)
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES)
+    with pytest.raises(UserError, match=r"not a finished artifact; run `python -m scripts.build` first"):
+        Artifact.open(place, "build")
+
+
+def test_a_missing_artifact_is_refused_with_the_job_to_run(place):
+    with pytest.raises(UserError, match=r"no such directory; run `python -m scripts.build` first"):
+        Artifact.open(place, "build")
+
+
+def test_another_kind_of_artifact_is_refused(place):
+    finished(place)
+    with pytest.raises(UserError, match="was made by `build`, wanted the artifact of `mine`"):
+        Artifact.open(place, "mine")
+
+
+def test_the_same_again_is_the_finished_one_untouched(place):
+    finished(place)
+    before = {path: path.stat().st_mtime_ns for path in Path(place).rglob("*")}
+    again = start(place)
+    assert isinstance(again, Artifact) and again.rows("queries") == 2
+    assert {path: path.stat().st_mtime_ns for path in Path(place).rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": {**SETTINGS, "seed": 8}}, "another setting of seed"),
+        ({"settings": {**SETTINGS, "depth": 1}}, "another setting of depth"),
+        ({"inputs": {"corpus": "xyz"}}, r"another input \(corpus\)"),
+        ({"inputs": {**INPUTS, "model": "m"}}, r"another input \(model\)"),
+    ],
+)
+def test_a_difference_is_refused_by_name_and_overwritten_when_asked(place, change, named):
+    finished(place)
+    with pytest.raises(UserError, match=named):
+        start(place, **change)
+    assert Artifact.open(place, "build").rows("queries") == 2
+    assert isinstance(start(place, **change, overwrite=True), Draft)
+    assert not (Path(place) / "queries").exists() and not (Path(place) / "manifest.json").exists()
+
+
+def test_another_kind_at_the_same_place_is_refused(place):
+    finished(place)
+    with pytest.raises(UserError, match="was made by `build`"):
+        begin(place, "mine", SETTINGS, INPUTS, overwrite=False)
+
+
+def test_an_unfinished_artifact_is_cleared(place):
+    draft = start(place)
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES, part=5)
+    assert isinstance(start(place), Draft)
+    assert not (Path(place) / "queries").exists()
+
+
+def test_keep_goes_on_with_the_same_plan_only(place):
+    draft = start(place)
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES, part=5)
+    kept = start(place, keep=True)
+    assert isinstance(kept, Draft) and (Path(place) / "queries" / "part-00005.parquet").exists()
+    kept.write("queries", QUERIES, part=6)
+    assert kept.finish(["queries"]).rows("queries") == 4
+
+    other = place + "2"
+    start(other)
+    (Path(other) / "rest").write_text("x")
+    assert isinstance(start(other, settings={"seed": 0}, keep=True), Draft)
+    assert not (Path(other) / "rest").exists()
+
+
+def test_a_foreign_directory_is_never_cleared(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="not empty and not an artifact"):
+            start(str(tmp_path), overwrite=overwrite)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_empty_directory_is_taken(tmp_path):
+    assert isinstance(start(str(tmp_path)), Draft)
+
+
+def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        start(str(tmp_path / "file" / "data"))
+
+
+def test_drops_add_up_by_reason(place):
+    draft = start(place)
+    assert isinstance(draft, Draft)
+    draft.drop({"empty text": 2, "too long": 0})
+    draft.drop({"empty text": 1, "duplicate": 4})
+    assert draft.finish([]).manifest.dropped == {"duplicate": 4, "empty text": 3}
+
+
+def test_the_fingerprint_follows_settings_inputs_and_rows_but_not_the_place(tmp_path):
+    one, two = finished(str(tmp_path / "a")), finished(str(tmp_path / "b"))
+    assert one.manifest.fingerprint == two.manifest.fingerprint
+    draft = start(str(tmp_path / "c"), inputs={"corpus": "other"})
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES)
+    assert draft.finish(["queries"]).manifest.fingerprint != one.manifest.fingerprint
+
+
+def test_a_table_that_breaks_its_contract_is_refused_when_written(place):
+    draft = start(place)
+    assert isinstance(draft, Draft)
+    with pytest.raises(UserError, match="queries: column 'split' is missing; found query_id, text, source"):
+        draft.write("queries", QUERIES.drop_columns(["split"]))
+    with pytest.raises(UserError, match=r"qrels: column 'relevance' is string, wanted int32"):
+        draft.write("qrels", pa.table({key: ["high"] for key in ("query_id", "doc_id", "relevance", "split")}))
+
+
+def test_a_file_of_another_schema_is_refused_when_read(tmp_path):
+    path = str(tmp_path / "queries.parquet")
+    pq.write_table(QUERIES.drop_columns(["text"]), path)
+    with pytest.raises(UserError, match=rf"{path}: column 'text' of table 'queries' is missing; rerun the job"):
+        artifact.read_parquet(path, "queries")
+    pq.write_table(QUERIES.set_column(1, "text", pa.array([1, 2])), path)
+    with pytest.raises(UserError, match="column 'text' is int64, table 'queries' wants string"):
+        artifact.read_parquet(path, "queries")
+
+
+def test_a_file_that_is_no_parquet_is_named(tmp_path):
+    path = tmp_path / "queries.parquet"
+    path.write_bytes(b"not parquet at all")
+    with pytest.raises(UserError, match=rf"{path}: not readable as Parquet"):
+        artifact.read_parquet(str(path))
+    with pytest.raises(UserError, match="no such file"):
+        artifact.read_parquet(str(tmp_path / "none.parquet"))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"tables": {}}', '{"tables": {"a": {"size": 1}}}'])
+def test_a_manifest_of_another_version_is_a_user_error(place, text):
+    finished(place)
+    (Path(place) / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        Artifact.open(place, "build")
+
+
+def test_row_groups_are_bounded(tmp_path):
+    path = str(tmp_path / "many.parquet")
+    artifact.write_parquet(path, pa.table({"id": range(artifact.ROW_GROUP_ROWS * 2 + 1)}))
+    assert pq.ParquetFile(path).metadata.num_row_groups == 3
+
+
+def test_the_fingerprint_of_a_file_follows_its_content(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text("one")
+    first = artifact.fingerprint_file(str(path))
+    path.write_text("two")
+    assert artifact.fingerprint_file(str(path)) != first
+    monkeypatch.setattr(artifact, "_WHOLE_FILE", 1 << 10)
+    path.write_bytes(bytes(4 << 20))
+    large = artifact.fingerprint_file(str(path))
+    path.write_bytes(bytes((4 << 20) - 1) + b"x")
+    assert artifact.fingerprint_file(str(path)) != large
+    with pytest.raises(UserError, match="no such file"):
+        artifact.fingerprint_file(str(tmp_path / "none"))
+
+
+def test_an_unknown_scheme_is_a_user_error():
+    with pytest.raises(UserError, match="nosuch"):
+        start("nosuch://bucket/data")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An S3 bucket on a server of this process, reached as users reach theirs: by environment variables alone."""
+    pytest.importorskip("s3fs", reason="needs the extra 's3'")
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"tripletail-{uuid.uuid4().hex[:8]}"
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}/runs/data"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_a_remote_artifact_is_like_a_local_one(bucket):
+    assert finished(bucket).rows("queries") == 2
+    found = Artifact.open(bucket, "build")
+    assert found.files("queries") == [f"{bucket}/queries/part-00000.parquet"]
+    assert found.read("queries").equals(QUERIES)
+    assert isinstance(start(bucket), Artifact)
+    with pytest.raises(UserError, match="another setting of seed"):
+        start(bucket, settings={**SETTINGS, "seed": 8})
+    assert isinstance(start(bucket, settings={**SETTINGS, "seed": 8}, overwrite=True), Draft)
+    with pytest.raises(UserError, match=r"not a finished artifact; run `python -m scripts.build` first"):
+        Artifact.open(bucket, "build")
+    with pytest.raises(UserError, match="no such directory"):
+        Artifact.open(bucket + "2", "build")
+    assert artifact.fingerprint_file(f"{bucket}/config.json") == artifact.fingerprint_file(f"{bucket}/config.json")
+
+
+def test_a_remote_draft_is_kept_and_gone_on_with(bucket):
+    draft = start(bucket)
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES, part=0)
+    kept = start(bucket, keep=True)
+    assert isinstance(kept, Draft)
+    kept.write("queries", QUERIES, part=1)
+    assert kept.finish(["queries"]).rows("queries") == 4
+
+
+def test_parts_that_other_processes_wrote_are_counted(bucket):
+    import s3fs
+
+    draft = start(bucket)
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES, part=0)
+    fs, root = artifact.filesystem(bucket)
+    assert len(fs.ls(f"{root}/queries")) == 1  # now this process has a listing to be stale
+    elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
+    elsewhere.copy(f"{root}/queries/part-00000.parquet", f"{root}/queries/part-00001.parquet")
+    assert draft.finish(["queries"]).rows("queries") == 4
