@@ -58,8 +58,8 @@ class JobConfig(Config):
 C = TypeVar("C", bound=JobConfig)
 
 
-def read_recipe(path: str, job: str) -> dict[str, Any]:
-    """Read the settings of one job from a YAML or JSON recipe."""
+def load_recipe(path: str) -> dict[str, Any]:
+    """Read a whole YAML or JSON recipe."""
     try:
         recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -68,13 +68,29 @@ def read_recipe(path: str, job: str) -> dict[str, Any]:
         raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
         raise UserError(f"recipe {path}: wanted a mapping of settings, found {type(recipe).__name__}")
-    sections = [name for name in JOBS if isinstance(recipe.get(name), dict)]
-    if not sections:
+    return recipe
+
+
+def sections(recipe: dict[str, Any]) -> list[str]:
+    """List the jobs that a recipe has a section for, in order; none where it holds the settings of one job.
+
+    Beside other sections a bare `evaluate:` is one too, with nothing but defaults.
+    """
+    if not any(isinstance(recipe.get(job), dict) for job in JOBS):
+        return []
+    return [job for job in JOBS if job in recipe and isinstance(recipe[job], dict | None)]
+
+
+def read_recipe(path: str, job: str) -> dict[str, Any]:
+    """Read the settings of one job from a recipe."""
+    recipe = load_recipe(path)
+    held = sections(recipe)
+    if not held:
         return recipe
-    if job not in sections:
-        raise UserError(f"recipe {path}: has no section '{job}:'; it has {', '.join(sections)}")
+    if job not in held:
+        raise UserError(f"recipe {path}: has no section '{job}:'; it has {', '.join(held)}")
     shared = {key: value for key, value in recipe.items() if key not in JOBS}
-    return {**shared, **recipe[job]}
+    return {**shared, **(recipe[job] or {})}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

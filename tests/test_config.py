@@ -60,6 +60,10 @@ def test_a_recipe_of_one_job_needs_no_section(tmp_path):
     assert resolve("--config", recipe(tmp_path, "max_steps: 3")).max_steps == 3
 
 
+def test_a_bare_section_beside_others_means_the_defaults(tmp_path):
+    assert resolve("--config", recipe(tmp_path, "run: r\nbuild: {x: 1}\ntrain:\n")) == TrainConfig(run="r")
+
+
 def test_a_json_recipe_reads_the_same(tmp_path):
     assert resolve("--config", recipe(tmp_path, '{"train": {"max_steps": 4}}', "recipe.json")).max_steps == 4
 

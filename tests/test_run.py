@@ -1,0 +1,137 @@
+"""All jobs of one recipe in order: what is chosen, what is said, where it stops."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.config import JOBS, JobConfig
+from pipeline.errors import UserError
+from scripts import run
+
+
+class SizedConfig(JobConfig):
+    """Stands for a job's settings."""
+
+    size: int = 1
+
+
+RECIPE = "run: somewhere\nbuild: {size: 2}\nmine: {size: 3}\nevaluate:\n"
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Replace the five job modules by ones that note what they were started with; `mine` refuses the size 13."""
+    started = []
+
+    def job(name: str):
+        def start(config: SizedConfig) -> None:
+            if config.size == 13:
+                raise UserError("corpus.parquet: no such file")
+            started.append((name, config.size, config.run, config.overwrite))
+
+        return start
+
+    for name, (module, config_class) in run.CLASSES.items():
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{config_class: SizedConfig, "run": job(name)}))
+    return started
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def stops(*argv: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run.main(argv)
+    return caught.value.code
+
+
+def test_the_sections_of_the_recipe_run_in_order(ran, recipe, capsys):
+    run.main(["--config", str(recipe)])
+    assert ran == [
+        ("build", 2, "somewhere", False),
+        ("mine", 3, "somewhere", False),
+        ("evaluate", 1, "somewhere", False),
+    ]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "[1/3] build" and said[1].startswith("[1/3] build: ") and said[1].endswith(" s")
+    assert said[-1].startswith("3 jobs in ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "jobs"),
+    [
+        (["--from", "mine"], ["mine", "evaluate"]),
+        (["--until", "mine"], ["build", "mine"]),
+        (["--from", "mine", "--until", "mine"], ["mine"]),
+    ],
+)
+def test_from_and_until_choose(ran, recipe, argv, jobs):
+    run.main(["--config", str(recipe), *argv])
+    assert [name for name, *_ in ran] == jobs
+
+
+def test_run_and_overwrite_reach_every_job(ran, recipe):
+    run.main(["--config", str(recipe), "--run", "here", "--overwrite"])
+    assert {row[2:] for row in ran} == {("here", True)}
+
+
+def test_dry_run_prints_a_recipe_and_starts_nothing(ran, recipe, capsys, tmp_path):
+    run.main(["--config", str(recipe), "--dry-run"])
+    assert ran == []
+    printed = capsys.readouterr().out
+    assert [(job, part["size"]) for job, part in json.loads(printed).items()] == [
+        ("build", 2),
+        ("mine", 3),
+        ("evaluate", 1),
+    ]
+    again = tmp_path / "again.json"
+    again.write_text(printed)
+    run.main(["--config", str(again), "--dry-run"])
+    assert capsys.readouterr().out == printed
+
+
+def test_a_user_error_stops_with_that_jobs_line(ran, recipe, capsys):
+    recipe.write_text(RECIPE.replace("size: 3", "size: 13"))
+    assert stops("--config", str(recipe)) == 2
+    assert [name for name, *_ in ran] == ["build"]
+    assert capsys.readouterr().err.splitlines()[-1] == "mine: error: corpus.parquet: no such file"
+
+
+def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsys):
+    recipe.write_text(RECIPE + "  sise: 4\n")
+    assert stops("--config", str(recipe)) == 2
+    assert ran == []
+    assert capsys.readouterr().err == "evaluate: error: unknown setting 'sise'; choose from overwrite, run, size\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "argv", "part"),
+    [
+        (RECIPE, ["--from", "train"], "has no section 'train:' for --from; it has build, mine, evaluate"),
+        (RECIPE, ["--from", "evaluate", "--until", "build"], "no job to run"),
+        ("size: 3", [], "no job to run; a section is one of build, mine, train, embed, evaluate"),
+        ("[", [], "not valid YAML"),
+    ],
+)
+def test_a_recipe_without_the_jobs_is_answered_in_one_line(ran, recipe, capsys, text, argv, part):
+    recipe.write_text(text)
+    assert stops("--config", str(recipe), *argv) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("run: error: ") and part in said[0]
+
+
+def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):
+    (tmp_path / "out" / "report").mkdir(parents=True)
+    (tmp_path / "out" / "report" / "report.html").write_text("<html>")
+    run.main(["--config", str(recipe), "--run", str(tmp_path / "out")])
+    assert capsys.readouterr().err.rstrip().endswith(f"the report is {tmp_path}/out/report/report.html")
+
+
+def test_every_job_has_its_module():
+    assert tuple(run.CLASSES) == JOBS
