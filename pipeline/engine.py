@@ -24,7 +24,13 @@ def start() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
     else:
-        ray.init(include_dashboard=True, dashboard_host="127.0.0.1", log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            address="local",  # never a stranger's cluster that happens to run on this machine
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
