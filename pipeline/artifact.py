@@ -6,6 +6,7 @@ A directory without a manifest is unfinished and no reader takes it. Paths are l
 import hashlib
 import json
 import posixpath
+import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -181,10 +182,13 @@ def read_parquet(path: str, table: str | None = None, columns: list[str] | None 
 
 
 def write_parquet(path: str, table: pa.Table) -> None:
-    """Write one Parquet file (zstd, row groups of at most 64k rows) under a temporary name, then rename it."""
+    """Write one Parquet file (zstd, row groups of at most 64k rows) under a temporary name, then rename it.
+
+    The temporary name is the writer's own: a task that Ray runs twice does not spoil its twin's file.
+    """
     fs, name = filesystem(path)
     fs.makedirs(posixpath.dirname(name), exist_ok=True)
-    partial = f"{name}.partial"
+    partial = f"{name}.{uuid.uuid4().hex[:8]}.partial"
     with fs.open(partial, "wb") as file:
         pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
     fs.mv(partial, name)

@@ -1,0 +1,69 @@
+"""An actor pool that works off a list: its size, its share of the machine, results as they come."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline import engine
+
+CPUS_PER_ACTOR = 4  # more threads than that do not pay for short texts
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each may use."""
+
+    size: int
+    num_cpus: float
+    num_gpus: float
+    threads: int
+
+    @classmethod
+    def plan(cls, asked: int | None, work: int) -> "Pool":
+        """Divide the cluster: an actor a GPU, else one for each four CPUs, unless `asked`; never more than work.
+
+        A pool keeps its actors to the end, so that one logical CPU is left to the other tasks of Ray Data.
+        """
+        cpus, gpus = engine.cpus(), engine.gpus()
+        size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
+        size = max(1, min(size, work))
+        share = int(100 * max(cpus - 1, cpus / 2) / size) / 100
+        return cls(size, max(share, 0.01), min(1.0, gpus / size), max(1, cpus // size))
+
+
+class Worker:
+    """An actor: `work` takes and returns what JSON can hold."""
+
+    def work(self, item: Any) -> Any:
+        """Do one item."""
+        raise NotImplementedError
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """Do the item of a row of the dataset."""
+        return {"result": json.dumps(self.work(json.loads(row["item"])))}
+
+
+def limit_threads(threads: int) -> None:
+    """Hold torch to `threads` threads, and to the cores that there are."""
+    import torch
+
+    torch.set_num_threads(max(1, min(threads, os.cpu_count() or 1)))
+
+
+def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any], pool: Pool) -> Iterator[Any]:
+    """Hand items to the pool and yield results as they are finished; a lost actor's items are done again."""
+    import ray
+
+    rows = [{"item": json.dumps(item)} for item in items]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        worker,
+        fn_constructor_kwargs=settings,
+        compute=ray.data.ActorPoolStrategy(size=pool.size),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus or None,
+    )
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for result in batch.column("result").to_pylist():
+            yield json.loads(result)

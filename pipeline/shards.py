@@ -1,0 +1,222 @@
+"""Shards: input files cut into row ranges, always the same way, and output files named after them.
+
+A shard's output is committed by a rename, and carries its row counts in the Parquet footer. So what is finished can
+be told from the directory alone, whoever was killed when.
+"""
+
+import json
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.artifact import digest, filesystem, fingerprint_file, join, write_parquet
+from pipeline.errors import UserError
+
+PARQUET, JSON_LINES = (".parquet",), (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+_COUNTS = b"tripletail.counts"
+_BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A row range of one input file and the name of what is made of it."""
+
+    index: int
+    path: str
+    start: int
+    rows: int
+    offset: int  # byte where the first row begins; JSON lines only
+    name: str
+
+
+def find(place: str) -> list[str]:
+    """Find the Parquet and JSON-lines files of a file name, directory or glob, in order of name.
+
+    Raises UserError when there is none.
+    """
+    fs, root = filesystem(place)
+    if fs.isdir(root):
+        found = [name for name in fs.find(root) if not _hidden(name.removeprefix(root))]
+    elif any(mark in root for mark in "*?["):
+        found = fs.glob(root)
+    else:
+        found = [root] if fs.exists(root) else []
+    files = sorted(name for name in found if name.endswith(PARQUET + JSON_LINES))
+    if not files:
+        kinds = ", ".join(PARQUET + JSON_LINES)
+        raise UserError(f"input {place}: " + (f"holds no {kinds} file" if found else "no such file or directory"))
+    local = {"file", "local"} & set(fs.protocol if isinstance(fs.protocol, tuple) else [fs.protocol])
+    return files if local else [fs.unstrip_protocol(name) for name in files]
+
+
+def _hidden(below: str) -> bool:
+    return any(part.startswith((".", "_")) for part in below.split("/"))
+
+
+def fingerprint(files: Sequence[str]) -> str:
+    """Digest of the content of files, in order."""
+    return digest([[posixpath.basename(path), fingerprint_file(path)] for path in files])
+
+
+def plan(files: Sequence[str], rows_per_shard: int, salt: str) -> list[Shard]:
+    """Cut files into shards of at most `rows_per_shard` rows; `salt` goes into the names of their outputs."""
+    shards: list[Shard] = []
+    for path in files:
+        for start, rows, offset in _cuts(path, rows_per_shard):
+            index = len(shards)
+            key = digest([salt, posixpath.basename(path), start, rows, offset])[:8]
+            shards.append(Shard(index, path, start, rows, offset, f"part-{index:06d}-{key}"))
+    return shards
+
+
+def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (first row, rows, byte offset) of each shard of a file."""
+    if path.endswith(PARQUET):
+        with _parquet(path) as file:
+            total = file.metadata.num_rows
+        yield from ((start, min(size, total - start), 0) for start in range(0, total, size))
+        return
+    start = rows = first = offset = 0
+    with _lines(path) as file:
+        for line in file:
+            if line.strip():
+                first = offset if rows == 0 else first
+                rows += 1
+            offset += len(line)
+            if rows == size:
+                yield start, rows, first
+                start, rows = start + rows, 0
+    if rows:
+        yield start, rows, first
+
+
+@contextmanager
+def _parquet(path: str) -> Iterator[pq.ParquetFile]:
+    fs, name = filesystem(path)
+    try:
+        with fs.open(name, "rb") as file:
+            yield pq.ParquetFile(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _lines(path: str) -> Iterator[Any]:
+    with fsspec.open(path, "rb", compression="infer") as file:
+        yield file
+
+
+def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a shard's rows; raises UserError naming a column that the file does not have."""
+    if not shard.path.endswith(PARQUET):
+        return _read_json(shard, columns)
+    with _parquet(shard.path) as file:
+        _check_columns(shard.path, columns, file.schema_arrow.names)
+        return pa.Table.from_batches(list(_slices(file, shard, columns)))
+
+
+def _slices(file: pq.ParquetFile, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a shard, in few rows at a time: a user's row group may hold millions."""
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    ends = list(accumulate(sizes))
+    end = shard.start + shard.rows
+    groups = [g for g, last in enumerate(ends) if last > shard.start and last - sizes[g] < end]
+    place = ends[groups[0]] - sizes[groups[0]]
+    for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(columns)):
+        if place + batch.num_rows > shard.start:
+            first = max(0, shard.start - place)
+            yield batch.slice(first, end - place - first)
+        place += batch.num_rows
+        if place >= end:
+            return
+
+
+def _check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in found:
+            raise UserError(f"{path}: has no column '{name}'; it has {', '.join(found)}")
+
+
+def _read_json(shard: Shard, columns: Sequence[str]) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    with _lines(shard.path) as file:
+        file.seek(shard.offset)
+        while len(rows) < shard.rows:
+            line = file.readline()
+            if line.strip():
+                rows.append(_parsed(line, shard.path, shard.start + len(rows) + 1))
+    _check_columns(shard.path, columns, sorted({key for row in rows for key in row}))
+    return pa.table({name: _column([row.get(name) for row in rows], shard.path, name) for name in columns})
+
+
+def _parsed(line: bytes, path: str, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}: row {number} is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}: row {number} is {type(row).__name__}, wanted an object")
+    return row
+
+
+def _column(values: list[Any], path: str, name: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: column '{name}' mixes types: {' '.join(str(error).split())}") from error
+
+
+def strings(table: pa.Table, name: str, path: str, *, numbers: bool = False) -> pa.ChunkedArray:
+    """A column as strings; integers are turned into strings where `numbers`, all else is refused."""
+    column = table.column(name)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    if not text and not (numbers and pa.types.is_integer(kind)):
+        raise UserError(f"{path}: column '{name}' is {column.type}, wanted strings")
+    return column.cast(pa.string())
+
+
+def commit(folder: str, name: str, table: pa.Table, counts: dict[str, Any]) -> None:
+    """Write the output of a shard, whole or not at all, with its counts in the footer."""
+    meta = {_COUNTS: json.dumps({"rows": table.num_rows, **counts}).encode()}
+    write_parquet(join(folder, f"{name}.parquet"), table.replace_schema_metadata(meta))
+
+
+def committed(folder: str, name: str) -> dict[str, Any] | None:
+    """Return the counts of a shard's output; None when it is absent or not whole."""
+    path = join(folder, f"{name}.parquet")
+    fs, root = filesystem(path)
+    if not fs.exists(root):
+        return None
+    try:
+        with _parquet(path) as file:
+            counts: dict[str, Any] = json.loads((file.schema_arrow.metadata or {}).get(_COUNTS, b"{}"))
+            return counts if counts.get("rows") == file.metadata.num_rows else None
+    except UserError:
+        return None
+
+
+def sweep(folder: str) -> None:
+    """Remove what killed writers left behind."""
+    fs, root = filesystem(folder)
+    for name in fs.glob(join(root, "*.partial")):
+        fs.rm(name)
+
+
+def batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Stream columns of Parquet files, one row group at a time."""
+    for path in files:
+        with _parquet(path) as file:
+            for group in range(file.metadata.num_row_groups):
+                yield file.read_row_group(group, columns=list(columns))

@@ -1,0 +1,7 @@
+"""Embed a corpus, or any file of texts: `python -m scripts.embed --config scripts/recipes/quick.yaml`."""
+
+from pipeline.config import main
+from pipeline.embed import EmbedConfig, run
+
+if __name__ == "__main__":
+    main(EmbedConfig, "embed", run)
