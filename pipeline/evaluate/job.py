@@ -1,0 +1,183 @@
+"""The `evaluate` job: its settings and its run."""
+
+import re
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from pipeline import engine, modeldir
+from pipeline.artifact import Artifact, Draft, begin, digest, filesystem, fingerprint_file, join, read_json, write_json
+from pipeline.config import JobConfig
+from pipeline.console import say
+from pipeline.encoder import EncoderConfig
+from pipeline.errors import UserError
+from pipeline.evaluate.figures import compare, per_query_table
+from pipeline.evaluate.measure import BM25, Measured, Plan, measure
+from pipeline.evaluate.outputs import print_table, read_curves, runs_table, trec_lines, write_text
+from pipeline.evaluate.questions import Questions, read_questions
+from pipeline.evaluate.story import command_line, tell
+from pipeline.metrics import RETRIEVAL, Metric, depth
+from pipeline.report.page import render
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+class EvaluateConfig(JobConfig):
+    """Rank the corpus for the queries of a split by several models, compare them and write the report."""
+
+    data: str | None = Field(None, description="build artifact; default {run}/data")
+    out: str | None = Field(None, description="where the report goes; default {run}/report")
+    split: str = Field("test", description="split whose queries are asked")
+    encoder: EncoderConfig = Field(
+        EncoderConfig.model_validate({}), description="the untrained model, compared as `base`"
+    )
+    models: dict[str, EncoderConfig] = Field({}, description="encoders by name; default base and tuned ({run}/model)")
+    bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
+    baseline: str = Field("base", description="model that every other is tested against")
+    metrics: list[str] = Field(list(RETRIEVAL), min_length=1, description="the first decides the headline")
+    max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
+    max_triplets: int = Field(5000, ge=1, description="use at most so many triplets of the split")
+    training: str | None = Field(None, description="model directory with the learning curves; default {run}/model")
+    vectors: str | None = Field(None, description="embed artifact, read where it fits a model; default {run}/vectors")
+    num_actors: int | None = Field(None, ge=1, description="encoders at work; default one a GPU, or one a CPU")
+    seed: int = Field(0, description="decides random pairs, permutations and bootstrap")
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, names: list[str]) -> list[str]:
+        for name in names:
+            Metric.parse(name)
+        return list(dict.fromkeys(names))
+
+    @field_validator("models")
+    @classmethod
+    def _file_names(cls, models: dict[str, EncoderConfig]) -> dict[str, EncoderConfig]:
+        for name in models:
+            if name == BM25 or not _NAME.fullmatch(name):
+                raise ValueError(f"model name '{name}': use letters, digits, _ . - and not {BM25}; it names files")
+        return models
+
+    def place(self, given: str | None, default: str) -> str:
+        """Return a place: as given, else below the run."""
+        return given or join(self.run, default)
+
+    def resolved(self) -> "EvaluateConfig":
+        """Fill in the default models; the tuned one brings its own length, prompts and layers.
+
+        Raises UserError when the baseline is not compared.
+        """
+        tuned = {"model": join(self.run, "model"), "max_length": None, "prompts": None, "layers": None}
+        models = self.models or {"base": self.encoder, "tuned": self.encoder.model_copy(update=tuned)}
+        names = [*([BM25] if self.bm25 else []), *models]
+        if self.baseline not in names:
+            raise UserError(f"baseline '{self.baseline}' is not among the models; choose from {', '.join(names)}")
+        return self.model_copy(update={"models": models})
+
+
+def run(config: EvaluateConfig) -> Artifact:
+    """Measure, compare, write; a finished report of the same inputs and settings is left as it is."""
+    config = config.resolved()
+    data = Artifact.open(config.place(config.data, "data"), "build")
+    out, training = config.place(config.out, "report"), config.place(config.training, "model")
+    questions = read_questions(data, config.split, config.max_queries, config.max_triplets)
+    draft = begin(out, "evaluate", config.digested(), _inputs(config, data, training), overwrite=config.overwrite)
+    if isinstance(draft, Artifact):
+        return _already(config, draft)
+    engine.start()
+    plan = Plan(
+        models=config.models,
+        bm25=config.bm25,
+        metrics=config.metrics,
+        vectors=config.place(config.vectors, "vectors"),
+        actors=config.num_actors,
+        seed=config.seed,
+    )
+    measured = measure(data, questions, plan)
+    return _write(config, data, draft, measured, read_curves(training))
+
+
+def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, str]:
+    """Fingerprint all that the report is made of; a model without tokenizer or weights is refused here."""
+    fs, root = filesystem(training)
+    curves = join(root, "metrics.jsonl")
+    found = {"data": data.manifest.fingerprint}
+    found |= {f"model {name}": _fingerprint_model(model) for name, model in config.models.items()}
+    return found | ({"training": fingerprint_file(join(training, "metrics.jsonl"))} if fs.exists(curves) else {})
+
+
+def _fingerprint_model(config: EncoderConfig) -> str:
+    folder = modeldir.find(config.model)
+    fs, root = filesystem(folder)
+    kinds = (".safetensors", ".json", ".txt", ".model")
+    files = sorted(name for name in fs.find(root) if name.endswith(kinds))
+    for wanted, kind in (((".safetensors",), "weights"), (("tokenizer.json", "vocab.txt", ".model"), "tokenizer")):
+        if not any(name.endswith(wanted) for name in files):
+            raise UserError(f"model {folder}: has no {kind} (no {' or '.join(wanted)})")
+    content = [(name.removeprefix(root), fingerprint_file(name)) for name in files if not _record_of_run(name)]
+    return digest(content)
+
+
+def _record_of_run(name: str) -> bool:
+    """Whether a JSON file only records how a model was made, with times in it."""
+    return name.rsplit("/", 1)[-1] in {"manifest.json", "plan.json"}
+
+
+def _already(config: EvaluateConfig, done: Artifact) -> Artifact:
+    found = read_json(join(done.path, "metrics.json"))
+    print_table(found["models"], found["comparisons"], config.metrics, _title(config, found["queries"]))
+    say(f"evaluate: nothing to do, {join(done.path, 'report.html')} was made of the same inputs and settings")
+    return done
+
+
+def _write(
+    config: EvaluateConfig, data: Artifact, draft: Draft, measured: Measured, curves: list[dict[str, Any]]
+) -> Artifact:
+    """Write every output, the manifest last."""
+    comparisons = compare(measured.values, config.baseline, config.seed) if config.baseline in measured.values else []
+    out, questions = draft.path, measured.questions
+    for model in measured.docs:
+        draft.write("runs", runs_table(measured, model), part=model)
+        write_text(join(out, f"{model}.trec"), trec_lines(measured, model))
+    if questions.query_ids:
+        draft.write("per_query", per_query_table(measured.values, questions.query_ids))
+    findings = tell(
+        measured,
+        data,
+        comparisons,
+        curves,
+        run=config.run,
+        split=config.split,
+        baseline=config.baseline,
+        metrics=config.metrics,
+        command=command_line(join(out, "config.json")),
+    )
+    write_text(join(out, "report.html"), render(findings))
+    write_json(join(out, "metrics.json"), _figures(config, measured, questions, comparisons))
+    print_table(measured.figures, comparisons, config.metrics, _title(config, len(questions.query_ids)))
+    draft.drop(questions.skipped)
+    done = draft.finish(["runs", "per_query"])
+    say(f"evaluate: report in {join(out, 'report.html')}")
+    return done
+
+
+def _title(config: EvaluateConfig, queries: int) -> str:
+    return f"split {config.split}, {queries:,} queries"
+
+
+def _figures(
+    config: EvaluateConfig, measured: Measured, questions: Questions, comparisons: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "split": config.split,
+        "queries": len(questions.query_ids),
+        "documents": len(measured.corpus),
+        "depth": depth(config.metrics),
+        "ndcg_gain": "2^grade - 1",
+        "baseline": config.baseline,
+        "triplets": len(questions.triplets),
+        "triplet_source": measured.triplet_source,
+        "labelled_pairs": len(questions.labelled),
+        "skipped": questions.skipped,
+        "models": measured.figures,
+        "comparisons": comparisons,
+    }

@@ -1,0 +1,156 @@
+"""Figures as inline SVG that take their colours from the page, so that they read in light and in dark."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.report.wording import metric_name
+
+# matplotlib wants colours it knows; each stands for a variable of style.css and is replaced by it
+_INK, _FAINT = "#010203", "#010204"
+_SERIES = ["#010211", "#010212", "#010213", "#010214", "#010215", "#010216"]
+_VARIABLES = {_INK: "var(--ink-soft)", _FAINT: "var(--rule)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
+}
+_SIZE = (4.7, 2.9)  # inches; narrow, so that a phone shows the text at reading size
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tripletail",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.2,
+}
+_NOT_CURVES = {"step", "epoch", "loss", "lr", "seconds"}
+
+
+@contextmanager
+def _figure(name: str, out: list[str]) -> Iterator[Any]:
+    """Open one pair of axes; afterwards `out` holds the figure as SVG."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure.add_subplot()
+        text = StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    out.append(_inline(text.getvalue(), name))
+
+
+def _inline(svg: str, name: str) -> str:
+    """Make a stand-alone SVG part of a page: no prolog or namespaces, its own ids, the page's colours and font."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
+    svg = re.sub(
+        r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1), count=1
+    )
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg).replace("url(#", f"url(#{name}-")
+    svg = re.sub(r"font(-family)?: ?[^;\"]*(sans|DejaVu)[^;\"]*", _font, svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg.replace("<svg", '<svg aria-hidden="true"', 1).strip()
+
+
+def _font(found: re.Match[str]) -> str:
+    """Keep the size of a `font:` declaration and leave its family to the page."""
+    size = re.search(r"[\d.]+px", found.group(0))
+    return f"font-size: {size.group(0)}" if size else "font-style: normal"
+
+
+def histograms(groups: Mapping[str, npt.NDArray[np.float32]], span: tuple[float, float], name: str) -> str:
+    """Overlaid distributions of cosines, one a group, over a common span."""
+    out: list[str] = []
+    with _figure(name, out) as axes:
+        edges = np.linspace(*span, 41)
+        for colour, (label, values) in zip(_SERIES, groups.items(), strict=False):
+            share = np.histogram(values, edges)[0] / max(1, len(values))
+            axes.stairs(share, edges, fill=True, color=colour, alpha=0.28)
+            axes.stairs(share, edges, color=colour, linewidth=1.4, label=label)
+        axes.set_xlabel("cosine")
+        axes.set_ylabel("share of pairs")
+        axes.set_xlim(*span)
+        axes.set_ylim(bottom=0)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3)
+    return out[0]
+
+
+def span_of(similarities: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> tuple[float, float]:
+    """Common span of all groups of all models, on tenths."""
+    values = np.concatenate([group for groups in similarities.values() for group in groups.values()])
+    return float(np.floor(values.min() * 10) / 10), float(np.ceil(values.max() * 10) / 10 + 1e-9)
+
+
+def loss_curve(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """Training loss over steps, with a running mean where there are many; None without two points."""
+    points = [(row["step"], row["loss"]) for row in rows if _number(row.get("loss")) and _number(row.get("step"))]
+    if len(points) < 2:
+        return None
+    steps, losses = (np.array(column, np.float64) for column in zip(*points, strict=True))
+    window = max(1, len(losses) // 20)
+    out: list[str] = []
+    with _figure(name, out) as axes:
+        axes.plot(steps, losses, color=_SERIES[0], linewidth=1.0, alpha=0.4 if window > 1 else 1.0)
+        if window > 1:
+            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axes.plot(steps[window - 1 :], smooth, color=_SERIES[0], linewidth=1.8)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+    return out[0]
+
+
+def metric_curves(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    """Validation metrics over steps; None where training validated fewer than two times."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        if "loss" in row or not _number(row.get("step")):
+            continue
+        for key, value in row.items():
+            if key not in _NOT_CURVES and _number(value) and 0 <= value <= 1:
+                series.setdefault(key, []).append((row["step"], value))
+    shown = {key: points for key, points in series.items() if len(points) > 1}
+    if not shown:
+        return None
+    out: list[str] = []
+    with _figure(name, out) as axes:
+        for colour, (key, points) in zip(_SERIES, shown.items(), strict=False):
+            axes.plot(
+                *zip(*points, strict=True), color=colour, linewidth=1.6, marker="o", markersize=3, label=_label(key)
+            )
+        axes.set_xlabel("step")
+        axes.set_ylabel("validation")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
+    return out[0]
+
+
+def _label(key: str) -> str:
+    return metric_name(key.rsplit("/", 1)[-1])
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -1,0 +1,84 @@
+"""How figures read: the headline sentence, names of metrics, numbers without a leading zero."""
+
+from pipeline.report.findings import Findings
+
+_NAMES = {
+    "ndcg": "nDCG",
+    "mrr": "MRR",
+    "map": "MAP",
+    "recall": "Recall",
+    "hit": "Hit",
+    "triplet_accuracy": "Triplet accuracy",
+    "mean_margin": "Mean margin",
+    "spearman": "Spearman",
+    "average_precision": "Average precision",
+}
+
+
+def metric_name(key: str) -> str:
+    """Spell a metric as the field does: ndcg@10 is nDCG@10."""
+    kind, at, cutoff = key.partition("@")
+    return _NAMES.get(kind, kind.replace("_", " ")) + at + cutoff
+
+
+def decimal(value: float, digits: int = 3) -> str:
+    """Write a share as .512; 1.000 and values below 0 keep their own form."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return "0." + "0" * digits
+    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign: +.111."""
+    return ("" if value < 0 else "+") + decimal(value)
+
+
+def p_value(value: float) -> str:
+    """Write a p-value: 0.0002, 0.031, or < 0.0001."""
+    if value < 0.0001:
+        return "< 0.0001"
+    return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def count(value: int) -> str:
+    """Write a count with thousands apart."""
+    return f"{value:,}"
+
+
+def reason(key: str) -> str:
+    """Write the key of a counted reason as words."""
+    return key.replace("_", " ")
+
+
+def headline(findings: Findings) -> str:
+    """Say the result of the run in one sentence."""
+    subject, baseline = findings.subject, findings.baseline
+    ours, theirs = findings.figures[subject], findings.figures[baseline]
+    alone = subject == baseline
+    parts = []
+    if "hit@1" in ours:
+        unseen = "queries" if findings.split == "train" else "unseen queries"
+        other = "" if alone else f", {baseline} {theirs['hit@1']:.0%}"
+        parts.append(f"{subject} finds the right answer first for {ours['hit@1']:.0%} of {unseen}{other}")
+    metric = next((name for name in findings.metrics if name in ours), None)
+    if metric is None:
+        metric = next((name for name in ("spearman", "triplet_accuracy") if name in ours), None)
+    if metric is not None:
+        parts.append(_figure(findings, metric, alone, named=not parts))
+    return "; ".join(parts) if parts else f"{subject} was measured, but the split asks nothing that has a figure"
+
+
+def _figure(findings: Findings, metric: str, alone: bool, named: bool) -> str:
+    ours, theirs = findings.figures[findings.subject][metric], findings.figures[findings.baseline].get(metric)
+    who = f"{findings.subject} reaches " if named else ""
+    text = f"{who}{metric_name(metric)} {decimal(ours)}"
+    if alone or theirs is None:
+        return text
+    text += f" against {decimal(theirs)}" + (f" of {findings.baseline}" if named else "")
+    test = findings.comparison(findings.subject, metric)
+    if test is None:
+        return text
+    p = p_value(test["p_holm"])
+    chance = "" if test["p_holm"] < 0.05 else ", a difference that chance explains"
+    return f"{text}, p {p if p.startswith('<') else '= ' + p}{chance}"
