@@ -1,5 +1,6 @@
 """The Ray session of a job: the cluster that runs us when there is one, a quiet local one when not."""
 
+import logging
 import os
 
 QUIET = {
@@ -35,6 +36,9 @@ def start() -> None:
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
     context.default_hash_shuffle_parallelism = max(2, cpus())
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)  # its plan and timings stay in the session's log files
 
 
 def cpus() -> int:

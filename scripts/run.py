@@ -19,7 +19,7 @@ from pipeline.console import say
 from pipeline.errors import UserError
 
 CLASSES = {
-    "build": ("pipeline.build", "BuildConfig"),
+    "build": ("pipeline.build.job", "BuildConfig"),
     "mine": ("pipeline.mine", "MineConfig"),
     "train": ("training.fit", "TrainConfig"),
     "embed": ("pipeline.embed", "EmbedConfig"),

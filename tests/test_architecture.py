@@ -15,16 +15,22 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline pipeline.errors pipeline.console pipeline.sources training training.losses",
-    0.1: "pipeline.schema pipeline.config pipeline.text pipeline.metrics pipeline.significance",
+    0.1: "pipeline.schema pipeline.config pipeline.text pipeline.tally pipeline.metrics pipeline.significance",
+    0.2: "pipeline.splits",
     # places: artifacts on disk, the Ray session, the one way from text to vector
     1.0: "pipeline.artifact pipeline.engine pipeline.chunks pipeline.lexical",
-    1.1: "pipeline.modeldir pipeline.exchange pipeline.sources.*",
+    1.1: "pipeline.modeldir pipeline.shards pipeline.pool pipeline.exchange pipeline.sources.record",
+    1.11: "pipeline.sources.lines pipeline.sources.mapping",
+    1.12: "pipeline.sources.*",
+    1.13: "pipeline.sources.beir",
     1.2: "pipeline.encoder",
     # steps: pure functions over Arrow tables
-    2.0: "pipeline.search pipeline.dedup pipeline.pairs pipeline.triplets pipeline.miners",
-    2.1: "pipeline.embed",
+    2.0: "pipeline.search pipeline.dedup pipeline.pairs pipeline.triplets pipeline.miners pipeline.read",
+    2.1: "pipeline.embed pipeline.candidates",
+    2.2: "pipeline.mining pipeline.build.config",
+    2.3: "pipeline.build.steps",
     # jobs made of steps
-    3.0: "pipeline.report pipeline.build",
+    3.0: "pipeline.report pipeline.build pipeline.build.job",
     3.1: "pipeline.mine pipeline.evaluate",
     # training, from the batch to the job
     4.0: "training.batches training.gather",

@@ -1,0 +1,137 @@
+"""The build job on Ray: plan the blocks, run the steps, write the manifest last.
+
+Blocks of the sources are read in parallel and staged in buckets (`exchange`); then each step sees one bucket of what
+the step before left. A small input has one bucket and takes all steps in one task. Rows do not depend on the number
+of blocks, buckets or CPUs.
+"""
+
+import math
+from collections import Counter
+from typing import Any
+
+from pipeline import engine, exchange
+from pipeline.artifact import Artifact, begin, filesystem, fingerprint_file, join
+from pipeline.build.config import BuildConfig
+from pipeline.build.steps import Steps
+from pipeline.console import Progress, say
+from pipeline.errors import UserError
+from pipeline.exchange import Exchange
+from pipeline.tally import Tally
+
+WRITTEN = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
+BUCKET_BYTES = 64 << 20
+_UNUSABLE = ("unreadable_row", "missing_field")
+
+
+def run(config: BuildConfig) -> Artifact:
+    """Build the artifact at `config.place`, or return it when it is already made of the same inputs and settings.
+
+    Raises UserError for a source that cannot be read or is not what the recipe says, and for an empty corpus.
+    """
+    blocks = [
+        block
+        for index, source in enumerate(config.sources)
+        for block in source.blocks(config.root, index, config.block_bytes)
+    ]
+    draft = begin(
+        config.place, "build", config.digested(), _fingerprints(config), overwrite=config.overwrite, keep=True
+    )
+    if isinstance(draft, Artifact):
+        say(f"build: already done: {config.place}")
+        return draft
+    size = sum(block.size for block in blocks)
+    buckets = config.buckets or max(1, math.ceil(size / BUCKET_BYTES))
+    say(f"build: {len(config.sources)} sources, {size / 1e6:,.1f} MB in {len(blocks)} blocks, {buckets} buckets")
+    engine.start()
+    steps = Steps(config, draft, blocks, Exchange(join(config.place, "staging"), buckets))
+    return _finish(steps, _execute(steps))
+
+
+def _fingerprints(config: BuildConfig) -> dict[str, str]:
+    paths = {shown: path for source in config.sources for shown, path in source.inputs(config.root).items()}
+    return {shown: fingerprint_file(path) for shown, path in sorted(paths.items())}
+
+
+def _execute(steps: Steps) -> Tally:
+    """Run all steps on Ray and return what they counted."""
+    buckets, total = steps.exchange.buckets, Tally()
+    read = _spread(steps, "read", steps.read, len(steps.blocks), "blocks")
+    total.add(_check_read(steps, read))
+    todo = [steps.join] if buckets == 1 else steps.after_reading()
+    for number, step in enumerate(todo, 1):
+        for tally in _spread(steps, f"{number}-{step.__name__}", step, buckets, "buckets"):
+            total.add(tally)
+    return total
+
+
+def _spread(steps: Steps, name: str, task: exchange.Task, count: int, unit: str) -> list[Tally]:
+    progress = Progress(f"build: {name.split('-')[-1]}", count, unit)
+    return exchange.run(name, count, task, join(steps.exchange.path, "marks"), lambda _: progress.add(1))
+
+
+def _check_read(steps: Steps, tallies: list[Tally]) -> Tally:
+    """Sum the tallies of all blocks, naming lines by file; raises UserError for a file that is mostly unusable."""
+    total, lines = Tally(), Counter[str]()
+    rows, bad = Counter[str](), Counter[str]()
+    for block, tally in zip(steps.blocks, tallies, strict=True):
+        tally.place(block.path, lines[block.path])
+        lines[block.path] += tally.rows
+        rows[block.path] += tally.counts["rows"]
+        bad[block.path] += sum(tally.dropped[reason] for reason in _UNUSABLE)
+        label = steps.config.sources[block.source].label
+        total.counts.update({f"source {label} {name}": count for name, count in tally.counts.items()})
+        total.add(tally)
+    for path, count in bad.items():
+        if count > steps.config.max_bad_share * rows[path]:
+            shown = [text for reason in _UNUSABLE for text in total.examples.get(reason, []) if text.startswith(path)]
+            first = f"; line {shown[0].removeprefix(path + ':')}" if shown else ""
+            raise UserError(f"source {path}: {count:,} of {rows[path]:,} rows cannot be used{first}")
+    return total
+
+
+def _finish(steps: Steps, total: Tally) -> Artifact:
+    """Refuse an empty result, remove what was staged and write the manifest."""
+    place, counts = steps.config.place, total.counts
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(total.dropped.items())) or "nothing"
+    if not counts["table corpus"] and not counts["table labelled"]:
+        raise UserError(
+            f"no usable document in {_named(steps.config)}: {counts['rows']:,} rows read, dropped {dropped}"
+        )
+    fs, staging = filesystem(steps.exchange.path)
+    fs.rm(staging, recursive=True)
+    steps.draft.drop(total.dropped)
+    artifact = steps.draft.finish(WRITTEN, **_notes(total))
+    tables = ", ".join(f"{name} {artifact.rows(name):,}" for name in WRITTEN if artifact.has(name))
+    say(f"build: rows: {tables}")
+    say(f"build: dropped: {dropped}")
+    for reason, examples in sorted(total.examples.items()):
+        say(f"build: {reason}: {examples[0]}")
+    say(f"build: done: {place}")
+    return artifact
+
+
+def _named(config: BuildConfig) -> str:
+    """Return the places of the sources, as the recipe writes them."""
+    places = [getattr(s, "path", None) or getattr(s, "dataset", None) or s.label for s in config.sources]
+    return ", ".join(map(str, places))
+
+
+def _notes(total: Tally) -> dict[str, Any]:
+    """Return what the manifest says beside tables and drops: rows by source and by split, first offenders, counts."""
+    notes: dict[str, Any] = {
+        "sources": {},
+        "splits": {},
+        "counts": {},
+        "examples": dict(sorted(total.examples.items())),
+    }
+    for name, count in sorted(total.counts.items()):
+        first, _, rest = name.partition(" ")
+        if first == "source":
+            source, _, what = rest.rpartition(" ")
+            notes["sources"].setdefault(source, {})[what] = count
+        elif first == "split":
+            table, _, split = rest.partition(" ")
+            notes["splits"].setdefault(table, {})[split] = count
+        elif first != "table" and " " not in name:
+            notes["counts"][name] = count
+    return notes

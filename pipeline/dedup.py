@@ -1,0 +1,88 @@
+"""Exact duplicates: one row an id, one id a text; the dropped ids stay as aliases of the kept one.
+
+Both steps see one bucket: all rows of an id, then all rows of a text. A held-out split wins over train, so that what
+an evaluation asks cannot also be trained on.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import UserError
+from pipeline.splits import HELD_OUT_FIRST
+from pipeline.tally import EXAMPLES, Tally
+
+
+def entries(schema: pa.Schema) -> pa.Schema:
+    """Schema of rows by id with `kept`, the id under which the text stays: another one marks an alias."""
+    return schema.append(pa.field("kept", pa.string()))
+
+
+def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
+    """Keep the first row of each id, held-out splits before train, then in input order.
+
+    The same id again with the same text is a duplicate, with another text a conflict. Raises UserError where the two
+    texts come from two sources: then the id means two things.
+    """
+    rows, firsts = _grouped(rows, "id", "order")
+    later = firsts != np.arange(rows.num_rows)
+    same = pc.equal(rows["key"], rows["key"].take(firsts)).to_numpy()
+    source = rows["order"].to_numpy() >> 56
+    for row in np.flatnonzero(later & ~same & (source != source[firsts]))[:1]:
+        name, other = rows["source"][int(row)], rows["source"][int(firsts[row])]
+        raise UserError(
+            f"{noun} id '{rows['id'][int(row)]}' has one text in source '{other}' and another in '{name}'; "
+            "give one of them a `prefix`"
+        )
+    said = pc.fill_null(rows["mention"], False).to_numpy()
+    _drop(tally, f"duplicate_{noun}", rows, later & same & ~said)
+    _drop(tally, f"conflicting_{noun}_id", rows, later & ~same)
+    return rows.filter(pa.array(~later))
+
+
+def merge_texts(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
+    """Rows with distinct ids into entries: each id, with the row and the id that keep its text.
+
+    Of ids with one text the held-out, then the smallest is kept.
+    """
+    rows, firsts = _grouped(rows, "key", "id")
+    kept = rows.take(firsts)
+    aliases = firsts != np.arange(rows.num_rows)
+    tally.drop(f"duplicate_{noun}", int(aliases.sum()))
+    for row in np.flatnonzero(aliases)[:EXAMPLES]:
+        tally.drop(f"duplicate_{noun}", 0, f"{rows['id'][int(row)]} has the text of {kept['id'][int(row)]}")
+    index = kept.schema.get_field_index("id")
+    return kept.append_column("kept", kept["id"]).set_column(index, "id", rows["id"])
+
+
+def kept_only(rows: pa.Table) -> pa.Table:
+    """Entries that are no aliases, sorted by id."""
+    return rows.filter(pc.equal(rows["id"], rows["kept"])).sort_by("id")
+
+
+def unique_labelled(rows: pa.Table, tally: Tally) -> pa.Table:
+    """One row a pair of texts, held-out splits before train; a judgment said twice is counted."""
+    pair = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f")
+    rows, firsts = _grouped(rows.append_column("id", pair), "id", "order")
+    first = firsts == np.arange(rows.num_rows)
+    tally.drop("duplicate_labelled", int((~first).sum()))
+    return rows.filter(pa.array(first))
+
+
+def _grouped(rows: pa.Table, by: str, then: str) -> tuple[pa.Table, np.ndarray]:
+    """Rows sorted by a column, held-out first within, and for each row the index of the first of its group."""
+    rank = pa.array([HELD_OUT_FIRST[split] for split in rows["split"].to_pylist()], pa.int8())
+    rows = rows.append_column("rank", rank)
+    order = [(by, "ascending"), ("rank", "ascending")] + ([(then, "ascending")] if then != by else [])
+    rows = rows.sort_by(order).drop_columns("rank").combine_chunks()
+    column = rows[by]
+    new = np.ones(rows.num_rows, dtype=bool)
+    if rows.num_rows > 1:
+        new[1:] = pc.not_equal(column[1:], column[:-1]).to_numpy()
+    return rows, np.maximum.accumulate(np.where(new, np.arange(rows.num_rows), 0))
+
+
+def _drop(tally: Tally, reason: str, rows: pa.Table, mask: np.ndarray) -> None:
+    tally.drop(reason, int(mask.sum()))
+    for row in np.flatnonzero(mask)[:EXAMPLES]:
+        tally.drop(reason, 0, f"{rows['id'][int(row)]} of {rows['source'][int(row)]}")

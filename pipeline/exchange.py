@@ -1,0 +1,115 @@
+"""Exchange through files: tasks write rows hashed into buckets, later tasks read one bucket of all of them.
+
+One Arrow IPC file a writing task holds one record batch a bucket, so that a bucket is read by seeking, the number of
+files is the number of tasks, and memory is bounded by one bucket. Names depend on the input alone: a task that runs
+again overwrites its own files, and a task that has left its mark is not run again.
+"""
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.artifact import filesystem, join, read_json, write_json
+from pipeline.errors import UserError
+from pipeline.tally import Tally
+from pipeline.text import hash64
+
+Task = Callable[[int], Tally]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A directory of staged tables, each cut into the same number of buckets."""
+
+    path: str
+    buckets: int
+
+    def write(self, name: str, part: str, table: pa.Table, by: str) -> None:
+        """Stage rows under `name`, bucketed by the hash of column `by`; nothing is written for no rows."""
+        if table.num_rows == 0:
+            return
+        fs, file_name = filesystem(join(self.path, name, f"{part}.arrow"))
+        fs.makedirs(posixpath.dirname(file_name), exist_ok=True)
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        partial_name = f"{file_name}.partial"
+        with fs.open(partial_name, "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
+            for rows in self._cut(table, by):
+                writer.write_batch(_one_batch(rows))
+        fs.mv(partial_name, file_name)
+
+    def read(self, name: str, bucket: int, schema: pa.Schema) -> pa.Table:
+        """Read one bucket of everything staged under `name`, in the order of the parts' names."""
+        fs, folder = filesystem(join(self.path, name))
+        tables = [schema.empty_table()]
+        for file_name in sorted(fs.glob(join(folder, "*.arrow"))) if fs.exists(folder) else []:
+            with fs.open(file_name, "rb") as file:
+                tables.append(pa.Table.from_batches([pa.ipc.open_file(file).get_batch(bucket)]))
+        return pa.concat_tables(tables)
+
+    def _cut(self, table: pa.Table, by: str) -> list[pa.Table]:
+        if self.buckets == 1:
+            return [table]
+        bucket = np.array([bucket_of(value, self.buckets) for value in table.column(by).to_pylist()])
+        order = np.argsort(bucket, kind="stable")
+        ends = np.cumsum(np.bincount(bucket, minlength=self.buckets))
+        rows = table.take(order)
+        return [rows.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def bucket_of(value: str, buckets: int) -> int:
+    """Bucket of a key; the seed differs from that of the splits, so that buckets do not follow them."""
+    return hash64("bucket", value) % buckets
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
+
+
+def run(name: str, count: int, task: Task, marks: str, done: Callable[[int], None]) -> list[Tally]:
+    """Run task(0) ... task(count - 1) on Ray Data and return the tallies in that order.
+
+    A task leaves its tally under `marks` when it is through and a later run takes it from there: a killed job goes
+    on. Raises UserError for the first task that met one. `done` hears of each task as it ends.
+    """
+    import ray
+
+    call = partial(_call, name=name, task=task, marks=marks)
+    rows = ray.data.range(count, override_num_blocks=count).map_batches(call, batch_size=1, batch_format="pyarrow")
+    tallies: dict[int, Tally] = {}
+    for row in rows.iter_rows():
+        if row["error"]:
+            raise UserError(row["error"])
+        tallies[row["id"]] = Tally.read(read_json(_mark(marks, name, row["id"])))
+        done(row["id"])
+    return [tallies[index] for index in range(count)]
+
+
+def _call(batch: pa.Table, name: str, task: Task, marks: str) -> pa.Table:
+    """Run one task; what the user can mend comes back as a value, so that the engine logs no traceback for it."""
+    index = batch.column("id")[0].as_py()
+    fs, mark = filesystem(_mark(marks, name, index))
+    error = None
+    if not fs.exists(mark):
+        try:
+            write_json(_mark(marks, name, index), task(index).plain())
+        except UserError as problem:
+            error = str(problem)
+        except OSError as problem:
+            if not problem.strerror:
+                raise
+            error = f"{problem.filename or marks}: {problem.strerror}"
+    return pa.table({"id": pa.array([index], pa.int64()), "error": pa.array([error], pa.string())})
+
+
+def _mark(marks: str, name: str, index: int) -> str:
+    return join(marks, f"{name}-{index:06d}.json")
+
+
+def nothing(_: Any) -> None:
+    """Hear of an ended task and say nothing."""

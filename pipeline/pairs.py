@@ -1,0 +1,164 @@
+"""Judgments joined with their queries and documents, and the tables that follow: queries, qrels, pairs.
+
+Every corpus comes down to queries, documents and judgments; a pair is a judgment that is relevant enough. The joins
+see one bucket each: all of a query id, all of a document id, all of a kept query.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pipeline.config import Config
+from pipeline.schema import TABLES
+from pipeline.sources.record import SCHEMAS
+from pipeline.splits import SplitConfig, held_out
+from pipeline.tally import EXAMPLES, Tally
+
+MATCHED = SCHEMAS["judgments"].append(pa.field("text", pa.string())).append(pa.field("group", pa.string()))
+
+
+class PairConfig(Config):
+    """Which judgments become training pairs."""
+
+    min_relevance: int = Field(default=1, description="least relevance of a positive")
+    max_per_query: int | None = Field(default=None, ge=1, description="most pairs of a query, the most relevant first")
+    title_description: bool = Field(default=False, description="also pair each document's title with its text")
+
+
+def join_queries(judgments: pa.Table, queries: pa.Table, tally: Tally) -> pa.Table:
+    """Judgments with the kept id of their query; those without one are counted."""
+    return _join(judgments, queries, "query", tally)[0]
+
+
+def join_documents(judgments: pa.Table, documents: pa.Table, need_text: np.ndarray, tally: Tally) -> pa.Table:
+    """Judgments (`MATCHED`) with the kept id, the group and, where `need_text` says so, the text of their document."""
+    judgments, rows, found = _join(judgments, documents, "document", tally)
+    text = pc.if_else(pa.array(need_text[found]), documents["text"].take(rows), None)
+    return judgments.append_column("text", text).append_column("group", documents["group"].take(rows))
+
+
+def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tuple[pa.Table, pa.Array, np.ndarray]:
+    column = "query_id" if noun == "query" else "doc_id"
+    rows = pc.index_in(judgments[column], other["id"].combine_chunks()).combine_chunks()
+    found = rows.is_valid()
+    lost = judgments.filter(pc.invert(found))
+    tally.drop(f"judgment_without_{noun}", lost.num_rows)
+    for row in lost.slice(0, EXAMPLES).to_pylist():
+        tally.drop(f"judgment_without_{noun}", 0, f"{row['query_id']} -> {row['doc_id']} of {row['source']}")
+    rows = rows.drop_null()
+    index = judgments.schema.get_field_index(column)
+    return judgments.filter(found).set_column(index, column, other["kept"].take(rows)), rows, found.to_numpy(False)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The queries of a bucket that have judgments, with these judgments: best first within a query."""
+
+    queries: pa.Table  # table `queries` and the group
+    judgments: pa.Table  # MATCHED, sorted by query, falling relevance, document; split is the query's
+
+
+def judge(
+    queries: pa.Table, matched: pa.Table, splits: SplitConfig, unjudged: Mapping[str, str], tally: Tally
+) -> Judged:
+    """Settle the split and group of each query and keep one judgment a query and document, the most relevant.
+
+    A query's split is forced by its own row, else by its judgments (test before dev before train), else follows from
+    the hash of its group: its own group, else the smallest of its documents' groups, else the query. A judgment forced
+    into another split than its query's is left out (`held_out_query`): kept, it would leak or change an evaluation.
+    """
+    matched = _best_first(matched)
+    ids = queries["id"].combine_chunks()
+    row = pc.index_in(matched["query_id"], ids).to_numpy()
+    split, group = _settle(queries, matched, row, splits)
+    forced = matched["split"].to_pylist()
+    stays = np.array([s is None or s == split[r] for s, r in zip(forced, row, strict=True)], dtype=bool)
+    tally.drop("held_out_query", int((~stays).sum()))
+    matched, row = matched.filter(pa.array(stays)), row[stays]
+    matched, row = _one_each(matched, row, tally)
+    asked = np.zeros(queries.num_rows, dtype=bool)
+    asked[row] = True
+    for source in queries["source"].filter(pa.array(~asked)).to_pylist():
+        tally.drop(unjudged.get(source, "query_without_judgment"))
+    queries = queries.set_column(queries.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
+    queries = queries.set_column(queries.schema.get_field_index("group"), "group", pa.array(group, pa.string()))
+    named = queries.rename_columns(["query_id" if name == "id" else name for name in queries.column_names])
+    index = matched.schema.get_field_index("split")
+    matched = matched.set_column(index, "split", pa.array([split[r] for r in row], pa.string()))
+    return Judged(named.filter(pa.array(asked)), matched)
+
+
+def _settle(queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig) -> tuple[list[str], list[str]]:
+    """Split and group of each query."""
+    forced: list[list[str | None]] = [[] for _ in range(queries.num_rows)]
+    topics: list[list[str]] = [[] for _ in range(queries.num_rows)]
+    for r, split, topic in zip(row, matched["split"].to_pylist(), matched["group"].to_pylist(), strict=True):
+        forced[r].append(split)
+        if topic:
+            topics[r].append(topic)
+    own = zip(queries["id"].to_pylist(), queries["split"].to_pylist(), queries["group"].to_pylist(), strict=True)
+    settled = []
+    for index, (name, split, group) in enumerate(own):
+        group = group or min(topics[index], default=name)
+        settled.append((split or held_out(forced[index]) or splits.assign(group), group))
+    return [split for split, _ in settled], [group for _, group in settled]
+
+
+def _best_first(matched: pa.Table) -> pa.Table:
+    order = [("query_id", "ascending"), ("relevance", "descending"), ("doc_id", "ascending"), ("order", "ascending")]
+    return matched.sort_by(order).combine_chunks()
+
+
+def _one_each(matched: pa.Table, row: np.ndarray, tally: Tally) -> tuple[pa.Table, np.ndarray]:
+    """Keep the first judgment of each query and document; others are counted unless they say more about the same."""
+    documents = matched["doc_id"].to_pylist()
+    refines = matched["refines"].to_pylist()
+    best: dict[tuple[int, str], int] = {}
+    stays = np.ones(len(documents), dtype=bool)
+    for index, place in enumerate(zip(row.tolist(), documents, strict=True)):
+        first = best.setdefault(place, index)
+        if first != index:
+            stays[index] = False
+            if bool(refines[first]) == bool(refines[index]):
+                tally.drop("duplicate_judgment", 1, f"{matched['query_id'][index]} -> {place[1]}")
+    return matched.filter(pa.array(stays)), row[stays]
+
+
+def positives(judged: Judged, config: PairConfig, tally: Tally) -> pa.Table:
+    """Rows of table `pairs`: the judgments that are relevant enough, at most `max_per_query` of a query."""
+    relevant = judged.judgments.filter(pc.greater_equal(judged.judgments["relevance"], config.min_relevance))
+    if config.max_per_query is not None:
+        runs = [len(list(run)) for _, run in groupby(relevant["query_id"].to_pylist())]
+        rank = np.concatenate([np.arange(run) for run in runs]) if runs else np.zeros(0, dtype=int)
+        tally.drop("over_max_per_query", int((rank >= config.max_per_query).sum()))
+        relevant = relevant.filter(pa.array(rank < config.max_per_query))
+    at = pc.index_in(relevant["query_id"], judged.queries["query_id"].combine_chunks())
+    columns = {
+        "anchor_id": relevant["query_id"],
+        "anchor": judged.queries["text"].take(at),
+        "positive_id": relevant["doc_id"],
+        "positive": relevant["text"],
+        "source": relevant["source"],
+        "split": relevant["split"],
+        "group_id": judged.queries["group"].take(at),
+        "relevance": pc.cast(relevant["relevance"], pa.float32()),
+        "reason": relevant["reason"],
+    }
+    return pa.table(columns, schema=TABLES["pairs"])
+
+
+def title_pairs(documents: pa.Table, splits: SplitConfig) -> pa.Table:
+    """Rows of table `pairs`: each document's title with its text, where it has both and they differ."""
+    rows = []
+    for row in documents.to_pylist():
+        if row["title"] and row["body"] and row["title"] != row["body"]:
+            group = row["group"] or row["id"]
+            pair = {"anchor_id": f"t-{row['id']}", "anchor": row["title"], "positive_id": row["id"]}
+            pair |= {"positive": row["body"], "source": row["source"], "group_id": group, "relevance": 1.0}
+            rows.append(pair | {"split": row["split"] or splits.assign(group), "reason": "title-description"})
+    return pa.Table.from_pylist(rows, schema=TABLES["pairs"])

@@ -1,0 +1,96 @@
+"""A BEIR folder: corpus.jsonl, queries.jsonl and qrels/*.tsv; what another source has may be missing."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.artifact import filesystem, join
+from pipeline.errors import UserError
+from pipeline.sources import lines
+from pipeline.sources.jsonl import objects
+from pipeline.sources.mapping import Mapping
+from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, existing, resolve
+from pipeline.splits import Split, named
+from pipeline.text import identifier
+
+
+class Beir(SourceConfig, Templated):
+    """A folder in BEIR layout.
+
+    A qrels file named after a split (train, dev, test, validation) forces its queries into it; queries judged in files
+    of other names are split by hash, as all are with `hashed`.
+    """
+
+    type: Literal["beir"] = "beir"
+    path: str
+    splits: dict[str, Split] = Field(default={}, description="name of a qrels file, without .tsv: its split")
+    hashed: bool = Field(default=False, description="split by hash whatever the qrels files are called")
+
+    def inputs(self, root: str) -> dict[str, str]:
+        """Return corpus, queries and qrels, as far as they exist."""
+        folder = resolve(root, self.path)
+        fs, name = filesystem(folder)
+        if not fs.isdir(name):
+            raise UserError(f"source {self.path}: no such folder")
+        names = [n for n in ("corpus.jsonl", "queries.jsonl") if fs.exists(join(name, n))]
+        names += [f"qrels/{found.rsplit('/', 1)[-1]}" for found in sorted(fs.glob(join(name, "qrels", "*.tsv")))]
+        if not names:
+            raise UserError(
+                f"source {self.path}: is not a BEIR folder; wanted corpus.jsonl, queries.jsonl, qrels/*.tsv"
+            )
+        missing = sorted(set(self.splits) - {_stem(n) for n in names})
+        if missing:
+            raise UserError(f"source {self.path}: has no qrels/{missing[0]}.tsv")
+        return {join(self.path, n): join(folder, n) for n in names}
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """Cut every file into byte ranges."""
+        files = enumerate(self.inputs(root).items())
+        cuts = [lines.cut(path, existing(path, shown), index, file, block_bytes) for file, (shown, path) in files]
+        return [block for blocks in cuts for block in blocks]
+
+    def parse(self, block: Block) -> Iterator[Parsed]:
+        """Read the lines that start in the block."""
+        if block.path.endswith("corpus.jsonl"):
+            mapping = Mapping(kind="document", template=self.template, fields={"id": "_id"})
+            return objects(block, mapping, self.label, self.prefix)
+        if block.path.endswith("queries.jsonl"):
+            return objects(block, Mapping(kind="query", fields={"id": "_id"}), self.label, self.prefix)
+        return self._qrels(block)
+
+    def split_of(self, path: str) -> Split | None:
+        """Split that the name of a qrels file forces."""
+        return None if self.hashed else self.splits.get(_stem(path)) or named(_stem(path))
+
+    def _qrels(self, block: Block) -> Iterator[Parsed]:
+        parsed, split = Parsed(), self.split_of(block.path)
+        for line, (offset, raw) in enumerate(lines.read(block), 1):
+            parsed.tally.rows += 1
+            if raw.strip() and not (offset == 0 and raw.lower().startswith((b"query-id", b"query_id"))):
+                parsed.tally.counts["rows"] += 1
+                try:
+                    query_id, doc_id, grade = judgment(raw)
+                except ValueError as error:
+                    parsed.tally.offend(line, "unreadable_row", f"not a judgment: {error}")
+                else:
+                    place = {"split": split, "source": self.label, "order": block.order(offset)}
+                    ids = {"query_id": self.prefix + query_id, "doc_id": self.prefix + doc_id}
+                    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **place)
+            if parsed.tally.rows >= CHUNK_ROWS:
+                yield parsed
+                parsed = Parsed()
+        yield parsed
+
+
+def judgment(raw: bytes) -> tuple[str, str, int]:
+    """Query, document and relevance of a line: BEIR's three columns or TREC's four (query, 0, document, relevance)."""
+    cells = raw.decode("utf-8").split("\t")
+    cells = cells if len(cells) > 1 else raw.decode("utf-8").split()
+    if len(cells) not in (3, 4):
+        raise ValueError(f"{len(cells)} columns, wanted 3 or 4")
+    return identifier(cells[0]), identifier(cells[-2]), round(float(cells[-1]))
+
+
+def _stem(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".tsv")

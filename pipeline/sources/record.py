@@ -1,0 +1,160 @@
+"""What a source gives: records by kind, each with its place in the input, and what could not be read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from pipeline.artifact import filesystem, join
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.tally import Tally
+
+CHUNK_ROWS = 20_000
+_PLACE = [
+    ("source", pa.string()),
+    ("order", pa.int64()),
+]  # order: source, file and offset, so that "first" has a meaning
+_TEXT_KEY = [
+    ("id", pa.string()),
+    ("key", pa.binary(16)),
+    ("mention", pa.bool_()),
+]  # mention: part of a row that says a pair
+SCHEMAS: dict[str, pa.Schema] = {
+    "documents": pa.schema(
+        [
+            *_TEXT_KEY,
+            *_PLACE,
+            ("split", pa.string()),
+            ("group", pa.string()),
+            ("title", pa.string()),
+            ("text", pa.string()),  # what is embedded
+            ("body", pa.string()),  # without the title
+            ("category", pa.string()),
+            ("tags", pa.list_(pa.string())),
+            ("product", pa.bool_()),  # the category is a place in a catalogue's tree
+        ]
+    ),
+    "queries": pa.schema([*_TEXT_KEY, *_PLACE, ("split", pa.string()), ("group", pa.string()), ("text", pa.string())]),
+    "judgments": pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("doc_id", pa.string()),
+            ("relevance", pa.int32()),
+            ("split", pa.string()),
+            ("reason", pa.string()),
+            ("refines", pa.bool_()),  # says more about a judgment that another row makes
+            *_PLACE,
+        ]
+    ),
+    "labelled": pa.schema(
+        [
+            ("left", pa.string()),
+            ("right", pa.string()),
+            ("score", pa.float32()),
+            ("split", pa.string()),
+            *_PLACE,
+        ]
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of one input file that one task reads: a byte range, row groups or a shard."""
+
+    source: int
+    file: int
+    path: str
+    start: int = 0
+    end: int = 0
+    size: int = 0  # bytes, for progress and for the number of buckets
+
+    def order(self, offset: int) -> int:
+        """Rank of a row among all rows of all sources; the same however the file was cut."""
+        return self.source << 56 | self.file << 44 | offset
+
+
+@dataclass
+class Parsed:
+    """Records of one chunk of a block by kind; a record names the columns of its kind that it has."""
+
+    kinds: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+
+    def add(self, kind: str, **record: Any) -> None:
+        """Take a record."""
+        self.kinds.setdefault(kind, []).append(record)
+
+
+class SourceConfig(Config):
+    """What every source has; subclasses know one format."""
+
+    name: str | None = Field(default=None, description="name in the tables' column `source`; the type when not given")
+    prefix: str = Field(
+        default="", description="put before every id, where two sources use the same ids for different things"
+    )
+    unjudged: ClassVar[str] = "query_without_judgment"
+
+    @property
+    def label(self) -> str:
+        """Name of the source in the tables."""
+        return self.name or str(getattr(self, "type", "source"))
+
+    def inputs(self, root: str) -> dict[str, str]:
+        """Files to fingerprint: the name that the recipe uses, and the path to open."""
+        raise NotImplementedError
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """Cut the input into blocks of about `block_bytes`; a file of another format raises UserError."""
+        raise NotImplementedError
+
+    def parse(self, block: Block) -> Iterator[Parsed]:
+        """Read a block in chunks; a row that cannot be used is told to the tally, never raised."""
+        raise NotImplementedError
+
+
+class Templated(Config):
+    """How a document's text is made."""
+
+    template: str | None = Field(
+        default=None, description="for example '{text}'; by default 'title. text', or the one there is"
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _check_template(cls, template: str | None) -> str | None:
+        known = {"title", "text", "category", "tags"}
+        try:
+            found = {name for _, name, _, _ in Formatter().parse(template or "") if name is not None}
+        except ValueError as error:
+            raise ValueError(f"is not a template: {error}") from error
+        if not found <= known or (template and not found):
+            raise ValueError("a template is made of {title}, {text}, {category} and {tags}")
+        return template
+
+    def compose(self, title: str, text: str, category: str | None = None, tags: list[str] | None = None) -> str:
+        """Text of a document from its parts."""
+        if self.template is None:
+            return ". ".join(part for part in (title.strip(), text.strip()) if part)
+        return self.template.format(title=title, text=text, category=category or "", tags=", ".join(tags or []))
+
+
+def resolve(root: str, path: str) -> str:
+    """Path of a source: relative ones start at the recipe's `root`."""
+    return join(root, path) if root and "://" not in path else path
+
+
+def existing(path: str, shown: str) -> int:
+    """Size of a file in bytes; raises UserError where there is none."""
+    fs, name = filesystem(path)
+    try:
+        if fs.isfile(name):
+            return int(fs.size(name) or 0)
+        held = fs.exists(name)
+    except OSError as error:
+        raise UserError(f"source {shown}: cannot be read: {error.strerror or error}") from error
+    raise UserError(f"source {shown}: " + ("is a directory, wanted a file" if held else "no such file"))

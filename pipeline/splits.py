@@ -1,0 +1,46 @@
+"""Which split a row belongs to: decided by the hash of its group, never by the row."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.config import Config
+from pipeline.text import hash64
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+HELD_OUT_FIRST = {"test": 0, "dev": 1, "train": 2, None: 3}
+_NAMES: dict[str, Split] = {name: name for name in SPLITS} | {"validation": "dev", "valid": "dev", "val": "dev"}
+
+
+class SplitConfig(Config):
+    """Shares of the splits among groups that no source forces into one."""
+
+    train: float = Field(default=0.8, ge=0, le=1)
+    dev: float = Field(default=0.1, ge=0, le=1)
+    test: float = Field(default=0.1, ge=0, le=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> "SplitConfig":
+        total = self.train + self.dev + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + dev + test must be 1, is {total:g}")
+        return self
+
+    def assign(self, group: str) -> Split:
+        """Split of a group: stable whatever else is in the corpus, so a grown corpus moves no group."""
+        share = hash64(self.seed, group) / 2**64
+        if share < self.train:
+            return "train"
+        return "dev" if share < self.train + self.dev or self.test == 0 else "test"
+
+
+def named(value: object) -> Split | None:
+    """Read the name of a split as other corpora write it; None where it is none."""
+    return _NAMES.get(str(value).strip().lower())
+
+
+def held_out(splits: list[str | None]) -> str | None:
+    """Return the split that wins when one query stands in several: test before dev before train."""
+    return min(splits, key=HELD_OUT_FIRST.__getitem__, default=None)

@@ -1,0 +1,73 @@
+"""Pure rules for text: HTML to plain text, normal form, keys and stable hashes."""
+
+import html
+import re
+import unicodedata
+
+import lxml.html
+import xxhash
+from lxml import etree
+
+_BLOCKS = frozenset(
+    {"address", "article", "aside", "blockquote", "br", "dd", "div", "dl", "dt", "figure", "footer", "form", "h1"}
+    | {"h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol", "p", "pre", "section", "table"}
+    | {"td", "th", "tr", "ul"}
+)
+_SILENT = frozenset({"script", "style", "template", "head", "noscript"})
+_TAG = re.compile(
+    r"</?(?:a|b|blockquote|br|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|p|pre|script|span|strong|style|sub|sup|"
+    r"table|tbody|td|th|tr|u|ul)(?:\s[^<>]*)?/?>",
+    re.IGNORECASE,
+)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,31}\d{0,2});", re.IGNORECASE)
+_DROPPED = re.compile(
+    "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+
+
+def html_to_text(markup: str) -> str:
+    """Plain text of HTML, with or without tags: block elements end a line, scripts and styles are left out."""
+    markup = _DROPPED.sub("", markup)
+    if not _TAG.search(markup):
+        return html.unescape(markup) if _ENTITY.search(markup) else markup
+    try:
+        root = lxml.html.fragment_fromstring(markup, create_parent="div")
+    except (etree.LxmlError, ValueError):
+        return html.unescape(_TAG.sub(" ", markup))
+    for element in root.iter():
+        if not isinstance(element.tag, str) or element.tag in _SILENT:
+            element.text = None
+        elif element.tag in _BLOCKS:
+            element.text = "\n" + (element.text or "")
+            element.tail = "\n" + (element.tail or "")
+    return str(root.xpath("string()"))
+
+
+def normalise(text: str) -> str:
+    """NFKC, without control and invisible characters, runs of white space as one blank, ends stripped."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(_DROPPED.sub("", text).split())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut a text to at most `limit` characters, at a blank where there is one in the second half."""
+    if len(text) <= limit:
+        return text
+    blank = text.rfind(" ", limit // 2, limit + 1)
+    return text[: blank if blank > 0 else limit].rstrip()
+
+
+def key(text: str) -> bytes:
+    """128-bit key of a normalised text, the same for texts that differ in case only."""
+    return xxhash.xxh3_128_digest(text.casefold().encode("utf-8", "replace"))
+
+
+def hash64(*parts: object) -> int:
+    """64-bit hash of the parts, stable over processes, machines and versions of Python."""
+    return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)).encode("utf-8", "replace"))
+
+
+def identifier(text: str) -> str:
+    """Id as tables can hold it: ends stripped, without what UTF-8 cannot write; otherwise as given."""
+    return text.strip().encode("utf-8", "ignore").decode()

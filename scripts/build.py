@@ -1,0 +1,8 @@
+"""Entry point: python -m scripts.build --config recipe.yaml [flags]."""
+
+from pipeline.build.config import BuildConfig
+from pipeline.build.job import run
+from pipeline.config import main
+
+if __name__ == "__main__":
+    main(BuildConfig, "build", run)

