@@ -5,6 +5,7 @@ A directory without a manifest is unfinished and no reader takes it. Paths are l
 
 import hashlib
 import json
+import os
 import posixpath
 import uuid
 from collections import Counter
@@ -78,6 +79,11 @@ def filesystem(path: str) -> tuple[Any, str]:
 def join(path: str, *parts: str) -> str:
     """Join path parts, local or remote."""
     return posixpath.join(path, *parts)
+
+
+def absolute(path: str) -> str:
+    """Make a local path absolute, since workers run elsewhere; leave remote ones as they are."""
+    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  no symlink is to be resolved
 
 
 def fingerprint_file(path: str) -> str:

@@ -6,20 +6,28 @@ import numpy as np
 import numpy.typing as npt
 
 
-def by_tokens(lengths: Sequence[int], budget: int, multiple: int = 1) -> list[npt.NDArray[np.int64]]:
+def by_tokens(
+    lengths: Sequence[int], budget: int, *, least: int = 1024, padding: float = 0.1
+) -> list[npt.NDArray[np.int64]]:
     """Cut texts, longest first, into chunks whose padded size (rows x longest length) stays within `budget` tokens.
 
-    Returns index arrays that partition range(len(lengths)). The longest chunk comes first, so that running out of
-    memory shows at once. `multiple` rounds the padded length up, for hardware that likes it. A single text longer
-    than the budget is a chunk of its own.
+    Returns index arrays that partition range(len(lengths)). Beyond `least` padded tokens a chunk also ends where one
+    more text would bring its padding above the share `padding`: a few more passes cost less than computing padding.
+    The longest chunk comes first, so that running out of memory shows at once. A single text longer than the budget
+    is a chunk of its own.
     """
-    size = np.asarray(lengths, dtype=np.int64)
+    size = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
     order = np.argsort(-size, kind="stable")
+    falling = size[order]
+    below = np.concatenate([[0], np.cumsum(falling)])
     chunks: list[npt.NDArray[np.int64]] = []
     start = 0
     while start < len(order):
-        longest = max(1, -(-int(size[order[start]]) // multiple) * multiple)
-        rows = max(1, budget // longest)
+        longest = int(falling[start])
+        padded = longest * np.arange(1, len(order) - start + 1)
+        held = below[start + 1 :] - below[start]
+        closed = (padded > budget) | ((padded > least) & (held < (1.0 - padding) * padded))
+        rows = max(1, int(closed.argmax()) if closed.any() else len(order) - start)
         chunks.append(order[start : start + rows])
         start += rows
     return chunks

@@ -1,0 +1,7 @@
+"""Fine-tune an encoder: `python -m scripts.train --config RECIPE [flags]`."""
+
+from pipeline.config import main
+from training.fit import TrainConfig, run
+
+if __name__ == "__main__":
+    main(TrainConfig, "train", run)

@@ -1,0 +1,69 @@
+"""State that training goes on from: weights, optimiser, step. No pickle: safetensors and weights-only torch files."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipeline.errors import UserError
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: optimiser steps done, and the plan they belong to."""
+
+    step: int = 0
+    plan: str = ""
+
+
+class Keeper(Protocol):
+    """Who keeps checkpoints and metrics: Ray Train in a cluster, a directory under torchrun, memory in tests."""
+
+    def restore(self) -> Path | None:
+        """Return the directory of the newest committed checkpoint, if any."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Take one line of metrics; called on rank 0 only."""
+
+    def save(self, metrics: dict[str, float], state: "State") -> None:
+        """Take a checkpoint; called on every rank, in the same order."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint is made of."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+
+    def write(self, folder: Path) -> None:
+        """Write the three files; the state last."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        (folder / STATE).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
+
+    def read(self, folder: Path) -> Progress:
+        """Load weights and optimiser in place and return the progress.
+
+        Raises UserError when the checkpoint belongs to another plan (other data or settings).
+        """
+        progress = Progress(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+        if progress.plan != self.progress.plan:
+            raise UserError(f"checkpoint {folder}: made with other data or settings; give --overwrite to start afresh")
+        load_weights(self.module, folder)
+        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
+        return progress
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Load the weights of a checkpoint into a module of the same shape."""
+    module.load_state_dict(load_file(folder / WEIGHTS))

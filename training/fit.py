@@ -1,0 +1,156 @@
+"""The training job: Ray Train runs the loop on every worker, keeps checkpoints, restarts it when one dies."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline import artifact, engine
+from pipeline.artifact import Artifact
+from pipeline.config import JobConfig, validate
+from pipeline.console import say
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+from training import card
+from training.checkpoint import load_weights
+from training.keeper import Follow, MetricsFile, RayKeeper
+from training.loop import Embed, Loop, LoopConfig
+from training.losses.infonce import InfoNCE
+from training.losses.triplet import TripletMargin
+from training.rows import Kind, ValidationConfig, load, load_validation, read_table
+
+Loss = Annotated[InfoNCE | TripletMargin, Field(discriminator="type")]
+
+
+class TrainConfig(JobConfig):
+    """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
+
+    data: str | None = Field(None, description="artifact of build; default {run}/data")
+    negatives: str | None = Field(None, description="artifact of mine; default {run}/negatives where it exists")
+    out: str | None = Field(None, description="model directory; default {run}/model")
+    encoder: EncoderConfig = EncoderConfig()
+    loss: Loss = InfoNCE()
+    rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on: pairs, triplets, mined")
+    max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
+    max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    loop: LoopConfig = LoopConfig()
+    validation: ValidationConfig = ValidationConfig()
+    workers: int | None = Field(None, ge=1, description="default: one a GPU, else one a CPU up to 2")
+    max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Absolute places of data, model directory and training log."""
+        home = artifact.absolute(self.run)
+        return {
+            "data": artifact.absolute(self.data) if self.data else artifact.join(home, "data"),
+            "negatives": artifact.absolute(self.negatives) if self.negatives else artifact.join(home, "negatives"),
+            "model": artifact.absolute(self.out) if self.out else artifact.join(home, "model"),
+            "log": artifact.join(home, "training"),
+        }
+
+
+def run(config: TrainConfig) -> str:
+    """Train and leave a model directory that Sentence Transformers loads; returns its path.
+
+    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
+    """
+    places = config.places
+    data = Artifact.open(places["data"], "build")
+    negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
+    base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
+    inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
+    if negatives:
+        inputs["negatives"] = negatives.manifest.fingerprint
+    draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
+    if isinstance(draft, Artifact):
+        say(f"train: already done: {places['model']}")
+        return places["model"]
+    engine.start()
+    plan = artifact.digest([draft.settings, draft.inputs])
+    checkpoint, measured = _fit(config, places, plan)
+    module = Embed(base, config.loss.learned())
+    load_weights(module, checkpoint)
+    base.save(places["model"])
+    rows, sources = _described(config, data, negatives)
+    text = card.write(config.model_dump(mode="json"), measured, rows, sources)
+    (Path(places["model"]) / "README.md").write_text(text, encoding="utf-8")
+    draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
+    say(f"train: done: {places['model']}")
+    return places["model"]
+
+
+def _described(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> tuple[int, list[str]]:
+    table = read_table(config.rows, data, negatives)
+    return min(len(table), config.max_rows or len(table)), sorted(set(table["source"].to_pylist()))
+
+
+def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Run Ray Train; returns the directory of the best checkpoint and the validation figures."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    workers, per_worker, on_gpu = _resources(config)
+    say(f"train: {workers} worker(s) with {per_worker['CPU']} CPU each{' and a GPU' if on_gpu else ''}")
+    metric = config.validation.metric
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "places": places,
+            "plan": plan,
+            "cpus": per_worker["CPU"],
+        },
+        torch_config=TorchConfig(timeout_s=600),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=on_gpu, resources_per_worker=per_worker),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=places["log"],
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=metric, checkpoint_score_order="max"
+            ),
+        ),
+    )
+    with Follow(artifact.join(places["log"], "metrics.jsonl"), metric):
+        result = trainer.fit()
+    kept = result.best_checkpoints or []
+    if not kept:
+        raise UserError(f"train: no checkpoint in {places['log']}; the run ended before its first validation")
+    best, figures = max(kept, key=lambda pair: (pair[1].get(metric, -1.0), pair[1]["step"]))
+    say(
+        f"train: best checkpoint: step {figures['step']}"
+        + (f", {metric} {figures[metric]:.4f}" if metric in figures else "")
+    )
+    lines = MetricsFile(artifact.join(places["log"], "metrics.jsonl")).rows()
+    return Path(best.path), [row for row in lines if metric in row]
+
+
+def _resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:
+    """Workers, what each gets, and whether that is a GPU."""
+    gpus, cpus = engine.gpus(), engine.cpus()
+    workers = config.workers or (gpus if gpus else min(2, cpus))
+    if workers > max(cpus, gpus):
+        raise UserError(f"workers {workers}: the cluster has {cpus} CPUs and {gpus} GPUs; give at most one worker each")
+    return workers, {"CPU": float(max(1, cpus // workers))} | ({"GPU": 1} if gpus >= workers else {}), gpus >= workers
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Run on every worker of Ray Train."""
+    import os
+
+    import ray.train
+    import torch
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(max(1, int(settings["cpus"])))
+    config = validate(TrainConfig, settings["config"])
+    places = settings["places"]
+    data = Artifact.open(places["data"], "build")
+    negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
+    rows = load(config.rows, data, negatives, config.max_negatives, config.max_rows)
+    checks = load_validation(data, config.validation) if config.loop.validations else None
+    device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
+    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device)
+    loop = Loop(encoder, config.loss, rows, config.loop)
+    loop.run(RayKeeper(MetricsFile(artifact.join(places["log"], "metrics.jsonl"))), checks, settings["plan"])

@@ -1,0 +1,295 @@
+"""A training step and the run of steps, on plain torch.distributed: the same under Ray Train, torchrun or alone."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.chunks import by_tokens, padding_share
+from pipeline.config import Config
+from pipeline.encoder import Encoder, Tokens, compute_dtype
+from pipeline.errors import UserError
+from training import batches
+from training.checkpoint import Keeper, Progress, State
+from training.gather import gather, world
+from training.losses.objective import Batch, Objective
+
+COLUMNS = ("query", "positive", "negative")
+Validate = Callable[[Encoder], dict[str, float]]
+
+
+class LoopConfig(Config):
+    """How long, how fast and how big."""
+
+    epochs: int = Field(1, ge=1, description="passes over the training rows")
+    max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
+    batch_size: int = Field(64, ge=2, description="rows of the global batch, over all workers")
+    learning_rate: float = Field(5e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the forward pass")
+    dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
+    seed: int = 13
+    validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
+    log_every: int = Field(5, ge=1, description="steps between lines of metrics")
+    max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
+
+
+class Embed(nn.Module):
+    """The encoder and the loss's learned scalars as one module, so that DDP reduces their gradients together."""
+
+    def __init__(self, encoder: Encoder, learned: Mapping[str, float]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.learned = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in learned.items()})
+
+    def forward(self, tokens: Tokens, skip: list[int]) -> Tensor:
+        """Token ids of R texts of all columns into [R, D], in one call so that one backward reduces gradients once."""
+        vectors: Tensor = self.encoder.encode_tokens(tokens, skip)
+        return vectors
+
+
+@dataclass(frozen=True)
+class Work:
+    """One rank's part of a global batch, tokenised."""
+
+    columns: dict[str, Tokens]
+    ids: dict[str, Tensor]
+
+
+class Loop:
+    """Everything one rank needs to train."""
+
+    def __init__(self, encoder: Encoder, objective: Objective, rows: batches.Rows, config: LoopConfig) -> None:
+        self.config, self.rows, self.objective = config, rows, objective
+        self.rank, self.size = world()
+        if config.batch_size < 4 * self.size:
+            raise UserError(
+                f"batch_size {config.batch_size} is too small for {self.size} workers; at least 4 rows each"
+            )
+        if config.dropout is not None:
+            _set_dropout(encoder, config.dropout)
+        self.module = Embed(encoder, objective.learned()).to(encoder.device)
+        self.model: nn.Module = self.module
+        if self.size > 1:
+            self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.optimizer = torch.optim.AdamW(_groups(self.module, config), lr=config.learning_rate)
+        self.autocast = compute_dtype(config.precision, encoder.device.type)
+        self.cost = np.array(
+            [
+                len(a) + len(p) + sum(map(len, n))
+                for a, p, n in zip(rows.anchors, rows.positives, rows.negatives, strict=True)
+            ]
+        )
+        self.first = batches.compose(rows, config.batch_size, config.seed, 0)
+        if not self.first.batches:
+            raise UserError(f"training rows: {len(rows)} are too few for a batch of {config.batch_size}")
+        self.total = min(config.max_steps or 1 << 60, config.epochs * len(self.first.batches))
+        self.bad = 0
+
+    def plan(self, start: int) -> Iterator[tuple[int, batches.Ints]]:
+        """Yield (step, global batch) from step `start` to the last."""
+        step, epoch, composed = 0, 0, self.first
+        while step < self.total:
+            for batch in composed.batches:
+                if step >= start:
+                    yield step, batch
+                step += 1
+                if step == self.total:
+                    return
+            epoch += 1
+            composed = batches.compose(self.rows, self.config.batch_size, self.config.seed, epoch)
+
+    def work(self, batch: batches.Ints) -> Work:
+        """Take this rank's rows of a global batch and tokenise them."""
+        mine = batches.deal(batch, self.cost, self.rank, self.size)
+        rows, encoder = self.rows, self.module.encoder
+        negatives = [(place, row) for place, row in enumerate(mine) for _ in rows.negatives[row]]
+        texts = {
+            "query": [rows.anchors[row] for row in mine],
+            "positive": [rows.positives[row] for row in mine],
+            "negative": [text for row in mine for text in rows.negatives[row]],
+        }
+        negative_ids = [rows.negative_id[row] for row in mine] or [np.zeros(0, np.int64)]
+        ids = {
+            "query.id": rows.query_id[mine],
+            "query.known": rows.known[mine],
+            "positive.id": rows.positive_id[mine],
+            "negative.id": np.concatenate(negative_ids),
+            "negative.row": np.array([place for place, _ in negatives], dtype=np.int64),
+        }
+        device = encoder.device
+        return Work(
+            {name: encoder.tokenize(texts[name], "query" if name == "query" else "document") for name in COLUMNS},
+            {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in ids.items()},
+        )
+
+    def embed(self, work: Work, step: int) -> Batch:
+        """Encode this rank's texts in one pass and gather every rank's."""
+        encoder = self.module.encoder
+        tokens = [row for name in COLUMNS for row in work.columns[name]]
+        counts = [len(work.columns[name]) for name in COLUMNS]
+        skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
+        with torch.autocast(encoder.device.type, dtype=self.autocast, enabled=self.autocast != torch.float32):
+            vectors = self.model(tokens, skips)
+        columns = dict(zip(COLUMNS, torch.split(vectors.float(), counts), strict=True))
+        every = gather(columns, work.ids, step=step)
+        sizes = torch.tensor(every.sizes["negative"], device=vectors.device)
+        return Batch(
+            query=every.columns["query"],
+            positive=every.columns["positive"],
+            negative=every.columns["negative"],
+            negative_row=every.ids["negative.row"] + every.starts("query").repeat_interleave(sizes),
+            rows=every.own["query"],
+            negative_rows=every.own["negative"],
+            positive_id=every.ids["positive.id"],
+            negative_id=every.ids["negative.id"],
+            query_id=every.ids["query.id"],
+            known=every.ids["query.known"],
+        )
+
+    def backward(self, work: Work, step: int) -> dict[str, float]:
+        """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        share = self.objective(self.embed(work, step), dict(self.module.learned.items()))
+        (share.loss * self.size).backward()  # type: ignore[no-untyped-call]
+        return _summed({"loss": share.loss.detach(), **share.report})
+
+    def step(self, work: Work, step: int) -> dict[str, float]:
+        """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
+        torch.manual_seed(batches.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
+        self.module.train()
+        rate = rate_at(step, self.total, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        report = self.backward(work, step)
+        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        else:
+            self.bad += 1
+            if self.bad > self.config.max_bad_steps:
+                raise UserError(
+                    f"step {step}: the gradient is not finite, for the {self.bad}th time; lower loop.learning_rate "
+                    "or set loop.precision float32"
+                )
+        return report | {"grad_norm": norm, "learning_rate": rate}
+
+    def run(self, keeper: Keeper, validate: Validate | None, plan: str = "") -> None:
+        """Train to the end, from the newest checkpoint when there is one."""
+        state = State(self.module, self.optimizer, Progress(0, plan))
+        found = keeper.restore()
+        start = state.read(found).step if found else 0
+        due = milestones(self.total, self.config.validations)
+        if start == 0 and validate:
+            self._log(keeper, {"step": 0, **validate(self.module.encoder)})
+        meter = _Meter()
+        with ThreadPoolExecutor(1) as pool:
+            for step, batch, work in _ahead(pool, self.plan(start), self.work):
+                report = self.step(work, step)
+                meter.add(len(batch), work)
+                done = step + 1
+                if done % self.config.log_every == 0 or done == self.total:
+                    place = {"step": done, "steps": self.total, "epoch": done / len(self.first.batches)}
+                    self._log(keeper, place | report | meter.read() | {"bad_steps": self.bad})
+                if done in due:
+                    found_metrics = validate(self.module.encoder) if validate else {}
+                    if validate:
+                        self._log(keeper, {"step": done, **found_metrics})
+                    keeper.save(
+                        {"step": done, **found_metrics}, State(self.module, self.optimizer, Progress(done, plan))
+                    )
+                    meter = _Meter()
+
+    def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:
+        if self.rank == 0:
+            keeper.log(row)
+
+
+def milestones(total: int, count: int) -> set[int]:
+    """Steps after which to validate and save: `count` of them evenly spread, the last step always."""
+    return {total} | {round(total * part / count) for part in range(1, count)} - {0} if count else {total}
+
+
+def rate_at(step: int, total: int, config: LoopConfig) -> float:
+    """Learning rate of a step: linear rise over the warm-up, then linear, cosine or no fall to zero."""
+    rise = config.warmup * total
+    if step < rise:
+        return config.learning_rate * (step + 1) / (math.floor(rise) + 1)
+    part = (step - rise) / max(1e-9, total - rise)
+    fall = {"linear": 1 - part, "cosine": 0.5 * (1 + math.cos(math.pi * part)), "constant": 1.0}[config.schedule]
+    return config.learning_rate * fall
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, plan: Iterator[tuple[int, batches.Ints]], work: Callable[[batches.Ints], Work]
+) -> Iterator[tuple[int, batches.Ints, Work]]:
+    """Tokenise the next batch while this one trains."""
+    item = next(plan, None)
+    future = pool.submit(work, item[1]) if item else None
+    while item and future:
+        coming = next(plan, None)
+        ready = future.result()
+        future = pool.submit(work, coming[1]) if coming else None
+        yield *item, ready
+        item = coming
+
+
+class _Meter:
+    """Pairs and tokens a second, and padding, since the last validation."""
+
+    def __init__(self) -> None:
+        self.start, self.steps, self.pairs, self.tokens = time.monotonic(), 0, 0, 0
+        self.padding = 0.0
+
+    def add(self, pairs: int, work: Work) -> None:
+        lengths = [len(row) for column in work.columns.values() for row in column]
+        self.steps += 1
+        self.pairs += pairs
+        self.tokens += sum(lengths) * world()[1]
+        self.padding = padding_share(lengths, by_tokens(lengths, 8192))
+
+    def read(self) -> dict[str, float]:
+        seconds = max(1e-9, time.monotonic() - self.start)
+        return {
+            "seconds_per_step": seconds / max(1, self.steps),
+            "pairs_per_s": self.pairs / seconds,
+            "tokens_per_s": self.tokens / seconds,
+            "padding": self.padding,
+        }
+
+
+def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
+    """Sum shares over ranks in one small collective."""
+    values = torch.stack([value.float() for value in shares.values()])
+    if world()[1] > 1:
+        dist.all_reduce(values)
+    return dict(zip(shares, values.tolist(), strict=True))
+
+
+def _groups(module: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
+    """No weight decay on biases, norms and learned scalars."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _set_dropout(module: nn.Module, share: float) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = share
+        if isinstance(getattr(part, "dropout_prob", None), float):
+            setattr(part, "dropout_prob", share)  # noqa: B010  attention keeps its own copy
