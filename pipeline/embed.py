@@ -199,8 +199,12 @@ def with_text(rows: pa.Table, path: str, id_column: str, text_column: str) -> pa
     """Table (id, text) of the rows whose text is neither null nor blank."""
     ids = shards.strings(rows, id_column, path, numbers=True)
     texts = shards.strings(rows, text_column, path)
-    blank = pc.fill_null(pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), True)
-    return pa.table({"id": ids, "text": texts}).filter(pc.invert(blank))
+    return pa.table({"id": ids, "text": texts}).filter(not_blank(texts))
+
+
+def not_blank(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which texts are neither null nor white space alone."""
+    return pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False)
 
 
 def vectors_table(ids: pa.ChunkedArray, vectors: Floats, dtype: str) -> pa.Table:

@@ -21,12 +21,12 @@ class Pool:
     threads: int
 
     @classmethod
-    def plan(cls, asked: int | None, work: int) -> "Pool":
+    def plan(cls, asked: int | None, work: int, *, on_gpus: bool = True) -> "Pool":
         """Divide the cluster: an actor a GPU, else one for each four CPUs, unless `asked`; never more than work.
 
         A pool keeps its actors to the end, so that one logical CPU is left to the other tasks of Ray Data.
         """
-        cpus, gpus = engine.cpus(), engine.gpus()
+        cpus, gpus = engine.cpus(), engine.gpus() if on_gpus else 0
         size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
         size = max(1, min(size, work))
         share = int(100 * max(cpus - 1, cpus / 2) / size) / 100

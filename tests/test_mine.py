@@ -1,0 +1,262 @@
+"""Mining: exclusion and exact search without Ray; the job on a real model, whatever the number of actors."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import schema, shards
+from pipeline.artifact import Artifact, Draft
+from pipeline.candidates import NONE, Block, Exclude, find, id_keys, known_positives, siblings, text_keys
+from pipeline.config import validate
+from pipeline.embed import vectors_table
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+from pipeline.mine import MineConfig, blocks, run
+from pipeline.search import unit
+
+COLOURS, SIZES = ("red", "green", "blue", "black"), ("small", "large")
+THINGS = ("kettle", "lamp", "mug", "running shoes", "wool scarf", "wireless headphones", "bicycle", "garden hose")
+TEXTS = [f"{size} {colour} {thing}" for thing, colour, size in itertools.product(THINGS, COLOURS, SIZES)]
+DOCS = [{"doc_id": f"d{number:02d}", "text": text} for number, text in enumerate(TEXTS)] + [
+    {"doc_id": "copy", "text": "SMALL  red kettle"},  # reads like d00
+    {"doc_id": "near", "text": "a small red kettle!"},  # in the cluster of d00
+    {"doc_id": "blank", "text": " "},
+    *({"doc_id": f"twin{number}", "text": "a tripod for cameras"} for number in range(6)),
+]
+CLUSTERS = {"d00": "c1", "near": "c1"}
+
+
+def pair(anchor: int, positive: str, group: str, split: str = "train") -> dict[str, object]:
+    text = {row["doc_id"]: row["text"] for row in DOCS}
+    return {
+        "anchor_id": f"q{anchor}",
+        "anchor": f"I want a {THINGS[anchor % len(THINGS)]} number {anchor}",
+        "positive_id": positive,
+        "positive": text.get(positive, "not there"),
+        "source": "test",
+        "split": split,
+        "group_id": group,
+        "relevance": 1.0,
+        "reason": "given",
+    }
+
+
+PAIRS = [pair(number, f"d{8 * (number % 8):02d}", f"g{number // 3}") for number in range(20)] + [
+    pair(0, "d03", "g0"),  # a second positive of q0, far from its first row
+    pair(20, "gone", "g9"),  # its positive is not in the corpus
+    pair(21, "d01", "g9", split="dev"),
+    pair(22, "d02", "g9") | {"anchor": "  "},
+]
+QRELS = [
+    {"query_id": "q1", "doc_id": "d09", "relevance": 2, "split": "dev"},
+    {"query_id": "q1", "doc_id": "d10", "relevance": 0, "split": "train"},
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    draft = Draft(str(tmp_path_factory.mktemp("mine") / "data"), "build", {}, {})
+    rows = [{"title": "", "tags": [], "source": "t", "cluster_id": CLUSTERS.get(doc["doc_id"]), **doc} for doc in DOCS]
+    for part, some in enumerate((rows[:50], rows[50:])):
+        draft.write("corpus", pa.Table.from_pylist(some, schema=schema.TABLES["corpus"]), part)
+    draft.write("pairs", pa.Table.from_pylist(PAIRS, schema=schema.TABLES["pairs"]))
+    draft.write("qrels", pa.Table.from_pylist(QRELS, schema=schema.TABLES["qrels"]))
+    return draft.finish(["corpus", "pairs", "qrels"]).path
+
+
+def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[str | None], cuts: list[int]):
+    """Write an encoded corpus cut at rows; returns its files."""
+    files = []
+    for start, end in itertools.pairwise([0, *cuts, len(vectors)]):
+        table = vectors_table(
+            pa.chunked_array([[f"d{row}" for row in range(start, end)]]), vectors[start:end], "float16"
+        )
+        keys = {
+            "text_key": text_keys(texts[start:end]),
+            "id_key": id_keys([f"d{row}" for row in range(start, end)]),
+            "cluster_key": id_keys(clusters[start:end]),
+        }
+        for name, column in keys.items():
+            table = table.append_column(name, pa.array(column))
+        shards.commit(str(folder), f"part-{len(cuts)}-{start:03d}", table, {})
+        files.append(str(folder / f"part-{len(cuts)}-{start:03d}.parquet"))
+    return files
+
+
+def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    corpus = unit(rng.normal(size=(300, 16)).astype(np.float32)).astype(np.float16)
+    corpus[100:130] = corpus[5]  # thirty-one equal documents: ties across every cut
+    anchors = unit(rng.normal(size=(12, 16)).astype(np.float32)).astype(np.float16)
+    anchors[0] = corpus[5]
+    texts = [f"text {row % 290}" for row in range(300)]  # rows 290.. read like rows 0..
+    clusters = [f"c{row // 4}" if row < 40 else None for row in range(300)]
+    positives = [5, 1, 292, 3, 299, 17, 120, 7, 40, 41, 42, 43]
+    block = Block(
+        ids=[f"q{row}" for row in range(12)],
+        vectors=anchors.astype(np.float32),
+        text_keys=text_keys(["Text  200", *(f"question {row}" for row in range(11))]),
+        pair_anchor=np.arange(12),
+        positive_ids=[f"d{row}" for row in positives[:-1]] + ["absent"],
+        positive_keys=text_keys([texts[row] for row in positives]),
+        groups=[None] * 12,
+    )
+    known = NONE.__class__(np.arange(12), id_keys(block.positive_ids))
+    exact = anchors.astype(np.float64) @ corpus.astype(np.float64).T
+    wanted = []
+    for row, place in enumerate(positives):
+        near = set(range(4 * (place // 4), 4 * (place // 4) + 4)) if place < 40 and row < 11 else set()
+        same = {at for at in range(300) if texts[at] == texts[place] or (row == 0 and at == 200)}
+        order = [at for at in np.lexsort((np.arange(300), -exact[row])) if at not in near | same]
+        wanted.append([f"d{at}" for at in order[:20]])
+    for cuts in ([], [7], [5, 100, 110, 299]):
+        files = encoded(tmp_path, corpus, texts, clusters, cuts)
+        found = find(block, files, known, NONE, Exclude(), 20)
+        assert found.doc_ids == wanted
+        scores = [[exact[row, int(name[1:])] for name in names] for row, names in enumerate(wanted)]
+        assert np.array_equal(found.scores, np.array(scores).astype(np.float32))
+        assert np.array_equal(
+            found.positive_scores[:-1], exact[np.arange(11), positives[:-1]].astype(np.float32)
+        ) and np.isnan(found.positive_scores[-1])
+
+
+def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
+    corpus = np.eye(3, 4, dtype=np.float16)
+    files = encoded(tmp_path, corpus, ["a", "b", "c"], [None] * 3, [1])
+    block = Block(["q"], np.ones((1, 4), np.float32), text_keys(["q"]), np.array([0]), ["d1"], text_keys(["b"]), [None])
+    found = find(block, files, NONE.__class__(np.array([0]), id_keys(["d1"])), NONE, Exclude(), 9)
+    assert found.doc_ids == [["d0", "d2"]] and np.isinf(found.scores[0, 2:]).all()
+
+
+def test_known_positives_come_from_every_split_and_only_from_relevance_above_zero(data: str):
+    block = Block(
+        ["q1", "q0", "q21"], np.zeros((3, 4), np.float32), text_keys(["", "", ""]), np.array([0, 1, 2]), [], [], []
+    )
+    artifact = Artifact.open(data, "build")
+    known = known_positives(block, artifact.files("pairs"), artifact.files("qrels"))
+    owned = {(int(owner), int(key)) for owner, key in zip(known.owners, known.keys, strict=True)}
+    names = [(0, "d08"), (0, "d09"), (1, "d00"), (1, "d03"), (2, "d01")]
+    assert owned == {(owner, int(id_keys([name])[0])) for owner, name in names}
+
+
+def test_siblings_are_the_positives_of_the_same_group(data: str):
+    block = Block(
+        ["q4"], np.zeros((1, 4), np.float32), text_keys([""]), np.array([0]), ["d32"], text_keys([""]), ["g1"]
+    )
+    found = siblings(block, Artifact.open(data, "build").files("pairs"))
+    assert set(found.keys.tolist()) == set(id_keys(["d24", "d32", "d40"]).tolist())
+
+
+def test_blocks_keep_order_and_never_split_a_shard():
+    plan = [shards.Shard(index, "f", 0, rows, 0, str(index)) for index, rows in enumerate([4, 4, 9, 1, 1])]
+    assert [[shard.index for shard in block] for block in blocks(plan, 8)] == [[0, 1], [2], [3, 4]]
+
+
+def settings(data: str, out: Path, **more) -> MineConfig:
+    base = {
+        "data": data,
+        "out": str(out),
+        "encoder": {"layers": 2},
+        "top_k": 12,
+        "rule": {"num_negatives": 4, "max_percentage": 0.98},
+        "rows_per_shard": 7,
+    }
+    return validate(MineConfig, base | more)
+
+
+@pytest.mark.ray
+def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_block_size(
+    data: str, tmp_path: Path, minilm: str, ray_session: None, capfd: pytest.CaptureFixture[str]
+):
+    first = run(settings(data, tmp_path / "one", num_actors=1))
+    second = run(settings(data, tmp_path / "two", num_actors=2, block_rows=14))
+    for table in ("candidates", "triplets"):
+        assert first.read(table).equals(second.read(table))
+    assert first.manifest.dropped == {"empty_anchor": 1, "empty_document": 1, "other_split": 1}
+    notes = first.manifest.notes
+    triplets = first.read("triplets").to_pylist()
+    assert [row["anchor_id"] for row in triplets] == [f"q{n}" for n in range(20)] + ["q0", "q20"]
+    assert sum(notes["negatives_per_row"].values()) == len(triplets) == 22
+    assert notes["negatives_per_row"] == {
+        str(n): c
+        for n, c in sorted({n: [len(r["negatives"]) for r in triplets].count(n) for n in range(5)}.items())
+        if c
+    }
+    assert triplets[-1]["negatives"] == [] and notes["positive_not_in_corpus"] == 1
+    check_against_brute_force(first, minilm)
+    assert not (tmp_path / "one" / ".vectors").exists()
+
+    capfd.readouterr()
+    before = (tmp_path / "one" / "manifest.json").stat().st_mtime_ns
+    run(settings(data, tmp_path / "one", num_actors=2, block_rows=1))
+    assert "already done" in capfd.readouterr().err
+    assert (tmp_path / "one" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="another setting of rule"):
+        run(settings(data, tmp_path / "one", rule={"num_negatives": 2}))
+
+    again = run(settings(data, tmp_path / "again", candidates=str(tmp_path / "one"), rule={"num_negatives": 2}))
+    assert again.read("candidates").equals(first.read("candidates"))
+    assert max(len(row) for row in again.read("triplets")["negatives"].to_pylist()) == 2
+    with pytest.raises(UserError, match="rows_per_shard"):
+        run(settings(data, tmp_path / "odd", candidates=str(tmp_path / "one"), rows_per_shard=5))
+
+
+def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
+    """Every candidate list is the exact ranking of what is allowed, and every negative what the rule says."""
+    encoder = Encoder.load(validate_encoder(minilm), "cpu")
+    docs = [doc for doc in DOCS if doc["text"].strip()]
+    texts = {doc["doc_id"]: doc["text"] for doc in DOCS}
+    corpus = unit(encoder.encode([doc["text"] for doc in docs], "document")).astype(np.float16).astype(np.float64)
+    known = {
+        "q0": {"d00", "d03", "copy", "near"},
+        "q1": {"d08", "d09"},
+        "q8": {"d00", "copy", "near"},
+        "q16": {"d00", "copy", "near"},
+    }
+    for row, triplet in zip(
+        artifact.read("candidates").to_pylist(), artifact.read("triplets").to_pylist(), strict=True
+    ):
+        anchor = unit(encoder.encode([triplet["anchor"]], "query")).astype(np.float16).astype(np.float64)[0]
+        barred = known.get(row["anchor_id"], set()) | {row["positive_id"]}
+        scores = {
+            doc["doc_id"]: float(v @ anchor) for doc, v in zip(docs, corpus, strict=True) if doc["doc_id"] not in barred
+        }
+        ranked = sorted(scores.values(), reverse=True)[:12]
+        names = [one["doc_id"] for one in row["candidates"]]
+        assert not barred & set(names) and len(set(names)) == len(names) == 12
+        assert np.allclose([one["score"] for one in row["candidates"]], ranked, atol=4e-3)
+        assert np.allclose([scores[name] for name in names], ranked, atol=4e-3)
+        twins = [name for name in names if name.startswith("twin")]
+        assert twins == sorted(twins)
+        if row["positive_id"] == "gone":
+            assert row["positive_score"] is None
+            continue
+        assert row["positive_score"] == pytest.approx(
+            float(corpus[[d["doc_id"] for d in docs].index(row["positive_id"])] @ anchor), abs=4e-3
+        )
+        allowed = [
+            (one["doc_id"], one["score"], rank)
+            for rank, one in enumerate(row["candidates"], 1)
+            if one["score"] <= row["positive_score"] * 0.98
+        ]
+        assert [(one["doc_id"], one["score"], one["rank"]) for one in triplet["negatives"]] == allowed[:4]
+        assert all(one["text"] == texts[one["doc_id"]] for one in triplet["negatives"])
+        assert all("of positive" in one["reason"] for one in triplet["negatives"])
+
+
+def validate_encoder(model: str) -> EncoderConfig:
+    return EncoderConfig.model_validate({"model": model, "layers": 2})
+
+
+def test_missing_data_and_data_without_pairs_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"no such directory; run `python -m scripts\.build` first"):
+        run(settings(str(tmp_path / "none"), tmp_path / "out"))
+    draft = Draft(str(tmp_path / "data"), "build", {}, {})
+    row = {"title": "", "tags": [], "source": "t", **DOCS[0]}
+    draft.write("corpus", pa.Table.from_pylist([row], schema=schema.TABLES["corpus"]))
+    draft.finish(["corpus"])
+    with pytest.raises(UserError, match="has no pairs to mine for; it holds corpus"):
+        run(settings(str(tmp_path / "data"), tmp_path / "out"))
