@@ -1,0 +1,105 @@
+"""The encoder: Sentence Transformers gives the same vectors for what we load and what we save."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from pipeline import chunks
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+
+TEXTS = ["wireless headphones", "", "x", "Bluetooth earbuds with a charging case. " * 40, "running shoes"] * 5
+PROMPTS = {"query": "search: ", "document": "passage: "}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "saved"
+    encoder = Encoder.load(EncoderConfig(layers=2, max_length=64, prompts=PROMPTS, dtype="float32"), "cpu")
+    encoder.save(path)
+    return encoder, path
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_sentence_transformers_agrees_prompts_included(saved, role):
+    peer = pytest.importorskip("sentence_transformers")
+    encoder, path = saved
+    ours = encoder.encode(TEXTS, role)
+    theirs = peer.SentenceTransformer(str(path), device="cpu").encode(TEXTS, prompt_name=role)
+    assert ((ours * theirs).sum(axis=1)).min() >= 0.99999
+    assert np.linalg.norm(ours, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-5)
+
+
+def test_excluded_prompts_agree_too(saved, tmp_path):
+    peer = pytest.importorskip("sentence_transformers")
+    path = tmp_path / "model"
+    shutil.copytree(saved[1], path)
+    config = json.loads((path / "1_Pooling" / "config.json").read_text())
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(config | {"include_prompt": False}))
+    ours = Encoder.load(EncoderConfig(model=str(path), dtype="float32"), "cpu").encode(TEXTS, "query")
+    theirs = peer.SentenceTransformer(str(path), device="cpu").encode(TEXTS, prompt_name="query")
+    assert ((ours * theirs).sum(axis=1)).min() >= 0.99999
+    assert (ours * saved[0].encode(TEXTS, "query")).sum(axis=1).min() < 0.999
+
+
+def test_what_was_saved_loads_the_same(saved):
+    encoder, path = saved
+    again = Encoder.load(EncoderConfig(model=str(path), dtype="float32"), "cpu")
+    assert np.array_equal(again.encode(TEXTS, "document"), encoder.encode(TEXTS, "document"))
+    assert again.prompts == PROMPTS
+    assert again.max_length == 64
+
+
+def test_identity_changes_with_all_that_decides_a_vector(saved):
+    path = str(saved[1])
+    configs = [
+        EncoderConfig(model=path, dtype="float32"),
+        EncoderConfig(model=path, dtype="bfloat16"),
+        EncoderConfig(model=path, dtype="float32", max_length=32),
+        EncoderConfig(model=path, dtype="float32", prompts={"query": "other: "}),
+        EncoderConfig(model=path, dtype="float32", layers=1),
+    ]
+    identities = [json.dumps(Encoder.load(config, "cpu").identity, sort_keys=True) for config in configs]
+    assert len(set(identities)) == len(configs)
+
+
+@pytest.mark.parametrize(
+    ("remove", "words"),
+    [
+        (["tokenizer.json", "tokenizer_config.json", "vocab.txt"], "has no tokenizer"),
+        (["model.safetensors"], "has no *.safetensors"),
+        (["config.json", "modules.json"], "holds no config.json"),
+    ],
+)
+def test_broken_model_directories_are_named_in_one_line(saved, tmp_path, remove, words):
+    path = tmp_path / "model"
+    shutil.copytree(saved[1], path)
+    for name in remove:
+        (path / name).unlink(missing_ok=True)
+    with pytest.raises(UserError, match=words.replace("*", r"\*")) as error:
+        Encoder.load(EncoderConfig(model=str(path)), "cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_directory_and_too_long_are_refused(saved):
+    with pytest.raises(UserError, match="no such directory"):
+        Encoder.load(EncoderConfig(model="./nowhere/model"), "cpu")
+    with pytest.raises(UserError, match="beyond the model's 512"):
+        Encoder.load(EncoderConfig(max_length=1000), "cpu")
+
+
+@pytest.mark.parametrize("budget", [64, 1000, 8192])
+def test_chunks_partition_within_the_budget(budget):
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    found = chunks.by_tokens(lengths, budget, least=256)
+    assert sorted(np.concatenate(found).tolist()) == list(range(500))
+    assert all(int(lengths[c].max()) * len(c) <= budget for c in found)
+    wide = [c for c in found if int(lengths[c].max()) * len(c) > 256]
+    assert all(chunks.padding_share(lengths[c], [np.arange(len(c))]) <= 0.1 for c in wide)
+
+
+def test_chunks_take_a_text_beyond_the_budget_alone():
+    assert [c.tolist() for c in chunks.by_tokens([5, 900, 5], 100)] == [[1], [0, 2]]
+    assert chunks.by_tokens([], 100) == []
