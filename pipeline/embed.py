@@ -79,6 +79,9 @@ def run(config: EmbedConfig) -> Artifact:
         say(f"embed: {out} is already done: {draft.rows('vectors'):,} vectors")
         return draft
     plan = shards.plan(files, config.rows_per_shard, digest([draft.settings, source]))
+    for shard in plan:
+        if shard.start == 0:
+            with_text(shards.head(shard, [id_column, config.text_column]), shard.path, id_column, config.text_column)
     check_ids(plan, id_column)
     folder = join(out, "vectors")
     settings = {

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline import engine, shards
-from pipeline.artifact import Artifact, Draft, begin, digest, filesystem, join
+from pipeline.artifact import CONFIG, Artifact, Draft, begin, digest, filesystem, join, read_json
 from pipeline.candidates import Exclude
 from pipeline.config import JobConfig
 from pipeline.console import Progress, say
@@ -109,6 +109,10 @@ def _candidates(config: MineConfig, inputs: dict[str, str]) -> str | None:
     earlier = Artifact.open(config.candidates, "mine")
     if earlier.manifest.inputs != inputs:
         raise UserError(f"{earlier.path}: was mined from other data or by another encoder; mine afresh")
+    old, new = read_json(join(earlier.path, CONFIG)), config.digested()
+    changed = [name for name in ("split", "top_k", "exclude", "rows_per_shard") if old.get(name) != new[name]]
+    if changed:
+        raise UserError(f"{earlier.path}: was mined with another setting of {', '.join(changed)}; only rule can change")
     return join(earlier.path, "candidates")
 
 

@@ -141,7 +141,7 @@ def _earlier(folder: str, name: str, pairs: pa.Table) -> pa.Table:
     table = read_parquet(path, "candidates") if fs.exists(root) else None
     names = ["anchor_id", "positive_id"]
     if table is None or not table.select(names).equals(pairs.select(names).cast(table.select(names).schema)):
-        raise UserError(f"{folder}: was mined with another split or rows_per_shard; give the same or mine afresh")
+        raise UserError(f"{folder}: {name} is missing or of other pairs; mine afresh")
     return table
 
 

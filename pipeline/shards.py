@@ -8,7 +8,7 @@ import json
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -124,6 +124,15 @@ def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
     with _parquet(shard.path) as file:
         _check_columns(shard.path, columns, file.schema_arrow.names)
         return pa.Table.from_batches(list(_slices(file, shard, columns)))
+
+
+def head(shard: Shard, columns: Sequence[str]) -> pa.Table:
+    """Read the first row of a shard: enough to tell whether the columns are there and of which type."""
+    if not shard.path.endswith(PARQUET):
+        return _read_json(replace(shard, rows=1), columns)
+    with _parquet(shard.path) as file:
+        _check_columns(shard.path, columns, file.schema_arrow.names)
+        return file.schema_arrow.empty_table().select(list(columns))
 
 
 def _slices(file: pq.ParquetFile, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

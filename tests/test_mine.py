@@ -200,7 +200,7 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     again = run(settings(data, tmp_path / "again", candidates=str(tmp_path / "one"), rule={"num_negatives": 2}))
     assert again.read("candidates").equals(first.read("candidates"))
     assert max(len(row) for row in again.read("triplets")["negatives"].to_pylist()) == 2
-    with pytest.raises(UserError, match="rows_per_shard"):
+    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule can change"):
         run(settings(data, tmp_path / "odd", candidates=str(tmp_path / "one"), rows_per_shard=5))
 
 

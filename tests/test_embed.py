@@ -1,0 +1,217 @@
+"""Embedding: shards and ids without Ray; the job on a real model, killed and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import schema, shards
+from pipeline.artifact import Artifact, Draft
+from pipeline.config import validate
+from pipeline.embed import EmbedConfig, check_ids, run, vectors_table, with_text
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 2}
+WORDS = ("kettle", "lamp", "mug", "shoes", "scarf", "headphones", "bicycle", "hose", "tripod", "sofa", "oven")
+
+
+def texts(count: int) -> list[str]:
+    return [" ".join(WORDS[(row * step) % 11] for step in range(1, 3 + row % 7)) for row in range(count)]
+
+
+def write_rows(path: Path, count: int, start: int = 0, group: int = 8) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"id": [f"d{row}" for row in range(start, start + count)], "text": texts(count)})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def write_lines(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_shards_cover_every_row_once_in_order(tmp_path: Path, size: int):
+    write_rows(tmp_path / "in" / "a.parquet", 20)
+    write_rows(tmp_path / "in" / "b.parquet", 5, start=20)
+    write_lines(tmp_path / "in" / "c.jsonl", [{"id": f"d{row}", "text": "x"} for row in range(25, 32)])
+    write_rows(tmp_path / "in" / "_skipped.parquet", 3)
+    plan = shards.plan(shards.find(str(tmp_path / "in")), size, "salt")
+    read = [name for shard in plan for name in shards.read(shard, ["id"])["id"].to_pylist()]
+    assert read == [f"d{row}" for row in range(32)]
+    assert [shard.rows for shard in plan] == [shards.read(shard, ["text"]).num_rows for shard in plan]
+    assert len({shard.name for shard in plan}) == len(plan) and all(shard.rows <= size for shard in plan)
+    assert plan == shards.plan(shards.find(str(tmp_path / "in")), size, "salt")
+    assert not {s.name for s in plan} & {s.name for s in shards.plan(shards.find(str(tmp_path / "in")), size, "other")}
+
+
+def test_a_damaged_or_foreign_file_is_no_committed_shard(tmp_path: Path):
+    table = pa.table({"id": ["a", "b"]})
+    shards.commit(str(tmp_path), "good", table, {"empty_text": 1})
+    assert shards.committed(str(tmp_path), "good") == {"rows": 2, "empty_text": 1}
+    whole = (tmp_path / "good.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[:-20])
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    pq.write_table(table, tmp_path / "foreign.parquet")
+    assert [shards.committed(str(tmp_path), name) for name in ("cut", "empty", "foreign", "absent")] == [None] * 4
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_ids_that_are_missing_or_twice_are_named(tmp_path: Path):
+    lines = write_lines(tmp_path / "a.jsonl", [{"id": "a"}, {"id": "b"}, {"id": "a"}])
+    with pytest.raises(UserError, match=r"a\.jsonl: 1 ids of 'id' occur more than once \('a'\)"):
+        check_ids(shards.plan([str(lines)], 2, ""), "id")
+    lines = write_lines(tmp_path / "b.jsonl", [{"id": "a"}, {"id": "b"}, {"id": None}])
+    with pytest.raises(UserError, match=r"b\.jsonl: 1 rows have no 'id', first row 3"):
+        check_ids(shards.plan([str(lines)], 2, ""), "id")
+
+
+def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.embed._IDS_A_PASS", 4)
+    path = write_rows(tmp_path / "a.parquet", 30)
+    check_ids(shards.plan([str(path)], 7, ""), "id")
+    twice = pa.concat_tables([pq.read_table(path), pa.table({"id": ["d11"], "text": ["x"]})])
+    pq.write_table(twice, path)
+    with pytest.raises(UserError, match="d11"):
+        check_ids(shards.plan([str(path)], 7, ""), "id")
+
+
+def test_blank_texts_are_left_out_and_integer_ids_become_strings():
+    rows = pa.table({"n": [1, 2, 3, 4], "t": ["a", None, " \n", "b"]})
+    assert with_text(rows, "f", "n", "t").to_pylist() == [{"id": "1", "text": "a"}, {"id": "4", "text": "b"}]
+    with pytest.raises(UserError, match="f: column 'n' is int64, wanted strings"):
+        with_text(rows, "f", "t", "n")
+
+
+def test_numbers_that_do_not_fit_are_refused():
+    with pytest.raises(UserError, match="not finite in float16"):
+        vectors_table(pa.chunked_array([["a"]]), np.array([[1e6, 0]], np.float32), "float16")
+
+
+def settings(out: Path, **more: object) -> EmbedConfig:
+    return validate(EmbedConfig, {"out": str(out), "encoder": ENCODER, "rows_per_shard": 10, "num_actors": 1} | more)
+
+
+def test_the_model_of_the_run_is_the_default():
+    assert validate(EmbedConfig, {"run": "r", "encoder": {"layers": 2}}).encoder.model == "r/model"
+    with pytest.raises(UserError, match="data or input, not both"):
+        validate(EmbedConfig, {"data": "a", "input": "b"})
+
+
+def test_errors_are_one_line_and_exit_2(tmp_path: Path, minilm: str, capsys: pytest.CaptureFixture[str]):
+    from pipeline.config import main
+
+    good = write_rows(tmp_path / "good.parquet", 3)
+    (tmp_path / "bad.parquet").write_bytes(b"no parquet at all")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text((Path(minilm) / "config.json").read_text())
+    model = ["--encoder.model", "gt:all-minilm-l6-v2", "--encoder.layers", "1"]
+    cases = [
+        (["--input", str(good), "--encoder.model", str(tmp_path / "none")], "no such directory"),
+        (["--input", str(good), "--encoder.model", str(tmp_path / "bare")], "has no tokenizer"),
+        ([*model], "run `python -m scripts.build` first"),
+        (["--input", str(good), "--text_column", "body", *model], "has no column 'body'; it has id, text"),
+        (["--input", str(good), "--id_column", "key", *model], "has no column 'key'; it has id, text"),
+        (["--input", str(good), *model, "--out", str(tmp_path / "file" / "out")], "out"),
+        (["--input", str(tmp_path / "bad.parquet"), *model], "not readable as Parquet"),
+        (["--input", str(tmp_path / "*.csv"), *model], "no such file or directory"),
+    ]
+    for argv, wanted in cases:
+        with pytest.raises(SystemExit) as stop:
+            main(EmbedConfig, "embed", run, ["--run", str(tmp_path / "run"), *argv])
+        said = capsys.readouterr().err.strip()
+        assert stop.value.code == 2 and wanted in said and "\n" not in said, said
+
+
+@pytest.mark.ray
+def test_vectors_of_a_corpus_equal_the_encoder(
+    tmp_path: Path, minilm: str, ray_session: None, capfd: pytest.CaptureFixture[str]
+):
+    draft = Draft(str(tmp_path / "data"), "build", {}, {})
+    plain = [*texts(23), "", "last"]
+    rows = [
+        {"doc_id": f"d{row}", "title": "", "text": text, "tags": [], "source": "t"} for row, text in enumerate(plain)
+    ]
+    draft.write("corpus", pa.Table.from_pylist(rows, schema=schema.TABLES["corpus"]))
+    data = draft.finish(["corpus"])
+    done = run(settings(tmp_path / "out", data=data.path, dtype="float16", num_actors=2))
+    assert done.manifest.dropped == {"empty_text": 1}
+    assert done.manifest.inputs["data"] == data.manifest.fingerprint
+    table = pa.concat_tables([pq.read_table(path) for path in done.files("vectors")])
+    assert table.schema.field("vector").type == pa.list_(pa.field("element", pa.float16()), 384)
+    assert table["id"].to_pylist() == [row["doc_id"] for row in rows if row["text"]]
+    encoder = Encoder.load(EncoderConfig.model_validate(ENCODER), "cpu")
+    assert done.manifest.notes["encoder"] == encoder.identity and done.manifest.notes["dim"] == 384
+    wanted = encoder.encode([text for text in plain if text], "document")
+    assert np.abs(np.array(table["vector"].to_pylist()) - wanted).max() < 5e-3
+
+    capfd.readouterr()
+    assert run(settings(tmp_path / "out", data=data.path, dtype="float16", num_actors=1)).manifest == done.manifest
+    assert "already done" in capfd.readouterr().err
+    with pytest.raises(UserError, match=r"another setting of .*dtype"):
+        run(settings(tmp_path / "out", data=data.path, dtype="float32"))
+
+
+def command(path: Path, out: Path) -> list[str]:
+    given = {"--input": path, "--out": out, "--rows_per_shard": 10, "--num_actors": 1}
+    given |= {f"--encoder.{name}": value for name, value in ENCODER.items()}
+    return [sys.executable, "-m", "scripts.embed", *(str(word) for item in given.items() for word in item)]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(280)
+def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, minilm: str, ray_session: None):
+    path = write_rows(tmp_path / "in.parquet", 400)
+    out = tmp_path / "out"
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    driver = subprocess.Popen(command(path, out), cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("vectors/*.parquet"))) < 3:
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        assert time.monotonic() < deadline, "no shard was committed in two minutes"
+        time.sleep(0.005)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    with pytest.raises(UserError, match=r"has no manifest\.json"):
+        Artifact.open(str(out), "embed")
+    wait_until_still(out)
+    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.glob("vectors/*.parquet")}
+    assert 3 <= len(before) < 40
+
+    done = run(settings(out, input=str(path)))
+    whole = run(settings(tmp_path / "whole", input=str(path)))
+    assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in before} == before
+    assert done.read("vectors").equals(whole.read("vectors"))
+    assert sorted(done.read("vectors")["id"].to_pylist()) == sorted(f"d{row}" for row in range(400))
+    assert not list(out.glob("vectors/*.partial"))
+
+
+def wait_until_still(out: Path) -> None:
+    """Wait until the workers of a killed driver write no more."""
+    held = -1
+    while held != (now := len(list(out.glob("vectors/*")))):
+        held = now
+        time.sleep(2)
+
+
+@pytest.mark.ray
+def test_unfinished_work_of_another_model_is_cleared(tmp_path: Path, minilm: str, ray_session: None):
+    path = write_rows(tmp_path / "in.parquet", 30)
+    first = run(settings(tmp_path / "out", input=str(path)))
+    names = set(first.manifest.tables["vectors"].files)
+    (tmp_path / "out" / "manifest.json").unlink()
+    other = run(settings(tmp_path / "out", input=str(path), encoder=ENCODER | {"layers": 1}))
+    assert not names & set(other.manifest.tables["vectors"].files)
+    assert other.rows("vectors") == 30
