@@ -22,7 +22,7 @@ class Lexical:
         import bm25s
 
         tokens = bm25s.tokenize(
-            list(texts), token_pattern=_WORD, stopwords=None, stemmer=None, show_progress=False, allow_empty=False
+            list(texts), token_pattern=_WORD, stopwords=None, stemmer=None, show_progress=False, allow_empty=True
         )
         if not tokens.vocab:
             raise UserError("bm25: no document holds a word; give --no-bm25 or look at the corpus")

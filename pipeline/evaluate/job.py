@@ -28,18 +28,18 @@ class EvaluateConfig(JobConfig):
     data: str | None = Field(None, description="build artifact; default {run}/data")
     out: str | None = Field(None, description="where the report goes; default {run}/report")
     split: str = Field("test", description="split whose queries are asked")
-    encoder: EncoderConfig = Field(
-        EncoderConfig.model_validate({}), description="the untrained model, compared as `base`"
-    )
+    encoder: EncoderConfig | None = Field(None, description="untrained model `base`; default: what training began with")
     models: dict[str, EncoderConfig] = Field({}, description="encoders by name; default base and tuned ({run}/model)")
     bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
     baseline: str = Field("base", description="model that every other is tested against")
     metrics: list[str] = Field(list(RETRIEVAL), min_length=1, description="the first decides the headline")
     max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
     max_triplets: int = Field(5000, ge=1, description="use at most so many triplets of the split")
-    training: str | None = Field(None, description="model directory with the learning curves; default {run}/model")
+    training: str | None = Field(None, description="holds metrics.jsonl and config.json; default {run}/training")
     vectors: str | None = Field(None, description="embed artifact, read where it fits a model; default {run}/vectors")
-    num_actors: int | None = Field(None, ge=1, description="encoders at work; default one a GPU, or one a CPU")
+    num_actors: int | None = Field(
+        None, ge=1, description="encoders at work; default one a GPU, else one for four CPUs"
+    )
     seed: int = Field(0, description="decides random pairs, permutations and bootstrap")
 
     @field_validator("metrics")
@@ -61,24 +61,39 @@ class EvaluateConfig(JobConfig):
         """Return a place: as given, else below the run."""
         return given or join(self.run, default)
 
+    def digested(self) -> dict[str, Any]:
+        """Leave out how many work on it."""
+        return {key: value for key, value in super().digested().items() if key != "num_actors"}
+
     def resolved(self) -> "EvaluateConfig":
         """Fill in the default models; the tuned one brings its own length, prompts and layers.
 
         Raises UserError when the baseline is not compared.
         """
-        tuned = {"model": join(self.run, "model"), "max_length": None, "prompts": None, "layers": None}
-        models = self.models or {"base": self.encoder, "tuned": self.encoder.model_copy(update=tuned)}
+        models = self.models or self._default_models()
         names = [*([BM25] if self.bm25 else []), *models]
         if self.baseline not in names:
             raise UserError(f"baseline '{self.baseline}' is not among the models; choose from {', '.join(names)}")
         return self.model_copy(update={"models": models})
+
+    def _default_models(self) -> dict[str, EncoderConfig]:
+        base = self.encoder or self._began_with()
+        tuned = {"model": join(self.run, "model"), "max_length": None, "prompts": None, "layers": None}
+        return {"base": base, "tuned": base.model_copy(update=tuned)}
+
+    def _began_with(self) -> EncoderConfig:
+        """Return the encoder of the training's own settings; the sample model where there was no training."""
+        path = join(self.place(self.training, "training"), "config.json")
+        fs, name = filesystem(path)
+        held = read_json(path).get("encoder") if fs.exists(name) else None
+        return EncoderConfig.model_validate(held or {})
 
 
 def run(config: EvaluateConfig) -> Artifact:
     """Measure, compare, write; a finished report of the same inputs and settings is left as it is."""
     config = config.resolved()
     data = Artifact.open(config.place(config.data, "data"), "build")
-    out, training = config.place(config.out, "report"), config.place(config.training, "model")
+    out, training = config.place(config.out, "report"), config.place(config.training, "training")
     questions = read_questions(data, config.split, config.max_queries, config.max_triplets)
     draft = begin(out, "evaluate", config.digested(), _inputs(config, data, training), overwrite=config.overwrite)
     if isinstance(draft, Artifact):

@@ -1,6 +1,7 @@
 """What the job leaves: metrics.json, TREC runs, Parquet tables, the page, and a table on the terminal."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,18 +89,19 @@ def print_table(
     title: str,
 ) -> None:
     """Print the figures of all models on the terminal, with the corrected p-value of the first metric."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     names = [name for name in [*metrics, *_SHOWN] if any(name in found for found in figures.values())]
     p_values = {test["model"]: p_value(test["p_holm"]) for test in comparisons if test["metric"] == metrics[0]}
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("model")
     for name in names:
         table.add_column(metric_name(name), justify="right")
     if p_values:
-        table.add_column(f"p ({metric_name(metrics[0])})", justify="right")
+        table.add_column("p", justify="right")
     for model, found in figures.items():
         cells = [decimal(found[name]) if name in found else "-" for name in names]
         table.add_row(model, *cells, *([p_values.get(model, "")] if p_values else []))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -1,5 +1,6 @@
 """The page: every text escaped, everything inside the file, nothing loaded from anywhere."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -8,7 +9,7 @@ from typing import Any
 from pipeline.report.examples import example_section
 from pipeline.report.findings import Findings
 from pipeline.report.plots import histograms, loss_curve, metric_curves, span_of
-from pipeline.report.wording import count, decimal, headline, metric_name, p_value, reason, signed
+from pipeline.report.wording import count, decimal, headline, metric_name, p_value, reason, remarks, signed
 
 _EXTRA = ("triplet_accuracy", "mean_margin", "spearman", "average_precision")
 
@@ -42,10 +43,14 @@ def _opening(findings: Findings) -> str:
     over = f" over {count(findings.documents)} documents" if findings.documents else ""
     return (
         f'<header>\n<p class="over">Evaluation of {escape(findings.run)}</p>\n'
-        f"<h1>{escape(headline(findings))}.</h1>\n"
-        f'<p class="lead">{escape(asked + over)}. Every model ranks the whole corpus. p-values are corrected '
-        "by Holm's method.</p>\n</header>"
+        f"<h1>{_unbroken(escape(headline(findings)))}.</h1>\n"
+        f'<p class="lead">{escape(asked + over)}. {escape(" ".join(remarks(findings)))}</p>\n</header>'
     )
+
+
+def _unbroken(text: str) -> str:
+    """Keep `p = 0.0002` on one line."""
+    return re.sub(r"\bp (=|&lt;) ", r"p&nbsp;\1&nbsp;", text)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
@@ -122,9 +127,7 @@ def _training(findings: Findings) -> str:
     metrics = metric_curves(findings.curves, "validation")
     figures = []
     if loss:
-        figures.append(
-            _figure(loss, "Training loss over steps", "Loss of each step; the strong line is a running mean.")
-        )
+        figures.append(_figure(loss, "Training loss over steps", "Loss of each step, and its running mean."))
     if metrics:
         figures.append(_figure(metrics, "Validation metrics over steps", "Metrics of the validations during training."))
     return section("Training", f'<div class="pair">{"".join(figures)}</div>') if figures else ""

@@ -69,6 +69,18 @@ def headline(findings: Findings) -> str:
     return "; ".join(parts) if parts else f"{subject} was measured, but the split asks nothing that has a figure"
 
 
+def remarks(findings: Findings) -> list[str]:
+    """Sentences below the headline: what it rests on, and whether another model did better still."""
+    said = ["Every model ranks the whole corpus."] if findings.queries else []
+    said += ["p is corrected by Holm's method."] if findings.comparisons else []
+    metric = findings.metrics[0]
+    held = {model: figures[metric] for model, figures in findings.figures.items() if metric in figures}
+    best = max(held, key=lambda model: held[model], default=findings.subject)
+    if held.get(best, 0) > held.get(findings.subject, 0):
+        said.append(f"Best of all is {best}, with {metric_name(metric)} {decimal(held[best])}.")
+    return said
+
+
 def _figure(findings: Findings, metric: str, alone: bool, named: bool) -> str:
     ours, theirs = findings.figures[findings.subject][metric], findings.figures[findings.baseline].get(metric)
     who = f"{findings.subject} reaches " if named else ""

@@ -1,0 +1,333 @@
+"""The evaluate job: what it asks, how it numbers the corpus, and one real run against brute force."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import pytrec_eval
+
+from pipeline import schema
+from pipeline.artifact import Artifact, begin
+from pipeline.config import validate
+from pipeline.encoder import Encoder
+from pipeline.errors import UserError
+from pipeline.evaluate import figures, outputs, story
+from pipeline.evaluate.corpus import Corpus, Piece
+from pipeline.evaluate.job import EvaluateConfig, run
+from pipeline.evaluate.measure import BM25, Measured
+from pipeline.evaluate.probes import lexical_triplets, make_probes, wanted_ids
+from pipeline.evaluate.questions import Questions, read_questions
+from pipeline.metrics import gains, retrieval
+from pipeline.search import Best, unit
+
+CITIES = ["Oslo", "Lima", "Rome", "Cairo", "Delhi", "Paris", "Tokyo", "Quito", "Accra", "Hanoi", "Sofia", "Dakar"]
+FACTS = [
+    ("How many people live in {}?", "The population of {} has grown to over a million inhabitants."),
+    ("What is the weather like in {}?", "{} has mild winters, and its summers are warm with little rain."),
+    ("How do I get from the airport to the centre of {}?", "A train connects the airport of {} with the main station."),
+    ("What should one eat in {}?", "Street stalls in {} sell grilled fish, rice and fresh bread."),
+    ("Which museums are worth a visit in {}?", "The national gallery of {} shows paintings of five centuries."),
+]
+
+
+def rows(name, items):
+    """Rows of a table, from dictionaries; what they leave out is null."""
+    fields = schema.TABLES[name]
+    return pa.table({f.name: pa.array([item.get(f.name) for item in items], f.type) for f in fields}, schema=fields)
+
+
+def facts():
+    return [(city, number, question, answer) for city in CITIES for number, (question, answer) in enumerate(FACTS)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A finished build artifact: 60 documents in three files, 24 test queries, triplets and graded pairs."""
+    draft = begin(str(tmp_path / "run" / "data"), "build", {}, {"made": "here"}, overwrite=False)
+    docs = [{"doc_id": f"{c}-{n}", "text": answer.format(c), "source": "s"} for c, n, _, answer in facts()]
+    docs[-1]["text"] = docs[0]["text"]  # a duplicate
+    for part, (start, stop) in enumerate([(0, 7), (7, 50), (50, 60)]):
+        draft.write("corpus", rows("corpus", docs[start:stop]), part)
+    asked = [f for f in facts() if f[1] < 2]
+    queries = [
+        {"query_id": f"q {c} {n}", "text": question.format(c), "source": "s", "split": "test"}
+        for c, n, question, _ in asked
+    ]
+    draft.write("queries", rows("queries", [*queries, {"query_id": "idle", "text": "Why?", "split": "test"}]))
+    qrels = [{"query_id": f"q {c} {n}", "doc_id": f"{c}-{n}", "relevance": 2, "split": "test"} for c, n, _, _ in asked]
+    qrels += [{"query_id": f"q {c} 0", "doc_id": f"{c}-1", "relevance": 1, "split": "test"} for c in CITIES]
+    qrels += [{"query_id": "q Oslo 0", "doc_id": "gone", "relevance": 1, "split": "test"}]
+    draft.write("qrels", rows("qrels", qrels))
+    triplets = [
+        {
+            "anchor_id": f"q {c} {n}",
+            "anchor": question.format(c),
+            "positive_id": f"{c}-{n}",
+            "positive": answer.format(c),
+            "split": "test",
+            "negatives": [
+                {"doc_id": f"{c}-{(n + 1) % 5}", "text": FACTS[(n + 1) % 5][1].format(c)},
+                {"doc_id": None, "text": f"{c} is written with {len(c)} letters."},
+            ],
+        }
+        for c, n, question, answer in asked
+    ]
+    draft.write("triplets", rows("triplets", [*triplets, {"anchor": "x", "positive": "y", "split": "test"}]))
+    labelled = [
+        {
+            "left": FACTS[n][1].format(a),
+            "right": FACTS[m][1].format(b),
+            "score": float(a == b) + (n == m),
+            "split": "test",
+        }
+        for a, b in zip(CITIES, [*CITIES[:6], *CITIES[:6]], strict=True)
+        for n, m in [(0, 0), (0, 3), (2, 4)]
+    ]
+    draft.write("labelled", rows("labelled", labelled))
+    return draft.finish(["corpus", "queries", "qrels", "triplets", "labelled"])
+
+
+def config_for(data, minilm, **settings):
+    models = {
+        name: {"model": minilm, "layers": layers, "dtype": "float32"} for name, layers in (("base", 1), ("tuned", 2))
+    }
+    given = {"run": str(Path(data.path).parent), "models": models, "max_triplets": 100, **settings}
+    return validate(EvaluateConfig, given)
+
+
+def test_questions_of_a_split(data):
+    asked = read_questions(data, "test", None, 100)
+    assert len(asked.query_ids) == 24
+    assert asked.texts[:2] == ["How many people live in Oslo?", "What is the weather like in Oslo?"]
+    assert asked.judgments["q Oslo 0"] == {"Oslo-0": 2, "Oslo-1": 1, "gone": 1}
+    assert len(asked.triplets) == 24
+    assert [t.anchor for t in asked.triplets] == list(range(24))
+    assert asked.skipped == {"query_without_relevant_document": 1, "triplet_without_negative": 1}
+    left, right, gold = asked.labelled[0]
+    assert (asked.texts[left], asked.texts[right], gold) == (FACTS[0][1].format("Oslo"),) * 2 + (2.0,)
+
+
+def test_questions_up_to_a_number(data):
+    asked = read_questions(data, "test", 5, 3)
+    assert asked.query_ids == ["q Oslo 0", "q Oslo 1", "q Lima 0", "q Lima 1", "q Rome 0"]
+    assert asked.skipped["query_beyond_max_queries"] == 19
+    assert len(asked.triplets) == 3
+
+
+def test_a_split_that_asks_nothing_is_refused(data):
+    with pytest.raises(UserError, match=r"split .dev.*has no queries.*holds test"):
+        read_questions(data, "dev", None, 10)
+
+
+@pytest.mark.parametrize("size", [1, 10, 43, 1000])
+def test_corpus_pieces_cover_every_row_once(data, size):
+    corpus = Corpus(data)
+    pieces = corpus.pieces(rows=size)
+    texts = [text for piece in pieces for text in Piece.unpack(piece.packed()).read().to_pylist()]
+    assert texts == data.read("corpus")["text"].to_pylist()
+    assert [p.first_row for p in pieces] == np.cumsum([0, *(p.rows for p in pieces[:-1])]).tolist()
+
+
+def test_corpus_finds_and_takes(data):
+    corpus = Corpus(data)
+    assert len(corpus) == 60
+    assert corpus.find(["Dakar-4", "Oslo-0", "gone"]) == {"Oslo-0": 0, "Dakar-4": 59}
+    assert corpus.take([59, 6, 7, 6], ["doc_id"]) == {
+        6: {"doc_id": "Lima-1"},
+        7: {"doc_id": "Lima-2"},
+        59: {"doc_id": "Dakar-4"},
+    }
+    assert corpus.take([], ["doc_id"]) == {}
+    assert corpus.order() == Corpus(data).order()
+
+
+def test_probes_find_documents_by_id_and_keep_the_others_by_text(data):
+    asked = read_questions(data, "test", None, 100)
+    held = Corpus(data).find(wanted_ids(asked))
+    probes = make_probes(asked, held, 60, seed=0)
+    text, row = probes.arrays()
+    assert row[probes.parts["positive"]].tolist() == [held[t.positive[0]] for t in asked.triplets]
+    assert (row[probes.parts["negative"]][1::2] < 0).all() and len(probes.loose) == len(CITIES)
+    assert probes.loose[-1 - row[probes.parts["negative"]][1]] == "Oslo is written with 4 letters."
+    random = probes.parts["random"]
+    right = [{held[d] for d in asked.judgments[asked.query_ids[t]] if d in held} for t in text[random]]
+    assert all(row not in rows for row, rows in zip(row[random].tolist(), right, strict=True))
+
+
+def test_lexical_triplets_take_what_is_not_relevant():
+    asked = Questions(["a", "b"], ["A", "B"], {"a": {"x": 1, "y": 0}, "b": {"gone": 1}})
+    made = lexical_triplets(asked, {"a": ["x", "y", "z"], "b": ["x"]}, {"x": 0, "y": 1, "z": 2})
+    assert [(t.anchor, t.positive[0], [doc for doc, _ in t.negatives]) for t in made] == [(0, "x", ["y", "z"])]
+
+
+def test_comparison_names_what_differs():
+    rng = np.random.default_rng(0)
+    base = {f"q{i}": float(v) for i, v in enumerate(rng.random(60))}
+    tuned = {query: value + 0.1 for query, value in base.items()}
+    noise = {query: value + float(rng.normal(0, 0.1)) for query, value in base.items()}
+    found = figures.compare({"base": {"map": base}, "tuned": {"map": tuned}, "same": {"map": noise}}, "base", seed=0)
+    assert next((test["model"], test["won"], test["lost"]) for test in found) == ("tuned", 60, 0)
+    assert found[0]["difference"] == pytest.approx(0.1)
+    assert found[0]["p_value"] == 1 / 10_001 and found[0]["p_holm"] == 2 / 10_001
+    assert found[1]["p_value"] > 0.05
+
+
+def test_trec_scores_fall_where_scores_tie():
+    scores = np.array([[0.5, 0.5, 0.5, 0.1]], np.float32)
+    measured = Measured(
+        None,
+        Questions(["q"]),
+        best={"m": Best(scores, np.arange(4)[None])},
+        docs={"m": {"q": ["a", "z", "b", "c d"]}},
+    )
+    run_lines = outputs.trec_lines(measured, "m").splitlines()
+    assert [line.split()[2] for line in run_lines] == ["a", "z", "b", "c_d"]
+    found = [np.float32(line.split()[4]) for line in run_lines]
+    assert all(a > b for a, b in itertools.pairwise(found))
+    assert found[0] == np.float32(0.5) and found[3] == np.float32(0.1)
+
+
+def test_subject_of_the_headline():
+    assert story.subject_of(["bm25", "base", "tuned", "other"], "base") == "tuned"
+    assert story.subject_of(["bm25", "base", "other"], "base") == "other"
+    assert story.subject_of(["base"], "base") == "base"
+
+
+def test_learning_curves_are_optional_and_checked(tmp_path):
+    assert outputs.read_curves(str(tmp_path / "none")) == []
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n\n{"step": 2')
+    with pytest.raises(UserError, match="line 3 is not JSON"):
+        outputs.read_curves(str(tmp_path))
+
+
+def test_settings_are_checked():
+    with pytest.raises(UserError, match="unknown metric 'precision@3'"):
+        validate(EvaluateConfig, {"metrics": ["precision@3"]})
+    with pytest.raises(UserError, match="model name 'a/b'"):
+        validate(EvaluateConfig, {"models": {"a/b": {}}})
+    with pytest.raises(UserError, match="baseline 'old' is not among the models; choose from bm25, base, tuned"):
+        validate(EvaluateConfig, {"baseline": "old"}).resolved()
+
+
+def test_default_models(tmp_path):
+    given = {"run": str(tmp_path), "encoder": {"layers": 2, "max_length": 64}}
+    models = validate(EvaluateConfig, given).resolved().models
+    assert (models["base"].layers, models["tuned"].layers) == (2, None)
+    assert models["tuned"].model == str(tmp_path / "model")
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "config.json").write_text('{"encoder": {"model": "began/with", "max_length": 99}}')
+    models = validate(EvaluateConfig, {"run": str(tmp_path)}).resolved().models
+    assert (models["base"].model, models["base"].max_length) == ("began/with", 99)
+
+
+def test_errors_that_a_user_can_fix(data, tmp_path, minilm):
+    with pytest.raises(UserError, match=r"no such directory; run `python -m scripts.build` first"):
+        run(validate(EvaluateConfig, {"run": str(tmp_path / "nowhere")}))
+    hollow = tmp_path / "hollow"
+    hollow.mkdir()
+    (hollow / "config.json").write_text("{}")
+    (hollow / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="has no tokenizer"):
+        run(config_for(data, minilm, models={"base": {"model": str(hollow)}}))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        run(config_for(data, minilm, out=str(tmp_path / "file" / "report")))
+
+
+def by_hand(data, model, queries):
+    """Cosine of every query with every document [Q, N], by one process and one matrix."""
+    encoder = Encoder.load(model)
+    documents = unit(encoder.encode(data.read("corpus")["text"].to_pylist(), "document"))
+    return unit(encoder.encode(queries, "query")) @ documents.T
+
+
+@pytest.mark.ray
+def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
+    config = config_for(data, minilm, num_actors=2)
+    done = run(config)
+    found = json.loads(Path(done.path, "metrics.json").read_text())
+    assert (found["queries"], found["documents"], list(found["models"])) == (24, 60, ["bm25", "base", "tuned"])
+    assert found["skipped"]["relevant_document_not_in_corpus"] == 1
+    assert found["models"]["bm25"]["hit@1"] < 1.0
+
+    asked = read_questions(data, "test", None, 100)
+    rows_of = {doc: row for row, doc in enumerate(data.read("corpus")["doc_id"].to_pylist())}
+    for name in ("base", "tuned"):
+        cosines = by_hand(data, config.models[name], asked.texts[:24])
+        table = pq.read_table(Path(done.path, "runs", f"{name}.parquet"))
+        ranked = np.array(table["doc_id"].to_pylist()).reshape(24, 60)
+        scores = table["score"].to_numpy().reshape(24, 60)
+        assert table["rank"].to_pylist() == list(range(1, 61)) * 24
+        held = np.vectorize(rows_of.get)(ranked)
+        assert (np.sort(held, axis=1) == np.arange(60)).all() and (np.diff(scores, axis=1) <= 0).all()
+        np.testing.assert_allclose(scores, np.take_along_axis(cosines, held, axis=1), atol=2e-6)
+        wanted = retrieval(dict(zip(asked.query_ids, ranked.tolist(), strict=True)), asked.judgments)
+        for metric, values in wanted.items():
+            assert found["models"][name][metric] == pytest.approx(np.mean(list(values.values())))
+            low, high = found["models"][name]["ci95"][metric]
+            assert low <= found["models"][name][metric] <= high
+        assert 0 <= found["models"][name]["triplet_accuracy"] <= 1
+        assert -1 <= found["models"][name]["spearman"] <= 1
+    assert {(t["model"], t["baseline"]) for t in found["comparisons"]} == {("bm25", "base"), ("tuned", "base")}
+    assert BM25 not in {m for m, f in found["models"].items() if "spearman" in f}
+
+    judged = {q.replace(" ", "_"): gains(grades) for q, grades in asked.judgments.items()}
+    for name in found["models"]:
+        with Path(done.path, f"{name}.trec").open() as file:
+            trec = pytrec_eval.parse_run(file)
+        theirs = pytrec_eval.RelevanceEvaluator(judged, {"ndcg_cut.10"}).evaluate(trec)
+        mean = sum(value["ndcg_cut_10"] for value in theirs.values()) / 24
+        assert found["models"][name]["ndcg@10"] == pytest.approx(mean)
+
+    assert "tuned" in capsys.readouterr().out
+    again = run(config)
+    heard = capsys.readouterr()
+    assert "nothing to do" in heard.err and "tuned" in heard.out
+    assert again.manifest.fingerprint == done.manifest.fingerprint
+
+    page = Path(done.path, "report.html").read_text()
+    assert "unseen queries" in page and "scripts.evaluate" in page
+    with pytest.raises(UserError, match="max_queries"):
+        run(config_for(data, minilm, num_actors=2, max_queries=5))
+
+    stored = write_vectors(data, config.models["tuned"], tmp_path / "vectors")
+    one = run(config_for(data, minilm, num_actors=1, vectors=stored, out=str(tmp_path / "second")))
+    heard = capsys.readouterr().err
+    assert "base: embeds" in heard and "tuned: ranks stored vectors" in heard
+    other = json.loads(Path(one.path, "metrics.json").read_text())
+    for name in ("base", "tuned"):
+        for metric in ("ndcg@10", "map", "recall@100", "triplet_accuracy", "spearman"):
+            assert other["models"][name][metric] == pytest.approx(found["models"][name][metric], abs=1e-6)
+
+
+def write_vectors(data, model, folder):
+    """Vectors of the corpus as the embed job leaves them."""
+    encoder = Encoder.load(model)
+    table = data.read("corpus")
+    vectors = encoder.encode(table["text"].to_pylist(), "document")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    draft = begin(str(folder), "embed", {}, {"data": data.manifest.fingerprint}, overwrite=False)
+    draft.write("vectors", pa.table({"id": table["doc_id"], "vector": column}))
+    draft.finish(["vectors"], encoder=encoder.identity, role="document")
+    return str(folder)
+
+
+@pytest.mark.ray
+def test_a_split_with_graded_pairs_alone(tmp_path, minilm, ray_session):
+    draft = begin(str(tmp_path / "data"), "build", {}, {}, overwrite=False)
+    pairs = [("a cat", "a kitten", 1.0), ("a cat", "a lorry", 0.0), ("rain", "it rains", 1.0), ("rain", "a sofa", 0.0)]
+    draft.write(
+        "labelled",
+        rows("labelled", [dict(zip(("left", "right", "score"), p, strict=True), split="test") for p in pairs]),
+    )
+    data = draft.finish(["labelled"])
+    done = run(config_for(data, minilm, models={"base": {"model": minilm, "layers": 2}}))
+    found = json.loads(Path(done.path, "metrics.json").read_text())
+    assert found["queries"] == 0
+    assert found["models"]["base"]["average_precision"] == 1.0
+    assert "Spearman" in Path(done.path, "report.html").read_text()
+    assert Artifact.open(done.path, "evaluate").manifest.fingerprint == done.manifest.fingerprint

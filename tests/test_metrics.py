@@ -1,0 +1,160 @@
+"""Metrics against trec_eval's code and by hand; significance on planted and on absent differences."""
+
+import math
+
+import numpy as np
+import pytest
+import pytrec_eval
+
+from pipeline import significance
+from pipeline.errors import UserError
+from pipeline.metrics import (
+    RETRIEVAL,
+    Metric,
+    depth,
+    gains,
+    mean,
+    relevant,
+    retrieval,
+    spearman,
+    triplet_accuracy,
+    triplet_margins,
+)
+
+
+def random_case(seed, queries=40, docs=300, listed=150):
+    rng = np.random.default_rng(seed)
+    names = np.array([f"d{i}" for i in range(docs)])
+    rankings = {f"q{q}": rng.permutation(names)[:listed].tolist() for q in range(queries)}
+    judgments = {
+        f"q{q}": {str(d): int(g) for d, g in zip(rng.permutation(names)[:20], rng.integers(0, 4, 20), strict=True)}
+        for q in range(queries)
+    }
+    return rankings, judgments
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_equal_to_pytrec_eval(seed):
+    rankings, judgments = random_case(seed)
+    ours = retrieval(rankings, judgments)
+    run = {q: {d: 1.0 / (1 + place) for place, d in enumerate(docs)} for q, docs in rankings.items()}
+    exponential = {q: {d: 2**g - 1 for d, g in grades.items()} for q, grades in judgments.items()}
+    theirs = pytrec_eval.RelevanceEvaluator(exponential, {"ndcg_cut.10", "map", "recall.100", "success.1"}).evaluate(
+        run
+    )
+    top = {q: dict(list(scores.items())[:10]) for q, scores in run.items()}
+    first = pytrec_eval.RelevanceEvaluator(exponential, {"recip_rank"}).evaluate(top)
+    for ours_name, theirs_name in {"ndcg@10": "ndcg_cut_10", "map": "map", "recall@100": "recall_100"}.items():
+        assert ours[ours_name] == {q: theirs[q][theirs_name] for q in rankings}
+    assert ours["hit@1"] == {q: theirs[q]["success_1"] for q in rankings}
+    assert ours["mrr@10"] == {q: first[q]["recip_rank"] for q in rankings}
+
+
+def test_by_hand():
+    found = retrieval({"q": ["x", "b", "a"]}, {"q": {"a": 3, "b": 1, "c": 0}}, [*RETRIEVAL, "recall@2", "mrr@1"])
+    ideal = 7 / math.log2(2) + 1 / math.log2(3)
+    assert found["ndcg@10"]["q"] == pytest.approx((1 / math.log2(3) + 7 / math.log2(4)) / ideal)
+    assert found["mrr@10"]["q"] == 0.5
+    assert found["mrr@1"]["q"] == 0.0
+    assert found["map"]["q"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert found["recall@100"]["q"] == 1.0
+    assert found["recall@2"]["q"] == 0.5
+    assert found["hit@1"]["q"] == 0.0
+
+
+def test_queries_without_relevant_documents_are_skipped_and_missing_rankings_count_zero():
+    judgments = {"none": {"a": 0}, "negative": {"a": -1}, "asked": {"a": 1}, "missing": {"a": 1}, "empty": {"a": 1}}
+    found = retrieval({"asked": ["a"], "none": ["a"], "empty": []}, judgments, ["hit@1"])
+    assert found == {"hit@1": {"asked": 1.0, "missing": 0.0, "empty": 0.0}}
+    assert mean(found["hit@1"]) == pytest.approx(1 / 3)
+    assert retrieval({}, {"q": {"a": 0}}, ["map"]) == {"map": {}}
+    assert mean({}) == 0.0
+
+
+def test_rank_decides_and_not_the_document_id():
+    docs = [f"d{i}" for i in range(50)]
+    for order in (docs, docs[::-1]):
+        assert retrieval({"q": order}, {"q": {order[0]: 1}}, ["hit@1"])["hit@1"]["q"] == 1.0
+
+
+def test_gains_and_relevant_documents():
+    assert gains({"a": 0, "b": 1, "c": 2, "d": 3, "e": -2}) == {"a": 0, "b": 1, "c": 3, "d": 7, "e": 0}
+    assert relevant({"b": 1, "a": 1, "z": 3, "n": 0}) == ["z", "a", "b"]
+    with pytest.raises(UserError, match="relevance 31"):
+        gains({"a": 31})
+
+
+def test_metric_names():
+    assert Metric.parse("ndcg@5") == Metric("ndcg", 5)
+    assert Metric.parse("map") == Metric("map", None)
+    assert depth(["ndcg@10"]) == 100
+    assert depth(["recall@1000", "map"]) == 1000
+    for wrong in ("ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "precision@3", "map@", ""):
+        with pytest.raises(UserError, match="unknown metric"):
+            Metric.parse(wrong)
+
+
+def test_map_with_a_cutoff_cuts_the_ranking():
+    assert retrieval({"q": ["x", "a"]}, {"q": {"a": 1}}, ["map@1", "map@2"]) == {
+        "map@1": {"q": 0.0},
+        "map@2": {"q": 0.5},
+    }
+
+
+def test_triplets():
+    margins = triplet_margins(np.array([0.9, 0.5, 0.4]), [np.array([0.1, 0.7]), np.array([0.5]), np.array([0.6])])
+    assert margins == pytest.approx([0.2, 0.0, -0.2])
+    assert triplet_accuracy(margins) == pytest.approx(1 / 3)
+    assert triplet_accuracy(np.array([])) == 0.0
+
+
+def test_spearman():
+    gold = np.array([0.0, 1.0, 2.0, 3.0])
+    assert spearman(np.array([0.1, 0.2, 0.3, 9.0]), gold) == pytest.approx(1.0)
+    assert spearman(np.array([4.0, 3.0, 2.0, 1.0]), gold) == pytest.approx(-1.0)
+    assert spearman(np.zeros(4), gold) is None
+    assert spearman(np.array([1.0]), np.array([1.0])) is None
+
+
+def test_permutation_finds_a_planted_difference_and_is_symmetric():
+    rng = np.random.default_rng(3)
+    base = rng.random(200)
+    better = base + 0.05 + rng.normal(0, 0.1, 200)
+    p = significance.permutation_test(better, base)
+    assert p == 1 / 10_001
+    assert significance.permutation_test(base, better) == p
+    assert significance.permutation_test(better, base) == p
+
+
+def test_permutation_equals_enumeration():
+    ours, theirs = np.array([0.9, 0.8, 0.4, 0.7, 0.6, 0.5]), np.array([0.5, 0.6, 0.5, 0.6, 0.3, 0.3])
+    differences = ours - theirs
+    signs = np.array([[1 if code >> bit & 1 else -1 for bit in range(6)] for code in range(64)])
+    exact = np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12)
+    assert significance.permutation_test(ours, theirs, samples=40_000) == pytest.approx(exact, abs=0.01)
+
+
+def test_permutation_is_level_under_no_difference():
+    rng = np.random.default_rng(5)
+    p_values = [
+        significance.permutation_test(rng.random(30), rng.random(30), samples=400, seed=seed) for seed in range(200)
+    ]
+    assert 0.01 <= np.mean(np.array(p_values) < 0.05) <= 0.11
+    assert 0.4 < np.mean(p_values) < 0.6
+    assert significance.permutation_test(np.ones(9), np.ones(9)) == 1.0
+
+
+def test_holm():
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert significance.holm([]) == []
+
+
+def test_bootstrap_covers_the_mean():
+    rng = np.random.default_rng(9)
+    covered = 0
+    for seed in range(100):
+        low, high = significance.bootstrap_interval(rng.normal(1.0, 1.0, 80), samples=400, seed=seed)
+        covered += low <= 1.0 <= high
+    assert 86 <= covered <= 100
+    assert significance.bootstrap_interval(np.array([0.25, 0.25])) == (0.25, 0.25)

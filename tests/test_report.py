@@ -1,0 +1,186 @@
+"""The page: valid, self-contained, escaped, and honest in its headline."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lxml import html
+
+from pipeline.report.examples import shorten
+from pipeline.report.findings import Example, Findings, Hit
+from pipeline.report.page import render
+from pipeline.report.wording import decimal, headline, metric_name, p_value, remarks, signed
+
+HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
+
+
+def figures(ndcg, hit):
+    interval = {"ndcg@10": [ndcg - 0.02, ndcg + 0.02], "hit@1": [hit - 0.02, hit + 0.02]}
+    return {"ndcg@10": ndcg, "hit@1": hit, "triplet_accuracy": 0.5, "mean_margin": -0.03, "ci95": interval}
+
+
+def comparison(difference, p):
+    return {
+        "model": "tuned",
+        "baseline": "base",
+        "metric": "ndcg@10",
+        "difference": difference,
+        "ci95": [difference - 0.01, difference + 0.01],
+        "won": 30,
+        "lost": 9,
+        "p_value": p,
+        "p_holm": p,
+    }
+
+
+@pytest.fixture
+def findings():
+    rng = np.random.default_rng(0)
+    hits = [Hit(1, HOSTILE, False), Hit(2, "plain", True)]
+    example = Example(HOSTILE, 0.0, 1.0, {"base": hits, "tuned": hits[::-1]}, HOSTILE)
+    curves = [{"step": s, "epoch": s / 10, "loss": 2.0 / s, "lr": 1e-4, "pairs_per_s": 9.0} for s in range(1, 60)]
+    curves += [{"step": s, "ndcg@10": 0.3 + s / 1000, HOSTILE: 0.2} for s in (20, 40, 59)]
+    groups = {name: rng.normal(mean, 0.1, 300).astype(np.float32) for name, mean in (("relevant", 0.7), ("random", 0))}
+    return Findings(
+        run=HOSTILE,
+        split="test",
+        queries=1200,
+        documents=9000,
+        baseline="base",
+        subject="tuned",
+        metrics=["ndcg@10", "hit@1"],
+        figures={"base": figures(0.401, 0.43), "tuned": figures(0.512, 0.61)},
+        comparisons=[comparison(0.111, 0.0002)],
+        triplet_source=HOSTILE,
+        curves=curves,
+        similarities={"base": groups, "tuned": groups},
+        won=[example],
+        lost=[example],
+        skipped={"query_without_relevant_document": 3},
+        tables={"corpus": 9000},
+        dropped={"empty_text": 4},
+        data={"data": HOSTILE},
+        environment={"torch": "2"},
+        command=f"python -m scripts.evaluate --run '{HOSTILE}'",
+    )
+
+
+def test_page_parses_and_holds_what_it_should(findings):
+    text = render(findings)
+    page = html.document_fromstring(text)
+    assert text.startswith("<!doctype html>")
+    assert [h.text_content() for h in page.iter("h2")] == [
+        "Models",
+        "Against base",
+        "Training",
+        "Similarities",
+        "Queries",
+        "Data",
+        "How it was measured",
+        "Where it comes from",
+    ]
+    assert len(page.findall(".//figure")) == 4 and len(list(page.iter("svg"))) == 4
+    assert len(page.findall(".//details")) == 2
+    assert "query without relevant document" in page.text_content()
+    ids = page.xpath("//@id")
+    assert len(ids) == len(set(ids))
+    wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    assert {a or b for a, b in wanted} <= set(ids)
+
+
+def test_every_tag_is_closed(findings):
+    text = render(findings)
+    for tag in (
+        "section",
+        "div",
+        "table",
+        "tr",
+        "td",
+        "th",
+        "figure",
+        "svg",
+        "details",
+        "ol",
+        "li",
+        "p",
+        "dl",
+        "style",
+    ):
+        assert len(re.findall(rf"<{tag}[\s>]", text)) == text.count(f"</{tag}>"), tag
+
+
+def test_page_loads_nothing(findings):
+    page = html.document_fromstring(render(findings))
+    assert not list(page.iter("script", "link", "iframe", "object", "embed", "img", "image"))
+    loaded = [
+        value for value in page.xpath("//@src | //@href | //@*[name()='xlink:href']") if not value.startswith("#")
+    ]
+    assert not loaded
+    styles = "".join(page.xpath("//style/text() | //@style"))
+    assert not re.search(r"@import|https?:|url\((?!#)", styles)
+
+
+def test_hostile_text_stays_text(findings):
+    text = render(findings)
+    page = html.document_fromstring(text)
+    assert "<script" not in text and "<img" not in text
+    assert not [a for a in page.xpath("//@*") if a.is_attribute and a.attrname.startswith("on")]
+    shown = page.xpath("//summary/span[@class='query']/text()")
+    assert shown == [shorten(HOSTILE)] * 2
+
+
+def test_colours_come_from_the_page(findings):
+    text = render(findings)
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert "var(--series-1)" in drawn and "var(--ink-soft)" in drawn
+    assert not re.search(r"#0102|#000000|#ffffff", drawn)
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_page_is_the_same_twice(findings):
+    assert render(findings) == render(findings)
+
+
+def test_page_with_one_model_and_nothing_else():
+    alone = {"base": {"spearman": 0.871}}
+    page = render(Findings("run", "dev", 0, 0, "base", "base", ["ndcg@10"], alone, []))
+    assert "base reaches Spearman .871." in page
+    assert "<figure" not in page and "<details" not in page
+
+
+def test_headline(findings):
+    assert headline(findings) == (
+        "tuned finds the right answer first for 61% of unseen queries, base 43%; nDCG@10 .512 against .401, p = 0.0002"
+    )
+    unsure = replace(findings, comparisons=[comparison(0.111, 0.2)])
+    assert headline(unsure).endswith("p = 0.200, a difference that chance explains")
+    assert "of queries," in headline(replace(findings, split="train"))
+    alone = replace(findings, subject="base", comparisons=[])
+    assert headline(alone) == "base finds the right answer first for 43% of unseen queries; nDCG@10 .401"
+
+
+def test_a_better_model_is_named(findings):
+    better = replace(findings, figures={"bm25": figures(0.6, 0.7), **findings.figures})
+    assert remarks(better)[-1] == "Best of all is bm25, with nDCG@10 .600."
+    assert not [line for line in remarks(findings) if "Best" in line]
+
+
+def test_numbers():
+    assert [decimal(v) for v in (0.5124, 1.0, 0.0, -0.05, 0.9999, -0.0001)] == [
+        ".512",
+        "1.000",
+        "0.000",
+        "-.050",
+        "1.000",
+        "0.000",
+    ]
+    assert [signed(v) for v in (0.1, -0.1)] == ["+.100", "-.100"]
+    assert [p_value(v) for v in (0.00002, 0.0002, 0.031, 1.0)] == ["< 0.0001", "0.0002", "0.031", "1.000"]
+    assert [metric_name(k) for k in ("ndcg@10", "map", "recall@100")] == ["nDCG@10", "MAP", "Recall@100"]
+
+
+def test_texts_are_cut_between_words():
+    assert shorten("a  b\nc") == "a b c"
+    cut = shorten("word " * 100, 50)
+    assert len(cut) <= 50 and cut.endswith("word ...")
