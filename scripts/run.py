@@ -18,12 +18,12 @@ from pipeline.config import JOBS, JobConfig, answering, load_recipe, parse, sect
 from pipeline.console import say
 from pipeline.errors import UserError
 
-CLASSES = {
+JOB_MODULES = {
     "build": ("pipeline.build.job", "BuildConfig"),
     "mine": ("pipeline.mine", "MineConfig"),
     "train": ("training.fit", "TrainConfig"),
     "embed": ("pipeline.embed", "EmbedConfig"),
-    "evaluate": ("pipeline.evaluate", "EvaluateConfig"),
+    "evaluate": ("pipeline.evaluate.job", "EvaluateConfig"),
 }
 
 
@@ -62,7 +62,7 @@ def choose(recipe: str, first: str | None, last: str | None) -> list[str]:
 
 def resolve(job: str, options: argparse.Namespace) -> Step:
     """Load the module of one job and resolve its settings."""
-    module_name, class_name = CLASSES[job]
+    module_name, class_name = JOB_MODULES[job]
     module = import_module(module_name)
     argv = ["--config", options.config]
     argv += ["--run", options.run] if options.run else []

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,7 +34,7 @@ def ran(monkeypatch):
 
         return start
 
-    for name, (module, config_class) in run.CLASSES.items():
+    for name, (module, config_class) in run.JOB_MODULES.items():
         monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{config_class: SizedConfig, "run": job(name)}))
     return started
 
@@ -134,4 +135,7 @@ def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):
 
 
 def test_every_job_has_its_module():
-    assert tuple(run.CLASSES) == JOBS
+    assert tuple(run.JOB_MODULES) == JOBS
+    for job, (module, config_class) in run.JOB_MODULES.items():
+        script = (Path(run.__file__).parent / f"{job}.py").read_text(encoding="utf-8")
+        assert f'main({config_class}, "{job}", run)' in script and f"from {module} import " in script
