@@ -19,6 +19,7 @@ from pipeline.sources.record import SCHEMAS
 from pipeline.splits import SplitConfig, held_out
 from pipeline.tally import EXAMPLES, Tally
 
+ASKED = SCHEMAS["judgments"].append(pa.field("tags", pa.list_(pa.string())))
 MATCHED = SCHEMAS["judgments"].append(pa.field("text", pa.string())).append(pa.field("group", pa.string()))
 
 
@@ -31,15 +32,38 @@ class PairConfig(Config):
 
 
 def join_queries(judgments: pa.Table, queries: pa.Table, tally: Tally) -> pa.Table:
-    """Judgments with the kept id of their query; those without one are counted."""
-    return _join(judgments, queries, "query", tally)[0]
+    """Judgments (`ASKED`) with the kept id and the tags of their query; those without one are counted."""
+    judgments, rows, _ = _join(judgments, queries, "query", tally)
+    return judgments.append_column("tags", queries["tags"].take(rows))
 
 
 def join_documents(judgments: pa.Table, documents: pa.Table, need_text: np.ndarray, tally: Tally) -> pa.Table:
     """Judgments (`MATCHED`) with the kept id, the group and, where `need_text` says so, the text of their document."""
-    judgments, rows, found = _join(judgments, documents, "document", tally)
+    judgments, rows, found = _join(judgments.drop_columns("tags"), documents, "document", tally)
     text = pc.if_else(pa.array(need_text[found]), documents["text"].take(rows), None)
     return judgments.append_column("text", text).append_column("group", documents["group"].take(rows))
+
+
+def tagged(documents: pa.Table, asked: pa.Table) -> pa.Table:
+    """Documents with the tags of the first tagged question that asks for them, and its first tag as category.
+
+    Answers have no tags of their own. Documents with a category or tags keep what they have.
+    """
+    asked = asked.filter(pc.greater(pc.list_value_length(asked["tags"]), 0)).sort_by("order")
+    if asked.num_rows == 0:
+        return documents
+    topics: dict[str, list[str]] = {}
+    for doc_id, tags in zip(asked["doc_id"].to_pylist(), asked["tags"].to_pylist(), strict=True):
+        topics.setdefault(doc_id, tags)
+    tags = documents["tags"].to_pylist()
+    category = documents["category"].to_pylist()
+    for row, doc_id in enumerate(documents["id"].to_pylist()):
+        if doc_id in topics and not tags[row] and category[row] is None:
+            tags[row], category[row] = topics[doc_id], topics[doc_id][0]
+    for name, values in (("tags", tags), ("category", category)):
+        index = documents.schema.get_field_index(name)
+        documents = documents.set_column(index, documents.schema.field(name), pa.array(values, documents[name].type))
+    return documents
 
 
 def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tuple[pa.Table, pa.Array, np.ndarray]:

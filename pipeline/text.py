@@ -30,9 +30,12 @@ def html_to_text(markup: str) -> str:
     markup = _DROPPED.sub("", markup)
     if not _TAG.search(markup):
         return html.unescape(markup) if _ENTITY.search(markup) else markup
+    parser = lxml.html.HTMLParser()
     try:
-        root = lxml.html.fragment_fromstring(markup, create_parent="div")
+        root = lxml.html.fragment_fromstring(markup, create_parent="div", parser=parser)
     except (etree.LxmlError, ValueError):
+        return html.unescape(_TAG.sub(" ", markup))
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):  # what lies deeper was cut off
         return html.unescape(_TAG.sub(" ", markup))
     for element in root.iter():
         if not isinstance(element.tag, str) or element.tag in _SILENT:

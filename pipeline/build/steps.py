@@ -13,7 +13,7 @@ from pipeline.artifact import Draft
 from pipeline.build.config import BuildConfig
 from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
 from pipeline.exchange import Exchange
-from pipeline.pairs import MATCHED, join_documents, join_queries, judge, positives, title_pairs
+from pipeline.pairs import ASKED, MATCHED, join_documents, join_queries, judge, positives, tagged, title_pairs
 from pipeline.read import Limits, stage
 from pipeline.schema import TABLES
 from pipeline.sources.record import SCHEMAS, Block
@@ -69,14 +69,14 @@ class Steps:
     def documents(self, bucket: int) -> Tally:
         """Join judgments with documents; write the corpus, and stage the catalogue's products."""
         tally, config = Tally(), self.config
-        documents, asked = self._entries("documents", bucket), self.exchange.read("asked", bucket, SCHEMAS["judgments"])
+        documents, asked = self._entries("documents", bucket), self.exchange.read("asked", bucket, ASKED)
         grade = asked["relevance"].to_numpy()
         need_text = grade >= config.pairs.min_relevance
         if config.triplets.judged:
             need_text |= grade <= 0
         matched = join_documents(asked, documents, need_text, tally)
         self.exchange.write("matched", _part(bucket), matched, by="query_id")
-        kept = kept_only(documents)
+        kept = tagged(kept_only(documents), asked)
         self._write("corpus", _corpus(kept), bucket, tally)
         if config.pairs.title_description:
             self._write("pairs", title_pairs(kept, config.split), f"title-{bucket:05d}", tally)

@@ -21,8 +21,9 @@ _PLACE = [
 _TEXT_KEY = [
     ("id", pa.string()),
     ("key", pa.binary(16)),
-    ("mention", pa.bool_()),
-]  # mention: part of a row that says a pair
+    ("mention", pa.bool_()),  # the row says a pair, of which this is a part
+]
+_TAGS = ("tags", pa.list_(pa.string()))
 SCHEMAS: dict[str, pa.Schema] = {
     "documents": pa.schema(
         [
@@ -34,11 +35,13 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("text", pa.string()),  # what is embedded
             ("body", pa.string()),  # without the title
             ("category", pa.string()),
-            ("tags", pa.list_(pa.string())),
+            _TAGS,
             ("product", pa.bool_()),  # the category is a place in a catalogue's tree
         ]
     ),
-    "queries": pa.schema([*_TEXT_KEY, *_PLACE, ("split", pa.string()), ("group", pa.string()), ("text", pa.string())]),
+    "queries": pa.schema(
+        [*_TEXT_KEY, *_PLACE, ("split", pa.string()), ("group", pa.string()), ("text", pa.string()), _TAGS]
+    ),
     "judgments": pa.schema(
         [
             ("query_id", pa.string()),

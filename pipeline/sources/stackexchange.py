@@ -77,7 +77,8 @@ class StackExchange(SourceConfig):
         if self.body:
             text = f"{text} {html_to_text(post.get('Body', ''))}"
         place = {"source": self.label, "order": order}
-        parsed.add("queries", id=query_id, text=text, group=query_id, line=line, **place)
+        topics = tags(post.get("Tags", ""))
+        parsed.add("queries", id=query_id, text=text, group=query_id, tags=topics, line=line, **place)
         if accepted := post.get("AcceptedAnswerId"):
             doc_id = f"{self.prefix}a{int(accepted)}"
             judgment = {"relevance": 3, "reason": "accepted answer", "refines": True}
