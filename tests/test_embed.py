@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -170,40 +171,70 @@ def command(path: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "scripts.embed", *(str(word) for item in given.items() for word in item)]
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(280)
-def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, minilm: str, ray_session: None):
-    path = write_rows(tmp_path / "in.parquet", 400)
-    out = tmp_path / "out"
+def stop_at(path: Path, out: Path, shards_held: int, how: signal.Signals) -> tuple[int, str]:
+    """Start the job in a process of its own, and signal it once so many shards are committed; code and stderr."""
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    driver = subprocess.Popen(command(path, out), cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("vectors/*.parquet"))) < 3:
-        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
-        assert time.monotonic() < deadline, "no shard was committed in two minutes"
-        time.sleep(0.005)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    with pytest.raises(UserError, match=r"has no manifest\.json"):
-        Artifact.open(str(out), "embed")
-    wait_until_still(out)
-    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.glob("vectors/*.parquet")}
-    assert 3 <= len(before) < 40
-
-    done = run(settings(out, input=str(path)))
-    whole = run(settings(tmp_path / "whole", input=str(path)))
-    assert {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in before} == before
-    assert done.read("vectors").equals(whole.read("vectors"))
-    assert sorted(done.read("vectors")["id"].to_pylist()) == sorted(f"d{row}" for row in range(400))
-    assert not list(out.glob("vectors/*.partial"))
+    with (out.parent / "said").open("w+") as said:
+        driver = subprocess.Popen(command(path, out), cwd=ROOT, env=env, stderr=said)
+        deadline = time.monotonic() + 120
+        while len(list(out.glob("vectors/*.parquet"))) < shards_held:
+            assert driver.poll() is None and time.monotonic() < deadline, (out.parent / "said").read_text()
+            time.sleep(0.005)
+        os.kill(driver.pid, how)
+        return driver.wait(60), (out.parent / "said").read_text()
 
 
-def wait_until_still(out: Path) -> None:
-    """Wait until the workers of a killed driver write no more."""
+def files_of(out: Path) -> dict[Path, tuple[int, int]]:
+    """Inode and time of every committed shard, once the workers of a stopped driver write no more."""
     held = -1
     while held != (now := len(list(out.glob("vectors/*")))):
         held = now
         time.sleep(2)
+    return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.glob("vectors/*.parquet")}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(290)
+def test_an_interrupted_and_a_killed_driver_go_on_where_they_were(tmp_path: Path, minilm: str, ray_session: None):
+    path, out = write_rows(tmp_path / "in.parquet", 600), tmp_path / "out"
+    code, said = stop_at(path, out, 2, signal.SIGINT)
+    assert code == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    first = files_of(out)
+    assert 2 <= len(first) < 50
+    code, said = stop_at(path, out, len(first) + 3, signal.SIGKILL)
+    assert code == -signal.SIGKILL and f"goes on after {10 * len(first)} of 600" in said, said
+    with pytest.raises(UserError, match=r"has no manifest\.json"):
+        Artifact.open(str(out), "embed")
+    second = files_of(out)
+    assert len(first) + 3 <= len(second) < 60 and first.items() <= second.items()
+
+    done = run(settings(out, input=str(path)))
+    whole = run(settings(tmp_path / "whole", input=str(path)))
+    assert second.items() <= files_of(out).items()
+    assert done.read("vectors").equals(whole.read("vectors"))
+    assert sorted(done.read("vectors")["id"].to_pylist()) == sorted(f"d{row}" for row in range(600))
+    assert not list(out.glob("vectors/*.partial"))
+
+
+@pytest.mark.ray
+def test_a_killed_worker_loses_no_row(tmp_path: Path, minilm: str, ray_session: None):
+    from ray.util.state import list_actors
+
+    path, out, killed = write_rows(tmp_path / "in.parquet", 400), tmp_path / "out", []
+
+    def kill_a_worker() -> None:
+        while len(list(out.glob("vectors/*.parquet"))) < 2:
+            time.sleep(0.005)
+        for actor in list_actors(filters=[("state", "=", "ALIVE")]):
+            if "EncodeShard" in actor.class_name:
+                os.kill(actor.pid, signal.SIGKILL)
+                killed.append(actor.pid)
+
+    killer = threading.Thread(target=kill_a_worker, daemon=True)
+    killer.start()
+    done = run(settings(out, input=str(path), rows_per_shard=5))
+    assert killed, "the job was over before its worker could be killed"
+    assert done.read("vectors")["id"].to_pylist() == [f"d{row}" for row in range(400)]
 
 
 @pytest.mark.ray
