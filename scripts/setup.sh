@@ -13,7 +13,9 @@ stamp=.venv/tripletail-setup
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
-usable() { "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+usable() {
+  [ "$("$1" -c 'import ensurepip, sys, venv; print((3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null)" = True ]
+}
 
 find_python() {
   local name
@@ -56,10 +58,12 @@ step() {
   say "$label: $((SECONDS - begun)) s"
 }
 
+held=""
 if usable .venv/bin/python && [ -r "$stamp" ]; then
   read -r held_state held_extras <"$stamp" || true
-  if [ "$(state .venv/bin/python)" = "$held_state" ] && covers "$held_extras" "$extras"; then
-    exit 0
+  if [ "$(state .venv/bin/python)" = "$held_state" ]; then
+    if covers "$held_extras" "$extras"; then exit 0; fi
+    held=$held_extras,
   fi
 fi
 
@@ -67,8 +71,8 @@ python=$(find_python) || exit 1
 say "$("$python" --version) into .venv, with what $pins pins (some minutes, once)"
 rm -f "$stamp"
 usable .venv/bin/python || step "1/3 virtual environment" "$python" -m venv --clear .venv
-pip=(.venv/bin/python -m pip install -q --disable-pip-version-check -c "$pins")
+pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check -c "$pins")
 torch=$(grep '^torch==' "$pins")
 step "2/3 $torch" "${pip[@]}" "$torch"
 step "3/3 tripletail[$extras]" "${pip[@]}" -e ".[$extras]"
-echo "$(state .venv/bin/python) $extras" >"$stamp"
+echo "$(state .venv/bin/python) $held$extras" >"$stamp"
