@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.evaluate import figures, outputs, story
 from pipeline.evaluate.corpus import Corpus, Piece
 from pipeline.evaluate.job import EvaluateConfig, run
-from pipeline.evaluate.measure import BM25, Measured
+from pipeline.evaluate.measure import BM25, Measured, Plan, measure
 from pipeline.evaluate.probes import lexical_triplets, make_probes, wanted_ids
 from pipeline.evaluate.questions import Questions, read_questions
 from pipeline.metrics import gains, retrieval
@@ -162,6 +162,22 @@ def test_lexical_triplets_take_what_is_not_relevant():
     asked = Questions(["a", "b"], ["A", "B"], {"a": {"x": 1, "y": 0}, "b": {"gone": 1}})
     made = lexical_triplets(asked, {"a": ["x", "y", "z"], "b": ["x"]}, {"x": 0, "y": 1, "z": 2})
     assert [(t.anchor, t.positive[0], [doc for doc, _ in t.negatives]) for t in made] == [(0, "x", ["y", "z"])]
+
+
+def test_bm25_alone_and_its_triplets_where_the_data_has_few(data):
+    plan = Plan(models={}, bm25=True, metrics=["ndcg@10", "hit@1"], vectors="none", actors=None, seed=0)
+    own = measure(data, read_questions(data, "test", None, 100), plan)
+    assert "are the data's" in own.triplet_source and len(own.questions.triplets) == 24
+    few = measure(data, read_questions(data, "test", None, 5), plan)
+    assert few.questions.skipped["triplet_of_too_few"] == 5
+    assert "BM25's best documents" in few.triplet_source
+    for triplet in few.questions.triplets:
+        grades = few.questions.judgments[few.questions.query_ids[triplet.anchor]]
+        assert grades[triplet.positive[0]] > 0
+        assert all(grades.get(doc, 0) <= 0 for doc, _ in triplet.negatives)
+    assert few.probes.loose == [] and set(few.docs) == {BM25}
+    wanted = retrieval(few.docs[BM25], few.questions.judgments, plan.metrics)
+    assert few.figures[BM25]["ndcg@10"] == pytest.approx(np.mean(list(wanted["ndcg@10"].values())))
 
 
 def test_comparison_names_what_differs():

@@ -154,7 +154,7 @@ def test_headline(findings):
         "tuned finds the right answer first for 61% of unseen queries, base 43%; nDCG@10 .512 against .401, p = 0.0002"
     )
     unsure = replace(findings, comparisons=[comparison(0.111, 0.2)])
-    assert headline(unsure).endswith("p = 0.200, a difference that chance explains")
+    assert headline(unsure).endswith("p = 0.200, a difference that chance may explain")
     assert "of queries," in headline(replace(findings, split="train"))
     alone = replace(findings, subject="base", comparisons=[])
     assert headline(alone) == "base finds the right answer first for 43% of unseen queries; nDCG@10 .401"

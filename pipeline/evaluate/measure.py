@@ -20,6 +20,7 @@ from pipeline.metrics import PerQuery, depth, retrieval
 from pipeline.search import Best
 
 BM25 = "bm25"
+FEW_TRIPLETS = 20  # fewer of the data's own say nothing, and BM25's stand in
 
 
 @dataclass
@@ -55,11 +56,15 @@ def measure(data: Artifact, questions: Questions, plan: Plan) -> Measured:
     Queries are encoded first, so that a model that cannot be loaded stops the job before any corpus is embedded.
     """
     measured = Measured(Corpus(data), questions)
+    lexical = bool(plan.bm25 and questions.query_ids and len(measured.corpus))
+    if lexical and len(questions.triplets) < FEW_TRIPLETS:
+        questions.skipped |= {"triplet_of_too_few": len(questions.triplets)} if questions.triplets else {}
+        questions.triplets = []
     rows = measured.corpus.find(wanted_ids(questions))
     _count_unheld(questions, rows)
     first = make_probes(questions, rows, len(measured.corpus), plan.seed)
     asked = {name: ask(config, questions.texts, first.loose) for name, config in plan.models.items()}
-    if plan.bm25 and questions.query_ids and len(measured.corpus):
+    if lexical:
         _measure_lexical(measured, plan)
     _choose_triplets(measured, rows)
     measured.probes = make_probes(questions, rows, len(measured.corpus), plan.seed)
@@ -108,14 +113,14 @@ def _lexical_triplet_figures(index: Lexical, measured: Measured, seed: int) -> d
 def _choose_triplets(measured: Measured, rows: dict[str, int]) -> None:
     questions = measured.questions
     if questions.triplets:
-        measured.triplet_source = "Triplets and hard negatives are those of the data."
+        measured.triplet_source = f"The {len(questions.triplets):,} triplets with their hard negatives are the data's."
     elif BM25 in measured.docs:
         ranked = measured.docs[BM25]
         rows.update(measured.corpus.find(doc for docs in ranked.values() for doc in docs))
         questions.triplets = lexical_triplets(questions, ranked, rows)
         measured.triplet_source = (
-            "The data brings no triplets for this split, so hard negatives are BM25's best documents that are not "
-            "judged relevant."
+            f"The data brings no triplets for this split, or fewer than {FEW_TRIPLETS}. So the hard negatives of the "
+            f"{len(questions.triplets):,} triplets are BM25's best documents that are not judged relevant."
         )
 
 

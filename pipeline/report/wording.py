@@ -92,5 +92,5 @@ def _figure(findings: Findings, metric: str, alone: bool, named: bool) -> str:
     if test is None:
         return text
     p = p_value(test["p_holm"])
-    chance = "" if test["p_holm"] < 0.05 else ", a difference that chance explains"
+    chance = "" if test["p_holm"] < 0.05 else ", a difference that chance may explain"
     return f"{text}, p {p if p.startswith('<') else '= ' + p}{chance}"
