@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -172,6 +173,13 @@ def test_init_files_hold_no_imports():
 def test_top_level_holds_the_house_and_nothing_else():
     names = {path.relative_to(ROOT).parts[0] for path in tracked()}
     assert not {name for name in names if not name.startswith(".")} - TOP
+
+
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(
+        {module_name(path) for path in sources() if path.name == "__init__.py"} | {"scripts"}
+    )
 
 
 def test_files_stay_short():
