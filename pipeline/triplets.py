@@ -41,7 +41,7 @@ class TripletConfig(Config):
 
     negatives: int = Field(default=4, ge=0, description="negatives of a triplet; 0 makes no triplets")
     per_category: int = Field(default=200, ge=2, description="most products of a category and split that are drawn")
-    depth: Literal[1, 2] = Field(default=2, description="2: a sibling category is also nearer than another branch")
+    depth: int = Field(default=2, ge=1, le=2, description="2: a sibling category is also nearer than another branch")
     anchor: Literal["title", "text"] = "title"
     judged: bool = Field(default=True, description="documents judged 0 are negatives of their query")
     judged_positive: int = Field(default=2, description="least relevance of a positive beside documents judged 0")

@@ -17,7 +17,7 @@ from pipeline.artifact import Artifact
 from pipeline.build import job
 from pipeline.build.config import BuildConfig
 from pipeline.build.job import run
-from pipeline.config import main
+from pipeline.config import main, parse
 from pipeline.errors import UserError
 from pipeline.exchange import Exchange
 from pipeline.tally import Tally
@@ -189,6 +189,16 @@ def test_catalogue_triplets_follow_the_tree(sample: Artifact):
         ("same category", "another branch"),
         ("sibling category", "another branch"),
     }
+
+
+def test_flags_reach_the_settings_below_a_recipe(inline: None, tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"build": sample_recipe()}))
+    flags = ["--triplets.depth", "1", "--triplets.negatives", "2", "--no-triplets.judged", "--run", str(tmp_path)]
+    config, _ = parse(BuildConfig, "build", ["--config", str(path), *flags])
+    rows = table(run(config), "triplets")
+    assert rows and {row["reason"] for row in rows} == {"same category"}
+    assert max(len(row["negatives"]) for row in rows) == 2
 
 
 def test_answers_take_the_tags_of_their_question(sample: Artifact):
