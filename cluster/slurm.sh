@@ -26,8 +26,8 @@ finished="$PWD/.ray-finished-$SLURM_JOB_ID"
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$finished"' EXIT
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-head=$(srun --nodes=1 --ntasks=1 --nodelist="$first" hostname -I | awk '{print $1}')
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname -I | awk '{print $1}')
 address="$head:$((20000 + SLURM_JOB_ID % 10000))"
 start=(--num-cpus "$SLURM_CPUS_PER_TASK" --temp-dir "/tmp/ray-$SLURM_JOB_ID")
 if [ -n "${SLURM_GPUS_ON_NODE:-}" ]; then

@@ -5,25 +5,21 @@ A directory without a manifest is unfinished and no reader takes it. Paths are l
 
 import hashlib
 import json
-import os
 import posixpath
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import __version__, schema
 from pipeline.errors import UserError
+from pipeline.files import filesystem, join, read_json, read_parquet, write_json, write_parquet
 
 MANIFEST, CONFIG = "manifest.json", "config.json"
-ROW_GROUP_ROWS = 65_536
-_WHOLE_FILE = 256 << 20  # files up to this size are fingerprinted whole, larger ones by head, tail and size
 
 
 @dataclass(frozen=True)
@@ -59,71 +55,6 @@ def digest(value: Any) -> str:
     """Return a short stable digest of anything that JSON can hold."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def filesystem(path: str) -> tuple[Any, str]:
-    """Open the file system of a path and return it with the path as that file system names it.
-
-    Listings are not cached: other processes write the parts that this one counts.
-    """
-    try:
-        fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
-    except ImportError as error:
-        scheme = path.split("://")[0]
-        raise UserError(f"{path}: no driver for '{scheme}://'; install tripletail[{scheme}]") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
-    return fs, root
-
-
-def join(path: str, *parts: str) -> str:
-    """Join path parts, local or remote."""
-    return posixpath.join(path, *parts)
-
-
-def absolute(path: str) -> str:
-    """Make a local path absolute, since workers run elsewhere; leave remote ones as they are."""
-    return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  no symlink is to be resolved
-
-
-def fingerprint_file(path: str) -> str:
-    """Digest the content of a file: whole up to 256 MiB, beyond that its size, head and tail (1 MiB each)."""
-    fs, name = filesystem(path)
-    if not fs.exists(name):
-        raise UserError(f"{path}: no such file")
-    size = fs.size(name)
-    sha = hashlib.sha256(str(size).encode())
-    with fs.open(name, "rb") as file:
-        if size <= _WHOLE_FILE:
-            while chunk := file.read(1 << 22):
-                sha.update(chunk)
-        else:
-            sha.update(file.read(1 << 20))
-            file.seek(size - (1 << 20))
-            sha.update(file.read(1 << 20))
-    return sha.hexdigest()[:24]
-
-
-def write_json(path: str, value: Any) -> None:
-    """Write JSON so that readers see all of it or nothing: a temporary name, then a rename."""
-    fs, name = filesystem(path)
-    fs.makedirs(posixpath.dirname(name), exist_ok=True)
-    partial = f"{name}.partial"
-    with fs.open(partial, "w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    fs.mv(partial, name)
-
-
-def read_json(path: str) -> Any:
-    """Read a JSON file, or raise UserError."""
-    fs, name = filesystem(path)
-    try:
-        with fs.open(name, "r", encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -168,36 +99,6 @@ class Artifact:
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """Read a whole table; only for tables that are known to be small."""
         return pa.concat_tables([read_parquet(name, table, columns) for name in self.files(table)])
-
-
-def read_parquet(path: str, table: str | None = None, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file; with `table`, check it against that contract first."""
-    fs, name = filesystem(path)
-    try:
-        with fs.open(name, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            if table in schema.TABLES:
-                schema.check(parquet.schema_arrow, str(table), path)
-            return parquet.read(columns=columns)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
-
-
-def write_parquet(path: str, table: pa.Table) -> None:
-    """Write one Parquet file (zstd, row groups of at most 64k rows) under a temporary name, then rename it.
-
-    The temporary name is the writer's own: a task that Ray runs twice does not spoil its twin's file.
-    """
-    fs, name = filesystem(path)
-    fs.makedirs(posixpath.dirname(name), exist_ok=True)
-    partial = f"{name}.{uuid.uuid4().hex[:8]}.partial"
-    with fs.open(partial, "wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
-    fs.mv(partial, name)
 
 
 class Draft:

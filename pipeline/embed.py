@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from pipeline import engine, shards
-from pipeline.artifact import Artifact, Draft, begin, digest, join
+from pipeline.artifact import Artifact, Draft, begin, digest
 from pipeline.config import JobConfig
 from pipeline.console import Progress, say
 from pipeline.encoder import Encoder, EncoderConfig, Role
 from pipeline.errors import UserError
+from pipeline.files import join
 from pipeline.pool import Pool, Worker, limit_threads, stream
 from pipeline.shards import Shard
 from pipeline.text import hash64

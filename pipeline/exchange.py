@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifact import filesystem, join, read_json, write_json
 from pipeline.errors import UserError
+from pipeline.files import filesystem, join, read_json, write_json
 from pipeline.tally import Tally
 from pipeline.text import hash64
 

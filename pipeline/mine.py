@@ -8,13 +8,14 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline import engine, shards
-from pipeline.artifact import CONFIG, Artifact, Draft, begin, digest, filesystem, join, read_json
+from pipeline.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.candidates import Exclude
 from pipeline.config import JobConfig
 from pipeline.console import Progress, say
 from pipeline.embed import weighed
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
+from pipeline.files import filesystem, join, read_json
 from pipeline.miners import Rule
 from pipeline.mining import EncodeForSearch, MineBlock, Places
 from pipeline.pool import Pool, stream
@@ -175,7 +176,9 @@ def _finish(draft: Draft, places: Places, plan: Plan, identity: dict[str, str]) 
         refused.update(counts["refused"])
         orphans, rows = orphans + counts["positive_not_in_corpus"], rows + counts["rows"]
     if not places.reused:
-        draft.drop({"empty_document": sum((places.encoded("document", s.name) or {})["empty"] for s in plan.documents)})
+        held = [places.encoded("document", shard.name) or {} for shard in plan.documents]
+        draft.drop({"empty_document": sum(counts["empty"] for counts in held)})
+        identity = identity | {"dtype": "+".join(sorted({counts["dtype"] for counts in held}))}
     for table in ("candidates", "triplets"):
         shards.sweep(join(places.out, table))
     notes = {

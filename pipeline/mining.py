@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, shards
-from pipeline.artifact import filesystem, join, read_parquet
 from pipeline.candidates import (
     NONE,
     Block,
@@ -25,6 +24,7 @@ from pipeline.candidates import (
 from pipeline.embed import not_blank, vectors_table
 from pipeline.encoder import Encoder, EncoderConfig, Role
 from pipeline.errors import UserError
+from pipeline.files import filesystem, join, read_parquet
 from pipeline.miners import Rule, negatives
 from pipeline.pool import Worker, limit_threads
 from pipeline.search import unit
@@ -69,7 +69,9 @@ class EncodeForSearch(Worker):
         """Encode one shard of the corpus, or the anchors of one shard of pairs; return the rows that it had."""
         role, shard = item[0], Shard(**item[1])
         table, empty = self._documents(shard) if role == "document" else self._anchors(shard)
-        shards.commit(self.places.folder(role), shard.name, table, {"empty": empty})
+        shards.commit(
+            self.places.folder(role), shard.name, table, {"empty": empty, "dtype": self.encoder.identity["dtype"]}
+        )
         return shard.rows
 
     def _documents(self, shard: Shard) -> tuple[pa.Table, int]:

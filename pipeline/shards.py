@@ -16,8 +16,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.artifact import digest, filesystem, fingerprint_file, join, write_parquet
+from pipeline.artifact import digest
 from pipeline.errors import UserError
+from pipeline.files import filesystem, fingerprint_file, join, write_parquet
 
 PARQUET, JSON_LINES = (".parquet",), (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _COUNTS = b"tripletail.counts"

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import artifact
+from pipeline import artifact, files
 from pipeline.artifact import Artifact, Draft, begin
 from pipeline.errors import UserError
 
@@ -53,7 +53,7 @@ def test_the_manifest_says_what_was_made_of_what(place):
 
 def test_the_manifest_comes_last(place, monkeypatch):
     written = []
-    move = artifact.write_json
+    move = files.write_json
     monkeypatch.setattr(
         artifact, "write_json", lambda path, value: (written.append(Path(path).name), move(path, value))
     )
@@ -190,19 +190,19 @@ def test_a_file_of_another_schema_is_refused_when_read(tmp_path):
     path = str(tmp_path / "queries.parquet")
     pq.write_table(QUERIES.drop_columns(["text"]), path)
     with pytest.raises(UserError, match=rf"{path}: column 'text' of table 'queries' is missing; rerun the job"):
-        artifact.read_parquet(path, "queries")
+        files.read_parquet(path, "queries")
     pq.write_table(QUERIES.set_column(1, "text", pa.array([1, 2])), path)
     with pytest.raises(UserError, match="column 'text' is int64, table 'queries' wants string"):
-        artifact.read_parquet(path, "queries")
+        files.read_parquet(path, "queries")
 
 
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     path = tmp_path / "queries.parquet"
     path.write_bytes(b"not parquet at all")
     with pytest.raises(UserError, match=rf"{path}: not readable as Parquet"):
-        artifact.read_parquet(str(path))
+        files.read_parquet(str(path))
     with pytest.raises(UserError, match="no such file"):
-        artifact.read_parquet(str(tmp_path / "none.parquet"))
+        files.read_parquet(str(tmp_path / "none.parquet"))
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"tables": {}}', '{"tables": {"a": {"size": 1}}}'])
@@ -215,23 +215,23 @@ def test_a_manifest_of_another_version_is_a_user_error(place, text):
 
 def test_row_groups_are_bounded(tmp_path):
     path = str(tmp_path / "many.parquet")
-    artifact.write_parquet(path, pa.table({"id": range(artifact.ROW_GROUP_ROWS * 2 + 1)}))
+    files.write_parquet(path, pa.table({"id": range(files.ROW_GROUP_ROWS * 2 + 1)}))
     assert pq.ParquetFile(path).metadata.num_row_groups == 3
 
 
 def test_the_fingerprint_of_a_file_follows_its_content(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("one")
-    first = artifact.fingerprint_file(str(path))
+    first = files.fingerprint_file(str(path))
     path.write_text("two")
-    assert artifact.fingerprint_file(str(path)) != first
-    monkeypatch.setattr(artifact, "_WHOLE_FILE", 1 << 10)
+    assert files.fingerprint_file(str(path)) != first
+    monkeypatch.setattr(files, "_WHOLE_FILE", 1 << 10)
     path.write_bytes(bytes(4 << 20))
-    large = artifact.fingerprint_file(str(path))
+    large = files.fingerprint_file(str(path))
     path.write_bytes(bytes((4 << 20) - 1) + b"x")
-    assert artifact.fingerprint_file(str(path)) != large
+    assert files.fingerprint_file(str(path)) != large
     with pytest.raises(UserError, match="no such file"):
-        artifact.fingerprint_file(str(tmp_path / "none"))
+        files.fingerprint_file(str(tmp_path / "none"))
 
 
 def test_an_unknown_scheme_is_a_user_error():
@@ -274,7 +274,7 @@ def test_a_remote_artifact_is_like_a_local_one(bucket):
         Artifact.open(bucket, "build")
     with pytest.raises(UserError, match="no such directory"):
         Artifact.open(bucket + "2", "build")
-    assert artifact.fingerprint_file(f"{bucket}/config.json") == artifact.fingerprint_file(f"{bucket}/config.json")
+    assert files.fingerprint_file(f"{bucket}/config.json") == files.fingerprint_file(f"{bucket}/config.json")
 
 
 def test_a_remote_draft_is_kept_and_gone_on_with(bucket):
@@ -293,7 +293,7 @@ def test_parts_that_other_processes_wrote_are_counted(bucket):
     draft = start(bucket)
     assert isinstance(draft, Draft)
     draft.write("queries", QUERIES, part=0)
-    fs, root = artifact.filesystem(bucket)
+    fs, root = files.filesystem(bucket)
     assert len(fs.ls(f"{root}/queries")) == 1  # now this process has a listing to be stale
     elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
     elsewhere.copy(f"{root}/queries/part-00000.parquet", f"{root}/queries/part-00001.parquet")

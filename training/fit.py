@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline import artifact, engine
+from pipeline import artifact, engine, files
 from pipeline.artifact import Artifact
 from pipeline.config import JobConfig, validate
 from pipeline.console import say
@@ -41,12 +41,12 @@ class TrainConfig(JobConfig):
     @property
     def places(self) -> dict[str, str]:
         """Absolute places of data, model directory and training log."""
-        home = artifact.absolute(self.run)
+        home = files.absolute(self.run)
         return {
-            "data": artifact.absolute(self.data) if self.data else artifact.join(home, "data"),
-            "negatives": artifact.absolute(self.negatives) if self.negatives else artifact.join(home, "negatives"),
-            "model": artifact.absolute(self.out) if self.out else artifact.join(home, "model"),
-            "log": artifact.join(home, "training"),
+            "data": files.absolute(self.data) if self.data else files.join(home, "data"),
+            "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
+            "model": files.absolute(self.out) if self.out else files.join(home, "model"),
+            "log": files.join(home, "training"),
         }
 
 
@@ -112,7 +112,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
             ),
         ),
     )
-    with Follow(artifact.join(places["log"], "metrics.jsonl"), metric):
+    with Follow(files.join(places["log"], "metrics.jsonl"), metric):
         result = trainer.fit()
     kept = result.best_checkpoints or []
     if not kept:
@@ -122,7 +122,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
         f"train: best checkpoint: step {figures['step']}"
         + (f", {metric} {figures[metric]:.4f}" if metric in figures else "")
     )
-    lines = MetricsFile(artifact.join(places["log"], "metrics.jsonl")).rows()
+    lines = MetricsFile(files.join(places["log"], "metrics.jsonl")).rows()
     return Path(best.path), [row for row in lines if metric in row]
 
 
@@ -153,4 +153,4 @@ def train_worker(settings: dict[str, Any]) -> None:
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device)
     loop = Loop(encoder, config.loss, rows, config.loop)
-    loop.run(RayKeeper(MetricsFile(artifact.join(places["log"], "metrics.jsonl"))), checks, settings["plan"])
+    loop.run(RayKeeper(MetricsFile(files.join(places["log"], "metrics.jsonl"))), checks, settings["plan"])

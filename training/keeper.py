@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifact
+from pipeline import files
 from pipeline.console import say
 from training.checkpoint import STATE, State
 
@@ -15,7 +15,7 @@ class MetricsFile:
     """Metrics as JSON lines, written whole each time, so that any file system can hold them."""
 
     def __init__(self, path: str) -> None:
-        self.fs, self.name = artifact.filesystem(path)
+        self.fs, self.name = files.filesystem(path)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every row written so far."""

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from pipeline.artifact import join
 from pipeline.config import JobConfig
+from pipeline.files import join
 from pipeline.pairs import PairConfig
 from pipeline.read import Source
 from pipeline.splits import SplitConfig

@@ -10,12 +10,13 @@ from collections import Counter
 from typing import Any
 
 from pipeline import engine, exchange
-from pipeline.artifact import Artifact, begin, filesystem, fingerprint_file, join
+from pipeline.artifact import Artifact, begin
 from pipeline.build.config import BuildConfig
 from pipeline.build.steps import Steps
 from pipeline.console import Progress, say
 from pipeline.errors import UserError
 from pipeline.exchange import Exchange
+from pipeline.files import filesystem, fingerprint_file, join
 from pipeline.tally import Tally
 
 WRITTEN = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from pipeline import engine, modeldir
-from pipeline.artifact import Artifact, Draft, begin, digest, filesystem, fingerprint_file, join, read_json, write_json
+from pipeline.artifact import Artifact, Draft, begin, digest
 from pipeline.config import JobConfig
 from pipeline.console import say
 from pipeline.encoder import EncoderConfig
@@ -16,6 +16,7 @@ from pipeline.evaluate.measure import BM25, Measured, Plan, measure
 from pipeline.evaluate.outputs import print_table, read_curves, runs_table, trec_lines, write_text
 from pipeline.evaluate.questions import Questions, read_questions
 from pipeline.evaluate.story import command_line, tell
+from pipeline.files import filesystem, fingerprint_file, join, read_json, write_json
 from pipeline.metrics import RETRIEVAL, Metric, depth
 from pipeline.report.page import render
 

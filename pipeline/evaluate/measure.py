@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import MANIFEST, Artifact, filesystem, join
+from pipeline.artifact import MANIFEST, Artifact
 from pipeline.console import say
 from pipeline.encoder import EncoderConfig
 from pipeline.evaluate import figures
@@ -15,6 +15,7 @@ from pipeline.evaluate.corpus import VECTOR_ROWS, Corpus, Piece
 from pipeline.evaluate.probes import Probes, lexical_triplets, make_probes, wanted_ids
 from pipeline.evaluate.questions import Questions
 from pipeline.evaluate.ranking import Asked, answer, ask
+from pipeline.files import filesystem, join
 from pipeline.lexical import Lexical
 from pipeline.metrics import PerQuery, depth, retrieval
 from pipeline.search import Best

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifact import filesystem, join
 from pipeline.errors import UserError
 from pipeline.evaluate.measure import Measured
+from pipeline.files import filesystem, join
 from pipeline.report.wording import decimal, metric_name, p_value
 from pipeline.search import Best
 

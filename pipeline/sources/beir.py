@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.artifact import filesystem, join
 from pipeline.errors import UserError
+from pipeline.files import filesystem, join
 from pipeline.sources import lines
 from pipeline.sources.jsonl import objects
 from pipeline.sources.mapping import Mapping

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pyarrow import ArrowException
 from pydantic import Field
 
-from pipeline.artifact import filesystem
 from pipeline.errors import UserError
+from pipeline.files import filesystem
 from pipeline.sources.mapping import Kind, Mapping, check_columns
 from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, resolve
 from pipeline.splits import named

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pipeline.artifact import filesystem
 from pipeline.errors import UserError
+from pipeline.files import filesystem
 from pipeline.sources import lines
 from pipeline.sources.mapping import Mapping
 from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, existing, resolve

@@ -4,8 +4,8 @@ import gzip
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
-from pipeline.artifact import filesystem
 from pipeline.errors import UserError
+from pipeline.files import filesystem
 from pipeline.sources.record import Block
 
 BOM = b"\xef\xbb\xbf"

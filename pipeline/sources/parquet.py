@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from pipeline.artifact import filesystem
 from pipeline.errors import UserError
+from pipeline.files import filesystem
 from pipeline.sources.mapping import Kind, Mapping, check_columns
 from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, existing, resolve
 from pipeline.splits import Split

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from pipeline.artifact import filesystem, join
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.files import filesystem, join
 from pipeline.tally import Tally
 
 CHUNK_ROWS = 20_000
