@@ -177,6 +177,7 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
         assert first.read(table).equals(second.read(table))
     assert first.manifest.dropped == {"empty_anchor": 1, "empty_document": 1, "other_split": 1}
     notes = first.manifest.notes
+    assert notes["encoder"] == Encoder.load(validate_encoder(minilm), "cpu").identity
     triplets = first.read("triplets").to_pylist()
     assert [row["anchor_id"] for row in triplets] == [f"q{n}" for n in range(20)] + ["q0", "q20"]
     assert sum(notes["negatives_per_row"].values()) == len(triplets) == 22
