@@ -21,6 +21,8 @@ from pipeline.mining import EncodeForSearch, MineBlock, Places
 from pipeline.pool import Pool, stream
 from pipeline.shards import Shard
 
+TABLES = ["candidates", "triplets", "tuples"]
+
 
 class MineConfig(JobConfig):
     """Settings of the mining job."""
@@ -62,7 +64,8 @@ class Plan:
 
 
 def run(config: MineConfig) -> Artifact:
-    """Mine negatives into `{run}/negatives`: tables candidates and triplets, one row a pair of the split, in its order.
+    """Mine negatives into `{run}/negatives`: tables candidates and triplets, one row a pair of the split, in its order,
+    and `tuples` with one row a negative, as Sentence Transformers reads them.
 
     Documents and anchors are encoded once, each anchor is searched once against the whole corpus, and the rule
     chooses for each of its pairs. A pair keeps what the rule allows, be it nothing: never a known positive, never a
@@ -179,7 +182,7 @@ def _finish(draft: Draft, places: Places, plan: Plan, identity: dict[str, str]) 
         held = [places.encoded("document", shard.name) or {} for shard in plan.documents]
         draft.drop({"empty_document": sum(counts["empty"] for counts in held)})
         identity = identity | {"dtype": "+".join(sorted({counts["dtype"] for counts in held}))}
-    for table in ("candidates", "triplets"):
+    for table in TABLES:
         shards.sweep(join(places.out, table))
     notes = {
         "encoder": identity,
@@ -187,7 +190,7 @@ def _finish(draft: Draft, places: Places, plan: Plan, identity: dict[str, str]) 
         "refused": dict(sorted(refused.items())),
         "positive_not_in_corpus": orphans,
     }
-    artifact = draft.finish(["candidates", "triplets"], **notes)
+    artifact = draft.finish(TABLES, **notes)
     mean = sum(number * count for number, count in histogram.items()) / max(1, rows)
     say(f"mine: {places.out}: {rows:,} triplets, {mean:.2f} negatives a row, {histogram[0]:,} rows have none")
     return artifact

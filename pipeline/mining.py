@@ -29,6 +29,7 @@ from pipeline.miners import Rule, negatives
 from pipeline.pool import Worker, limit_threads
 from pipeline.search import unit
 from pipeline.shards import Shard
+from pipeline.tuples import tuples
 
 FOLDERS = {"document": "corpus", "query": "anchors"}
 
@@ -53,7 +54,7 @@ class Places:
         return shards.committed(self.folder(role), name)
 
     def mined(self, name: str) -> dict[str, Any] | None:
-        """Counts of a mined shard; None when it is not there. Triplets are written after candidates."""
+        """Counts of a mined shard; None when it is not there. Triplets are written last."""
         return shards.committed(join(self.out, "triplets"), name)
 
 
@@ -117,6 +118,7 @@ class MineBlock(Worker):
         for shard, (pairs, dropped), table in zip(block, parts, candidates, strict=True):
             triplets, counts = select(pairs, table, self.rule, self.places.corpus)
             shards.commit(join(self.places.out, "candidates"), shard.name, table, {})
+            shards.commit(join(self.places.out, "tuples"), shard.name, tuples(triplets), {})
             shards.commit(join(self.places.out, "triplets"), shard.name, triplets, {"dropped": dropped, **counts})
         return sum(shard.rows for shard in block)
 

@@ -3,8 +3,8 @@
 #
 #   bash scripts/setup.sh [EXTRAS]     EXTRAS as in pyproject.toml, comma-separated; default: sample
 #
-# TRIPLETAIL_PYTHON names the interpreter where the right one is not found on PATH. pip's own settings hold: on Linux,
-# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu brings torch without CUDA, a tenth of the download.
+# TRIPLETAIL_PYTHON names the interpreter where the right one is not found on PATH. pip's own settings hold: an index with
+# CPU builds of torch, named in PIP_EXTRA_INDEX_URL, saves nine tenths of the download.
 set -euo pipefail
 cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null
 extras=${1:-sample}

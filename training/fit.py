@@ -1,5 +1,8 @@
 """The training job: Ray Train runs the loop on every worker, keeps checkpoints, restarts it when one dies."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,6 +127,18 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
     )
     lines = MetricsFile(files.join(places["log"], "metrics.jsonl")).rows()
     return Path(best.path), [row for row in lines if metric in row]
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end as in every other job: Ray Train aborts the run, keeps its own handler and exits the process."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:

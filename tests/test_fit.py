@@ -1,0 +1,243 @@
+"""The training job on real Ray Train: what it leaves, what it refuses, what a death costs."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import artifact
+from pipeline.config import validate
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+from training import fit
+from training.checkpoint import Progress, State
+from training.loop import Loop, LoopConfig, milestones, rate_at
+from training.losses.infonce import InfoNCE
+from training.rows import ValidationConfig, load, load_validation
+
+TOPICS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
+SETTINGS = {
+    "encoder": {"layers": 1, "max_length": 32},
+    "loop": {"batch_size": 16, "epochs": 2, "validations": 3, "log_every": 1, "dropout": 0.0},
+    "workers": 2,
+}
+
+
+def make_data(run: Path, splits: tuple[str, ...] = ("train", "dev")) -> artifact.Artifact:
+    """A build artifact of 60 questions and answers in two splits."""
+    draft = artifact.begin(str(run / "data"), "build", {"made": "by a test"}, {}, overwrite=False)
+    assert isinstance(draft, artifact.Draft)
+    names = [f"{topic}{n}" for topic in TOPICS for n in range(6)]
+    place = {name: splits[min(len(splits) - 1, index % 4 // 3)] for index, name in enumerate(names)}
+    answers = {name: f"The {name[:-1]} number {name[-1]} is repaired with part {name}." for name in names}
+    questions = {name: f"how do I mend {name}?" for name in names}
+    rows = {
+        "corpus": [
+            {"doc_id": n, "title": "", "text": t, "category": None, "tags": [], "source": "test", "cluster_id": None}
+            for n, t in answers.items()
+        ],
+        "queries": [
+            {"query_id": f"q-{n}", "text": t, "source": "test", "split": place[n]} for n, t in questions.items()
+        ],
+        "qrels": [{"query_id": f"q-{n}", "doc_id": n, "relevance": 1, "split": place[n]} for n in names],
+        "pairs": [
+            {
+                "anchor_id": f"q-{n}",
+                "anchor": questions[n],
+                "positive_id": n,
+                "positive": answers[n],
+                "source": "test",
+                "split": place[n],
+                "group_id": n,
+                "relevance": 1.0,
+                "reason": "judged 1",
+            }
+            for n in names
+        ],
+    }
+    for name, values in rows.items():
+        draft.write(name, pa.Table.from_pylist(values))
+    return draft.finish(list(rows))
+
+
+def settings(run: Path, **over) -> fit.TrainConfig:
+    return validate(fit.TrainConfig, {**SETTINGS, "run": str(run), **over})
+
+
+def flags(run: Path, *more: str) -> list[str]:
+    recipe = run / "recipe.json"
+    recipe.write_text(json.dumps({**SETTINGS, "run": str(run)}))
+    return [sys.executable, "-m", "scripts.train", "--config", str(recipe), *more]
+
+
+@pytest.mark.ray
+def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_path, capsys):
+    peer = pytest.importorskip("sentence_transformers")
+    make_data(tmp_path)
+    model = fit.run(settings(tmp_path))
+    texts = ["how do I mend tent3?", "The lamp number 1 is repaired with part lamp1."]
+    ours = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu").encode(texts, "query")
+    theirs = peer.SentenceTransformer(model, device="cpu").encode(texts, prompt_name="query")
+    assert (ours * theirs).sum(axis=1).min() >= 0.99999
+    base = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu").encode(texts, "query")
+    assert (ours * base).sum(axis=1).max() < 0.99999, "training changed nothing"
+    lines = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in trained] == list(range(1, trained[-1]["steps"] + 1))
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    assert [line["step"] for line in lines if "ndcg@10" in line] == [0, *sorted(milestones(trained[-1]["steps"], 3))]
+    assert "sentence-transformers" in Path(model, "README.md").read_text()
+
+    before = Path(model, "model.safetensors").stat().st_mtime_ns
+    fit.run(settings(tmp_path))
+    assert "already done" in capsys.readouterr().err
+    assert Path(model, "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"another setting of loss.*--overwrite"):
+        fit.run(settings(tmp_path, loss={"temperature": 0.1}))
+
+
+@pytest.mark.ray
+def test_a_killed_worker_costs_steps_not_the_run(ray_session, tmp_path):
+    """SIGKILL one worker after the first checkpoint: Ray Train restarts both from it and the result is the same."""
+    import threading
+
+    import psutil
+
+    make_data(tmp_path / "killed")
+    make_data(tmp_path / "whole")
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        log = tmp_path / "killed" / "training" / "metrics.jsonl"
+        while not killed:
+            time.sleep(0.05)
+            if log.exists() and '"step": 3' in log.read_text():
+                mine = psutil.Process().children(recursive=True)
+                workers = [p for p in mine if "RayTrainWorker" in " ".join(p.cmdline())]
+                if workers:
+                    workers[0].send_signal(signal.SIGKILL)
+                    killed.append(workers[0].pid)
+
+    watcher = threading.Thread(target=kill_one, daemon=True)
+    watcher.start()
+    model = fit.run(settings(tmp_path / "killed"))
+    watcher.join(1)
+    assert killed, "no worker was killed"
+    whole = fit.run(settings(tmp_path / "whole"))
+    texts = ["how do I mend hose2?", "pan"]
+    a, b = (Encoder.load(EncoderConfig(model=m, dtype="float32"), "cpu").encode(texts, "query") for m in (model, whole))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "arguments", "words"),
+    [
+        (lambda run: None, [], r"data: no such directory; run `python -m scripts.build` first"),
+        (lambda run: (run / "data").mkdir(), [], r"data: has no manifest.json"),
+        (make_data, ["--rows", "mined"], r"negatives: no such directory; run `python -m scripts.mine` first"),
+        (make_data, ["--encoder.model", "./missing"], r"model ./missing: no such directory"),
+        (make_data, ["--loss.temprature", "1"], r"unrecognized arguments: --loss.temprature"),
+        (make_data, ["--loop.learning-rate", "0"], r"loop.learning_rate.*greater than 0"),
+        (make_data, ["--workers", "64"], r"workers 64: the cluster has"),
+        (lambda run: make_data(run, ("dev", "test")), [], r"no training rows in pairs"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(tmp_path, arrange, arguments, words):
+    arrange(tmp_path)
+    done = subprocess.run(flags(tmp_path, *arguments), capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert last.startswith("train: error: ")
+    assert re.search(words, last)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_schema_mismatch_between_jobs_is_named(tmp_path):
+    make_data(tmp_path)
+    path = tmp_path / "data" / "pairs" / "part-00000.parquet"
+    import pyarrow.parquet as pq
+
+    pq.write_table(pq.read_table(path).drop_columns(["positive"]), path)
+    data = artifact.Artifact.open(str(tmp_path / "data"), "build")
+    with pytest.raises(UserError, match=r"column 'positive' of table 'pairs' is missing; rerun the job that wrote it"):
+        load(["pairs"], data, None, None, None)
+
+
+def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path):
+    make_data(tmp_path)
+    environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    first = subprocess.Popen(flags(tmp_path), stderr=subprocess.PIPE, text=True, env=environment)
+    log = tmp_path / "training" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    try:
+        while not (log.exists() and '"loss"' in log.read_text()):
+            assert first.poll() is None and time.monotonic() < deadline, "the run never took a step"
+            time.sleep(0.1)
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 130, said
+    assert "interrupted" in said
+    assert not (tmp_path / "training" / "manifest.json").exists()
+    assert not (tmp_path / "model").exists()
+    again = subprocess.run(flags(tmp_path), capture_output=True, text=True, timeout=200, env=environment)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "model" / "modules.json").exists()
+
+
+def test_resume_in_one_process_is_exact(tmp_path):
+    """Weights after 3 steps, a checkpoint, and the rest equal those of the uninterrupted run, bit for bit."""
+    data = make_data(tmp_path)
+    config = LoopConfig(batch_size=16, max_steps=5, validations=0, precision="float32")
+
+    def fresh() -> Loop:
+        encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
+        return Loop(encoder, InfoNCE(learn_temperature=True), load(["pairs"], data, None, None, None), config)
+
+    def train(loop: Loop, start: int, end: int) -> None:
+        for step, batch in loop.plan(start):
+            if step == end:
+                return
+            loop.step(loop.work(batch), step)
+
+    whole, first, second = fresh(), fresh(), fresh()
+    train(whole, 0, 5)
+    train(first, 0, 3)
+    State(first.module, first.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
+    found = State(second.module, second.optimizer, Progress(0, "plan")).read(tmp_path / "checkpoint")
+    train(second, found.step, 5)
+    for name, tensor in whole.module.state_dict().items():
+        assert np.array_equal(tensor.numpy(), second.module.state_dict()[name].numpy()), name
+    with pytest.raises(UserError, match="other data or settings"):
+        State(second.module, second.optimizer, Progress(0, "other plan")).read(tmp_path / "checkpoint")
+
+
+def test_validation_sample_holds_every_relevant_document(tmp_path):
+    data = make_data(tmp_path)
+    found = load_validation(data, ValidationConfig(max_queries=5, max_documents=20))
+    assert found is not None
+    assert len(found.queries) == 5
+    assert len(found.documents) == 20
+    assert all(doc in found.documents for grades in found.judgments.values() for doc in grades)
+
+
+def test_the_rate_rises_then_falls():
+    config = LoopConfig(learning_rate=1.0, warmup=0.2)
+    rates = [rate_at(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 21)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates.index(max(rates)) == 20
+    assert all(a > b for a, b in pairwise(rates[20:]))
+    assert rates[-1] == pytest.approx(1 / 80)
