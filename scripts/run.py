@@ -43,6 +43,7 @@ def flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--from", dest="first", choices=JOBS, metavar="JOB", help=f"first job: {', '.join(JOBS)}")
     parser.add_argument("--until", dest="last", choices=JOBS, metavar="JOB", help="last job")
     parser.add_argument("--run", metavar="DIR", help="directory that holds every artifact; over the recipe's `run:`")
+    parser.add_argument("--root", metavar="DIR", help="where relative paths of the build's sources start")
     parser.add_argument("--overwrite", action="store_true", help="replace artifacts made with other settings or inputs")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, start nothing")
     return parser.parse_args(argv)
@@ -66,6 +67,7 @@ def resolve(job: str, options: argparse.Namespace) -> Step:
     module = import_module(module_name)
     argv = ["--config", options.config]
     argv += ["--run", options.run] if options.run else []
+    argv += ["--root", options.root] if options.root and job == "build" else []
     argv += ["--overwrite"] if options.overwrite else []
     config, _ = parse(getattr(module, class_name), job, argv)
     return Step(job, config, module.run)

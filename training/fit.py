@@ -111,7 +111,9 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
             storage_path=places["log"],
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=metric, checkpoint_score_order="max"
+                num_to_keep=1,
+                checkpoint_score_attribute=metric if config.loop.validations else None,
+                checkpoint_score_order="max",
             ),
         ),
     )

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from training.losses.masks import MaskConfig, document_mask, query_mask
 from training.losses.objective import Batch, Objective, Share
+from training.losses.tiled import Scores, scores
 
 
 class InfoNCE(Objective):
@@ -25,6 +25,7 @@ class InfoNCE(Objective):
     temperature: float = Field(0.05, gt=0, description="divides cosines; smaller is sharper")
     learn_temperature: bool = Field(False, description="let training adjust the temperature, as CLIP does")
     symmetric: bool = Field(False, description="also rank all queries for each document")
+    tile: int | None = Field(None, ge=1, description="compute logits in tiles of this side, for batches of thousands")
     mask: MaskConfig = MaskConfig()
 
     def learned(self) -> dict[str, float]:
@@ -34,31 +35,37 @@ class InfoNCE(Objective):
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
         """Share of the mean over the N rows of the global batch."""
         scale = learned["log_scale"].exp() if self.learn_temperature else 1.0 / self.temperature
-        query, positive, negative = (F.normalize(x, dim=-1) for x in (batch.query, batch.positive, batch.negative))
-        own, target = batch.rows, batch.own
-        cosine = query[own] @ torch.cat([positive, negative]).T
-        masked = document_mask(batch, self.mask)
-        summed = _cross_entropy(cosine * scale, masked, target)
+        own = batch.own
+        documents = torch.cat([batch.positive, batch.negative]) if len(batch.negative) else batch.positive
+        found = scores(
+            batch.query[batch.rows],
+            documents,
+            scale,
+            own,
+            tile=self.tile,
+            masked=lambda rows, columns, _: document_mask(batch, self.mask, rows, columns),
+        )
+        summed = (found.log_sum - scale * found.right).sum()
         if self.symmetric:
-            backward = positive[own] @ query.T
-            summed = (summed + _cross_entropy(backward * scale, query_mask(batch, self.mask), target)) / 2
-        return Share(summed / batch.size, _report(cosine, masked, target, batch.size))
-
-
-def _cross_entropy(logits: Tensor, masked: Tensor, target: Tensor) -> Tensor:
-    """Summed cross-entropy of logits [n, C] with places masked [n, C] left out of the denominator."""
-    return F.cross_entropy(logits.masked_fill(masked, float("-inf")), target, reduction="sum")
+            back = scores(
+                batch.positive[batch.rows],
+                batch.query,
+                scale,
+                own,
+                tile=self.tile,
+                masked=lambda rows, columns, _: query_mask(batch, self.mask, rows, columns),
+            )
+            summed = (summed + (back.log_sum - scale * back.right).sum()) / 2
+        return Share(summed / batch.size, _report(found, batch.size, len(documents)))
 
 
 @torch.no_grad()
-def _report(cosine: Tensor, masked: Tensor, target: Tensor, size: int) -> dict[str, Tensor]:
+def _report(found: Scores, size: int, width: int) -> dict[str, Tensor]:
     """Shares of what a reader wants to see: masked places, similarity of positives and of the hardest negatives."""
-    right = cosine.gather(1, target[:, None]).squeeze(1)
-    others = cosine.masked_fill(masked, -1.0).scatter(1, target[:, None], -1.0)
-    hardest = others.max(dim=1).values if len(cosine) else right
+    hardest = found.hardest.clamp(min=-1.0)
     return {
-        "masked": masked.float().mean(dim=1).sum() / size,
-        "positive_similarity": right.sum() / size,
+        "masked": found.masked.sum() / (width * size),
+        "positive_similarity": found.right.sum() / size,
         "hardest_similarity": hardest.sum() / size,
-        "accuracy": (right > hardest).float().sum() / size,
+        "accuracy": (found.right > hardest).float().sum() / size,
     }
