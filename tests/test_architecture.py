@@ -41,7 +41,7 @@ FLOORS: dict[float, str] = {
     4.1: "training.validation",
     4.2: "training.rows",
     5.0: "training.losses.objective",
-    5.1: "training.losses.masks",
+    5.1: "training.losses.masks training.losses.tiled",
     5.2: "training.losses.*",
     6.0: "training.checkpoint",
     6.1: "training.loop training.keeper",
