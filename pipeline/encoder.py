@@ -6,6 +6,7 @@ Hugging Face encoder), so that training, mining, embedding and evaluation cannot
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline import chunks, modeldir
 from pipeline.config import Config
+from pipeline.files import store_folder
 
 Role = Literal["query", "document"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -166,29 +168,43 @@ class Encoder(nn.Module):
         self.train(was_training)
         return np.ascontiguousarray(vectors.float().cpu().numpy())
 
-    def save(self, path: str | Path) -> None:
-        """Write a local directory that `SentenceTransformer(path)` loads unchanged; weights as float32 safetensors."""
+    def save(self, path: str | Path, card: str | None = None) -> None:
+        """Write a directory that `SentenceTransformer(path)` loads unchanged: float32 safetensors, and a model card.
+
+        A remote path gets the files once they are all written; a local one by renaming a finished directory.
+        """
+        if "://" in str(path):
+            with tempfile.TemporaryDirectory() as folder:
+                self._write(Path(folder), card)
+                store_folder(folder, str(path))
+            return
         target = Path(path)
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
+        self._write(partial, card)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+
+    def _write(self, folder: Path, card: str | None) -> None:
         dtype = next(self.transformer.parameters()).dtype
-        self.transformer.float().save_pretrained(partial, safe_serialization=True)
-        self.tokenizer.save_pretrained(partial)
+        self.transformer.float().save_pretrained(folder, safe_serialization=True)
         self.transformer.to(dtype)
-        for name, content in modeldir.layout_files(
+        self.tokenizer.save_pretrained(folder)
+        layout = modeldir.layout_files(
             self.dim,
             self.max_length,
             self.pooling,
             self.prompts,
             normalize=self.normalize,
             include_prompt=self.include_prompt,
-        ).items():
-            file = partial / name
+        )
+        for name, content in layout.items():
+            file = folder / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:

@@ -4,7 +4,10 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
+import tempfile
 import uuid
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -41,6 +44,36 @@ def join(path: str, *parts: str) -> str:
 def absolute(path: str) -> str:
     """Make a local path absolute, since workers run elsewhere; leave remote ones as they are."""
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  no symlink is to be resolved
+
+
+def store_folder(local: str, path: str) -> None:
+    """Copy a local folder to a place that may be remote, replacing what is there."""
+    fs, root = filesystem(path)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+    fs.put(local.rstrip("/") + "/", root, recursive=True)
+
+
+def fetch_folder(path: str) -> str:
+    """Bring a remote folder here and return its local place; what was brought before and is unchanged is used again."""
+    fs, root = filesystem(path)
+    listing = {
+        name: [info.get("size"), str(info.get("ETag") or info.get("created") or "")]
+        for name, info in fs.find(root, detail=True).items()
+    }
+    if not listing:
+        raise UserError(f"{path}: no such directory, or it is empty")
+    name = hashlib.sha256(json.dumps([path, listing], sort_keys=True).encode()).hexdigest()[:24]
+    local = Path(tempfile.gettempdir()) / f"tripletail-{os.getuid()}" / name
+    if not local.exists():
+        local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = local.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
+        fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True)
+        try:
+            partial.rename(local)
+        except OSError:  # another process was first
+            shutil.rmtree(partial)
+    return str(local)
 
 
 def fingerprint_file(path: str) -> str:

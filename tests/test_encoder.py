@@ -65,6 +65,15 @@ def test_identity_changes_with_all_that_decides_a_vector(saved):
     assert len(set(identities)) == len(configs)
 
 
+def test_a_remote_directory_holds_the_same_model(saved, tmp_path):
+    encoder, _ = saved
+    encoder.save("memory://models/tuned", "# A card\n")
+    again = Encoder.load(EncoderConfig(model="memory://models/tuned", dtype="float32"), "cpu")
+    assert np.array_equal(again.encode(TEXTS, "query"), encoder.encode(TEXTS, "query"))
+    with pytest.raises(UserError, match="no such directory, or it is empty"):
+        Encoder.load(EncoderConfig(model="memory://models/none"), "cpu")
+
+
 @pytest.mark.parametrize(
     ("remove", "words"),
     [

@@ -74,10 +74,8 @@ def run(config: TrainConfig) -> str:
     checkpoint, measured = _fit(config, places, plan)
     module = Embed(base, config.loss.learned())
     load_weights(module, checkpoint)
-    base.save(places["model"])
     rows, sources = _described(config, data, negatives)
-    text = card.write(config.model_dump(mode="json"), measured, rows, sources)
-    (Path(places["model"]) / "README.md").write_text(text, encoding="utf-8")
+    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources))
     draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
     say(f"train: done: {places['model']}")
     return places["model"]
@@ -128,7 +126,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
         + (f", {metric} {figures[metric]:.4f}" if metric in figures else "")
     )
     lines = MetricsFile(files.join(places["log"], "metrics.jsonl")).rows()
-    return Path(best.path), [row for row in lines if metric in row]
+    return Path(best.to_directory()), [row for row in lines if metric in row]
 
 
 @contextmanager

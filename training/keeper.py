@@ -43,9 +43,10 @@ class RayKeeper:
         if found is None:
             self.lines = []
             return None
-        step = json.loads((Path(found.path) / STATE).read_text(encoding="utf-8"))["step"]
+        folder = Path(found.to_directory())
+        step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
         self.lines = [row for row in self.lines if row["step"] <= step]
-        return Path(found.path)
+        return folder
 
     def log(self, row: dict[str, Any]) -> None:
         """Add a row of metrics."""
