@@ -1,4 +1,4 @@
-"""Entry point: python -m scripts.build --config recipe.yaml [flags]."""
+"""Turn raw corpora into clean, split tables: `python -m scripts.build --config RECIPE [flags]`."""
 
 from pipeline.build.config import BuildConfig
 from pipeline.build.job import run

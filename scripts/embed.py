@@ -1,4 +1,4 @@
-"""Embed a corpus, or any file of texts: `python -m scripts.embed --config scripts/recipes/quick.yaml`."""
+"""Embed a corpus, or any file of texts: `python -m scripts.embed --config RECIPE [flags]`."""
 
 from pipeline.config import main
 from pipeline.embed import EmbedConfig, run

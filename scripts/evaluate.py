@@ -1,4 +1,4 @@
-"""Rank the corpus by several models, compare them and write the report."""
+"""Compare models over the whole corpus and write the report: `python -m scripts.evaluate --config RECIPE`."""
 
 from pipeline.config import main
 from pipeline.evaluate.job import EvaluateConfig, run

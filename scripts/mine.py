@@ -1,4 +1,4 @@
-"""Mine hard negatives for pairs: `python -m scripts.mine --config scripts/recipes/quick.yaml`."""
+"""Mine hard negatives for training pairs: `python -m scripts.mine --config RECIPE [flags]`."""
 
 from pipeline.config import main
 from pipeline.mine import MineConfig, run
