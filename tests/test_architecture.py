@@ -40,7 +40,7 @@ FLOORS: dict[float, str] = {
     4.0: "training.batches training.gather training.card",
     4.1: "training.validation",
     4.2: "training.rows",
-    5.0: "training.losses.objective",
+    5.0: "training.losses.objective training.gradcache",
     5.1: "training.losses.masks training.losses.tiled",
     5.2: "training.losses.*",
     6.0: "training.checkpoint",

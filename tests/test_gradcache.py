@@ -1,0 +1,228 @@
+"""Cached and tiled steps give the gradient of the plain one: any ranks, one reduction a step, one chunk in memory."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.chunks import by_tokens
+from tests.ranks import run_ranks
+from training.gather import gather, world
+from training.gradcache import Cached, Plain
+from training.losses.infonce import InfoNCE
+from training.losses.masks import MaskConfig
+from training.losses.objective import Batch
+from training.losses.triplet import TripletMargin
+
+ROWS, DIM, NEGATIVES, BUDGET = 12, 8, 2, 20
+SPLITS = {
+    "equal": {1: [12], 2: [6, 6], 3: [4, 4, 4], 4: [3, 3, 3, 3]},
+    "unequal": {1: [12], 2: [9, 3], 3: [5, 0, 7], 4: [2, 5, 1, 4]},
+}
+UNMASKED = MaskConfig(same_document=False, known_positives=False, same_query=False)
+LOSSES = {
+    "infonce": InfoNCE(mask=UNMASKED),
+    "masks": InfoNCE(),
+    "symmetric": InfoNCE(symmetric=True),
+    "learned": InfoNCE(learn_temperature=True),
+    "all": InfoNCE(symmetric=True, learn_temperature=True),
+    "triplet": TripletMargin(margin=0.5),
+}
+CASES = [(loss, cached, tile) for loss in LOSSES for cached in (True, False) for tile in (None, 5)]
+CASES = [(loss, cached, tile) for loss, cached, tile in CASES if (cached or tile) and not (loss == "triplet" and tile)]
+
+
+class Tiny(nn.Module):
+    """Mean of token embeddings, a layer and dropout, in length-sorted chunks as the encoder's."""
+
+    def __init__(self, learned, dropout=0.0, budget=BUDGET):
+        super().__init__()
+        torch.manual_seed(5)
+        self.embedding = nn.Embedding(50, DIM).double()
+        self.layer = nn.Linear(DIM, DIM).double()
+        self.dropout, self.budget = nn.Dropout(dropout), budget
+        self.learned = nn.ParameterDict({name: torch.tensor(value).double() for name, value in learned.items()})
+
+    def forward(self, tokens, skip):
+        chunks = by_tokens([len(row) for row in tokens], self.budget)
+        if not chunks:
+            return torch.zeros(0, DIM, dtype=torch.float64)
+        vectors = torch.cat([self.encode([tokens[i] for i in chunk], [skip[i] for i in chunk]) for chunk in chunks])
+        return vectors[torch.cat([torch.from_numpy(chunk) for chunk in chunks]).argsort()]
+
+    def encode(self, tokens, skip):
+        means = [self.embedding(torch.tensor(row[left:])).mean(dim=0) for row, left in zip(tokens, skip, strict=True)]
+        return torch.tanh(self.layer(self.dropout(torch.stack(means))))
+
+
+def texts(rows: slice):
+    """Tokens of the queries, positives and negatives of some rows (3 to 9 tokens each), and what to skip of each."""
+    generator = torch.Generator().manual_seed(11)
+    lengths = torch.randint(3, 10, (ROWS, 2 + NEGATIVES), generator=generator)
+    tokens = [[torch.randint(0, 50, (int(n),), generator=generator).tolist() for n in row] for row in lengths]
+    columns = [[row[0] for row in tokens[rows]], [row[1] for row in tokens[rows]]]
+    columns.append([text for row in tokens[rows] for text in row[2:]])
+    return columns, [1] * len(columns[0]) + [0] * (len(columns[1]) + len(columns[2]))
+
+
+def ids(rows: slice):
+    """Ids with duplicates, siblings and known positives planted across ranks."""
+    positive_id = torch.arange(100, 100 + ROWS)
+    positive_id[7] = positive_id[2]
+    negative_id = torch.arange(500, 500 + ROWS * NEGATIVES).reshape(ROWS, NEGATIVES)
+    negative_id[4, 1] = positive_id[9]
+    query_id = torch.arange(ROWS)
+    query_id[10] = query_id[1]
+    known = torch.stack([positive_id, torch.full((ROWS,), -1)], dim=1)
+    known[5, 1] = positive_id[0]
+    count = len(positive_id[rows])
+    return {
+        "query.id": query_id[rows],
+        "query.known": known[rows],
+        "positive.id": positive_id[rows],
+        "negative.id": negative_id[rows].reshape(-1),
+        "negative.row": torch.arange(count).repeat_interleave(NEGATIVES),
+    }
+
+
+def embed(passes, rows: slice) -> Batch:
+    columns, skip = texts(rows)
+    vectors = passes([text for column in columns for text in column], skip)
+    parts = vectors.split([len(column) for column in columns])
+    every = gather(dict(zip(("query", "positive", "negative"), parts, strict=True)), ids(rows))
+    return Batch(
+        **every.columns,
+        negative_row=every.ids["negative.row"]
+        + every.starts("query").repeat_interleave(torch.tensor(every.sizes["negative"])),
+        rows=every.own["query"],
+        negative_rows=every.own["negative"],
+        positive_id=every.ids["positive.id"],
+        negative_id=every.ids["negative.id"],
+        query_id=every.ids["query.id"],
+        known=every.ids["query.known"],
+    )
+
+
+def take(name, sizes, cached=False, tile=None, dropout=0.0, hook=None, steps=1):
+    """This rank's part of a step under DDP: the loss share, and the gradient after the all-reduce."""
+    loss = LOSSES[name].model_copy(update={"tile": tile} if tile else {})
+    rank, size = world()
+    module = Tiny(loss.learned(), dropout)
+    model = DistributedDataParallel(module, gradient_as_bucket_view=True) if size > 1 else module
+    if hook is not None:
+        model.register_comm_hook(None, hook)
+    learned = dict(module.learned.items())
+    passes = Cached(model, model, learned, BUDGET) if cached else Plain(model, learned)
+    start = sum(sizes[:rank])
+    for _ in range(steps):
+        torch.manual_seed(rank)
+        module.zero_grad(set_to_none=True)
+        share = loss(embed(passes, slice(start, start + sizes[rank])), passes.learned)
+        passes.backward(share.loss * size)
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
+    return {"loss": share.loss.detach(), "grad": flat, "next": torch.rand(1)}
+
+
+def agree(grad, expected, what):
+    assert grad.norm() / expected.norm() == pytest.approx(1.0, abs=1e-6), what
+    assert torch.cosine_similarity(grad, expected, dim=0) >= 1 - 1e-10, what
+
+
+def matrix(sizes):
+    """Every case that these rows allow: without a cache, DDP cannot reduce for a rank that has none."""
+    return {case: take(case[0], sizes, *case[1:]) for case in CASES if case[1] or 0 not in sizes}
+
+
+@pytest.mark.parametrize("split", ["equal", "unequal"])
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_ranks_give_the_plain_gradient_of_one_process(size, split):
+    found = run_ranks(size, matrix, SPLITS[split][size])
+    assert len(found[0]) >= len(LOSSES)
+    for case in found[0]:
+        expected = take(case[0], [ROWS])
+        torch.testing.assert_close(sum(rank[case]["loss"] for rank in found), expected["loss"], rtol=1e-12, atol=0)
+        for rank in found:
+            agree(rank[case]["grad"], expected["grad"], case)
+
+
+def with_dropout(sizes):
+    return {cached: take("all", sizes, cached, dropout=0.3) for cached in (True, False)}
+
+
+@pytest.mark.parametrize("sizes", [[12], [9, 3]])
+def test_dropout_is_replayed(sizes):
+    for rank in run_ranks(len(sizes), with_dropout, sizes):
+        agree(rank[True]["grad"], rank[False]["grad"], "cached against plain")
+        assert torch.equal(rank[True]["next"], rank[False]["next"]), "random numbers after the step"
+    without = take("all", [12])["grad"]
+    assert (without - rank[True]["grad"]).norm() > 0.1 * without.norm(), "the dropout of this test does something"
+
+
+def reductions(sizes):
+    """Buckets that DDP reduced, and all-reduces of any kind, in three steps; and how many chunks this rank had."""
+    buckets, calls, reduce = [], [], dist.all_reduce
+
+    def hook(state, bucket):
+        buckets.append(bucket.index())
+        total = reduce(bucket.buffer().div_(world()[1]), async_op=True).get_future()
+        return total.then(lambda future: future.value()[0])
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return reduce(*args, **kwargs)
+
+    dist.all_reduce = counted
+    take("all", sizes, True, hook=hook, steps=3)
+    dist.all_reduce = reduce
+    start = sum(sizes[: world()[0]])
+    columns, _ = texts(slice(start, start + sizes[world()[0]]))
+    chunks = by_tokens([len(text) for column in columns for text in column], BUDGET)
+    return {"buckets": len(buckets), "others": len(calls), "chunks": len(chunks)}
+
+
+@pytest.mark.parametrize("sizes", [[9, 3], [12, 0]])
+def test_gradients_are_reduced_once_a_step(sizes):
+    found = run_ranks(2, reductions, sizes)
+    assert found[0]["chunks"] > found[1]["chunks"] and found[0]["chunks"] > 5
+    for rank in found:
+        assert rank["buckets"] == 3, "one bucket a step: its parameters and the learned scalars"
+        assert rank["others"] == 3, "the gather's backward"
+
+
+class Alive:
+    """How many chunks have a graph at once, counted by what autograd keeps for backward."""
+
+    def __init__(self):
+        self.now, self.most = 0, 0
+
+    def keep(self, tensor):
+        self.now += tensor.numel()
+        self.most = max(self.most, self.now)
+        return Held(self, tensor)
+
+
+class Held:
+    """A saved tensor, counted until autograd lets it go."""
+
+    def __init__(self, count, tensor):
+        self.count, self.tensor = count, tensor
+
+    def __del__(self):
+        self.count.now -= self.tensor.numel()
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_one_chunk_has_a_graph_at_a_time(cached):
+    module = Tiny({})
+    passes = Cached(module, module, {}, BUDGET) if cached else Plain(module, {})
+    tokens, skip = [[1, 2, 3, 4]] * 200, [0] * 200
+    alive = Alive()
+    with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda held: held.tensor):
+        vectors = passes(tokens, skip)
+        passes.backward(vectors.sum())
+    assert alive.now == 0
+    chunk = Alive()
+    with torch.autograd.graph.saved_tensors_hooks(chunk.keep, lambda held: held.tensor):
+        module(tokens[:5], skip[:5])
+    assert alive.most <= 1.5 * chunk.most if cached else alive.most >= 30 * chunk.most
