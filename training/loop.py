@@ -1,7 +1,6 @@
 """A training step and the run of steps, on plain torch.distributed: the same under Ray Train, torchrun or alone."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,14 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.chunks import by_tokens, padding_share
 from pipeline.config import Config
 from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
 from training import batches
 from training.checkpoint import Keeper, Progress, State
 from training.gather import gather, world
+from training.gradcache import Cached, Plain
 from training.losses.objective import Batch, Objective
+from training.meter import Meter
+from training.optimizer import Optimizer
 
 COLUMNS = ("query", "positive", "negative")
 Validate = Callable[[Encoder], dict[str, float]]
@@ -38,7 +39,11 @@ class LoopConfig(Config):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the forward pass")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the forward pass")
+    cache_tokens: int | None = Field(
+        None, ge=16, description="gradient cache: memory of this many padded tokens a worker, whatever the batch"
+    )
+    gradient_checkpointing: bool = Field(False, description="keep fewer activations, compute them again in backward")
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
     seed: int = 13
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
@@ -80,12 +85,24 @@ class Loop:
             )
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
+        if config.gradient_checkpointing:
+            _checkpoint(encoder.transformer)
         self.module = Embed(encoder, objective.learned()).to(encoder.device)
         self.model: nn.Module = self.module
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.optimizer = torch.optim.AdamW(_groups(self.module, config), lr=config.learning_rate)
         self.autocast = compute_dtype(config.precision, encoder.device.type)
+        self.optimizer = Optimizer(
+            self.module,
+            self.autocast,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            max_bad_steps=config.max_bad_steps,
+        )
+        learned = dict(self.module.learned.items())
+        self.passes: Plain | Cached = Plain(self.encode, learned)
+        if config.cache_tokens is not None:
+            self.passes = Cached(self.encode, self.model, learned, config.cache_tokens)
         self.cost = np.array(
             [
                 len(a) + len(p) + sum(map(len, n))
@@ -96,7 +113,6 @@ class Loop:
         if not self.first.batches:
             raise UserError(f"training rows: {len(rows)} are too few for a batch of {config.batch_size}")
         self.total = min(config.max_steps or 1 << 60, config.epochs * len(self.first.batches))
-        self.bad = 0
 
     def plan(self, start: int) -> Iterator[tuple[int, batches.Ints]]:
         """Yield (step, global batch) from step `start` to the last."""
@@ -135,15 +151,21 @@ class Loop:
             {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in ids.items()},
         )
 
+    def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
+        """Token ids of R texts into [R, D], in the precision of the forward pass."""
+        device = self.module.encoder.device.type
+        with torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32):
+            vectors: Tensor = self.model(tokens, skip)
+        return vectors
+
     def embed(self, work: Work, step: int) -> Batch:
         """Encode this rank's texts in one pass and gather every rank's."""
         encoder = self.module.encoder
         tokens = [row for name in COLUMNS for row in work.columns[name]]
         counts = [len(work.columns[name]) for name in COLUMNS]
         skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
-        with torch.autocast(encoder.device.type, dtype=self.autocast, enabled=self.autocast != torch.float32):
-            vectors = self.model(tokens, skips)
-        columns = dict(zip(COLUMNS, torch.split(vectors.float(), counts), strict=True))
+        vectors = self.passes(tokens, skips)
+        columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
         every = gather(columns, work.ids, step=step)
         sizes = torch.tensor(every.sizes["negative"], device=vectors.device)
         return Batch(
@@ -161,30 +183,18 @@ class Loop:
 
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
-        self.optimizer.zero_grad(set_to_none=True)
-        share = self.objective(self.embed(work, step), dict(self.module.learned.items()))
-        (share.loss * self.size).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad()
+        batch = self.embed(work, step)
+        share = self.objective(batch, self.passes.learned)
+        self.passes.backward(self.optimizer.scaled(share.loss * self.size))
         return _summed({"loss": share.loss.detach(), **share.report})
 
     def step(self, work: Work, step: int) -> dict[str, float]:
         """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
         torch.manual_seed(batches.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
         self.module.train()
-        rate = rate_at(step, self.total, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         report = self.backward(work, step)
-        norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), self.config.max_grad_norm))
-        if math.isfinite(norm):
-            self.optimizer.step()
-        else:
-            self.bad += 1
-            if self.bad > self.config.max_bad_steps:
-                raise UserError(
-                    f"step {step}: the gradient is not finite, for the {self.bad}th time; lower loop.learning_rate "
-                    "or set loop.precision float32"
-                )
-        return report | {"grad_norm": norm, "learning_rate": rate}
+        return report | self.optimizer.step(step, rate_at(step, self.total, self.config))
 
     def run(self, keeper: Keeper, validate: Validate | None, plan: str = "") -> None:
         """Train to the end, from the newest checkpoint when there is one."""
@@ -194,15 +204,15 @@ class Loop:
         due = milestones(self.total, self.config.validations)
         if start == 0 and validate:
             self._log(keeper, {"step": 0, **validate(self.module.encoder)})
-        meter = _Meter()
+        meter = Meter()
         with ThreadPoolExecutor(1) as pool:
             for step, batch, work in _ahead(pool, self.plan(start), self.work):
                 report = self.step(work, step)
-                meter.add(len(batch), work)
+                meter.add(len(batch), work.columns.values())
                 done = step + 1
                 if done % self.config.log_every == 0 or done == self.total:
                     place = {"step": done, "steps": self.total, "epoch": done / len(self.first.batches)}
-                    self._log(keeper, place | report | meter.read() | {"bad_steps": self.bad})
+                    self._log(keeper, place | report | meter.read() | {"bad_steps": self.optimizer.bad})
                 if done in due:
                     found_metrics = validate(self.module.encoder) if validate else {}
                     if validate:
@@ -210,7 +220,7 @@ class Loop:
                     keeper.save(
                         {"step": done, **found_metrics}, State(self.module, self.optimizer, Progress(done, plan))
                     )
-                    meter = _Meter()
+                    meter = Meter()
 
     def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:
         if self.rank == 0:
@@ -246,30 +256,6 @@ def _ahead(
         item = coming
 
 
-class _Meter:
-    """Pairs and tokens a second, and padding, since the last validation."""
-
-    def __init__(self) -> None:
-        self.start, self.steps, self.pairs, self.tokens = time.monotonic(), 0, 0, 0
-        self.padding = 0.0
-
-    def add(self, pairs: int, work: Work) -> None:
-        lengths = [len(row) for column in work.columns.values() for row in column]
-        self.steps += 1
-        self.pairs += pairs
-        self.tokens += sum(lengths) * world()[1]
-        self.padding = padding_share(lengths, by_tokens(lengths, 8192))
-
-    def read(self) -> dict[str, float]:
-        seconds = max(1e-9, time.monotonic() - self.start)
-        return {
-            "seconds_per_step": seconds / max(1, self.steps),
-            "pairs_per_s": self.pairs / seconds,
-            "tokens_per_s": self.tokens / seconds,
-            "padding": self.padding,
-        }
-
-
 def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
     """Sum shares over ranks in one small collective."""
     values = torch.stack([value.float() for value in shares.values()])
@@ -278,13 +264,11 @@ def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(shares, values.tolist(), strict=True))
 
 
-def _groups(module: nn.Module, config: LoopConfig) -> list[dict[str, Any]]:
-    """No weight decay on biases, norms and learned scalars."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def _checkpoint(transformer: Any) -> None:
+    try:
+        transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except (AttributeError, ValueError) as error:
+        raise UserError(f"loop.gradient_checkpointing: this model has none ({error}); leave it out") from error
 
 
 def _set_dropout(module: nn.Module, share: float) -> None:

@@ -1,0 +1,80 @@
+"""The optimiser of a run: AdamW on clipped gradients, scaled in float16; no step on what is not finite."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+
+class Optimizer:
+    """AdamW over the trained parameters of a module, at the rate that each step brings.
+
+    In float16 the loss is scaled up before backward, so that small gradients are not lost, and the scale follows what
+    the gradients bear (Micikevicius et al. 2018, arXiv 1710.03740); other precisions need none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        precision: torch.dtype,
+        *,
+        weight_decay: float,
+        max_grad_norm: float,
+        max_bad_steps: int,
+    ) -> None:
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.max_grad_norm, self.max_bad_steps, self.bad = max_grad_norm, max_bad_steps, 0
+        self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay))
+        device = self.parameters[0].device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=precision == torch.float16)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of the last step."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as backward shall see it."""
+        scaled: Tensor = self.scaler.scale(loss)
+        return scaled
+
+    def step(self, step: int, rate: float) -> dict[str, float]:
+        """Take one step at a learning rate; one whose gradient is not finite is skipped and counted.
+
+        While the float16 scale can still fall, such a step only lowers it. Raises UserError after too many others.
+        """
+        self.scaler.unscale_(self.adamw)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        scale = self.scaler.get_scale()
+        if math.isfinite(norm):
+            for group in self.adamw.param_groups:
+                group["lr"] = rate
+            self.scaler.step(self.adamw)
+        elif scale <= 1.0:
+            self.bad += 1
+            if self.bad > self.max_bad_steps:
+                raise UserError(
+                    f"step {step}: the gradient is not finite, for the {self.bad}th time; lower loop.learning_rate "
+                    "or set loop.precision float32"
+                )
+        self.scaler.update()
+        return {"grad_norm": norm, "learning_rate": rate} | ({"scale": scale} if self.scaler.is_enabled() else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.adamw.load_state_dict(state["adamw"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """No weight decay on biases, norms and learned scalars."""
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
