@@ -88,7 +88,9 @@ def _json(path: Path) -> Any:
         raise UserError(f"model file {path}: not readable: {error}") from error
 
 
-def load_parts(folder: str, below: str, layers: int | None, *, trust_remote_code: bool) -> tuple[Any, Any]:
+def load_parts(
+    folder: str, below: str, layers: int | None, *, attention: str | None = None, trust_remote_code: bool
+) -> tuple[Any, Any]:
     """Load tokenizer and transformer (float32, the first `layers` only); safetensors alone are accepted."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
@@ -101,7 +103,8 @@ def load_parts(folder: str, below: str, layers: int | None, *, trust_remote_code
     weights = [*root.glob("*.safetensors"), *root.glob("*.safetensors.index.json")]
     if not weights:
         raise UserError(f"model {folder}: has no *.safetensors; other weight formats can carry code and are refused")
-    cut = {"num_hidden_layers": layers} if layers else {}
+    cut: dict[str, Any] = {"num_hidden_layers": layers} if layers else {}
+    cut |= {"attn_implementation": attention} if attention else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(root, trust_remote_code=trust_remote_code)
         transformer = AutoModel.from_pretrained(

@@ -166,6 +166,6 @@ def train_worker(settings: dict[str, Any]) -> None:
     rows = load(config.rows, data, negatives, config.max_negatives, config.max_rows)
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
-    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device)
+    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)
     loop = Loop(encoder, config.loss, rows, config.loop)
     loop.run(RayKeeper(MetricsFile(files.join(places["log"], "metrics.jsonl"))), checks, settings["plan"])
