@@ -24,9 +24,11 @@ UNMASKED = MaskConfig(same_document=False, known_positives=False, same_query=Fal
 LOSSES = {
     "infonce": InfoNCE(mask=UNMASKED),
     "masks": InfoNCE(),
-    "symmetric": InfoNCE(symmetric=True),
+    "symmetric": InfoNCE(directions=["query_to_document", "document_to_query"], partition="per_direction"),
     "learned": InfoNCE(learn_temperature=True),
-    "all": InfoNCE(symmetric=True, learn_temperature=True),
+    "all": InfoNCE(
+        directions=["query_to_document", "document_to_query"], partition="per_direction", learn_temperature=True
+    ),
     "triplet": TripletMargin(margin=0.5),
 }
 CASES = [(loss, cached, tile) for loss in LOSSES for cached in (True, False) for tile in (None, 5)]

@@ -19,7 +19,9 @@ SPLITS = {
 }
 LOSSES = {
     "infonce": InfoNCE(),
-    "infonce-symmetric-learned": InfoNCE(symmetric=True, learn_temperature=True),
+    "infonce-symmetric-learned": InfoNCE(
+        directions=["query_to_document", "document_to_query"], partition="per_direction", learn_temperature=True
+    ),
     "infonce-unmasked": InfoNCE(mask=MaskConfig(same_document=False, known_positives=False, same_query=False)),
     "triplet-cosine": TripletMargin(margin=0.5),
     "triplet-euclidean": TripletMargin(margin=0.5, distance="euclidean"),

@@ -136,7 +136,12 @@ def step(tile, rows=512, dim=8):
     batch = local(*inputs, positive_id=ids, negative_id=ids.flip(0), query_id=ids.roll(7), known=known)
     learned = {"log_scale": torch.tensor(3.0, dtype=torch.float64, requires_grad=True)}
     with Widest() as widest:
-        share = InfoNCE(symmetric=True, learn_temperature=True, tile=tile)(batch, learned)
+        share = InfoNCE(
+            directions=["query_to_document", "document_to_query"],
+            partition="per_direction",
+            learn_temperature=True,
+            tile=tile,
+        )(batch, learned)
         found = torch.autograd.grad(share.loss, [*inputs, *learned.values()])
     return share, found, widest.elements
 

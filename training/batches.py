@@ -4,8 +4,9 @@ Inside one global batch no document is the positive or negative of a row to whos
 rows wait for a later batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +14,15 @@ import pyarrow as pa
 import xxhash
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Training rows in memory: texts, and 64-bit ids for masks and composition.
+    """Training rows in memory: texts, 64-bit ids for masks and composition, and what graded losses need.
 
     `known` [n, K] are the documents known to be relevant to the row's query (its own positive among them), padded
-    with -1.
+    with -1; `known_cluster` [n, K] their near-duplicate clusters, -1 for none. Lists hold one array a row.
     """
 
     anchors: list[str]
@@ -30,9 +32,53 @@ class Rows:
     positive_id: Ints
     negative_id: list[Ints]
     known: Ints
+    label: Ints | None = None  # [n] class of the row
+    score: Floats | None = None  # [n] similarity or judged relevance of anchor and positive
+    weight: Floats | None = None  # [n]
+    teacher: Floats | None = None  # [n] a teacher's score of anchor and positive, NaN for none
+    negative_score: list[Floats] | None = None
+    negative_teacher: list[Floats] | None = None
+    positive_cluster: Ints | None = None  # [n]
+    negative_cluster: list[Ints] | None = None
+    known_cluster: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
+
+    def beside(self, mine: Ints) -> dict[str, Ints]:
+        """What travels with the texts of rows `mine` [m], by the names that a gather takes; floats as bits of float64.
+
+        `negative.row` is the place in `mine` of the row that each negative belongs to.
+        """
+        columns: dict[str, Ints | Floats | None] = {
+            "query.id": self.query_id,
+            "query.known": self.known,
+            "query.cluster": self.known_cluster,
+            "query.label": self.label,
+            "query.score": self.score,
+            "query.weight": self.weight,
+            "query.teacher": self.teacher,
+            "positive.id": self.positive_id,
+            "positive.cluster": self.positive_cluster,
+        }
+        found = {name: _bits(values[mine]) for name, values in columns.items() if values is not None}
+        lists: dict[str, list[Ints] | list[Floats] | None] = {
+            "negative.id": self.negative_id,
+            "negative.cluster": self.negative_cluster,
+            "negative.score": self.negative_score,
+            "negative.teacher": self.negative_teacher,
+        }
+        for name, rows in lists.items():
+            if rows is not None:
+                kind = np.int64 if name in ("negative.id", "negative.cluster") else np.float64
+                found[name] = _bits(np.concatenate([np.zeros(0, kind), *(rows[row] for row in mine)]))
+        counts = [len(self.negatives[row]) for row in mine]
+        return found | {"negative.row": np.repeat(np.arange(len(mine), dtype=np.int64), counts)}
+
+
+def _bits(values: Ints | Floats) -> Ints:
+    """Ids as they are, numbers as the bits of their float64, so that all travel in one collective."""
+    return np.ascontiguousarray(values).view(np.int64)
 
 
 def stable_id(text: str) -> int:
@@ -40,35 +86,91 @@ def stable_id(text: str) -> int:
     return xxhash.xxh3_64_intdigest(text.encode()) >> 1
 
 
-def rows_from(table: pa.Table, relevant: dict[str, list[str]], num_negatives: int | None = None) -> Rows:
-    """Turn a pairs or triplets table into rows.
+def rows_from(
+    table: pa.Table,
+    relevant: dict[str, list[str]],
+    num_negatives: int | None = None,
+    clusters: Mapping[str, str] | None = None,
+) -> Rows:
+    """Turn a table of pairs, triplets, judged or labelled rows into rows.
 
     `relevant` maps a query id to every document id known to be relevant to it; at most 64 a row are kept for masks.
-    `num_negatives` caps the given negatives of a row.
+    Where the table has a column `right`, a row whose right is false says of its document only what its score says.
+    `num_negatives` caps the given negatives of a row; `clusters` maps a document id to its near-duplicate cluster.
+    Further columns that count: relevance, grades and teacher (of the positive), negatives[].score (the teacher's),
+    label, weight.
     """
     anchor_ids, positive_ids = table["anchor_id"].to_pylist(), table["positive_id"].to_pylist()
-    given = table["negatives"].to_pylist() if "negatives" in table.column_names else [[] for _ in anchor_ids]
-    given = [(row or [])[:num_negatives] for row in given]
-    siblings: dict[str, list[str]] = {}
-    for anchor, positive in zip(anchor_ids, positive_ids, strict=True):
-        siblings.setdefault(anchor, []).append(positive)
-    known = [
-        list(dict.fromkeys([p, *siblings[a], *relevant.get(a, ())]))[:64]
-        for a, p in zip(anchor_ids, positive_ids, strict=True)
-    ]
-    width = max((len(row) for row in known), default=1)
-    padded = np.full((len(known), width), -1, dtype=np.int64)
-    for place, row in zip(padded, known, strict=True):
-        place[: len(row)] = [stable_id(doc) for doc in row]
+    given = [(row or [])[:num_negatives] for row in _optional(table, "negatives") or [None] * len(table)]
+    known = _known(anchor_ids, positive_ids, _optional(table, "right"), relevant)
+    negative_ids = [[n["doc_id"] for n in row] for row in given]
     return Rows(
         anchors=table["anchor"].to_pylist(),
         positives=table["positive"].to_pylist(),
         negatives=[[n["text"] for n in row] for row in given],
-        query_id=np.array([stable_id(a) for a in anchor_ids], dtype=np.int64),
-        positive_id=np.array([stable_id(p) for p in positive_ids], dtype=np.int64),
-        negative_id=[np.array([stable_id(n["doc_id"]) for n in row], dtype=np.int64) for row in given],
-        known=padded,
+        query_id=_ids(anchor_ids),
+        positive_id=_ids(positive_ids),
+        negative_id=[_ids(row) for row in negative_ids],
+        known=_padded(known),
+        label=_ids([str(one) for one in table["label"].to_pylist()]) if "label" in table.column_names else None,
+        score=_numbers(_optional(table, "relevance")),
+        weight=_numbers(_optional(table, "weight")),
+        teacher=_numbers(_optional(table, "teacher")),
+        negative_score=_lists(_optional(table, "grades"), negative_ids, 0.0),
+        negative_teacher=_lists([[n.get("score") for n in row] for row in given], negative_ids, np.nan),
+        positive_cluster=_ids([clusters.get(doc) for doc in positive_ids]) if clusters else None,
+        negative_cluster=[_ids([clusters.get(doc) for doc in row]) for row in negative_ids] if clusters else None,
+        known_cluster=_padded([[clusters.get(doc) for doc in row] for row in known]) if clusters else None,
     )
+
+
+def _known(
+    anchors: list[str], positives: list[str], right: list[bool] | None, relevant: dict[str, list[str]]
+) -> list[list[str]]:
+    """Documents known to be relevant to each row's query, its own positive first, 64 at most."""
+    counts = [True] * len(anchors) if right is None else [one is not False for one in right]
+    siblings: dict[str, list[str]] = {}
+    for anchor, positive, counted in zip(anchors, positives, counts, strict=True):
+        if counted:
+            siblings.setdefault(anchor, []).append(positive)
+    return [
+        list(dict.fromkeys([*([p] if counted else []), *siblings.get(a, ()), *relevant.get(a, ())]))[:64]
+        for a, p, counted in zip(anchors, positives, counts, strict=True)
+    ]
+
+
+def _optional(table: pa.Table, column: str) -> list[Any] | None:
+    return table[column].to_pylist() if column in table.column_names else None
+
+
+def _ids(names: Sequence[str | None]) -> Ints:
+    return np.array([-1 if name is None else stable_id(name) for name in names], dtype=np.int64)
+
+
+def _padded(rows: Sequence[Sequence[str | None]]) -> Ints:
+    """Ids of ragged rows as a matrix, padded with -1."""
+    padded = np.full((len(rows), max([1, *map(len, rows)])), -1, dtype=np.int64)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = _ids(row)
+    return padded
+
+
+def _numbers(values: Sequence[float | None] | None) -> Floats | None:
+    """Numbers with NaN for what is missing; None where nothing is there."""
+    if values is None or all(value is None for value in values):
+        return None
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _lists(values: list[Any] | None, like: list[list[str]], default: float) -> list[Floats] | None:
+    """Numbers of every row's negatives, `default` for what is missing; None where nothing is there."""
+    if values is None or all(value is None for row in values for value in row or ()):
+        return None
+    lists = [
+        [default if value is None else value for value in (row or [None] * len(names))][: len(names)]
+        for row, names in zip(values, like, strict=True)
+    ]
+    return [np.array(row, dtype=np.float64) for row in lists]
 
 
 def order(rows: Rows, seed: int, epoch: int) -> Ints:

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -19,10 +19,8 @@ from training.checkpoint import load_weights
 from training.keeper import Follow, MetricsFile, RayKeeper
 from training.loop import Embed, Loop, LoopConfig
 from training.losses.infonce import InfoNCE
-from training.losses.triplet import TripletMargin
+from training.losses.union import Loss, check
 from training.rows import Kind, ValidationConfig, load, load_validation, read_table
-
-Loss = Annotated[InfoNCE | TripletMargin, Field(discriminator="type")]
 
 
 class TrainConfig(JobConfig):
@@ -33,7 +31,7 @@ class TrainConfig(JobConfig):
     out: str | None = Field(None, description="model directory; default {run}/model")
     encoder: EncoderConfig = EncoderConfig()
     loss: Loss = InfoNCE()
-    rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on: pairs, triplets, mined")
+    rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
     loop: LoopConfig = LoopConfig()
@@ -58,6 +56,7 @@ def run(config: TrainConfig) -> str:
 
     A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
     """
+    check(config.loss, config.rows)
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None

@@ -131,24 +131,15 @@ class Loop:
         """Take this rank's rows of a global batch and tokenise them."""
         mine = batches.deal(batch, self.cost, self.rank, self.size)
         rows, encoder = self.rows, self.module.encoder
-        negatives = [(place, row) for place, row in enumerate(mine) for _ in rows.negatives[row]]
         texts = {
             "query": [rows.anchors[row] for row in mine],
             "positive": [rows.positives[row] for row in mine],
             "negative": [text for row in mine for text in rows.negatives[row]],
         }
-        negative_ids = [rows.negative_id[row] for row in mine] or [np.zeros(0, np.int64)]
-        ids = {
-            "query.id": rows.query_id[mine],
-            "query.known": rows.known[mine],
-            "positive.id": rows.positive_id[mine],
-            "negative.id": np.concatenate(negative_ids),
-            "negative.row": np.array([place for place, _ in negatives], dtype=np.int64),
-        }
         device = encoder.device
         return Work(
             {name: encoder.tokenize(texts[name], "query" if name == "query" else "document") for name in COLUMNS},
-            {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in ids.items()},
+            {name: torch.from_numpy(value).to(device) for name, value in rows.beside(mine).items()},
         )
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
@@ -167,19 +158,7 @@ class Loop:
         vectors = self.passes(tokens, skips)
         columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
         every = gather(columns, work.ids, step=step)
-        sizes = torch.tensor(every.sizes["negative"], device=vectors.device)
-        return Batch(
-            query=every.columns["query"],
-            positive=every.columns["positive"],
-            negative=every.columns["negative"],
-            negative_row=every.ids["negative.row"] + every.starts("query").repeat_interleave(sizes),
-            rows=every.own["query"],
-            negative_rows=every.own["negative"],
-            positive_id=every.ids["positive.id"],
-            negative_id=every.ids["negative.id"],
-            query_id=every.ids["query.id"],
-            known=every.ids["query.known"],
-        )
+        return Batch.of(every, step=step, progress=step / self.total)
 
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
@@ -266,7 +245,8 @@ def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
 
 def _checkpoint(transformer: Any) -> None:
     try:
-        transformer.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        newer = getattr(transformer, "activation_checkpointing_enable", None)  # the name of later releases
+        (newer or transformer.gradient_checkpointing_enable)({"use_reentrant": False})
     except (AttributeError, ValueError) as error:
         raise UserError(f"loop.gradient_checkpointing: this model has none ({error}); leave it out") from error
 

@@ -1,5 +1,6 @@
 """Training rows and the validation sample of a run, read from its artifacts."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import pyarrow as pa
@@ -13,7 +14,8 @@ from pipeline.schema import TABLES
 from training import validation
 from training.batches import Rows, rows_from, stable_id
 
-Kind = Literal["pairs", "triplets", "mined"]
+Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]
+RIGHT = 0.5  # labelled pairs of this score and above are right: their documents are known to be relevant
 
 
 class ValidationConfig(Config):
@@ -26,21 +28,101 @@ class ValidationConfig(Config):
 
 
 def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) -> pa.Table:
-    """Concatenate the training split of the named tables as triplets; pairs have no negatives."""
+    """Concatenate the training split of the named tables as triplets, with what graded losses need beside.
+
+    Pairs have no negatives. Mined rows bring the miner's scores (`teacher` of the positive, `score` of negatives);
+    judged ones are a query with all its judged documents, the best as positive, and their `grades`; labelled ones have
+    their score as relevance, and say with `right` whether their document is relevant at all.
+    """
     parts = []
     for kind in kinds:
         if kind == "mined" and negatives is None:
             raise UserError("rows: 'mined' needs mined negatives; run `python -m scripts.mine` first")
-        home = negatives if kind == "mined" and negatives else data
-        table = home.read("triplets" if kind == "mined" else kind)
-        if "negatives" not in table.column_names:
-            field = TABLES["triplets"].field("negatives")
-            table = table.append_column(field, pa.nulls(len(table), field.type))
+        table = READERS[kind](negatives if kind == "mined" and negatives else data)
         parts.append(table.filter(pc.equal(table["split"], "train")))
-    table = pa.concat_tables(parts)
+    table = pa.concat_tables(parts, promote_options="default")
     if not len(table):
         raise UserError(f"{data.path}: no training rows in {', '.join(kinds)}")
     return table
+
+
+def _pairs(data: Artifact) -> pa.Table:
+    field = TABLES["triplets"].field("negatives")
+    table = data.read("pairs")
+    return table.append_column(field, pa.nulls(len(table), field.type))
+
+
+def _triplets(data: Artifact) -> pa.Table:
+    return data.read("triplets")
+
+
+def _mined(negatives: Artifact) -> pa.Table:
+    """Mined triplets; the teacher of the positive is the cosine that the miner had for it."""
+    table = negatives.read("triplets")
+    if not negatives.has("candidates"):
+        return table
+    found = negatives.read("candidates", ["anchor_id", "positive_id", "positive_score"])
+    scores = {(row["anchor_id"], row["positive_id"]): row["positive_score"] for row in found.to_pylist()}
+    names = zip(table["anchor_id"].to_pylist(), table["positive_id"].to_pylist(), strict=True)
+    return table.append_column("teacher", pa.array([scores.get(name) for name in names], pa.float32()))
+
+
+def _labelled(data: Artifact) -> pa.Table:
+    """Labelled pairs under the names of pairs."""
+    found = data.read("labelled")
+    score = found["score"]
+    if score.null_count:
+        raise UserError(f"{data.path}: {score.null_count} labelled pairs have no score; leave them out of the source")
+    sides = {"anchor_id": "left_id", "anchor": "left", "positive_id": "right_id", "positive": "right"}
+    columns = {name: found[side] for name, side in sides.items()}
+    nothing = {name: pa.nulls(len(found), TABLES["triplets"].field(name).type) for name in ("group_id", "reason")}
+    shared = {"source": found["source"], "split": found["split"], "relevance": score}
+    return pa.table({**columns, **shared, **nothing, "right": pc.greater_equal(score, RIGHT)})
+
+
+def _judged(data: Artifact) -> pa.Table:
+    """One row a query of the training split with a relevant document: all that were judged, best first, with grades."""
+    for name in ("queries", "qrels", "corpus"):
+        if not data.has(name):
+            raise UserError(f"{data.path}: rows: 'judged' needs table '{name}', which is not there")
+    queries = data.read("queries")
+    queries = queries.filter(pc.equal(queries["split"], "train"))
+    corpus = data.read("corpus", ["doc_id", "text"])
+    texts = dict(zip(corpus["doc_id"].to_pylist(), corpus["text"].to_pylist(), strict=True))
+    judgments: dict[str, list[tuple[int, str]]] = {}
+    for row in data.read("qrels").to_pylist():
+        if row["split"] == "train" and row["doc_id"] in texts:
+            judgments.setdefault(row["query_id"], []).append((-row["relevance"], row["doc_id"]))
+    rows = []
+    for query in queries.to_pylist():
+        best_first = sorted(judgments.get(query["query_id"], ()))
+        if not best_first or best_first[0][0] >= 0:
+            continue
+        (grade, best), others = best_first[0], best_first[1:]
+        rows.append(
+            {
+                "anchor_id": query["query_id"],
+                "anchor": query["text"],
+                "positive_id": best,
+                "positive": texts[best],
+                "source": query["source"],
+                "split": "train",
+                "relevance": -float(grade),
+                "reason": "judged",
+                "negatives": [{"doc_id": doc, "text": texts[doc], "reason": "judged"} for _, doc in others],
+                "grades": [-float(one) for one, _ in others],
+            }
+        )
+    return pa.Table.from_pylist(rows, TABLES["triplets"].append(pa.field("grades", pa.list_(pa.float32()))))
+
+
+READERS: dict[Kind, Callable[[Artifact], pa.Table]] = {
+    "pairs": _pairs,
+    "triplets": _triplets,
+    "mined": _mined,
+    "judged": _judged,
+    "labelled": _labelled,
+}
 
 
 def load(
@@ -54,7 +136,7 @@ def load(
             for a, p in zip(*(table[c].to_pylist() for c in ("anchor_id", "positive_id")), strict=True)
         ]
         table = table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
-    return rows_from(table, relevant(data), max_negatives)
+    return rows_from(table, relevant(data), max_negatives, clusters(data))
 
 
 def relevant(data: Artifact) -> dict[str, list[str]]:
@@ -66,6 +148,15 @@ def relevant(data: Artifact) -> dict[str, list[str]]:
         for query, doc in zip(qrels["query_id"].to_pylist(), qrels["doc_id"].to_pylist(), strict=True):
             found.setdefault(query, []).append(doc)
     return found
+
+
+def clusters(data: Artifact) -> dict[str, str]:
+    """Near-duplicate cluster by document, of those that have one."""
+    if not data.has("corpus"):
+        return {}
+    corpus = data.read("corpus", ["doc_id", "cluster_id"])
+    corpus = corpus.filter(pc.is_valid(corpus["cluster_id"]))
+    return dict(zip(corpus["doc_id"].to_pylist(), corpus["cluster_id"].to_pylist(), strict=True))
 
 
 def load_validation(data: Artifact, config: ValidationConfig) -> validation.Validation | None:

@@ -1,0 +1,32 @@
+"""Every loss that stands by itself; a union of types is the registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from training.losses.contrastive import Contrastive, OnlineContrastive
+from training.losses.cosent import AnglE, CoSENT
+from training.losses.cosine import Cosine
+from training.losses.infonce import InfoNCE
+from training.losses.kl import KL
+from training.losses.listwise import Listwise
+from training.losses.margin_mse import MarginMSE
+from training.losses.mined import MinedTriplet
+from training.losses.sigmoid import Sigmoid
+from training.losses.triplet import TripletMargin
+
+Basic = Annotated[
+    InfoNCE
+    | TripletMargin
+    | MinedTriplet
+    | Contrastive
+    | OnlineContrastive
+    | CoSENT
+    | AnglE
+    | Cosine
+    | MarginMSE
+    | KL
+    | Listwise
+    | Sigmoid,
+    Field(discriminator="type"),
+]

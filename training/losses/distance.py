@@ -1,0 +1,47 @@
+"""Distances and similarities of embeddings, and a margin that may change while training."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.losses.objective import Objective
+
+Distance = Literal["cosine", "euclidean", "manhattan"]
+Similarity = Literal["cosine", "dot"]
+
+
+class Margin(Objective):
+    """A loss with a margin between distances."""
+
+    margin: float = Field(0.2, ge=0, description="by how much nearer the positive must be")
+    last_margin: float | None = Field(None, ge=0, description="the margin moves to this, evenly, until training ends")
+    distance: Distance = Field("cosine", description="cosine distance is 1 - cosine, between 0 and 2")
+
+    def margin_at(self, progress: float) -> float:
+        """Return the margin when a share `progress` of the training is done."""
+        last = self.margin if self.last_margin is None else self.last_margin
+        return self.margin + (last - self.margin) * min(1.0, max(0.0, progress))
+
+
+def measure(left: Tensor, right: Tensor, distance: Distance) -> Tensor:
+    """Distances [M] between rows [M, D] and [M, D]."""
+    if distance == "cosine":
+        return 1.0 - F.cosine_similarity(left, right, dim=-1)
+    if distance == "euclidean":
+        return (left - right).pow(2).sum(dim=-1).clamp(min=1e-12).sqrt()
+    return (left - right).abs().sum(dim=-1)
+
+
+def between(left: Tensor, right: Tensor, distance: Distance) -> Tensor:
+    """Distances [R, C] of every row of [R, D] to every row of [C, D]; equal rows have gradient zero."""
+    if distance == "cosine":
+        return 1.0 - F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
+    return torch.cdist(left, right, p=2.0 if distance == "euclidean" else 1.0)
+
+
+def similar(left: Tensor, right: Tensor, similarity: Similarity) -> Tensor:
+    """Similarities [M] of rows [M, D] and [M, D]."""
+    return F.cosine_similarity(left, right, dim=-1) if similarity == "cosine" else (left * right).sum(dim=-1)

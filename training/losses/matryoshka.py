@@ -1,0 +1,75 @@
+"""Matryoshka: the first dimensions of a vector shall do by themselves, at several lengths.
+
+    loss = sum over lengths m of weight_m * loss(first m dimensions, at length 1)
+Source: Kusupati et al. 2022 (arXiv 2205.13147).
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.errors import UserError
+from training.losses.basic import Basic
+from training.losses.infonce import InfoNCE
+from training.losses.objective import Batch, Objective, Share
+from training.losses.weighted import WeightedSum
+
+
+class Matryoshka(Objective):
+    """Any loss at several lengths of the vectors; the longest comes first and gives the figures that are reported."""
+
+    type: Literal["matryoshka"] = "matryoshka"
+    loss: Annotated[Basic | WeightedSum, Field(discriminator="type")] = InfoNCE()
+    dims: list[int] = Field([384, 256, 128, 64], min_length=1, description="lengths, the whole vector's among them")
+    weights: list[float] | None = Field(None, description="of the lengths, 1 each by default")
+    dims_per_step: int | None = Field(None, ge=1, description="draw so many lengths a step, the same on all workers")
+    seed: int = Field(0, description="of the draw")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Matryoshka":
+        if min(self.dims) < 1 or len(set(self.dims)) < len(self.dims):
+            raise ValueError("dims must be different and positive")
+        if self.weights is not None and len(self.weights) != len(self.dims):
+            raise ValueError("weights must be as many as dims")
+        return self
+
+    def learned(self) -> dict[str, float]:
+        """Return the scalars of the loss, which all lengths share."""
+        return self.loss.learned()
+
+    def trusts(self) -> bool:
+        """Whether the loss does."""
+        return self.loss.trusts()
+
+    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+        """Share of the weighted sum over the lengths of this step."""
+        whole = batch.query.shape[1]
+        if max(self.dims) > whole:
+            raise UserError(f"loss matryoshka: dims has {max(self.dims)}, but vectors are {whole} long")
+        total = torch.zeros((), dtype=batch.query.dtype, device=batch.query.device)
+        report: dict[str, Tensor] = {}
+        for dim, weight in self.drawn(batch.step):
+            share = self.loss(cut(batch, dim), learned)
+            total = total + weight * share.loss
+            report = share.report | report | {f"loss_{dim}": share.loss.detach()}
+        return Share(total, report)
+
+    def drawn(self, step: int) -> list[tuple[int, float]]:
+        """Lengths of a step and their weights, falling; a function of the seed and the step alone."""
+        lengths = sorted(zip(self.dims, self.weights or [1.0] * len(self.dims), strict=True), reverse=True)
+        if self.dims_per_step is None or self.dims_per_step >= len(lengths):
+            return lengths
+        chosen = random.Random(f"{self.seed}/{step}").sample(range(len(lengths)), self.dims_per_step)
+        return [lengths[at] for at in sorted(chosen)]
+
+
+def cut(batch: Batch, dim: int) -> Batch:
+    """The batch with the first `dim` dimensions of its vectors, at length 1."""
+    query, positive, negative = (F.normalize(x[:, :dim], dim=1) for x in (batch.query, batch.positive, batch.negative))
+    return replace(batch, query=query, positive=positive, negative=negative)
