@@ -56,8 +56,8 @@ class Optimizer:
             self.bad += 1
             if self.bad > self.max_bad_steps:
                 raise UserError(
-                    f"step {step}: the gradient is not finite, for the {self.bad}th time; lower loop.learning_rate "
-                    "or set loop.precision float32"
+                    f"step {step}: the gradient is not finite, {self.bad} times now; lower loop.learning_rate or set "
+                    "loop.precision float32"
                 )
         self.scaler.update()
         return {"grad_norm": norm, "learning_rate": rate} | ({"scale": scale} if self.scaler.is_enabled() else {})
