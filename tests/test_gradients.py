@@ -1,142 +1,253 @@
-"""The gradient of W ranks is the gradient of one process: invariant 1."""
+"""The gradient of W ranks is the gradient of one process: invariant 1, for every loss, plain, cached and in tiles."""
+
+from functools import cache
+from typing import get_args
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.ranks import run_ranks
 from training.gather import gather, world
-from training.losses.infonce import InfoNCE
-from training.losses.masks import MaskConfig
-from training.losses.objective import Batch, local
-from training.losses.triplet import TripletMargin
+from training.gradcache import Cached, Plain
+from training.losses.objective import FLOATS, GATHERED, Batch
+from training.losses.union import Loss
 
-ROWS, DIM, NEGATIVES = 12, 8, 2
+ROWS, DIM, STEP, PROGRESS = 12, 8, 3, 0.4
+GIVEN = [2, 0, 1, 3, 2, 1, 2, 0, 3, 1, 2, 2]  # negatives of each row
 SPLITS = {
     "equal": {1: [12], 2: [6, 6], 3: [4, 4, 4], 4: [3, 3, 3, 3]},
     "unequal": {1: [12], 2: [9, 3], 3: [1, 7, 4], 4: [2, 5, 1, 4]},
+    "none on a rank": {1: [12], 2: [0, 12], 3: [7, 5, 0], 4: [0, 6, 0, 6]},
 }
-LOSSES = {
-    "infonce": InfoNCE(),
-    "infonce-symmetric-learned": InfoNCE(
-        directions=["query_to_document", "document_to_query"], partition="per_direction", learn_temperature=True
-    ),
-    "infonce-unmasked": InfoNCE(mask=MaskConfig(same_document=False, known_positives=False, same_query=False)),
-    "triplet-cosine": TripletMargin(margin=0.5),
-    "triplet-euclidean": TripletMargin(margin=0.5, distance="euclidean"),
-    "triplet-manhattan": TripletMargin(margin=2.0, distance="manhattan"),
+EVERY = ["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
+UNMASKED = {"same_document": False, "known_positives": False, "same_query": False, "same_cluster": False}
+GTE = {"type": "infonce", "directions": EVERY, "learn_temperature": True}
+SETTINGS = {
+    "infonce": {"type": "infonce"},
+    "infonce unmasked": {"type": "infonce", "mask": UNMASKED},
+    "infonce both ways": {
+        "type": "infonce",
+        "directions": EVERY[:2],
+        "partition": "per_direction",
+        "learn_temperature": True,
+    },
+    "infonce gte": GTE,
+    "infonce gte tiled": {**GTE, "tile": 5, "mask": {"margin": 0.1}},
+    "infonce in-batch hardness": {"type": "infonce", "hardness": "in_batch", "hardness_strength": 9},
+    "infonce hard hardness tiled": {"type": "infonce", "hardness": "hard", "tile": 4},
+    "infonce all hardness": {"type": "infonce", "hardness": "all", "learn_temperature": True},
+    "infonce margin": {"type": "infonce", "mask": {"margin": 0.05}},
+    "infonce teacher": {"type": "infonce", "mask": {"teacher_margin": 0.1}},
+    "infonce summed": {"type": "infonce", "positives": "summed", "learn_temperature": True},
+    "infonce mean": {"type": "infonce", "positives": "mean", "directions": EVERY},
+    "infonce mean tiled": {"type": "infonce", "positives": "mean", "tile": 5},
+    "triplet cosine": {"type": "triplet", "margin": 0.5},
+    "triplet euclidean": {"type": "triplet", "margin": 0.2, "last_margin": 1.2, "distance": "euclidean"},
+    "triplet manhattan": {"type": "triplet", "margin": 2.0, "distance": "manhattan"},
+    "mined all": {"type": "mined_triplet", "mining": "all", "distance": "euclidean", "margin": 0.5},
+    "mined all queries": {"type": "mined_triplet", "mining": "all", "points": "queries"},
+    "mined hard": {"type": "mined_triplet", "mining": "hard", "distance": "manhattan", "last_margin": 2},
+    "mined semi-hard": {"type": "mined_triplet", "mining": "semi_hard"},
+    "mined soft": {"type": "mined_triplet", "soft": True, "distance": "euclidean", "points": "queries"},
+    "contrastive": {"type": "contrastive"},
+    "contrastive euclidean": {"type": "contrastive", "distance": "euclidean", "margin": 1.0, "last_margin": 2.0},
+    "online contrastive": {"type": "online_contrastive", "margin": 1.2},
+    "online contrastive mean": {"type": "online_contrastive", "margin": 1.2, "reduction": "mean"},
+    "cosent": {"type": "cosent"},
+    "angle": {"type": "angle"},
+    "cosine": {"type": "cosine"},
+    "margin mse": {"type": "margin_mse"},
+    "margin mse dot": {"type": "margin_mse", "similarity": "dot"},
+    "kl": {"type": "kl"},
+    "listwise gain": {"type": "listwise"},
+    "listwise softmax": {"type": "listwise", "target": "softmax"},
+    "listwise in batch": {"type": "listwise", "in_batch": True, "mask": {"margin": 0.2}},
+    "listwise in batch tiled": {"type": "listwise", "in_batch": True, "tile": 5},
+    "sigmoid": {"type": "sigmoid"},
+    "sigmoid tiled": {"type": "sigmoid", "tile": 2, "mask": {"margin": 0.3}},
+    "matryoshka": {"type": "matryoshka", "dims": [8, 4, 2], "weights": [1, 0.5, 0.25], "loss": GTE},
+    "matryoshka drawn tiled": {
+        "type": "matryoshka",
+        "dims": [8, 6, 4, 2],
+        "dims_per_step": 2,
+        "loss": {"type": "infonce", "tile": 5},
+    },
+    "sum": {
+        "type": "sum",
+        "losses": [
+            {"loss": {"type": "infonce", "learn_temperature": True}},
+            {"weight": 0.3, "loss": {"type": "triplet", "margin": 0.5}},
+            {"weight": 0.1, "loss": {"type": "sigmoid"}},
+        ],
+    },
+    "matryoshka of a sum": {
+        "type": "matryoshka",
+        "dims": [8, 4],
+        "loss": {"type": "sum", "losses": [{"loss": {"type": "kl"}}, {"weight": 2, "loss": {"type": "cosent"}}]},
+    },
 }
+LOSSES = {name: TypeAdapter(Loss).validate_python(settings) for name, settings in SETTINGS.items()}
 
 
 class Tiny(nn.Module):
-    """Inputs of all columns into embeddings, with the loss's learned scalars beside, as training.loop.Embed."""
+    """Texts, whose first token is their number in a table of inputs, into embeddings; the loss's scalars beside."""
 
-    def __init__(self, learned: dict[str, float]) -> None:
+    def __init__(self, table: torch.Tensor, learned: dict[str, float]) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(5)
+        self.register_buffer("table", table)
         self.weight = nn.Parameter(torch.randn(DIM, DIM, generator=generator, dtype=torch.float64))
         self.learned = nn.ParameterDict(
             {name: nn.Parameter(torch.tensor(value, dtype=torch.float64)) for name, value in learned.items()}
         )
 
-    def forward(self, inputs):
-        return torch.tanh(inputs @ self.weight)
+    def forward(self, tokens, skip):
+        rows = torch.tensor([text[0] for text in tokens], dtype=torch.int64)
+        return torch.tanh(self.table[rows] @ self.weight)
 
 
+@cache
 def data():
-    """Inputs [N, D] of queries and positives, [N, n, D] of negatives, and ids with planted duplicates and siblings."""
+    """Inputs of all texts, and by name of the gather what the rows know; duplicates, siblings, gaps are planted."""
     generator = torch.Generator().manual_seed(11)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    uniform = lambda n: torch.rand(n, generator=generator, dtype=torch.float64)  # noqa: E731
+    total = sum(GIVEN)
+    table = torch.randn(2 * ROWS + total, DIM, generator=generator, dtype=torch.float64)
+    row = torch.arange(ROWS).repeat_interleave(torch.tensor(GIVEN))
     positive_id = torch.arange(100, 100 + ROWS)
     positive_id[7] = positive_id[2]
-    negative_id = torch.arange(500, 500 + ROWS * NEGATIVES).reshape(ROWS, NEGATIVES)
-    negative_id[4, 1] = positive_id[9]
+    negative_id = torch.arange(500, 500 + total)
+    negative_id[6] = positive_id[9]
     query_id = torch.arange(ROWS)
     query_id[10] = query_id[1]
     known = torch.stack([positive_id, torch.full((ROWS,), -1)], dim=1)
     known[5, 1] = positive_id[0]
-    return draw(ROWS, DIM), draw(ROWS, DIM), draw(ROWS, NEGATIVES, DIM), positive_id, negative_id, query_id, known
+    cluster = torch.where(torch.arange(ROWS) % 5 == 0, 77, -1)
+    teacher, negative_teacher = uniform(ROWS), uniform(total)
+    teacher[4], negative_teacher[2] = torch.nan, torch.nan
+    score = torch.tensor([0, 1, 0.2, 1, 0, 0.6, 3, 2, 1, 0, 0.2, 1], dtype=torch.float64)
+    negative_score = (uniform(total) > 0.7).double() * 2
+    beside = {
+        "query.id": query_id,
+        "query.known": known,
+        "query.cluster": torch.stack([cluster, torch.full((ROWS,), -1)], dim=1),
+        "query.label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 3, 3, 1, 0]),
+        "query.score": score,
+        "query.weight": 0.5 + uniform(ROWS),
+        "query.teacher": teacher,
+        "positive.id": positive_id,
+        "positive.cluster": cluster,
+        "negative.id": negative_id,
+        "negative.cluster": torch.where(torch.arange(total) % 7 == 0, 77, -1),
+        "negative.score": negative_score,
+        "negative.teacher": negative_teacher,
+    }
+    return table, row, beside
 
 
-def gradient(loss_name: str, sizes: list[int]):
+def beside(weighted: bool) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in data()[2].items() if weighted or name != "query.weight"}
+
+
+@cache
+def wrapped(learned: tuple[tuple[str, float], ...]):
+    """The model and its DDP, which takes a dozen collectives to make: one for all losses with the same scalars."""
+    module = Tiny(data()[0], dict(learned))
+    return module, DistributedDataParallel(module) if world()[1] > 1 else module
+
+
+def gradient(name: str, mode: str, sizes: list[int], weighted: bool):
     """This rank's part of a step under DDP: loss share and the gradient after the all-reduce."""
-    loss = LOSSES[loss_name]
-    query, positive, negative, positive_id, negative_id, query_id, known = data()
+    _, owner, _ = data()
     rank, size = world()
     start = sum(sizes[:rank])
-    mine = slice(start, start + sizes[rank])
-    module = Tiny(loss.learned())
-    model = DistributedDataParallel(module) if size > 1 else module
-    rows = [query[mine], positive[mine], negative[mine].reshape(-1, DIM)]
-    counts = [len(part) for part in rows]
-    parts = dict(zip(("query", "positive", "negative"), model(torch.cat(rows)).split(counts), strict=True))
-    ids = {
-        "query.id": query_id[mine],
-        "query.known": known[mine],
-        "positive.id": positive_id[mine],
-        "negative.id": negative_id[mine].reshape(-1),
-        "negative.row": torch.arange(sizes[rank]).repeat_interleave(NEGATIVES),
-    }
-    every = gather(parts, ids)
-    owners = torch.tensor(every.sizes["negative"])
-    batch = Batch(
-        **every.columns,
-        negative_row=every.ids["negative.row"] + every.starts("query").repeat_interleave(owners),
-        rows=every.own["query"],
-        negative_rows=every.own["negative"],
-        positive_id=every.ids["positive.id"],
-        negative_id=every.ids["negative.id"],
-        query_id=every.ids["query.id"],
-        known=every.ids["query.known"],
-    )
-    share = loss(batch, dict(module.learned.items()))
-    (share.loss * size).backward()
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
+    mine = torch.arange(start, start + sizes[rank])
+    given = torch.isin(owner, mine)
+    texts = torch.cat([mine, ROWS + mine, 2 * ROWS + given.nonzero()[:, 0]]).tolist()
+    loss = LOSSES[name]
+    module, model = wrapped(tuple(loss.learned().items()))
+    module.zero_grad()
+    passes = Plain(model, module.learned) if mode == "plain" else Cached(model, model, module.learned, budget=9)
+    vectors = passes([[text] * (1 + text % 5) for text in texts], [0] * len(texts))
+    counts = [len(mine), len(mine), int(given.sum())]
+    ids = {"negative.row": owner[given] - start}
+    for field, value in beside(weighted).items():
+        own = value[given] if field.startswith("negative") else value[mine]
+        ids[field] = own.contiguous().view(torch.int64) if field in FLOATS else own
+    every = gather(dict(zip(("query", "positive", "negative"), vectors.split(counts), strict=True)), ids)
+    share = loss(Batch.of(every, step=STEP, progress=PROGRESS), passes.learned)
+    passes.backward(share.loss * size)
+    flat = torch.cat([parameter.grad.reshape(-1).clone() for parameter in module.parameters()])
     return {"loss": share.loss.detach(), "grad": flat, "report": {k: v.detach() for k, v in share.report.items()}}
 
 
-def truth(loss_name: str):
-    """The same step in one process, without any gather."""
-    loss = LOSSES[loss_name]
-    query, positive, negative, positive_id, negative_id, query_id, known = data()
-    module = Tiny(loss.learned())
-    batch = local(
-        module(query),
-        module(positive),
-        module(negative),
-        positive_id=positive_id,
-        negative_id=negative_id.reshape(-1),
-        query_id=query_id,
-        known=known,
-    )
+@cache
+def truth(name: str, weighted: bool):
+    """The same step in one process, without gather, chunks or tiles."""
+    table, owner, _ = data()
+    loss = untiled(SETTINGS[name])
+    module = Tiny(table, loss.learned())
+    query, positive, negative = module([[n] for n in range(len(table))], []).split([ROWS, ROWS, len(owner)])
+    known = {GATHERED[field]: value for field, value in beside(weighted).items()}
+    whole = slice(0, ROWS), slice(0, len(owner))
+    batch = Batch(query, positive, negative, owner, *whole, **known, step=STEP, progress=PROGRESS)
     share = loss(batch, dict(module.learned.items()))
     share.loss.backward()
     return share, torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
 
 
-def every_gradient(sizes: list[int]):
-    return {name: gradient(name, sizes) for name in LOSSES}
+def untiled(settings: dict):
+    without = {key: value for key, value in settings.items() if key != "tile"}
+    if isinstance(without.get("loss"), dict):
+        without["loss"] = {key: value for key, value in without["loss"].items() if key != "tile"}
+    return TypeAdapter(Loss).validate_python(without)
 
 
-@pytest.mark.parametrize("split", ["equal", "unequal"])
+def cases(size: int):
+    """Every loss plain on all splits, and cached on the unequal one; alone there is but one split."""
+    plain = ["equal", "unequal", "none on a rank"][: None if size > 1 else 1]
+    ways = [("plain", split) for split in plain] + [("cached", "unequal")]
+    return [(name, mode, split) for name in LOSSES for mode, split in ways]
+
+
+def every_gradient(size: int):
+    return [gradient(name, mode, SPLITS[split][size], split != "equal") for name, mode, split in cases(size)]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
-def test_ranks_give_the_one_process_gradient(size, split):
-    found = run_ranks(size, every_gradient, SPLITS[split][size])
-    for name in LOSSES:
-        share, expected = truth(name)
-        torch.testing.assert_close(sum(rank[name]["loss"] for rank in found), share.loss.detach(), rtol=1e-12, atol=0)
+def test_ranks_give_the_one_process_gradient(size):
+    found = run_ranks(size, every_gradient, size) if size > 1 else [every_gradient(1)]
+    assert [len(rank) for rank in found] == [len(cases(size))] * size
+    for case, ranks in zip(cases(size), zip(*found, strict=True), strict=True):
+        share, expected = truth(case[0], case[2] != "equal")
+        assert expected.norm() > 1e-3, f"{case}: no gradient to compare"
+        total = sum(rank["loss"] for rank in ranks)
+        torch.testing.assert_close(total, share.loss.detach(), rtol=1e-10, atol=1e-14, msg=str(case))
         for key, value in share.report.items():
-            torch.testing.assert_close(sum(rank[name]["report"][key] for rank in found), value, rtol=1e-6, atol=1e-7)
-        for rank in found:
-            grad = rank[name]["grad"]
-            assert grad.norm() / expected.norm() == pytest.approx(1.0, abs=1e-6), name
-            assert torch.cosine_similarity(grad, expected, dim=0) >= 1 - 1e-10, name
+            told = sum(rank["report"][key] for rank in ranks)
+            torch.testing.assert_close(told.double(), value.double(), rtol=1e-6, atol=1e-7, msg=f"{case} {key}")
+        for rank in ranks:
+            assert rank["grad"].norm() / expected.norm() == pytest.approx(1.0, abs=1e-6), case
+            assert torch.cosine_similarity(rank["grad"], expected, dim=0) >= 1 - 1e-10, case
 
 
-def out_of_step():
-    rank = world()[0]
-    columns = {"query": torch.zeros(2, 4)} | ({"positive": torch.zeros(2, 4)} if rank == 1 else {})
+def test_the_matrix_has_every_loss():
+    union, _ = get_args(Loss)
+    assert {settings["type"] for settings in SETTINGS.values()} == {
+        one.model_fields["type"].default for one in _flat(union)
+    }
+
+
+def _flat(union):
+    return [
+        one for part in get_args(union) for one in (_flat(part) if get_args(part) else [part]) if isinstance(one, type)
+    ]
+
+
+def refused(columns):
     try:
         gather(columns)
     except RuntimeError as error:
@@ -144,18 +255,14 @@ def out_of_step():
     return "no error"
 
 
-def test_ranks_out_of_step_are_named_not_hung():
-    assert set(run_ranks(2, out_of_step)) == {"gather: rank 1 has columns 2, rank 0 has 1: ranks are out of step"}
-
-
-def wider():
+def out_of_step():
+    """What two ranks say whose columns differ in number, and then in width."""
     rank = world()[0]
-    try:
-        gather({"query": torch.zeros(2, 4 + rank)})
-    except RuntimeError as error:
-        return str(error)
-    return "no error"
+    more = {"positive": torch.zeros(2, 4)} if rank == 1 else {}
+    return refused({"query": torch.zeros(2, 4), **more}), refused({"query": torch.zeros(2, 4 + rank)})
 
 
-def test_other_width_is_named():
-    assert set(run_ranks(2, wider)) == {"gather: rank 1 has dim 5, rank 0 has 4: ranks are out of step"}
+def test_ranks_out_of_step_are_named_not_hung():
+    columns, width = zip(*run_ranks(2, out_of_step), strict=True)
+    assert set(columns) == {"gather: rank 1 has columns 2, rank 0 has 1: ranks are out of step"}
+    assert set(width) == {"gather: rank 1 has dim 5, rank 0 has 4: ranks are out of step"}
