@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.ranks import run_ranks
 from training.gather import gather, world
 from training.gradcache import Cached, Plain
+from training.losses.masks import MaskConfig, document_mask, query_mask
 from training.losses.objective import FLOATS, GATHERED, Batch
 from training.losses.union import Loss
 
@@ -161,27 +162,39 @@ def wrapped(learned: tuple[tuple[str, float], ...]):
 
 def gradient(name: str, mode: str, sizes: list[int], weighted: bool):
     """This rank's part of a step under DDP: loss share and the gradient after the all-reduce."""
-    _, owner, _ = data()
-    rank, size = world()
-    start = sum(sizes[:rank])
-    mine = torch.arange(start, start + sizes[rank])
-    given = torch.isin(owner, mine)
-    texts = torch.cat([mine, ROWS + mine, 2 * ROWS + given.nonzero()[:, 0]]).tolist()
     loss = LOSSES[name]
     module, model = wrapped(tuple(loss.learned().items()))
     module.zero_grad()
     passes = Plain(model, module.learned) if mode == "plain" else Cached(model, model, module.learned, budget=9)
-    vectors = passes([[text] * (1 + text % 5) for text in texts], [0] * len(texts))
+    share = loss(embed(passes, sizes, weighted), passes.learned)
+    passes.backward(share.loss * world()[1])
+    flat = torch.cat([parameter.grad.reshape(-1).clone() for parameter in module.parameters()])
+    return {"loss": share.loss.detach(), "grad": flat, "report": {k: v.detach() for k, v in share.report.items()}}
+
+
+def embed(encode, sizes: list[int], weighted: bool) -> Batch:
+    """The global batch, of which this rank encodes its rows."""
+    _, owner, _ = data()
+    rank = world()[0]
+    start = sum(sizes[:rank])
+    mine = torch.arange(start, start + sizes[rank])
+    given = torch.isin(owner, mine)
+    texts = torch.cat([mine, ROWS + mine, 2 * ROWS + given.nonzero()[:, 0]]).tolist()
+    vectors = encode([[text] * (1 + text % 5) for text in texts], [0] * len(texts))
     counts = [len(mine), len(mine), int(given.sum())]
     ids = {"negative.row": owner[given] - start}
     for field, value in beside(weighted).items():
         own = value[given] if field.startswith("negative") else value[mine]
         ids[field] = own.contiguous().view(torch.int64) if field in FLOATS else own
     every = gather(dict(zip(("query", "positive", "negative"), vectors.split(counts), strict=True)), ids)
-    share = loss(Batch.of(every, step=STEP, progress=PROGRESS), passes.learned)
-    passes.backward(share.loss * size)
-    flat = torch.cat([parameter.grad.reshape(-1).clone() for parameter in module.parameters()])
-    return {"loss": share.loss.detach(), "grad": flat, "report": {k: v.detach() for k, v in share.report.items()}}
+    return Batch.of(every, step=STEP, progress=PROGRESS)
+
+
+def masks(sizes: list[int]):
+    """Which places of its own rows a rank masks."""
+    with torch.no_grad():
+        batch = embed(wrapped(())[0], sizes, weighted=False)
+    return document_mask(batch, MaskConfig()), query_mask(batch, MaskConfig())
 
 
 @cache
@@ -213,13 +226,45 @@ def cases(size: int):
     return [(name, mode, split) for name in LOSSES for mode, split in ways]
 
 
-def every_gradient(size: int):
-    return [gradient(name, mode, SPLITS[split][size], split != "equal") for name, mode, split in cases(size)]
+def every_step(size: int):
+    steps = [gradient(name, mode, SPLITS[split][size], split != "equal") for name, mode, split in cases(size)]
+    return {"steps": steps, "masks": {split: masks(SPLITS[split][size]) for split in SPLITS}}
+
+
+@cache
+def ran(size: int):
+    """What every rank found: one spawn for all losses."""
+    return run_ranks(size, every_step, size) if size > 1 else [every_step(1)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_planted_duplicates_are_masked_and_nothing_else(size):
+    known = {name: value.tolist() for name, value in data()[2].items()}
+    owner = data()[1].tolist()
+    documents = known["positive.id"] + known["negative.id"]
+    clusters = known["positive.cluster"] + known["negative.cluster"]
+    right = [{*ids, own} - {-1} for ids, own in zip(known["query.known"], known["positive.id"], strict=True)]
+    near = [{*ids} - {-1} for ids in known["query.cluster"]]
+    for_documents, for_queries = torch.zeros(ROWS, len(documents)), torch.zeros(ROWS, ROWS)
+    for row in range(ROWS):
+        for place, document in enumerate(documents):
+            sibling = place < ROWS and known["query.id"][place] == known["query.id"][row]
+            graded = place >= ROWS and owner[place - ROWS] == row and known["negative.score"][place - ROWS] > 0
+            known_right = document in right[row] or clusters[place] in near[row]
+            for_documents[row, place] = place != row and (sibling or graded or known_right)
+            if place < ROWS:
+                asked = known["positive.id"][row] in right[place] or known["positive.cluster"][row] in near[place]
+                for_queries[row, place] = place != row and (sibling or asked)
+    assert 10 < for_documents.sum() < 40
+    for split in SPLITS:
+        told = [rank["masks"][split] for rank in ran(size)]
+        assert torch.equal(torch.cat([one for one, _ in told]), for_documents.bool())
+        assert torch.equal(torch.cat([two for _, two in told]), for_queries.bool())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_ranks_give_the_one_process_gradient(size):
-    found = run_ranks(size, every_gradient, size) if size > 1 else [every_gradient(1)]
+    found = [rank["steps"] for rank in ran(size)]
     assert [len(rank) for rank in found] == [len(cases(size))] * size
     for case, ranks in zip(cases(size), zip(*found, strict=True), strict=True):
         share, expected = truth(case[0], case[2] != "equal")
