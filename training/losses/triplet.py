@@ -16,24 +16,35 @@ from training.losses.objective import Batch, Share
 
 
 class TripletMargin(Margin):
-    """Margin between the positive and each given negative of a row; rows without negatives have no triplet."""
+    """Margin between the positive and each given negative of a row; rows without negatives have no triplet.
+
+    A given document that is judged no less relevant than the positive makes none either.
+    """
 
     type: Literal["triplet"] = "triplet"
 
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
-        """Share of the mean over the M given triplets of the global batch, each with the weight of its row."""
+        """Share of the mean over the given triplets of the global batch, each with the weight of its row."""
         own = batch.negative_rows
         row = batch.negative_row[own]
         anchor, positive, negative = batch.query[row], batch.positive[row], batch.negative[own]
         near, far = measure(anchor, positive, self.distance), measure(anchor, negative, self.distance)
+        counted = _less_relevant(batch)
+        weight = counted if batch.weight is None else counted * batch.weight[batch.negative_row]
         loss = F.relu(near - far + self.margin_at(batch.progress))
-        count = torch.tensor(max(1, len(batch.negative)), device=loss.device)
         with torch.no_grad():
+            count = counted.sum().clamp(min=1)
             report = {
-                "active": (loss > 0).float().sum() / count,
-                "accuracy": (near < far).float().sum() / count,
+                "active": ((loss > 0) * counted[own]).sum() / count,
+                "accuracy": ((near < far) * counted[own]).sum() / count,
             }
-        if batch.weight is not None:
-            weight = batch.weight[batch.negative_row]
-            loss, count = loss * weight[own], weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-        return Share(loss.sum() / count + 0.0 * batch.query.sum(), report)
+        total = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        return Share((loss * weight[own]).sum() / total + 0.0 * batch.query.sum(), report)
+
+
+def _less_relevant(batch: Batch) -> Tensor:
+    """1 for given documents [M] that are judged less relevant than their row's positive, 0 for the others."""
+    if batch.negative_score is None:
+        return batch.negative.new_ones(len(batch.negative))
+    above = torch.ones_like(batch.negative_score) if batch.score is None else batch.score[batch.negative_row]
+    return (batch.negative_score < above).to(batch.negative.dtype)

