@@ -27,7 +27,7 @@ class Optimizer:
     ) -> None:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.max_grad_norm, self.max_bad_steps, self.bad = max_grad_norm, max_bad_steps, 0
-        self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay))
+        self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay), fused=True)
         device = self.parameters[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=precision == torch.float16)
 

@@ -1,0 +1,224 @@
+"""Measure the training engine beside its peers: `python -m scripts.bench_engine [--quick] [--only PART ...]`.
+
+Parts: loss (tiled against dense), cache (cached against plain), peer (a step against Sentence Transformers' trainer,
+two gloo ranks of one thread), ranks (two ranks against one), memory (4,096 rows of 128 tokens). Every figure comes
+from processes of its own, in turns. Writes {out}/engine.json: a list of {name, ours, peer, unit, ratio, goal, met}.
+"""
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SETS = ("movies_msrd", "debian_packages", "covidqa", "medquad")
+TILE = 1024
+Row = dict[str, Any]
+
+
+class Bench:
+    """Starts measurements and collects the rows of the report."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.quick, self.device, self.precision = options.quick, options.device, options.precision
+        self.data, self.threads, self.repeats = options.data, options.threads, 1 if options.quick else 3
+        self.layers: int | None = options.layers
+        self.rows: list[Row] = []
+
+    def add(self, name: str, ours: float, peer: float | None, unit: str, ratio: float | None, goal: str) -> None:
+        """Add a row; the goal is on the ratio, or on our figure where there is no peer."""
+        sign, wanted = goal.split()
+        found = ours if ratio is None else ratio
+        met = found >= float(wanted) if sign == ">=" else found <= float(wanted)
+        row = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
+        self.rows.append(row)
+        print(f"  {name}: {_line(row)}", flush=True)
+
+    def measure(self, **job: Any) -> dict[str, float]:
+        """Run one measurement, a process a rank; memory is the sum over ranks, time that of rank 0."""
+        ranks = job.get("ranks", 1)
+        job = {"device": self.device, "threads": self.threads, **job}
+        environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"]), "HF_HUB_OFFLINE": "1"}
+        if ranks > 1:
+            environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        command = [sys.executable, "-m", "scripts.measure_engine", json.dumps(job)]
+        with tempfile.TemporaryDirectory() as folder:
+            logs = [Path(folder) / f"rank{rank}" for rank in range(ranks)]
+            started = []
+            for rank, log in enumerate(logs):
+                place = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+                with log.open("w") as said:
+                    started.append(
+                        subprocess.Popen(
+                            command, cwd=ROOT, env=environment | place, stdout=said, stderr=subprocess.STDOUT
+                        )
+                    )
+            _wait(started, logs)
+            found = [json.loads(log.read_text().strip().splitlines()[-1]) for log in logs]
+        return found[0] | {"peak": sum(one["peak"] for one in found)}
+
+    def step(self, **job: Any) -> dict[str, float]:
+        """Measure steps of training."""
+        settings = {
+            "kind": "step", "side": "ours", "data": self.data, "length": 128, "layers": self.layers, "cache": None,
+            "tile": None, "fill": False, "precision": self.precision, "steps": 5 if self.quick else 12, "ranks": 1,
+        }  # fmt: skip
+        return self.measure(**settings | job)
+
+    def turns(self, *jobs: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
+        """Medians of jobs that are measured in turns."""
+        found = [[job() for job in jobs] for _ in range(self.repeats)]
+        return [
+            {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
+            for place in range(len(jobs))
+        ]
+
+
+def loss(bench: Bench) -> None:
+    """Tiled against dense InfoNCE: memory and time."""
+
+    def measured(rows: int, tile: int | None) -> dict[str, float]:
+        return bench.measure(kind="loss", rows=rows, tile=tile, repeats=bench.repeats)
+
+    small = 4096 if bench.quick else 8192
+    tiled, dense = bench.turns(partial(measured, small, TILE), partial(measured, small, None))
+    ratio = tiled["seconds"] / dense["seconds"]
+    bench.add(
+        f"loss time, {small:,} rows, tiled against dense", tiled["seconds"], dense["seconds"], "s", ratio, "<= 1.5"
+    )
+    large = 8192 if bench.quick else 32768
+    most, note = dense["peak"] * (large / small) ** 2, f" scaled from {small:,} rows"
+    if bench.device == "cpu" and most < 0.8 * _available():
+        most, note = measured(large, None)["peak"], ""
+    least = measured(large, TILE)["peak"]
+    name = f"loss memory, {large:,} rows, tiled against dense{note}"
+    bench.add(name, least, most, "MiB", most / least, ">= 50")
+    huge = 16384 if bench.quick else 65536
+    bench.add(f"loss memory, {huge:,} rows, tiled", measured(huge, TILE)["peak"], None, "MiB", None, "<= 1024")
+
+
+def cache(bench: Bench) -> None:
+    """Cached against plain steps at an equal batch."""
+    rows = 32 if bench.quick else 128
+    for name in ("covidqa",) if bench.quick else ("covidqa", "medquad"):
+        plain = partial(bench.step, set=name, batch=rows)
+        ours, peer = bench.turns(partial(plain, cache=2048), plain)
+        label = f"{name}, {rows} rows, cached against plain"
+        bench.add(f"step, {label}", ours["seconds"], peer["seconds"], "s", ours["seconds"] / peer["seconds"], "<= 1.4")
+        bench.add(f"memory, {label}", ours["peak"], peer["peak"], "MiB", peer["peak"] / ours["peak"], ">= 1")
+
+
+def memory(bench: Bench) -> None:
+    """The peak of one process that trains on a batch of thousands of long texts."""
+    rows = 256 if bench.quick else 4096
+    found = bench.step(set="medquad", batch=rows, cache=2048, tile=TILE, fill=True, steps=1)
+    bench.add(f"memory, {rows:,} rows of 128 tokens, cached", found["peak"], None, "MiB", None, "<= 3072")
+
+
+def peer(bench: Bench) -> None:
+    """A step against Sentence Transformers' trainer: its gathered loss and its cached one, two ranks of one thread."""
+    ranks = 1 if bench.device == "cuda" else 2
+    for name in SETS[:1] if bench.quick else SETS:
+        goal = ">= 1.1" if name == "medquad" else ">= 1.5"
+        for kind, rows, tokens in (("plain", 64, None), ("cached", 64 if bench.quick else 256, 4096)):
+            step = partial(bench.step, set=name, batch=rows, cache=tokens, ranks=ranks, threads=1)
+            ours, peer = bench.turns(step, partial(step, side="peer"))
+            label = f"{name}, {rows} rows, {kind}, {ranks} rank(s), against sentence-transformers"
+            speed = ours["pairs_per_s"], peer["pairs_per_s"]
+            bench.add(f"training, {label}", *speed, "pairs/s", speed[0] / speed[1], goal)
+            bench.add(f"memory, {label}", ours["peak"], peer["peak"], "MiB", peer["peak"] / ours["peak"], ">= 1")
+
+
+def ranks(bench: Bench) -> None:
+    """Two ranks against one with the same rows a rank, one thread each."""
+    rows = 32 if bench.quick else 64
+    for name in ("debian_packages",) if bench.quick else ("debian_packages", "covidqa"):
+        alone = partial(bench.step, set=name, batch=rows, threads=1)
+        one, two = bench.turns(alone, partial(alone, batch=2 * rows, ranks=2))
+        speed = two["pairs_per_s"], one["pairs_per_s"]
+        label = f"{name}, {rows} rows a rank, two ranks against one"
+        bench.add(f"training, {label}", *speed, "pairs/s", speed[0] / speed[1] / 2, ">= 0.85")
+
+
+PARTS = {"loss": loss, "cache": cache, "peer": peer, "ranks": ranks, "memory": memory}
+
+
+def _available() -> float:
+    """Memory in MiB that may be used without swapping."""
+    return int(Path("/proc/meminfo").read_text(encoding="ascii").split("MemAvailable:")[1].split()[0]) / 1024
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def _wait(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
+    """Wait for all ranks; the first that fails ends the others and is quoted."""
+    try:
+        while any(process.poll() is None for process in started):
+            if any(process.poll() for process in started):
+                break
+            try:
+                started[0].wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+            started[-1].wait(timeout=120)
+        for process, log in zip(started, logs, strict=True):
+            if process.poll():
+                raise SystemExit(f"bench_engine: {process.args}\n{log.read_text()[-3000:]}")
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+
+
+def _line(row: Row) -> str:
+    figures = f"{row['ours']:.4g} {row['unit']}" + ("" if row["peer"] is None else f" against {row['peer']:.4g}")
+    ratio = "" if row["ratio"] is None else f", ratio {row['ratio']:.2f}"
+    return f"{figures}{ratio}; wanted {row['goal']}: {'met' if row['met'] else 'MISSED'}"
+
+
+def flags() -> argparse.Namespace:
+    """Read the command line."""
+    near = os.environ.get("TRIPLETAIL_DATA") or str(ROOT.parent / "shared" / "data")
+    parser = argparse.ArgumentParser("python -m scripts.bench_engine", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small sizes, once each: minutes instead of an hour")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--out", default="runs/bench", help="directory of engine.json")
+    parser.add_argument("--data", default=near, help="directory of the corpora")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of one-process measurements")
+    parser.add_argument("--layers", type=int, help="keep only the first layers of the model, for a smoke test")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure the parts and write the report."""
+    options = flags()
+    bench = Bench(options)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads, {options.precision}, {options.device}"
+    )
+    for part in options.only:
+        print(part, flush=True)
+        PARTS[part](bench)
+    target = Path(options.out) / "engine.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(bench.rows, indent=2) + "\n", encoding="utf-8")
+    print(f"{sum(row['met'] for row in bench.rows)} of {len(bench.rows)} goals met; {target}")
+
+
+if __name__ == "__main__":
+    main()

