@@ -120,10 +120,8 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
     if not kept:
         raise UserError(f"train: no checkpoint in {places['log']}; the run ended before its first validation")
     best, figures = max(kept, key=lambda pair: (pair[1].get(metric, -1.0), pair[1]["step"]))
-    say(
-        f"train: best checkpoint: step {figures['step']}"
-        + (f", {metric} {figures[metric]:.4f}" if metric in figures else "")
-    )
+    kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
+    say(f"train: checkpoint of step {figures['step']}, the {kind}")
     lines = MetricsFile(files.join(places["log"], "metrics.jsonl")).rows()
     return Path(best.to_directory()), [row for row in lines if metric in row]
 
