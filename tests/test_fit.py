@@ -19,7 +19,7 @@ from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from training import fit
-from training.checkpoint import Progress, State
+from training.checkpoint import Progress, State, load_weights
 from training.loop import Loop, LoopConfig, milestones, rate_at
 from training.losses.infonce import InfoNCE
 from training.rows import ValidationConfig, load, load_validation
@@ -222,6 +222,25 @@ def test_resume_in_one_process_is_exact(tmp_path):
         assert np.array_equal(tensor.numpy(), second.module.state_dict()[name].numpy()), name
     with pytest.raises(UserError, match="other data or settings"):
         State(second.module, second.optimizer, Progress(0, "other plan")).read(tmp_path / "checkpoint")
+
+
+def test_a_share_of_the_base_is_the_mean_of_the_weights(tmp_path):
+    data = make_data(tmp_path)
+    encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
+    base = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    config = LoopConfig(batch_size=16, max_steps=2, validations=0, precision="float32")
+    loop = Loop(encoder, InfoNCE(), load(["pairs"], data, None, None, None), config)
+    for step, batch in loop.plan(0):
+        loop.step(loop.work(batch), step)
+    tuned = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    State(loop.module, loop.optimizer, Progress(2, "plan")).write(tmp_path / "checkpoint")
+    encoder.load_state_dict(base)
+    load_weights(loop.module, tmp_path / "checkpoint", share=0.25)
+    moved = 0
+    for name, tensor in encoder.state_dict().items():
+        np.testing.assert_allclose(tensor.numpy(), (0.75 * base[name] + 0.25 * tuned[name]).numpy(), atol=1e-7)
+        moved += int(not np.array_equal(tensor.numpy(), base[name].numpy()))
+    assert moved > 10
 
 
 def test_validation_sample_holds_every_relevant_document(tmp_path):

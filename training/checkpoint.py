@@ -65,6 +65,17 @@ class State:
         return progress
 
 
-def load_weights(module: nn.Module, folder: Path) -> None:
-    """Load the weights of a checkpoint into a module of the same shape."""
-    module.load_state_dict(load_file(folder / WEIGHTS))
+def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
+    """Load a checkpoint into a module of the same shape; below 1, `share` of it and the rest of what the module held.
+
+    Interpolating the weights of a fine-tuned model with those it began with keeps much of what it knew before.
+    Source: Wortsman et al. 2021 (WiSE-FT, arXiv 2109.01903).
+    """
+    found = load_file(folder / WEIGHTS)
+    if share < 1.0:
+        held = module.state_dict()
+        found = {
+            name: held[name].lerp(tensor, share) if tensor.is_floating_point() else tensor
+            for name, tensor in found.items()
+        }
+    module.load_state_dict(found)

@@ -1,10 +1,11 @@
 """The training job: Ray Train runs the loop on every worker, keeps checkpoints, restarts it when one dies."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from queue import Empty, Queue
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -22,6 +23,8 @@ from training.losses.infonce import InfoNCE
 from training.losses.union import Loss, check
 from training.rows import Kind, ValidationConfig, load, load_validation, read_table
 
+T = TypeVar("T")
+
 
 class TrainConfig(JobConfig):
     """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
@@ -35,6 +38,9 @@ class TrainConfig(JobConfig):
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
     loop: LoopConfig = LoopConfig()
+    tuned_share: float = Field(
+        1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
+    )
     validation: ValidationConfig = ValidationConfig()
     workers: int | None = Field(None, ge=1, description="default: one a GPU, else one a CPU up to 2")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
@@ -72,7 +78,7 @@ def run(config: TrainConfig) -> str:
     plan = artifact.digest([draft.settings, draft.inputs])
     checkpoint, measured = _fit(config, places, plan)
     module = Embed(base, config.loss.learned())
-    load_weights(module, checkpoint)
+    load_weights(module, checkpoint, config.tuned_share)
     rows, sources = _described(config, data, negatives)
     base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources))
     draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
@@ -126,16 +132,23 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
     return Path(best.to_directory()), [row for row in lines if metric in row]
 
 
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end as in every other job: Ray Train aborts the run, keeps its own handler and exits the process."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as stopped:
-        raise KeyboardInterrupt from stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _beside(work: Callable[[], T]) -> T:
+    """Call `work` on a thread and wait: on the main thread Ray Train takes Ctrl-C for itself and keeps it."""
+    done: Queue[T | BaseException] = Queue()
+
+    def call() -> None:
+        try:
+            done.put(work())
+        except BaseException as error:
+            done.put(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    while True:
+        with suppress(Empty):
+            result = done.get(timeout=0.5)
+            if isinstance(result, BaseException):
+                raise result
+            return result
 
 
 def _resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:
