@@ -121,7 +121,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
         ),
     )
     with Follow(files.join(places["log"], "metrics.jsonl"), metric):
-        result = trainer.fit()
+        result = _beside(trainer.fit)
     kept = result.best_checkpoints or []
     if not kept:
         raise UserError(f"train: no checkpoint in {places['log']}; the run ended before its first validation")
