@@ -6,7 +6,6 @@ file describes a whole run and every job can be started with it. The `config.jso
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -253,8 +252,3 @@ def user_cause(error: BaseException | None) -> str | None:
         failures = getattr(current, "worker_failures", None)
         stack.extend([current.__cause__, current.__context__, *(failures or {}).values()])
     return None
-
-
-def environment(name: str) -> str | None:
-    """Read one environment variable; empty counts as unset."""
-    return os.environ.get(name) or None

@@ -7,6 +7,8 @@ import posixpath
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,21 +118,27 @@ def write_json(path: str, value: Any) -> None:
     fs.mv(partial, name)
 
 
-def read_parquet(path: str, table: str | None = None, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file; with `table`, check it against that contract first."""
+@contextmanager
+def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file; raises UserError where it is missing or damaged, here and while it is read."""
     fs, name = filesystem(path)
     try:
         with fs.open(name, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            if table in schema.TABLES:
-                schema.check(parquet.schema_arrow, str(table), path)
-            return parquet.read(columns=columns)
+            yield pq.ParquetFile(file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
+
+
+def read_parquet(path: str, table: str | None = None, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file; with `table`, check it against that contract first."""
+    with open_parquet(path) as parquet:
+        if table in schema.TABLES:
+            schema.check(parquet.schema_arrow, str(table), path)
+        return parquet.read(columns=columns)
 
 
 def write_parquet(path: str, table: pa.Table) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline.artifact import digest
 from pipeline.errors import UserError
-from pipeline.files import filesystem, fingerprint_file, join, write_parquet
+from pipeline.files import filesystem, fingerprint_file, join, open_parquet, write_parquet
 
 PARQUET, JSON_LINES = (".parquet",), (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 _COUNTS = b"tripletail.counts"
@@ -80,7 +80,7 @@ def plan(files: Sequence[str], rows_per_shard: int, salt: str) -> list[Shard]:
 def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
     """Yield (first row, rows, byte offset) of each shard of a file."""
     if path.endswith(PARQUET):
-        with _parquet(path) as file:
+        with open_parquet(path) as file:
             total = file.metadata.num_rows
         yield from ((start, min(size, total - start), 0) for start in range(0, total, size))
         return
@@ -99,20 +99,6 @@ def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
 
 
 @contextmanager
-def _parquet(path: str) -> Iterator[pq.ParquetFile]:
-    fs, name = filesystem(path)
-    try:
-        with fs.open(name, "rb") as file:
-            yield pq.ParquetFile(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno:
-            raise
-        raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
-
-
-@contextmanager
 def _lines(path: str) -> Iterator[Any]:
     with fsspec.open(path, "rb", compression="infer") as file:
         yield file
@@ -122,7 +108,7 @@ def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Read columns of a shard's rows; raises UserError naming a column that the file does not have."""
     if not shard.path.endswith(PARQUET):
         return _read_json(shard, columns)
-    with _parquet(shard.path) as file:
+    with open_parquet(shard.path) as file:
         _check_columns(shard.path, columns, file.schema_arrow.names)
         return pa.Table.from_batches(list(_slices(file, shard, columns)))
 
@@ -131,7 +117,7 @@ def head(shard: Shard, columns: Sequence[str]) -> pa.Table:
     """Read the first row of a shard: enough to tell whether the columns are there and of which type."""
     if not shard.path.endswith(PARQUET):
         return _read_json(replace(shard, rows=1), columns)
-    with _parquet(shard.path) as file:
+    with open_parquet(shard.path) as file:
         _check_columns(shard.path, columns, file.schema_arrow.names)
         return file.schema_arrow.empty_table().select(list(columns))
 
@@ -210,7 +196,7 @@ def committed(folder: str, name: str) -> dict[str, Any] | None:
     if not fs.exists(root):
         return None
     try:
-        with _parquet(path) as file:
+        with open_parquet(path) as file:
             counts: dict[str, Any] = json.loads((file.schema_arrow.metadata or {}).get(_COUNTS, b"{}"))
             return counts if counts.get("rows") == file.metadata.num_rows else None
     except UserError:
@@ -227,6 +213,6 @@ def sweep(folder: str) -> None:
 def batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Stream columns of Parquet files, one row group at a time."""
     for path in files:
-        with _parquet(path) as file:
+        with open_parquet(path) as file:
             for group in range(file.metadata.num_row_groups):
                 yield file.read_row_group(group, columns=list(columns))

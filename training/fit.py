@@ -54,6 +54,7 @@ class TrainConfig(JobConfig):
             "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
             "model": files.absolute(self.out) if self.out else files.join(home, "model"),
             "log": files.join(home, "training"),
+            "metrics": files.join(home, "training", "metrics.jsonl"),
         }
 
 
@@ -120,7 +121,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
             ),
         ),
     )
-    with Follow(files.join(places["log"], "metrics.jsonl"), metric):
+    with Follow(places["metrics"], metric):
         result = _beside(trainer.fit)
     kept = result.best_checkpoints or []
     if not kept:
@@ -128,7 +129,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
     best, figures = max(kept, key=lambda pair: (pair[1].get(metric, -1.0), pair[1]["step"]))
     kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
     say(f"train: checkpoint of step {figures['step']}, the {kind}")
-    lines = MetricsFile(files.join(places["log"], "metrics.jsonl")).rows()
+    lines = MetricsFile(places["metrics"]).rows()
     return Path(best.to_directory()), [row for row in lines if metric in row]
 
 
@@ -178,4 +179,4 @@ def train_worker(settings: dict[str, Any]) -> None:
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)
     loop = Loop(encoder, config.loss, rows, config.loop)
-    loop.run(RayKeeper(MetricsFile(files.join(places["log"], "metrics.jsonl"))), checks, settings["plan"])
+    loop.run(RayKeeper(MetricsFile(places["metrics"])), checks, settings["plan"])

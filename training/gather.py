@@ -63,8 +63,8 @@ def gather(
 ) -> Gathered:
     """Gather named columns [n_c, D] (any n_c, other on every rank) and 64-bit ids {name: [n_c, K]} beside them.
 
-    `ids` names belong to the column before the first dot ("positive.doc"). Three collectives a step whatever the
-    number of columns: a header, the ids, and one fused differentiable gather of all embeddings.
+    `ids` names belong to the column before the first dot ("positive.doc"). Four collectives a step whatever the
+    number of columns: a header, the sizes, the ids, and one fused differentiable gather of all embeddings.
 
     Raises RuntimeError naming the rank and the field when ranks disagree on step, columns, width, dtype or plan,
     where a plain gather would hang or mix rows.
