@@ -29,6 +29,9 @@ class PairConfig(Config):
     min_relevance: int = Field(default=1, description="least relevance of a positive")
     max_per_query: int | None = Field(default=None, ge=1, description="most pairs of a query, the most relevant first")
     title_description: bool = Field(default=False, description="also pair each document's title with its text")
+    title_body: bool = Field(
+        default=False, description="also pair each question's title with its body, and the body with the positives"
+    )
 
 
 def join_queries(judgments: pa.Table, queries: pa.Table, tally: Tally) -> pa.Table:
@@ -186,3 +189,31 @@ def title_pairs(documents: pa.Table, splits: SplitConfig) -> pa.Table:
             pair |= {"positive": row["body"], "source": row["source"], "group_id": group, "relevance": 1.0}
             rows.append(pair | {"split": row["split"] or splits.assign(group), "reason": "title-description"})
     return pa.Table.from_pylist(rows, schema=TABLES["pairs"])
+
+
+def body_pairs(judged: Judged, pairs: pa.Table) -> pa.Table:
+    """Rows of table `pairs`: each query's text with its body, and the body with each of the query's positives.
+
+    A question's body says at length what its title says in a line: free supervision of the same meaning.
+    """
+    asked = judged.queries.filter(pc.greater(pc.utf8_length(pc.fill_null(judged.queries["body"], "")), 0))
+    names = pc.binary_join_element_wise("b", asked["query_id"], "-")
+    titles = {
+        "anchor_id": asked["query_id"],
+        "anchor": asked["text"],
+        "positive_id": names,
+        "positive": asked["body"],
+        "source": asked["source"],
+        "split": asked["split"],
+        "group_id": asked["group"],
+        "relevance": pa.array(np.ones(asked.num_rows, np.float32)),
+        "reason": pa.array(["title-body"] * asked.num_rows, pa.string()),
+    }
+    place = pc.index_in(pairs["anchor_id"], asked["query_id"].combine_chunks())
+    answered = pairs.filter(place.is_valid())
+    place = place.drop_null()
+    for name, column in (("anchor_id", names), ("anchor", asked["body"])):
+        answered = answered.set_column(answered.schema.get_field_index(name), name, column.take(place))
+    reason = pc.binary_join_element_wise("body", answered["reason"], ", ")
+    answered = answered.set_column(answered.schema.get_field_index("reason"), "reason", reason)
+    return pa.concat_tables([pa.table(titles, schema=TABLES["pairs"]), answered])

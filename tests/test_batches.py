@@ -46,6 +46,23 @@ def test_no_known_positive_is_a_negative_in_its_batch(epoch_number):
             assert not known & others
 
 
+def test_a_document_with_the_anchors_own_text_is_no_negative_of_it():
+    rows = rows_from(
+        pa.table(
+            {
+                "anchor_id": ["title", "body"],
+                "anchor": ["short", "long and clear"],
+                "positive_id": ["its-body", "answer"],
+                "positive": ["long and clear", "because"],
+            }
+        ),
+        {},
+    )
+    assert set(rows.known[1]) == {rows.positive_id[0], rows.positive_id[1]}
+    assert rows.positive_id[1] not in rows.known[0]
+    assert [sorted(batch) for batch in compose(rows, 2, seed=0, epoch=0).batches] == []
+
+
 def test_order_is_a_fresh_permutation_each_epoch_and_seed():
     rows = rows_from(table(siblings()), {})
     orders = [tuple(order(rows, seed, epoch)) for seed in (1, 2) for epoch in (0, 1)]

@@ -144,6 +144,26 @@ def test_same_inputs_give_the_same_bytes(inline: None, tmp_path: Path):
         assert all(Path(a).read_bytes() == Path(b).read_bytes() for a, b in pairs)
 
 
+def test_titles_are_paired_with_bodies_and_bodies_with_answers(inline: None, tmp_path: Path):
+    plain, more = (build(sample_recipe(pairs={"title_body": on}), tmp_path / str(on)) for on in (False, True))
+    before, pairs = table(plain, "pairs"), table(more, "pairs")
+    titles = [row for row in pairs if row["reason"] == "title-body"]
+    bodies = [row for row in pairs if row["reason"].startswith("body, ")]
+    assert [row for row in pairs if row not in titles and row not in bodies] == before
+    forum = [row for row in before if row["source"] == "forum"]
+    asked = {row["query_id"] for row in table(more, "queries") if row["source"] == "forum"}
+    assert {row["anchor_id"] for row in titles} == asked
+    by_body = {row["positive_id"]: row for row in titles}
+    assert sorted((row["anchor_id"].removeprefix("b-"), row["positive_id"]) for row in bodies) == sorted(
+        (row["anchor_id"], row["positive_id"]) for row in forum
+    )
+    for row in bodies:
+        assert row["anchor"] == by_body[row["anchor_id"]]["positive"]
+        assert row["split"] == by_body[row["anchor_id"]]["split"]
+    names = ("corpus", "queries", "qrels")
+    assert {name: table(more, name) for name in names} == {name: table(plain, name) for name in names}
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with pytest.MonkeyPatch.context() as patch:
@@ -410,7 +430,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     ("name", "rows", "dropped"),
     [
         ("covidqa", {"corpus": 2890, "queries": 1380 - 24, "qrels": 1423 - 15, "pairs": 1408}, 39),
-        ("matheducators", {"corpus": 1507, "queries": 384, "qrels": 1507, "pairs": 1491}, 0),
+        ("matheducators", {"corpus": 1507, "queries": 384, "qrels": 1507, "pairs": 384 + 2 * 1491}, 0),
         ("stsb", {"labelled": 7249 - 51}, 51),
     ],
 )

@@ -94,7 +94,8 @@ def rows_from(
 ) -> Rows:
     """Turn a table of pairs, triplets, judged or labelled rows into rows.
 
-    `relevant` maps a query id to every document id known to be relevant to it; at most 64 a row are kept for masks.
+    `relevant` maps a query id to every document id known to be relevant to it; at most 64 a row are kept for masks,
+    with the documents that have the anchor's own text first: nothing is a negative of itself.
     Where the table has a column `right`, a row whose right is false says of its document only what its score says.
     `num_negatives` caps the given negatives of a row; `clusters` maps a document id to its near-duplicate cluster.
     Further columns that count: relevance, grades and teacher (of the positive), negatives[].score (the teacher's),
@@ -102,8 +103,12 @@ def rows_from(
     """
     anchor_ids, positive_ids = table["anchor_id"].to_pylist(), table["positive_id"].to_pylist()
     given = [(row or [])[:num_negatives] for row in _optional(table, "negatives") or [None] * len(table)]
-    known = _known(anchor_ids, positive_ids, _optional(table, "right"), relevant)
     negative_ids = [[n["doc_id"] for n in row] for row in given]
+    known = _known(anchor_ids, positive_ids, _optional(table, "right"), relevant)
+    known = [
+        list(dict.fromkeys([*row[:1], *own, *row]))[:64]
+        for row, own in zip(known, _of_own_text(table, given), strict=True)
+    ]
     return Rows(
         anchors=table["anchor"].to_pylist(),
         positives=table["positive"].to_pylist(),
@@ -127,16 +132,29 @@ def rows_from(
 def _known(
     anchors: list[str], positives: list[str], right: list[bool] | None, relevant: dict[str, list[str]]
 ) -> list[list[str]]:
-    """Documents known to be relevant to each row's query, its own positive first, 64 at most."""
+    """Documents known to be relevant to each row's query, its own positive first."""
     counts = [True] * len(anchors) if right is None else [one is not False for one in right]
     siblings: dict[str, list[str]] = {}
     for anchor, positive, counted in zip(anchors, positives, counts, strict=True):
         if counted:
             siblings.setdefault(anchor, []).append(positive)
     return [
-        list(dict.fromkeys([*([p] if counted else []), *siblings.get(a, ()), *relevant.get(a, ())]))[:64]
+        list(dict.fromkeys([*([p] if counted else []), *siblings.get(a, ()), *relevant.get(a, ())]))
         for a, p, counted in zip(anchors, positives, counts, strict=True)
     ]
+
+
+def _of_own_text(table: pa.Table, given: list[list[dict[str, Any]]]) -> list[list[str]]:
+    """Documents of the table whose text is that of the row's anchor."""
+    anchors = table["anchor"].to_pylist()
+    own: dict[str, dict[str, None]] = {text: {} for text in anchors}
+    for doc, text in zip(table["positive_id"].to_pylist(), table["positive"].to_pylist(), strict=True):
+        if text in own:
+            own[text][doc] = None
+    for negative in (one for row in given for one in row):
+        if negative["text"] in own:
+            own[negative["text"]][negative["doc_id"]] = None
+    return [list(own[text]) for text in anchors]
 
 
 def _optional(table: pa.Table, column: str) -> list[Any] | None:

@@ -13,7 +13,17 @@ from pipeline.artifact import Draft
 from pipeline.build.config import BuildConfig
 from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
 from pipeline.exchange import Exchange
-from pipeline.pairs import ASKED, MATCHED, join_documents, join_queries, judge, positives, tagged, title_pairs
+from pipeline.pairs import (
+    ASKED,
+    MATCHED,
+    body_pairs,
+    join_documents,
+    join_queries,
+    judge,
+    positives,
+    tagged,
+    title_pairs,
+)
 from pipeline.read import Limits, stage
 from pipeline.schema import TABLES
 from pipeline.sources.record import SCHEMAS, Block
@@ -97,6 +107,8 @@ class Steps:
         self._write("queries", judged.queries.select(TABLES["queries"].names), bucket, tally)
         self._write("qrels", judged.judgments.select(TABLES["qrels"].names), bucket, tally)
         self._write("pairs", pairs, bucket, tally)
+        if config.pairs.title_body:
+            self._write("pairs", body_pairs(judged, pairs), f"body-{bucket:05d}", tally)
         if config.triplets.judged:
             triplets = judged_triplets(pairs, judged.judgments, config.triplets)
             self._write("triplets", triplets, f"judged-{bucket:05d}", tally)

@@ -44,7 +44,13 @@ ROLES: dict[str, dict[str, tuple[str, ...]]] = {
         "category": ("category", "categories"),
         "attributes": ("attributes",),
     },
-    "query": {"id": ("id", "_id", "query_id"), "text": ("text", "query"), "group": (), "split": ()},
+    "query": {
+        "id": ("id", "_id", "query_id"),
+        "text": ("text", "query"),
+        "body": ("body",),
+        "group": (),
+        "split": (),
+    },
     "judgment": {
         "query_id": ("query_id", "query-id"),
         "doc_id": ("doc_id", "corpus-id", "product_id"),
@@ -193,7 +199,8 @@ def _query(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) 
     mapping.need(row, "text")
     text = mapping.prose(row, "text")
     identity = _identity(mapping.get(row, "id"), "q", text, prefix)
-    parsed.add("queries", **identity, text=text, group=mapping.group_of(row), **place)
+    body = mapping.prose(row, "body")
+    parsed.add("queries", **identity, text=text, body=body, group=mapping.group_of(row), **place)
 
 
 def _judgment(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:

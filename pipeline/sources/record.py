@@ -40,7 +40,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
     "queries": pa.schema(
-        [*_TEXT_KEY, *_PLACE, ("split", pa.string()), ("group", pa.string()), ("text", pa.string()), _TAGS]
+        [
+            *_TEXT_KEY,
+            *_PLACE,
+            ("split", pa.string()),
+            ("group", pa.string()),
+            ("text", pa.string()),  # what is embedded
+            ("body", pa.string()),  # a question's longer text, where it has one beside its title
+            _TAGS,
+        ]
     ),
     "judgments": pa.schema(
         [

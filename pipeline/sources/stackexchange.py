@@ -73,12 +73,12 @@ class StackExchange(SourceConfig):
 
     def _question(self, post: dict[str, Any], number: int, line: int, order: int, parsed: Parsed) -> None:
         query_id = f"{self.prefix}q{number}"
-        text = post["Title"]
+        text, body = post["Title"], html_to_text(post.get("Body", ""))
         if self.body:
-            text = f"{text} {html_to_text(post.get('Body', ''))}"
+            text, body = f"{text} {body}", ""
         place = {"source": self.label, "order": order}
         topics = tags(post.get("Tags", ""))
-        parsed.add("queries", id=query_id, text=text, group=query_id, tags=topics, line=line, **place)
+        parsed.add("queries", id=query_id, text=text, body=body, group=query_id, tags=topics, line=line, **place)
         if accepted := post.get("AcceptedAnswerId"):
             doc_id = f"{self.prefix}a{int(accepted)}"
             judgment = {"relevance": 3, "reason": "accepted answer", "refines": True}
