@@ -33,6 +33,23 @@ def by_tokens(
     return chunks
 
 
+def by_sum(lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
+    """Cut texts, longest first, into chunks of at most `budget` tokens in all: for texts that are packed, not padded.
+
+    Returns index arrays that partition range(len(lengths)). A text longer than the budget is a chunk of its own.
+    """
+    size = np.maximum(np.asarray(lengths, dtype=np.int64), 1)
+    order = np.argsort(-size, kind="stable")
+    below = np.concatenate([[0], np.cumsum(size[order])])
+    chunks: list[npt.NDArray[np.int64]] = []
+    start = 0
+    while start < len(order):
+        end = max(start + 1, int(np.searchsorted(below, below[start] + budget, side="right")) - 1)
+        chunks.append(order[start:end])
+        start = end
+    return chunks
+
+
 def padding_share(lengths: Sequence[int], chunks: Sequence[npt.NDArray[np.int64]]) -> float:
     """Share of padded positions that hold no token, between 0 and 1."""
     size = np.asarray(lengths, dtype=np.int64)

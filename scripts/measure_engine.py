@@ -128,7 +128,10 @@ def ours(job: dict[str, Any]) -> list[float]:
     settings = {"batch_size": job["batch"], "max_steps": job["steps"], "epochs": job["steps"], "learning_rate": RATE}
     settings |= {"precision": job["precision"], "cache_tokens": job["cache"], "validations": 0, "log_every": 1}
     loop = Loop(
-        Encoder.load(config, job["device"]), InfoNCE(tile=job["tile"]), rows_from(table, {}), LoopConfig(**settings)
+        Encoder.load(config, job["device"], to_train=True),
+        InfoNCE(tile=job["tile"]),
+        rows_from(table, {}),
+        LoopConfig(**settings),
     )
     loop.run(Clock(), None)
     if job["ranks"] > 1:

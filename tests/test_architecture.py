@@ -21,7 +21,7 @@ FLOORS: dict[float, str] = {
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
     1.0: "pipeline.files pipeline.engine",
     1.1: "pipeline.artifact",
-    1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.sources.record",
+    1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.3: "pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
     1.4: "pipeline.sources.*",
     1.5: "pipeline.sources.beir",

@@ -21,6 +21,7 @@ from pipeline.chunks import by_tokens
 
 Tokens = list[list[int]]
 Encode = Callable[[Tokens, list[int]], Tensor]
+Cut = Callable[[list[int], int], list[npt.NDArray[np.int64]]]
 
 
 class Plain:
@@ -43,14 +44,21 @@ class Plain:
 
 
 class Cached:
-    """Encode in chunks of `budget` padded tokens whose graphs live one at a time; call once a step, then `backward`.
+    """Encode in chunks of `budget` tokens whose graphs live one at a time; call once a step, then `backward`.
 
     `encode` must go through `model`. Under DDP the gradients are reduced once a step, with those of `learned` among
     them, whatever the number of chunks of a rank; a rank without rows takes part too.
     """
 
-    def __init__(self, encode: Encode, model: nn.Module, learned: Mapping[str, nn.Parameter], budget: int) -> None:
-        self.encode, self.model, self.parameters, self.budget = encode, model, dict(learned), budget
+    def __init__(
+        self,
+        encode: Encode,
+        model: nn.Module,
+        learned: Mapping[str, nn.Parameter],
+        budget: int,
+        cut: Cut = by_tokens,
+    ) -> None:
+        self.encode, self.model, self.parameters, self.budget, self.cut = encode, model, dict(learned), budget, cut
         self.learned: dict[str, Tensor] = {}
         self.chunks: list[_Chunk] = []
         self.vectors = torch.zeros(0)
@@ -58,7 +66,7 @@ class Cached:
     def __call__(self, tokens: Tokens, skip: list[int]) -> Tensor:
         """Encode the R texts of a step into a leaf [R, D]; the loss shall use `learned` as it is now."""
         self.learned = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
-        order = by_tokens([len(row) for row in tokens], self.budget) or [np.zeros(0, dtype=np.int64)]
+        order = self.cut([len(row) for row in tokens], self.budget) or [np.zeros(0, dtype=np.int64)]
         device = next(self.model.parameters()).device
         self.chunks, parts = [], []
         for number, rows in enumerate(order):

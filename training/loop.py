@@ -102,7 +102,7 @@ class Loop:
         learned = dict(self.module.learned.items())
         self.passes: Plain | Cached = Plain(self.encode, learned)
         if config.cache_tokens is not None:
-            self.passes = Cached(self.encode, self.model, learned, config.cache_tokens)
+            self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.cut)
         self.cost = np.array(
             [
                 len(a) + len(p) + sum(map(len, n))
@@ -183,7 +183,7 @@ class Loop:
         due = milestones(self.total, self.config.validations)
         if start == 0 and validate:
             self._log(keeper, {"step": 0, **validate(self.module.encoder)})
-        meter = Meter()
+        meter = Meter(self.module.encoder)
         with ThreadPoolExecutor(1) as pool:
             for step, batch, work in _ahead(pool, self.plan(start), self.work):
                 report = self.step(work, step)
@@ -199,7 +199,7 @@ class Loop:
                     keeper.save(
                         {"step": done, **found_metrics}, State(self.module, self.optimizer, Progress(done, plan))
                     )
-                    meter = Meter()
+                    meter = Meter(self.module.encoder)
 
     def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:
         if self.rank == 0:

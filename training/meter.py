@@ -3,15 +3,15 @@
 import time
 from collections.abc import Iterable
 
-from pipeline.chunks import by_tokens, padding_share
-from pipeline.encoder import Tokens
+from pipeline.encoder import Encoder, Tokens
 from training.gather import world
 
 
 class Meter:
     """Pairs and tokens a second, and padding, since the last validation."""
 
-    def __init__(self) -> None:
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
         self.start, self.steps, self.pairs, self.tokens = time.monotonic(), 0, 0, 0
         self.padding = 0.0
 
@@ -21,7 +21,7 @@ class Meter:
         self.steps += 1
         self.pairs += pairs
         self.tokens += sum(lengths) * world()[1]
-        self.padding = padding_share(lengths, by_tokens(lengths, 8192))
+        self.padding = self.encoder.padding_share(lengths)
 
     def read(self) -> dict[str, float]:
         """Return the figures so far."""

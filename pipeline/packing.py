@@ -1,0 +1,185 @@
+"""Texts laid end to end: linear layers see tokens alone, only attention sees texts, in groups of nearly one length.
+
+A batch [B, L] computes its padding in every layer; packed into [1, T] it computes none. Attention, a twentieth of the
+work at the lengths of sentences, is done group by group of neighbours in length. The vectors are those of the padded
+way to rounding. Source: the unpadding of Portes et al. 2023 (MosaicBERT, arXiv 2312.17482), without its kernels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+NAME = "packed"
+_FIRST_POSITION = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}  # 1: counts from after the padding id
+_PADDING = 0.15  # of a group's places in attention
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring texts whose attention is computed together: `rows` texts of at most `length` of `tokens` tokens."""
+
+    rows: int
+    length: int
+    tokens: int
+    at: Tensor | None  # [tokens] place of each token among rows * length; None where every text has the same length
+    bias: Tensor | None  # [rows, 1, 1, length] -inf where there is no token
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How texts of falling length lie end to end."""
+
+    lengths: Tensor  # [B]
+    positions: Tensor  # [T] place of each token in its text
+    groups: list[Group]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> "Packing":
+        """Pack texts of these lengths, the longest first."""
+        groups, start = [], 0
+        while start < len(lengths):
+            end, tokens = start, 0
+            while end < len(lengths) and tokens + lengths[end] >= (1 - _PADDING) * lengths[start] * (end - start + 1):
+                tokens += lengths[end]
+                end += 1
+            groups.append(_group(np.asarray(lengths[start:end]), device))
+            start = end
+        places = np.concatenate([np.arange(length) for length in lengths])
+        return cls(torch.tensor(lengths, device=device), torch.from_numpy(places).to(device), groups)
+
+    @property
+    def starts(self) -> Tensor:
+        """Place of the first token of each text, [B]."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def texts(self) -> Tensor:
+        """Text of each token, [T]."""
+        return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.lengths.device), self.lengths)
+
+
+def _group(lengths: "np.ndarray[Any, Any]", device: torch.device) -> Group:
+    rows, longest = len(lengths), int(lengths[0])
+    there = np.arange(longest) < lengths[:, None]
+    if there.all():
+        return Group(rows, longest, rows * longest, None, None)
+    bias = np.where(there, 0.0, -np.inf)[:, None, None, :]
+    at = torch.from_numpy(np.flatnonzero(there)).to(device)
+    return Group(rows, longest, int(lengths.sum()), at, torch.from_numpy(bias).to(device))
+
+
+def enable(transformer: Any) -> bool:
+    """Let a transformer take packed texts; False for an architecture whose positions or masks this does not know."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if transformer.config.model_type not in _FIRST_POSITION or getattr(transformer.config, "is_decoder", False):
+        return False
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
+    transformer.set_attn_implementation(NAME)
+    return True
+
+
+def states(transformer: Any, ids: Tensor, packing: Packing, **extra: Tensor) -> Tensor:
+    """Token ids [T] of packed texts into token states [T, H]."""
+    config = transformer.config
+    first = _FIRST_POSITION[config.model_type] * (1 + int(config.pad_token_id or 0))
+    positions = (packing.positions + first).unsqueeze(0)
+    found = transformer(input_ids=ids.unsqueeze(0), position_ids=positions, groups=packing.groups, **extra)
+    return found.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float = 1.0,
+    dropout: float = 0.0,
+    *,
+    groups: list[Group],
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each text to itself: query, key, value [1, heads, T, d] into [1, T, heads * d]."""
+    counts = [group.tokens for group in groups]
+    columns = [torch.split(column[0].transpose(0, 1), counts) for column in (query * scaling, key, value)]
+    parts = [_attend(group, q, k, v, dropout) for group, q, k, v in zip(groups, *columns, strict=True)]
+    return torch.cat(parts).unsqueeze(0), None
+
+
+def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """Attention within one group: [tokens, heads, d] each into [tokens, heads * d]."""
+    _, heads, width = query.shape
+    query, key, value = (_spread(group, column, heads, width) for column in (query, key, value))
+    scores = query @ key.transpose(2, 3)
+    if group.bias is not None:
+        scores = scores + group.bias.to(scores.dtype)
+    weights = nn.functional.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
+    found = (weights @ value).transpose(1, 2).reshape(group.rows * group.length, heads * width)
+    taken: Tensor = found if group.at is None else _Take.apply(found, group.at)  # type: ignore[no-untyped-call]
+    return taken
+
+
+def _spread(group: Group, column: Tensor, heads: int, width: int) -> Tensor:
+    """Tokens [tokens, heads, d] of a group as padded texts [rows, heads, length, d]."""
+    if group.at is not None:
+        column = _Put.apply(column, group.at, group.rows * group.length)  # type: ignore[no-untyped-call]
+    return column.reshape(group.rows, group.length, heads, width).transpose(1, 2)
+
+
+class _Put(torch.autograd.Function):
+    """Rows [n, ...] to distinct places `at` [n] of zeros [total, ...]; the gradient is a plain selection."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, at: Tensor, total: int) -> Tensor:
+        ctx.save_for_backward(at)
+        return rows.new_zeros(total, *rows.shape[1:]).index_copy_(0, at, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (at,) = ctx.saved_tensors
+        return grad.index_select(0, at), None, None
+
+
+class _Take(torch.autograd.Function):
+    """Rows `at` [n], all distinct, of [total, ...]; the gradient is copied, not added up."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, at: Tensor) -> Tensor:
+        ctx.save_for_backward(at)
+        ctx.total = len(rows)
+        return rows.index_select(0, at)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (at,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.total, *grad.shape[1:]).index_copy_(0, at, grad), None
+
+
+def pool(token_states: Tensor, packing: Packing, mode: str, skip: Tensor | None = None) -> Tensor:
+    """Token states [T, H] into [B, H], float32 at least; `mode` is mean, cls or max; `skip` [B] leading tokens.
+
+    The same as `encoder.pool` of the padded texts.
+    """
+    starts = packing.starts if skip is None else packing.starts + skip
+    if mode == "cls":
+        return wide(token_states.index_select(0, starts))
+    texts = packing.texts
+    held = None if skip is None else packing.positions >= skip[texts]
+    shape = (len(packing.lengths), token_states.shape[1])
+    tokens = wide(token_states)
+    if mode == "max":
+        tokens = tokens if held is None else tokens.masked_fill(~held[:, None], float("-inf"))
+        return tokens.new_full(shape, float("-inf")).scatter_reduce(0, texts[:, None].expand_as(tokens), tokens, "amax")
+    tokens = tokens if held is None else tokens * held[:, None]
+    count = packing.lengths if skip is None else packing.lengths - skip
+    return tokens.new_zeros(shape).index_add(0, texts, tokens) / count.clamp(min=1)[:, None]
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """A tensor of half precision as float32, others as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

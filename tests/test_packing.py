@@ -1,0 +1,123 @@
+"""Packed texts: the vectors and gradients of the padded way, to rounding of float64."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import packing
+from pipeline.chunks import by_sum
+from pipeline.encoder import Encoder, EncoderConfig, pool
+
+LENGTHS = [5, 31, 1, 8, 8, 30, 2, 8, 17, 3]
+
+
+def transformer(kind: str, **more: int):
+    from transformers import AutoConfig, AutoModel
+
+    torch.manual_seed(0)
+    size = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    size |= {"intermediate_size": 32, "max_position_embeddings": 64}
+    config = AutoConfig.for_model(kind, **size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **more)
+    return AutoModel.from_config(config, attn_implementation="eager").double()
+
+
+class Tokenizer:
+    """What an encoder asks of one."""
+
+    pad_token_id = 1
+    model_input_names = ("input_ids", "attention_mask")
+
+
+def encoder(kind: str, pooling: str) -> Encoder:
+    identity: dict[str, str] = {}
+    return Encoder(
+        transformer(kind, pad_token_id=1),
+        Tokenizer(),
+        pooling=pooling,
+        normalize=True,
+        include_prompt=False,
+        prompts={},
+        max_length=32,
+        token_budget=70,
+        identity=identity,
+    )
+
+
+def encoded(model: Encoder, skip: list[int] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    rng = np.random.default_rng(3)
+    tokens = [rng.integers(2, 50, size=length).tolist() for length in LENGTHS]
+    model.zero_grad()
+    vectors = model.encode_tokens(tokens, skip)
+    (
+        vectors * torch.linspace(-1, 1, vectors.numel(), dtype=vectors.dtype).reshape(vectors.shape).sin()
+    ).sum().backward()
+    return vectors.detach(), [value.grad for value in model.parameters() if value.grad is not None]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert"])
+@pytest.mark.parametrize("skip", [None, [0, 2, 0, 1, 3, 0, 1, 7, 0, 0]])
+def test_vectors_and_gradients_are_those_of_padded_texts(kind, pooling, skip):
+    padded, packed = encoder(kind, pooling), encoder(kind, pooling)
+    assert packing.enable(packed.transformer)
+    packed.packed = True
+    (wanted, gradients), (found, others) = encoded(padded, skip), encoded(packed, skip)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    assert len(others) == len(gradients) > 20
+    for one, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+
+
+def test_other_architectures_stay_padded():
+    model = transformer("electra")
+    assert not packing.enable(model)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_groups_hold_every_token_once_with_little_padding():
+    lengths = sorted(np.random.default_rng(0).integers(1, 129, size=300).tolist(), reverse=True)
+    found = packing.Packing.of(lengths, torch.device("cpu"))
+    assert sum(group.rows for group in found.groups) == 300
+    assert sum(group.tokens for group in found.groups) == sum(lengths) == len(found.positions)
+    assert all(group.tokens >= 0.85 * group.rows * group.length for group in found.groups)
+    assert found.positions[found.starts].tolist() == [0] * 300
+
+
+def test_dropout_of_attention_is_drawn():
+    torch.manual_seed(1)
+    query, key, value = torch.randn(3, 1, 2, 12, 4)
+    group = packing.Packing.of([7, 5], torch.device("cpu")).groups
+    whole, _ = packing.attention(torch.nn.Identity(), query, key, value, None, 0.5, groups=group)
+    dropped, _ = packing.attention(torch.nn.Identity(), query, key, value, None, 0.5, 0.5, groups=group)
+    assert whole.shape == dropped.shape == (1, 12, 8)
+    assert not torch.allclose(whole, dropped)
+
+
+def test_chunks_by_sum_keep_the_budget_and_every_text():
+    lengths = np.random.default_rng(0).integers(1, 100, size=200).tolist()
+    found = by_sum(lengths, 300)
+    assert sorted(np.concatenate(found).tolist()) == list(range(200))
+    assert all(sum(lengths[i] for i in chunk) <= 300 for chunk in found)
+    assert by_sum([5, 900, 5], 100)[0].tolist() == [1]
+    assert by_sum([], 100) == []
+
+
+def test_a_model_trained_packed_is_saved_as_any_other(tmp_path):
+    ours = Encoder.load(EncoderConfig(layers=2, dtype="float32"), "cpu", to_train=True)
+    assert ours.packed
+    ours.save(tmp_path / "model")
+    assert packing.NAME not in json.dumps(json.loads((tmp_path / "model" / "config.json").read_text()))
+    again = Encoder.load(EncoderConfig(model=str(tmp_path / "model"), dtype="float32"), "cpu")
+    texts = ["wireless headphones", "Bluetooth earbuds with a case", "", "running shoes " * 30]
+    assert np.abs(ours.encode(texts, "query") - again.encode(texts, "query")).max() < 1e-6
+
+
+def test_pool_agrees_with_the_padded_pool_in_float32():
+    states, mask = torch.randn(2, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    packed = packing.Packing.of([4, 2], torch.device("cpu"))
+    for mode in ("mean", "cls", "max"):
+        flat = states.reshape(8, 8)[mask.reshape(-1).bool()]
+        torch.testing.assert_close(packing.pool(flat, packed, mode), pool(states, mask, mode))
