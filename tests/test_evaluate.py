@@ -190,6 +190,8 @@ def test_comparison_names_what_differs():
     assert found[0]["difference"] == pytest.approx(0.1)
     assert found[0]["p_value"] == 1 / 10_001 and found[0]["p_holm"] == 2 / 10_001
     assert found[1]["p_value"] > 0.05
+    both = {name: {"map": values, "ndcg@10": values} for name, values in (("base", base), ("tuned", tuned))}
+    assert [test["p_holm"] for test in figures.compare(both, "base", seed=0)] == [1 / 10_001] * 2
 
 
 def test_trec_scores_fall_where_scores_tie():

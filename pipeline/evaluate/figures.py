@@ -53,7 +53,8 @@ def graded_figures(vectors: Floats, questions: Questions) -> dict[str, Any]:
 def compare(values: Mapping[str, PerQuery], baseline: str, seed: int) -> list[dict[str, Any]]:
     """Test every model against the baseline on every metric, paired by query.
 
-    Holm's correction takes all tests of the report as one family.
+    Holm's correction takes the models that are compared on one metric as a family; the metrics are views of the same
+    rankings, and the first of them is the one to decide by.
     """
     tests = [
         _test(model, baseline, metric, values[model][metric], values[baseline][metric], seed)
@@ -62,8 +63,11 @@ def compare(values: Mapping[str, PerQuery], baseline: str, seed: int) -> list[di
         for metric in values[model]
         if values[model][metric]
     ]
-    corrected = holm([test["p_value"] for test in tests])
-    return [test | {"p_holm": p} for test, p in zip(tests, corrected, strict=True)]
+    for metric in {test["metric"]: None for test in tests}:
+        family = [test for test in tests if test["metric"] == metric]
+        for test, p in zip(family, holm([test["p_value"] for test in family]), strict=True):
+            test["p_holm"] = p
+    return tests
 
 
 def _test(

@@ -111,8 +111,8 @@ def _comparisons(findings: Findings) -> str:
         )
     head = ["Model", "Metric", "Difference", "Queries won / lost", "p", "p, Holm"]
     note = (
-        '<p class="note">Paired permutation test over queries, 10,000 samples, two-sided; Holm takes all tests of this '
-        "table as one family. Bold: below 0.05.</p>"
+        '<p class="note">Paired permutation test over queries, 10,000 samples, two-sided; Holm takes the models '
+        "of one metric as a family. Bold: below 0.05.</p>"
     )
     return section(f"Against {findings.baseline}", table(head, rows, words=2), note)
 
