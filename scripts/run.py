@@ -108,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for job in jobs:
         with answering(job):
             steps.append(resolve(job, options))
+    with answering("build"):
+        first = beside(steps, options)
     if options.dry_run:
         sys.stdout.write(json.dumps({step.job: step.config.model_dump(mode="json") for step in steps}, indent=2) + "\n")
     else:
-        with answering("build"):
-            first = beside(steps, options)
         execute([*first, *steps])
 
 

@@ -230,6 +230,10 @@ def test_validation_measures_the_model_that_is_saved(tmp_path: Path):
         load_weights(saved, tmp_path / str(metrics["step"]))
         assert validate(saved.encoder)["sum"] == pytest.approx(metrics["sum"], abs=1e-9)
     assert keeper.saved[-1][0]["sum"] != last, "the average is not the weights of the last step"
+    unwatched = Loop(make_parts(8)[0], InfoNCE(), rows, settings)
+    train(unwatched, 0, 4)
+    for name, value in unwatched.module.named_parameters():
+        assert torch.equal(value, dict(loop.module.named_parameters())[name]), f"{name} was not put back"
 
 
 def mean_of_two():

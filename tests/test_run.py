@@ -169,6 +169,14 @@ def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):
     assert capsys.readouterr().err.rstrip().endswith(f"the report is {tmp_path}/out/report/report.html")
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in Path(run.__file__).parent.glob("recipes/*.yaml")))
+def test_the_shipped_recipes_are_valid(name, capsys, monkeypatch):
+    root = Path(run.__file__).parents[1]
+    monkeypatch.chdir(root)
+    run.main(["--config", f"scripts/recipes/{name}", "--dry-run"])
+    assert json.loads(capsys.readouterr().out)
+
+
 def test_every_job_has_its_module():
     assert tuple(run.JOB_MODULES) == JOBS
     for job, (module, config_class) in run.JOB_MODULES.items():
