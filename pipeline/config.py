@@ -53,6 +53,10 @@ class JobConfig(Config):
         """Every setting that decides the result, for comparison with an earlier run's."""
         return {key: value for key, value in self.model_dump(mode="json").items() if key not in PLACES}
 
+    def recipes(self) -> list[str]:
+        """Other recipes whose builds this job looks into, to be made before it."""
+        return []
+
 
 C = TypeVar("C", bound=JobConfig)
 

@@ -1,7 +1,8 @@
 """Run the jobs of one recipe in order, in one process with one Ray session: build, mine, train, embed, evaluate.
 
 Only the sections that the recipe has are run, and a job whose artifact is finished returns at once, so the same
-command goes on after an interruption. Every section is checked before the first job starts.
+command goes on after an interruption. Every section is checked before the first job starts. Where a job names another
+recipe (`evaluate.guards`, `train.replay`), that recipe's build comes first.
 """
 
 import argparse
@@ -73,6 +74,17 @@ def resolve(job: str, options: argparse.Namespace) -> Step:
     return Step(job, config, module.run)
 
 
+def beside(steps: Sequence[Step], options: argparse.Namespace) -> list[Step]:
+    """Builds of other recipes that the jobs look into (guards, replayed corpora), each in its own recipe's place."""
+    recipes = dict.fromkeys(recipe for step in steps for recipe in step.config.recipes())
+    found = []
+    for recipe in recipes:
+        given = argparse.Namespace(config=recipe, run=None, root=options.root, overwrite=False)
+        step = resolve("build", given)
+        found.append(Step(f"build of {recipe}", step.config, step.run))
+    return found
+
+
 def execute(steps: Sequence[Step]) -> None:
     """Run the jobs one after the other, each announced and timed."""
     begun = time.monotonic()
@@ -96,10 +108,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for job in jobs:
         with answering(job):
             steps.append(resolve(job, options))
+    with answering("build"):
+        first = beside(steps, options)
     if options.dry_run:
         sys.stdout.write(json.dumps({step.job: step.config.model_dump(mode="json") for step in steps}, indent=2) + "\n")
     else:
-        execute(steps)
+        execute([*first, *steps])
 
 
 if __name__ == "__main__":

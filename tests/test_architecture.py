@@ -31,15 +31,17 @@ FLOORS: dict[float, str] = {
     2.2: "pipeline.mining",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
-    3.1: "pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording",
-    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots pipeline.report.examples",
+    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording",
+    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots pipeline.report.examples "
+    "pipeline.report.guards",
     3.3: "pipeline.evaluate.measure pipeline.report.page",
-    3.4: "pipeline.evaluate.outputs pipeline.evaluate.story",
+    3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
-    4.0: "training.batches training.gather training.card training.optimizer",
+    4.0: "training.batches training.gather training.card training.optimizer training.average training.frozen",
     4.1: "training.validation training.meter",
     4.2: "training.rows",
+    4.3: "training.replay",
     5.0: "training.losses.objective training.losses.tiled training.gradcache",
     5.1: "training.losses.masks training.losses.distance training.losses.lists",
     5.2: "training.losses.*",

@@ -322,6 +322,70 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
             assert other["models"][name][metric] == pytest.approx(found["models"][name][metric], abs=1e-6)
 
 
+def guard_data(folder):
+    """Another corpus: four questions of split `other`, one answer each, and graded pairs."""
+    draft = begin(str(folder), "build", {}, {"made": "for a guard"}, overwrite=False)
+    texts = [
+        "Bread rises when yeast ferments.",
+        "Glass is made of sand.",
+        "Cheese is made of milk.",
+        "Ink dries in air.",
+    ]
+    asked = ["What makes bread rise?", "What is glass made of?", "What is cheese made of?", "When does ink dry?"]
+    draft.write("corpus", rows("corpus", [{"doc_id": f"d{n}", "text": text} for n, text in enumerate(texts)]))
+    queries = [{"query_id": f"q{n}", "text": text, "split": "other"} for n, text in enumerate(asked)]
+    draft.write("queries", rows("queries", queries))
+    judged = [{"query_id": f"q{n}", "doc_id": f"d{n}", "relevance": 1, "split": "other"} for n in range(4)]
+    draft.write("qrels", rows("qrels", judged))
+    pairs = [(asked[0], texts[0], 3.0), (asked[1], texts[2], 1.0), (asked[1], texts[1], 2.5)]
+    labelled = [dict(zip(("left", "right", "score"), one, strict=True), split="other") for one in pairs]
+    draft.write("labelled", rows("labelled", labelled))
+    return draft.finish(["corpus", "queries", "qrels", "labelled"])
+
+
+@pytest.mark.ray
+def test_guards_are_measured_beside(data, minilm, ray_session, capsys, tmp_path):
+    """A guard has just the figures that it has as a run of its own, goes to every output and is an input."""
+    guard = guard_data(tmp_path / "alone" / "data")
+    watched = {"name": "kitchen", "data": guard.path, "split": "other"}
+    done = run(config_for(data, minilm, num_actors=1, guards=[watched]))
+    assert "guard kitchen, split other, 4 queries" in capsys.readouterr().out
+    found = json.loads(Path(done.path, "metrics.json").read_text())
+    alone = run(config_for(guard, minilm, num_actors=1, split="other"))
+    wanted = json.loads(Path(alone.path, "metrics.json").read_text())
+    (kept,) = found["guards"]
+    assert (kept["name"], kept["split"], kept["queries"], kept["documents"]) == ("kitchen", "other", 4, 4)
+    assert kept["comparisons"] == wanted["comparisons"]
+    for model, told in wanted["models"].items():
+        for name in {"ndcg@10", "mrr@10", "hit@1", "spearman"} & set(told):
+            assert kept["models"][model][name] == told[name]
+    assert found["guards"] != [] and wanted["guards"] == []
+    assert found["queries"] == 24, "the run's own figures are as ever"
+    page = Path(done.path, "report.html").read_text()
+    assert "What it kept" in page and "On kitchen nDCG@10 is" in page
+    assert "What it kept" not in Path(alone.path, "report.html").read_text()
+    assert done.manifest.inputs["guard kitchen"] == guard.manifest.fingerprint
+    capsys.readouterr()
+    run(config_for(data, minilm, num_actors=1, guards=[watched]))
+    heard = capsys.readouterr()
+    assert "nothing to do" in heard.err and "guard kitchen, split other, 4 queries" in heard.out
+
+
+def test_a_guard_that_cannot_be_measured_is_named_before_any_work(data, minilm, tmp_path):
+    guard = {"name": "g", "data": str(tmp_path / "none")}
+    with pytest.raises(UserError, match=r"none: no such directory; run `python -m scripts\.build` first"):
+        run(config_for(data, minilm, guards=[guard]))
+    with pytest.raises(UserError, match=r"split 'dev'.*the artifact holds other"):
+        run(config_for(data, minilm, guards=[{"name": "g", "data": guard_data(tmp_path / "guard").path}]))
+    with pytest.raises(UserError, match=r"guards.*every guard needs a name of its own"):
+        config_for(data, minilm, guards=[guard, guard])
+    with pytest.raises(UserError, match="use letters, digits"):
+        config_for(data, minilm, guards=[{**guard, "name": "a b"}])
+    with pytest.raises(UserError, match="give either `data`"):
+        config_for(data, minilm, guards=[{**guard, "recipe": "r.yaml"}])
+    assert not Path(tmp_path / "run" / "report").exists()
+
+
 def write_vectors(data, model, folder):
     """Vectors of the corpus as the embed job leaves them."""
     encoder = Encoder.load(model)

@@ -67,6 +67,13 @@ SETTINGS = {
     "listwise softmax": {"type": "listwise", "target": "softmax"},
     "listwise in batch": {"type": "listwise", "in_batch": True, "mask": {"margin": 0.2}},
     "listwise in batch tiled": {"type": "listwise", "in_batch": True, "tile": 5},
+    "keep": {"type": "keep"},
+    "infonce and keep": {"type": "sum", "losses": [{"loss": GTE}, {"weight": 0.5, "loss": {"type": "keep"}}]},
+    "matryoshka of a sum with keep": {
+        "type": "matryoshka",
+        "dims": [8, 4],
+        "loss": {"type": "sum", "losses": [{"loss": {"type": "infonce"}}, {"weight": 2, "loss": {"type": "keep"}}]},
+    },
     "sigmoid": {"type": "sigmoid"},
     "sigmoid tiled": {"type": "sigmoid", "tile": 2, "mask": {"margin": 0.3}},
     "matryoshka": {"type": "matryoshka", "dims": [8, 4, 2], "weights": [1, 0.5, 0.25], "loss": GTE},
@@ -149,6 +156,12 @@ def data():
     return table, row, beside
 
 
+def before(texts: list[int]) -> torch.Tensor:
+    """What a base, which no step changes, makes of texts."""
+    weight = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    return torch.tanh(data()[0][texts] @ weight)
+
+
 def beside(weighted: bool) -> dict[str, torch.Tensor]:
     return {name: value for name, value in data()[2].items() if weighted or name != "query.weight"}
 
@@ -187,7 +200,7 @@ def embed(encode, sizes: list[int], weighted: bool) -> Batch:
         own = value[given] if field.startswith("negative") else value[mine]
         ids[field] = own.contiguous().view(torch.int64) if field in FLOATS else own
     every = gather(dict(zip(("query", "positive", "negative"), vectors.split(counts), strict=True)), ids)
-    return Batch.of(every, step=STEP, progress=PROGRESS)
+    return Batch.of(every, step=STEP, progress=PROGRESS, base=before(texts))
 
 
 def masks(sizes: list[int]):
@@ -206,7 +219,8 @@ def truth(name: str, weighted: bool):
     query, positive, negative = module([[n] for n in range(len(table))], []).split([ROWS, ROWS, len(owner)])
     known = {GATHERED[field]: value for field, value in beside(weighted).items()}
     whole = slice(0, ROWS), slice(0, len(owner))
-    batch = Batch(query, positive, negative, owner, *whole, **known, step=STEP, progress=PROGRESS)
+    base = before(list(range(len(table))))
+    batch = Batch(query, positive, negative, owner, *whole, **known, base=base, step=STEP, progress=PROGRESS)
     share = loss(batch, dict(module.learned.items()))
     share.loss.backward()
     return share, torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])

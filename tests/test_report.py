@@ -8,7 +8,7 @@ import pytest
 from lxml import html
 
 from pipeline.report.examples import shorten
-from pipeline.report.findings import Example, Findings, Hit
+from pipeline.report.findings import Example, Findings, Hit, Kept
 from pipeline.report.page import render
 from pipeline.report.wording import decimal, headline, metric_name, p_value, remarks, signed
 
@@ -89,6 +89,35 @@ def test_page_parses_and_holds_what_it_should(findings):
     assert {a or b for a, b in wanted} <= set(ids)
 
 
+def kept(before, after, p):
+    test = comparison(after - before, p)
+    models = {"bm25": figures(0.6, 0.5), "base": figures(before, 0.43), "tuned": figures(after, 0.61)}
+    return Kept(HOSTILE, "dev", 246, 2890, models, [test, {**test, "model": "bm25"}])
+
+
+def test_what_it_kept(findings):
+    guarded = replace(findings, guards=[kept(0.368, 0.302, 0.00005)])
+    page = html.document_fromstring(render(guarded))
+    (table,) = [part for part in page.iter("section") if part.findtext("h2") == "What it kept"]
+    assert [cell.text_content() for cell in table.iter("th")] == [
+        "Corpus",
+        "Metric",
+        "Before, base",
+        "After, tuned",
+        "Difference",
+        "p",
+    ]
+    lines = [[cell.text_content() for cell in row.iter("td")] for row in table.iter("tr")][1:]
+    corpus = f"{HOSTILE}, dev"
+    assert lines[0] == [corpus, "nDCG@10", ".368", ".302", "-.066-.076 to -.056", "< 0.0001"]
+    assert lines[1] == [corpus, "Hit@1", ".430", ".610", "+.180", "-"]
+    assert lines[2] == [corpus, "Triplet accuracy", ".500", ".500", "+0.000", "-"]
+    assert f"On {HOSTILE} nDCG@10 is .368 before, .302 after (p < 0.0001)." in page.findtext(".//p[@class='lead']")
+    assert "What it kept" not in render(findings)
+    assert "What it kept" not in render(replace(guarded, subject="base"))
+    assert "<script" not in render(guarded)
+
+
 def test_every_tag_is_closed(findings):
     text = render(findings)
     for tag in (
@@ -122,7 +151,7 @@ def test_page_loads_nothing(findings):
 
 
 def test_hostile_text_stays_text(findings):
-    text = render(findings)
+    text = render(replace(findings, guards=[kept(0.4, 0.3, 0.5)]))
     page = html.document_fromstring(text)
     assert "<script" not in text and "<img" not in text
     assert not [a for a in page.xpath("//@*") if a.is_attribute and a.attrname.startswith("on")]

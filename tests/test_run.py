@@ -16,6 +16,11 @@ class SizedConfig(JobConfig):
     """Stands for a job's settings."""
 
     size: int = 1
+    beside: tuple[str, ...] = ()
+
+    def recipes(self) -> list[str]:
+        """Recipes that this job looks into."""
+        return list(self.beside)
 
 
 RECIPE = "run: somewhere\nbuild: {size: 2}\nmine: {size: 3}\nevaluate:\n"
@@ -97,6 +102,34 @@ def test_dry_run_prints_a_recipe_and_starts_nothing(ran, recipe, capsys, tmp_pat
     assert capsys.readouterr().out == printed
 
 
+@pytest.fixture
+def guard(recipe, tmp_path):
+    """A recipe beside the run's own, which two of its jobs look into."""
+    path = tmp_path / "guard.yaml"
+    path.write_text("run: apart\nbuild: {size: 7}\ntrain: {size: 8}\n", encoding="utf-8")
+    recipe.write_text(f"build: {{size: 2}}\nmine: {{beside: [{path}]}}\nevaluate: {{beside: [{path}]}}\n")
+    return path
+
+
+def test_the_builds_of_other_recipes_come_first_and_once(ran, recipe, guard, capsys):
+    run.main(["--config", str(recipe), "--run", "here", "--overwrite"])
+    assert ran[0] == ("build", 7, "apart", False), "in its own place, and never replaced"
+    assert [row[:3] for row in ran[1:]] == [("build", 2, "here"), ("mine", 1, "here"), ("evaluate", 1, "here")]
+    assert f"[1/4] build of {guard}" in capsys.readouterr().err
+
+
+def test_only_what_the_chosen_jobs_look_into_is_built(ran, recipe, guard):
+    run.main(["--config", str(recipe), "--until", "build"])
+    assert [name for name, *_ in ran] == ["build"] and ran[0][1] == 2
+
+
+def test_a_recipe_beside_is_checked_before_the_first_job(ran, recipe, guard, capsys):
+    guard.write_text("run: apart\nbuild: {sise: 7}\n")
+    assert stops("--config", str(recipe)) == 2
+    assert ran == []
+    assert capsys.readouterr().err.startswith("build: error: unknown setting 'sise'")
+
+
 def test_a_user_error_stops_with_that_jobs_line(ran, recipe, capsys):
     recipe.write_text(RECIPE.replace("size: 3", "size: 13"))
     assert stops("--config", str(recipe)) == 2
@@ -108,7 +141,9 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
     recipe.write_text(RECIPE + "  sise: 4\n")
     assert stops("--config", str(recipe)) == 2
     assert ran == []
-    assert capsys.readouterr().err == "evaluate: error: unknown setting 'sise'; choose from overwrite, run, size\n"
+    assert (
+        capsys.readouterr().err == "evaluate: error: unknown setting 'sise'; choose from beside, overwrite, run, size\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,6 +167,14 @@ def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):
     (tmp_path / "out" / "report" / "report.html").write_text("<html>")
     run.main(["--config", str(recipe), "--run", str(tmp_path / "out")])
     assert capsys.readouterr().err.rstrip().endswith(f"the report is {tmp_path}/out/report/report.html")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in Path(run.__file__).parent.glob("recipes/*.yaml")))
+def test_the_shipped_recipes_are_valid(name, capsys, monkeypatch):
+    root = Path(run.__file__).parents[1]
+    monkeypatch.chdir(root)
+    run.main(["--config", f"scripts/recipes/{name}", "--dry-run"])
+    assert json.loads(capsys.readouterr().out)
 
 
 def test_every_job_has_its_module():

@@ -209,15 +209,18 @@ class Epoch:
     left_out: Ints
 
 
-def compose(rows: Rows, size: int, seed: int, epoch: int) -> Epoch:
+def compose(rows: Rows, size: int, seed: int, epoch: int, among: slice | None = None) -> Epoch:
     """Fill global batches of `size` rows in shuffled order; a row that would be a false negative waits for a later one.
 
     Only the last batch may be short; below a quarter of `size` (and whenever its rows are fewer than 2) it is left out
-    and its rows are reported.
+    and its rows are reported. `among` takes only the rows from its start to its stop.
     """
     batches: list[Ints] = []
     waiting: list[int] = []
-    fresh = iter(order(rows, seed, epoch).tolist())
+    shuffled = order(rows, seed, epoch)
+    if among is not None:
+        shuffled = shuffled[(shuffled >= among.start) & (shuffled < among.stop)]
+    fresh = iter(shuffled.tolist())
     while True:
         batch, waiting = _fill(rows, size, waiting, fresh)
         if len(batch) == size:

@@ -1,18 +1,21 @@
-"""State that training goes on from: weights, optimiser, step. No pickle: safetensors and weights-only torch files."""
+"""State that training goes on from: weights, their average, optimiser, step; safetensors and weights-only files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from training.average import Average
 from training.optimizer import Optimizer
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
+AVERAGE = "average.safetensors"  # only where the run averages its weights; the model is made of it then
 
 
 @dataclass(frozen=True)
@@ -43,35 +46,46 @@ class State:
     module: nn.Module
     optimizer: Optimizer
     progress: Progress
+    average: Average | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the three files; the state last."""
+        """Write the files; the state last."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        _save(self.module.state_dict(), folder / WEIGHTS)
+        if self.average:
+            _save(self.average.state_dict(), folder / AVERAGE)
         torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
 
     def read(self, folder: Path) -> Progress:
-        """Load weights and optimiser in place and return the progress.
+        """Load weights, average and optimiser in place and return the progress.
 
         Raises UserError when the checkpoint belongs to another plan (other data or settings).
         """
         progress = Progress(**json.loads((folder / STATE).read_text(encoding="utf-8")))
         if progress.plan != self.progress.plan:
             raise UserError(f"checkpoint {folder}: made with other data or settings; give --overwrite to start afresh")
-        load_weights(self.module, folder)
+        self.module.load_state_dict(load_file(folder / WEIGHTS))
+        if self.average:
+            self.average.load_state_dict(load_file(folder / AVERAGE))
         self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
         return progress
 
 
-def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
-    """Load a checkpoint into a module of the same shape; below 1, `share` of it and the rest of what the module held.
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
-    Interpolating the weights of a fine-tuned model with those it began with keeps much of what it knew before.
+
+def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
+    """Load the model of a checkpoint, its average where it has one, into a module of the same shape.
+
+    Below 1, the module gets `share` of it and the rest of what it held: interpolating the weights of a fine-tuned
+    model with those it began with keeps much of what it knew before.
     Source: Wortsman et al. 2021 (WiSE-FT, arXiv 2109.01903).
     """
     found = load_file(folder / WEIGHTS)
+    if (folder / AVERAGE).exists():
+        found |= load_file(folder / AVERAGE)
     if share < 1.0:
         held = module.state_dict()
         found = {

@@ -16,12 +16,14 @@ from pipeline.console import say
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from training import card
+from training.batches import Rows, compose
 from training.checkpoint import load_weights
 from training.keeper import Follow, MetricsFile, RayKeeper
-from training.loop import Embed, Loop, LoopConfig
+from training.loop import Compose, Embed, Loop, LoopConfig
 from training.losses.infonce import InfoNCE
 from training.losses.union import Loss, check
-from training.rows import Kind, ValidationConfig, load, load_validation, read_table
+from training.replay import Replay, load_mixed
+from training.rows import Kind, ValidationConfig, load, load_validation, read_table, sampled
 
 T = TypeVar("T")
 
@@ -37,6 +39,7 @@ class TrainConfig(JobConfig):
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    replay: Replay | None = Field(None, description="another corpus in some of the batches")
     loop: LoopConfig = LoopConfig()
     tuned_share: float = Field(
         1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
@@ -52,10 +55,15 @@ class TrainConfig(JobConfig):
         return {
             "data": files.absolute(self.data) if self.data else files.join(home, "data"),
             "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
+            "replay": files.absolute(self.replay.place) if self.replay else "",
             "model": files.absolute(self.out) if self.out else files.join(home, "model"),
             "log": files.join(home, "training"),
             "metrics": files.join(home, "training", "metrics.jsonl"),
         }
+
+    def recipes(self) -> list[str]:
+        """Return the recipe of the replayed corpus."""
+        return [self.replay.recipe] if self.replay and self.replay.recipe else []
 
 
 def run(config: TrainConfig) -> str:
@@ -63,7 +71,7 @@ def run(config: TrainConfig) -> str:
 
     A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
     """
-    check(config.loss, config.rows)
+    check(config.loss, [*config.rows, *(config.replay.rows if config.replay else ())])
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
@@ -71,6 +79,9 @@ def run(config: TrainConfig) -> str:
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:
         inputs["negatives"] = negatives.manifest.fingerprint
+    replayed = config.replay.open() if config.replay else None
+    if replayed:
+        inputs["replay"] = replayed.manifest.fingerprint
     draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
@@ -80,16 +91,22 @@ def run(config: TrainConfig) -> str:
     checkpoint, measured = _fit(config, places, plan)
     module = Embed(base, config.loss.learned())
     load_weights(module, checkpoint, config.tuned_share)
-    rows, sources = _described(config, data, negatives)
+    rows, sources = _described(config, data, negatives, replayed)
     base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources))
     draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
     say(f"train: done: {places['model']}")
     return places["model"]
 
 
-def _described(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> tuple[int, list[str]]:
-    table = read_table(config.rows, data, negatives)
-    return min(len(table), config.max_rows or len(table)), sorted(set(table["source"].to_pylist()))
+def _described(
+    config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None
+) -> tuple[int, list[str]]:
+    """Rows of the run's own, and the sources of all that it trained on."""
+    table = sampled(read_table(config.rows, data, negatives), config.max_rows)
+    sources = set(table["source"].to_pylist())
+    if config.replay and replayed:
+        sources |= set(read_table(list(config.replay.rows), replayed, None)["source"].to_pylist())
+    return len(table), sorted(sources)
 
 
 def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, list[dict[str, Any]]]:
@@ -161,6 +178,14 @@ def _resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:
     return workers, {"CPU": float(max(1, cpus // workers))} | ({"GPU": 1} if gpus >= workers else {}), gpus >= workers
 
 
+def _rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, replay: str) -> tuple[Rows, Compose]:
+    """Rows of a run, those of the replayed artifact among them, and how their batches are composed."""
+    if config.replay is None:
+        return load(config.rows, data, negatives, config.max_negatives, config.max_rows), compose
+    own = sampled(read_table(config.rows, data, negatives), config.max_rows)
+    return load_mixed(own, data, config.replay, Artifact.open(replay, "build"), config.max_negatives)
+
+
 def train_worker(settings: dict[str, Any]) -> None:
     """Run on every worker of Ray Train."""
     import os
@@ -174,9 +199,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     places = settings["places"]
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
-    rows = load(config.rows, data, negatives, config.max_negatives, config.max_rows)
+    rows, composed = _rows(config, data, negatives, places["replay"])
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)
-    loop = Loop(encoder, config.loss, rows, config.loop)
+    loop = Loop(encoder, config.loss, rows, config.loop, composed)
     loop.run(RayKeeper(MetricsFile(places["metrics"])), checks, settings["plan"])

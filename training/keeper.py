@@ -100,7 +100,7 @@ def _line(row: dict[str, Any], metric: str) -> str:
         return f"train: step {row['step']}: validation {metric} {row[metric]:.4f}"
     left = (row["steps"] - row["step"]) * row["seconds_per_step"]
     parts = [f"loss {row['loss']:.4f}"]
-    parts += [f"{name} {row[name]:.3f}" for name in ("masked", "active", "accuracy") if name in row]
+    parts += [f"{name} {row[name]:.3f}" for name in ("masked", "active", "accuracy", "moved") if name in row]
     parts += [
         f"{row['pairs_per_s']:.1f} pairs/s",
         f"{row['tokens_per_s']:.0f} tokens/s",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,9 @@ from pipeline.config import Config
 from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
 from training import batches
+from training.average import Average, Averaging
 from training.checkpoint import Keeper, Progress, State
+from training.frozen import Frozen
 from training.gather import gather, world
 from training.gradcache import Cached, Plain
 from training.losses.objective import Batch, Objective
@@ -26,6 +29,7 @@ from training.optimizer import Optimizer
 
 COLUMNS = ("query", "positive", "negative")
 Validate = Callable[[Encoder], dict[str, float]]
+Compose = Callable[[batches.Rows, int, int, int], batches.Epoch]
 
 
 class LoopConfig(Config):
@@ -45,6 +49,7 @@ class LoopConfig(Config):
     )
     gradient_checkpointing: bool = Field(False, description="keep fewer activations, compute them again in backward")
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
+    average: Averaging | None = Field(None, description="validate and save a running average of the weights")
     seed: int = 13
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
@@ -76,13 +81,21 @@ class Work:
 class Loop:
     """Everything one rank needs to train."""
 
-    def __init__(self, encoder: Encoder, objective: Objective, rows: batches.Rows, config: LoopConfig) -> None:
-        self.config, self.rows, self.objective = config, rows, objective
+    def __init__(
+        self,
+        encoder: Encoder,
+        objective: Objective,
+        rows: batches.Rows,
+        config: LoopConfig,
+        compose: Compose = batches.compose,
+    ) -> None:
+        self.config, self.rows, self.objective, self.compose = config, rows, objective, compose
         self.rank, self.size = world()
         if config.batch_size < 4 * self.size:
             raise UserError(
                 f"batch_size {config.batch_size} is too small for {self.size} workers; at least 4 rows each"
             )
+        self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
         if config.gradient_checkpointing:
@@ -109,10 +122,11 @@ class Loop:
                 for a, p, n in zip(rows.anchors, rows.positives, rows.negatives, strict=True)
             ]
         )
-        self.first = batches.compose(rows, config.batch_size, config.seed, 0)
+        self.first = compose(rows, config.batch_size, config.seed, 0)
         if not self.first.batches:
             raise UserError(f"training rows: {len(rows)} are too few for a batch of {config.batch_size}")
         self.total = min(config.max_steps or 1 << 60, config.epochs * len(self.first.batches))
+        self.average = Average(self.module, config.average, self.total) if config.average else None
 
     def plan(self, start: int) -> Iterator[tuple[int, batches.Ints]]:
         """Yield (step, global batch) from step `start` to the last."""
@@ -125,7 +139,7 @@ class Loop:
                 if step == self.total:
                     return
             epoch += 1
-            composed = batches.compose(self.rows, self.config.batch_size, self.config.seed, epoch)
+            composed = self.compose(self.rows, self.config.batch_size, self.config.seed, epoch)
 
     def work(self, batch: batches.Ints) -> Work:
         """Take this rank's rows of a global batch and tokenise them."""
@@ -144,10 +158,13 @@ class Loop:
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
         """Token ids of R texts into [R, D], in the precision of the forward pass."""
-        device = self.module.encoder.device.type
-        with torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32):
+        with self._precision():
             vectors: Tensor = self.model(tokens, skip)
         return vectors
+
+    def _precision(self) -> torch.autocast:
+        device = self.module.encoder.device.type
+        return torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32)
 
     def embed(self, work: Work, step: int) -> Batch:
         """Encode this rank's texts in one pass and gather every rank's."""
@@ -158,7 +175,9 @@ class Loop:
         vectors = self.passes(tokens, skips)
         columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
         every = gather(columns, work.ids, step=step)
-        return Batch.of(every, step=step, progress=step / self.total)
+        with self._precision():
+            base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
+        return Batch.of(every, step=step, progress=step / self.total, base=base)
 
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
@@ -173,16 +192,27 @@ class Loop:
         torch.manual_seed(batches.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
         self.module.train()
         report = self.backward(work, step)
-        return report | self.optimizer.step(step, rate_at(step, self.total, self.config))
+        report |= self.optimizer.step(step, rate_at(step, self.total, self.config))
+        if self.average:
+            self.average.update(step)
+        return report
+
+    def state(self, done: int, plan: str) -> State:
+        """What a checkpoint after `done` steps is made of."""
+        return State(self.module, self.optimizer, Progress(done, plan), self.average)
+
+    def measure(self, validate: Validate) -> dict[str, float]:
+        """Validate what would be saved now: the average where there is one, else the weights."""
+        with self.average.inside() if self.average else nullcontext():
+            return validate(self.module.encoder)
 
     def run(self, keeper: Keeper, validate: Validate | None, plan: str = "") -> None:
         """Train to the end, from the newest checkpoint when there is one."""
-        state = State(self.module, self.optimizer, Progress(0, plan))
         found = keeper.restore()
-        start = state.read(found).step if found else 0
+        start = self.state(0, plan).read(found).step if found else 0
         due = milestones(self.total, self.config.validations)
         if start == 0 and validate:
-            self._log(keeper, {"step": 0, **validate(self.module.encoder)})
+            self._log(keeper, {"step": 0, **self.measure(validate)})
         meter = Meter(self.module.encoder)
         with ThreadPoolExecutor(1) as pool:
             for step, batch, work in _ahead(pool, self.plan(start), self.work):
@@ -193,12 +223,10 @@ class Loop:
                     place = {"step": done, "steps": self.total, "epoch": done / len(self.first.batches)}
                     self._log(keeper, place | report | meter.read() | {"bad_steps": self.optimizer.bad})
                 if done in due:
-                    found_metrics = validate(self.module.encoder) if validate else {}
+                    found_metrics = self.measure(validate) if validate else {}
                     if validate:
                         self._log(keeper, {"step": done, **found_metrics})
-                    keeper.save(
-                        {"step": done, **found_metrics}, State(self.module, self.optimizer, Progress(done, plan))
-                    )
+                    keeper.save({"step": done, **found_metrics}, self.state(done, plan))
                     meter = Meter(self.module.encoder)
 
     def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:

@@ -129,14 +129,18 @@ def load(
     kinds: list[Kind], data: Artifact, negatives: Artifact | None, max_negatives: int | None, max_rows: int | None
 ) -> Rows:
     """Read rows with every known positive of their queries; `max_rows` keeps a stable sample."""
-    table = read_table(kinds, data, negatives)
-    if max_rows is not None and len(table) > max_rows:
-        keys = [
-            stable_id(f"{a}\t{p}")
-            for a, p in zip(*(table[c].to_pylist() for c in ("anchor_id", "positive_id")), strict=True)
-        ]
-        table = table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
-    return rows_from(table, relevant(data), max_negatives, clusters(data))
+    return rows_from(
+        sampled(read_table(kinds, data, negatives), max_rows), relevant(data), max_negatives, clusters(data)
+    )
+
+
+def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:
+    """Keep a stable sample of `max_rows` rows, chosen by the hash of their ids, in order."""
+    if max_rows is None or len(table) <= max_rows:
+        return table
+    names = zip(*(table[c].to_pylist() for c in ("anchor_id", "positive_id")), strict=True)
+    keys = [stable_id(f"{anchor}\t{positive}") for anchor, positive in names]
+    return table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
 
 
 def relevant(data: Artifact) -> dict[str, list[str]]:

@@ -1,6 +1,8 @@
 """The `evaluate` job: its settings and its run."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import Field, field_validator
@@ -12,12 +14,14 @@ from pipeline.console import say
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
 from pipeline.evaluate.figures import compare, per_query_table
+from pipeline.evaluate.guards import Guard, measure_guard, watch
 from pipeline.evaluate.measure import BM25, Measured, Plan, measure
 from pipeline.evaluate.outputs import print_table, read_curves, runs_table, trec_lines, write_text
 from pipeline.evaluate.questions import Questions, read_questions
 from pipeline.evaluate.story import command_line, tell
 from pipeline.files import filesystem, fingerprint_file, join, read_json, write_json
 from pipeline.metrics import RETRIEVAL, Metric, depth
+from pipeline.report.findings import Kept
 from pipeline.report.page import render
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -33,6 +37,7 @@ class EvaluateConfig(JobConfig):
     models: dict[str, EncoderConfig] = Field({}, description="encoders by name; default base and tuned ({run}/model)")
     bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
     baseline: str = Field("base", description="model that every other is tested against")
+    guards: list[Guard] = Field([], description="other corpora: what the models lost or kept there")
     metrics: list[str] = Field(list(RETRIEVAL), min_length=1, description="the first decides the headline")
     max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
     max_triplets: int = Field(5000, ge=1, description="use at most so many triplets of the split")
@@ -57,6 +62,17 @@ class EvaluateConfig(JobConfig):
             if name == BM25 or not _NAME.fullmatch(name):
                 raise ValueError(f"model name '{name}': use letters, digits, _ . - and not {BM25}; it names files")
         return models
+
+    @field_validator("guards")
+    @classmethod
+    def _different(cls, guards: list[Guard]) -> list[Guard]:
+        if len({guard.name for guard in guards}) < len(guards):
+            raise ValueError("every guard needs a name of its own")
+        return guards
+
+    def recipes(self) -> list[str]:
+        """Return the recipes of the guards."""
+        return [guard.recipe for guard in self.guards if guard.recipe]
 
     def place(self, given: str | None, default: str) -> str:
         """Return a place: as given, else below the run."""
@@ -96,7 +112,9 @@ def run(config: EvaluateConfig) -> Artifact:
     data = Artifact.open(config.place(config.data, "data"), "build")
     out, training = config.place(config.out, "report"), config.place(config.training, "training")
     questions = read_questions(data, config.split, config.max_queries, config.max_triplets)
-    draft = begin(out, "evaluate", config.digested(), _inputs(config, data, training), overwrite=config.overwrite)
+    watched = watch(config.guards, config.max_triplets)
+    inputs = _inputs(config, data, training) | {f"guard {w.guard.name}": w.data.manifest.fingerprint for w in watched}
+    draft = begin(out, "evaluate", config.digested(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         return _already(config, draft)
     engine.start()
@@ -109,7 +127,8 @@ def run(config: EvaluateConfig) -> Artifact:
         seed=config.seed,
     )
     measured = measure(data, questions, plan)
-    return _write(config, data, draft, measured, read_curves(training))
+    guards = [measure_guard(one, plan, config.baseline) for one in watched]
+    return _write(config, data, draft, measured, read_curves(training), guards)
 
 
 def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, str]:
@@ -140,13 +159,19 @@ def _record_of_run(name: str) -> bool:
 
 def _already(config: EvaluateConfig, done: Artifact) -> Artifact:
     found = read_json(join(done.path, "metrics.json"))
-    print_table(found["models"], found["comparisons"], config.metrics, _title(config, found["queries"]))
+    guards = [Kept(**guard) for guard in found["guards"]]
+    _print(config, found["models"], found["comparisons"], found["queries"], guards)
     say(f"evaluate: nothing to do, {join(done.path, 'report.html')} was made of the same inputs and settings")
     return done
 
 
 def _write(
-    config: EvaluateConfig, data: Artifact, draft: Draft, measured: Measured, curves: list[dict[str, Any]]
+    config: EvaluateConfig,
+    data: Artifact,
+    draft: Draft,
+    measured: Measured,
+    curves: list[dict[str, Any]],
+    guards: list[Kept],
 ) -> Artifact:
     """Write every output, the manifest last."""
     comparisons = compare(measured.values, config.baseline, config.seed) if config.baseline in measured.values else []
@@ -161,6 +186,7 @@ def _write(
         data,
         comparisons,
         curves,
+        guards,
         run=config.run,
         split=config.split,
         baseline=config.baseline,
@@ -168,20 +194,33 @@ def _write(
         command=command_line(join(out, "config.json")),
     )
     write_text(join(out, "report.html"), render(findings))
-    write_json(join(out, "metrics.json"), _figures(config, measured, questions, comparisons))
-    print_table(measured.figures, comparisons, config.metrics, _title(config, len(questions.query_ids)))
+    write_json(join(out, "metrics.json"), _figures(config, measured, questions, comparisons, guards))
+    _print(config, measured.figures, comparisons, len(questions.query_ids), guards)
     draft.drop(questions.skipped)
     done = draft.finish(["runs", "per_query"])
     say(f"evaluate: report in {join(out, 'report.html')}")
     return done
 
 
-def _title(config: EvaluateConfig, queries: int) -> str:
-    return f"split {config.split}, {queries:,} queries"
+def _print(
+    config: EvaluateConfig,
+    figures: Mapping[str, Any],
+    comparisons: list[dict[str, Any]],
+    queries: int,
+    guards: list[Kept],
+) -> None:
+    print_table(figures, comparisons, config.metrics, f"split {config.split}, {queries:,} queries")
+    for guard in guards:
+        title = f"guard {guard.name}, split {guard.split}, {guard.queries:,} queries"
+        print_table(guard.models, guard.comparisons, config.metrics, title)
 
 
 def _figures(
-    config: EvaluateConfig, measured: Measured, questions: Questions, comparisons: list[dict[str, Any]]
+    config: EvaluateConfig,
+    measured: Measured,
+    questions: Questions,
+    comparisons: list[dict[str, Any]],
+    guards: list[Kept],
 ) -> dict[str, Any]:
     return {
         "split": config.split,
@@ -196,4 +235,5 @@ def _figures(
         "skipped": questions.skipped,
         "models": measured.figures,
         "comparisons": comparisons,
+        "guards": [asdict(guard) for guard in guards],
     }

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline import __version__
 from pipeline.artifact import Artifact
 from pipeline.evaluate.measure import Measured
-from pipeline.report.findings import Example, Findings, Hit
+from pipeline.report.findings import Example, Findings, Hit, Kept
 
 EXAMPLES, DOCUMENTS = 5, 3
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pytrec-eval-terrier", "bm25s")
@@ -34,6 +34,7 @@ def tell(
     data: Artifact,
     comparisons: list[dict[str, Any]],
     curves: list[dict[str, Any]],
+    guards: list[Kept],
     *,
     run: str,
     split: str,
@@ -55,6 +56,7 @@ def tell(
         metrics=metrics,
         figures=measured.figures,
         comparisons=comparisons,
+        guards=guards,
         triplet_source=measured.triplet_source,
         curves=curves,
         similarities=_similarities(measured, subject, baseline),

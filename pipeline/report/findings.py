@@ -29,6 +29,23 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What was measured on a guard, as metrics.json has it: a corpus that training was not about."""
+
+    name: str
+    split: str
+    queries: int
+    documents: int
+    models: Mapping[str, Mapping[str, Any]]
+    comparisons: list[dict[str, Any]]
+    skipped: Mapping[str, int] = field(default_factory=dict)
+
+    def comparison(self, model: str, metric: str) -> dict[str, Any] | None:
+        """Return the test of one model and metric against the baseline."""
+        return next((c for c in self.comparisons if (c["model"], c["metric"]) == (model, metric)), None)
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything that the page shows; `figures` and `comparisons` are those of metrics.json."""
 
@@ -41,6 +58,7 @@ class Findings:
     metrics: list[str]
     figures: Mapping[str, Mapping[str, Any]]
     comparisons: list[dict[str, Any]]
+    guards: list[Kept] = field(default_factory=list)
     triplet_source: str = ""
     curves: list[dict[str, Any]] = field(default_factory=list)
     similarities: Mapping[str, Mapping[str, npt.NDArray[np.float32]]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.report.examples import example_section
 from pipeline.report.findings import Findings
+from pipeline.report.guards import kept_remarks, kept_rows
 from pipeline.report.plots import histograms, loss_curve, metric_curves, span_of
 from pipeline.report.wording import count, decimal, headline, metric_name, p_value, reason, remarks, signed
 
@@ -21,6 +22,7 @@ def render(findings: Findings) -> str:
         _opening(findings),
         _models(findings),
         _comparisons(findings),
+        _kept(findings),
         _training(findings),
         _similarities(findings),
         example_section(findings),
@@ -44,8 +46,14 @@ def _opening(findings: Findings) -> str:
     return (
         f'<header>\n<p class="over">Evaluation of {escape(findings.run)}</p>\n'
         f"<h1>{_unbroken(escape(headline(findings)))}.</h1>\n"
-        f'<p class="lead">{escape(asked + over)}. {escape(" ".join(remarks(findings)))}</p>\n</header>'
+        f'<p class="lead">{escape(asked + over)}. {escape(" ".join(_said(findings)))}</p>\n</header>'
     )
+
+
+def _said(findings: Findings) -> list[str]:
+    alone = findings.subject == findings.baseline
+    guards = [] if alone else findings.guards
+    return [*remarks(findings), *kept_remarks(guards, findings.metrics, findings.subject, findings.baseline)]
 
 
 def _unbroken(text: str) -> str:
@@ -115,6 +123,18 @@ def _comparisons(findings: Findings) -> str:
         "of one metric as a family. Bold: below 0.05.</p>"
     )
     return section(f"Against {findings.baseline}", table(head, rows, words=2), note)
+
+
+def _kept(findings: Findings) -> str:
+    rows = kept_rows(findings.guards, findings.metrics, findings.subject, findings.baseline)
+    if not rows or findings.subject == findings.baseline:
+        return ""
+    head = ["Corpus", "Metric", f"Before, {escape(findings.baseline)}", f"After, {escape(findings.subject)}"]
+    note = (
+        '<p class="note">Corpora that this training was not about, all their documents ranked. Paired permutation test '
+        "over queries, two-sided, uncorrected: a loss shall not hide behind a correction.</p>"
+    )
+    return section("What it kept", table([*head, "Difference", "p"], rows, words=2), note)
 
 
 def _figure(svg: str, label: str, caption: str) -> str:

@@ -8,6 +8,7 @@ from training.losses.contrastive import Contrastive, OnlineContrastive
 from training.losses.cosent import AnglE, CoSENT
 from training.losses.cosine import Cosine
 from training.losses.infonce import InfoNCE
+from training.losses.keep import Keep
 from training.losses.kl import KL
 from training.losses.listwise import Listwise
 from training.losses.margin_mse import MarginMSE
@@ -27,6 +28,7 @@ Basic = Annotated[
     | MarginMSE
     | KL
     | Listwise
-    | Sigmoid,
+    | Sigmoid
+    | Keep,
     Field(discriminator="type"),
 ]

@@ -47,6 +47,10 @@ class Matryoshka(Objective):
         """Whether the loss does."""
         return self.loss.trusts()
 
+    def needs_base(self) -> bool:
+        """Whether the loss does."""
+        return self.loss.needs_base()
+
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
         """Share of the weighted sum over the lengths of this step."""
         whole = batch.query.shape[1]
@@ -72,4 +76,5 @@ class Matryoshka(Objective):
 def cut(batch: Batch, dim: int) -> Batch:
     """The batch with the first `dim` dimensions of its vectors, at length 1."""
     query, positive, negative = (F.normalize(x[:, :dim], dim=1) for x in (batch.query, batch.positive, batch.negative))
-    return replace(batch, query=query, positive=positive, negative=negative)
+    base = None if batch.base is None else F.normalize(batch.base[:, :dim], dim=1)
+    return replace(batch, query=query, positive=positive, negative=negative, base=base)

@@ -47,11 +47,12 @@ class Batch:
     teacher: Tensor | None = None  # [N] a teacher's score of query and positive, NaN where it gave none
     negative_teacher: Tensor | None = None  # [M]
     weight: Tensor | None = None  # [N] what the row counts in a mean over rows
+    base: Tensor | None = None  # [n + n + m, D] what the base makes of this rank's own queries, positives, negatives
     step: int = 0
     progress: float = 0.0  # share of the training that is done, 0 to 1
 
     @classmethod
-    def of(cls, every: Gathered, *, step: int = 0, progress: float = 0.0) -> "Batch":
+    def of(cls, every: Gathered, *, step: int = 0, progress: float = 0.0, base: Tensor | None = None) -> "Batch":
         """Make a batch of what was gathered: columns query, positive, negative, and whatever of `GATHERED` is there."""
         sizes = torch.tensor(every.sizes["negative"], device=every.columns["query"].device)
         start = every.starts("query").repeat_interleave(sizes)
@@ -65,6 +66,7 @@ class Batch:
             negative_row=every.ids["negative.row"] + start,
             rows=every.own["query"],
             negative_rows=every.own["negative"],
+            base=base,
             step=step,
             progress=progress,
         )
@@ -144,6 +146,10 @@ class Objective(Config):
     def trusts(self) -> bool:
         """Whether a row's positive counts as right whatever its score says."""
         return True
+
+    def needs_base(self) -> bool:
+        """Whether it looks at what the base makes of the texts, which costs a forward pass of the frozen base."""
+        return False
 
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
         """Compute this rank's share of the loss."""

@@ -39,6 +39,10 @@ class WeightedSum(Objective):
         """Whether one of the losses does."""
         return any(term.loss.trusts() for term in self.losses)
 
+    def needs_base(self) -> bool:
+        """Whether one of the losses does."""
+        return any(term.loss.needs_base() for term in self.losses)
+
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
         """Share of the sum; figures that an earlier loss reports already carry the number of theirs."""
         total = torch.zeros((), dtype=batch.query.dtype, device=batch.query.device)
