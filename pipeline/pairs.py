@@ -69,6 +69,15 @@ def tagged(documents: pa.Table, asked: pa.Table) -> pa.Table:
     return documents
 
 
+def in_units(documents: pa.Table, units: Mapping[str, str]) -> pa.Table:
+    """Documents with the unit of their group in place of the group, where near duplicates tie it to others."""
+    if not units:
+        return documents
+    groups = [units.get(group, group) for group in documents["group"].to_pylist()]
+    index = documents.schema.get_field_index("group")
+    return documents.set_column(index, "group", pa.array(groups, pa.string()))
+
+
 def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tuple[pa.Table, pa.Array, np.ndarray]:
     column = "query_id" if noun == "query" else "doc_id"
     rows = pc.index_in(judgments[column], other["id"].combine_chunks()).combine_chunks()
@@ -91,18 +100,24 @@ class Judged:
 
 
 def judge(
-    queries: pa.Table, matched: pa.Table, splits: SplitConfig, unjudged: Mapping[str, str], tally: Tally
+    queries: pa.Table,
+    matched: pa.Table,
+    splits: SplitConfig,
+    unjudged: Mapping[str, str],
+    units: Mapping[str, str],
+    tally: Tally,
 ) -> Judged:
     """Settle the split and group of each query and keep one judgment a query and document, the most relevant.
 
     A query's split is forced by its own row, else by its judgments (test before dev before train), else follows from
     the hash of its group: its own group, else the smallest of its documents' groups, else the query. A judgment forced
     into another split than its query's is left out (`held_out_query`): kept, it would leak or change an evaluation.
+    `units` names what a group belongs to where near duplicates tie it to others.
     """
     matched = _best_first(matched)
     ids = queries["id"].combine_chunks()
     row = pc.index_in(matched["query_id"], ids).to_numpy()
-    split, group = _settle(queries, matched, row, splits)
+    split, group = _settle(queries, matched, row, splits, units)
     forced = matched["split"].to_pylist()
     stays = np.array([s is None or s == split[r] for s, r in zip(forced, row, strict=True)], dtype=bool)
     tally.drop("held_out_query", int((~stays).sum()))
@@ -120,7 +135,9 @@ def judge(
     return Judged(named.filter(pa.array(asked)), matched)
 
 
-def _settle(queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig) -> tuple[list[str], list[str]]:
+def _settle(
+    queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig, units: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """Split and group of each query."""
     forced: list[list[str | None]] = [[] for _ in range(queries.num_rows)]
     topics: list[list[str]] = [[] for _ in range(queries.num_rows)]
@@ -132,6 +149,7 @@ def _settle(queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: Split
     settled = []
     for index, (name, split, group) in enumerate(own):
         group = group or min(topics[index], default=name)
+        group = units.get(group, group)
         settled.append((split or held_out(forced[index]) or splits.assign(group), group))
     return [split for split, _ in settled], [group for _, group in settled]
 

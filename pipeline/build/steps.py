@@ -8,15 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifact import Draft
+from pipeline.build.checks import SIDES, CheckSteps, publish
 from pipeline.build.config import BuildConfig
+from pipeline.build.near import NearSteps
+from pipeline.build.units import UnitSteps
 from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
 from pipeline.exchange import Exchange
 from pipeline.pairs import (
     ASKED,
     MATCHED,
     body_pairs,
+    in_units,
     join_documents,
     join_queries,
     judge,
@@ -48,7 +53,9 @@ class Steps:
         """Stage the records of one block."""
         block = self.blocks[index]
         limits = Limits(self.config.min_chars, self.config.max_chars)
-        return stage(self.config.sources[block.source], block, limits, self.exchange, f"{index:06d}")
+        asked = block.source >= len(self.config.sources)
+        exchange = self._checks.extra if asked else self.exchange
+        return stage(self.config.every_source[block.source], block, limits, exchange, f"{index:06d}")
 
     def ids(self, bucket: int) -> Tally:
         """Keep one row an id, and go on by text."""
@@ -57,7 +64,9 @@ class Steps:
             rows = unique_ids(self.exchange.read(kind, bucket, SCHEMAS[kind]), noun, tally)
             self.exchange.write(f"unique_{kind}", _part(bucket), rows, by="key")
         rows = unique_labelled(self.exchange.read("labelled", bucket, SCHEMAS["labelled"]), tally)
-        self._write("labelled", _labelled(rows, self.config.split), bucket, tally)
+        labelled = _labelled(rows, self.config.split)
+        self._checks.ask_labelled(labelled, _part(bucket))
+        self._write("labelled", labelled, bucket, tally)
         return tally
 
     def texts(self, bucket: int) -> Tally:
@@ -79,14 +88,15 @@ class Steps:
     def documents(self, bucket: int) -> Tally:
         """Join judgments with documents; write the corpus, and stage the catalogue's products."""
         tally, config = Tally(), self.config
-        documents, asked = self._entries("documents", bucket), self.exchange.read("asked", bucket, ASKED)
+        documents = self._clustered(self._entries("documents", bucket))
+        asked = self.exchange.read("asked", bucket, ASKED)
         grade = asked["relevance"].to_numpy()
         need_text = grade >= config.pairs.min_relevance
         if config.triplets.judged:
             need_text |= grade <= 0
         matched = join_documents(asked, documents, need_text, tally)
         self.exchange.write("matched", _part(bucket), matched, by="query_id")
-        kept = tagged(kept_only(documents), asked)
+        kept = in_units(tagged(kept_only(documents), asked), self._units())
         self._write("corpus", _corpus(kept), bucket, tally)
         if config.pairs.title_description:
             self._write("pairs", title_pairs(kept, config.split), f"title-{bucket:05d}", tally)
@@ -102,8 +112,9 @@ class Steps:
         matched = self.exchange.read("matched", bucket, MATCHED)
         unjudged = {source.label: source.unjudged for source in config.sources}
         queries = kept_only(self._entries("queries", bucket))
-        judged = judge(queries, matched, config.split, unjudged, tally)
+        judged = judge(queries, matched, config.split, unjudged, self._units(), tally)
         pairs = positives(judged, config.pairs, tally)
+        self._checks.ask_judged(judged, config.pairs.min_relevance, _part(bucket))
         self._write("queries", judged.queries.select(TABLES["queries"].names), bucket, tally)
         self._write("qrels", judged.judgments.select(TABLES["qrels"].names), bucket, tally)
         self._write("pairs", pairs, bucket, tally)
@@ -130,7 +141,43 @@ class Steps:
 
     def after_reading(self) -> list[Callable[[int], Tally]]:
         """Steps in order; each needs all buckets of the one before."""
-        return [self.ids, self.texts, self.queries, self.documents, self.judgments, self.catalogue]
+        near, units, checks = self._near, self._by_cluster, self._checks
+        return [
+            self.ids,
+            self.texts,
+            *(near.steps() if near else []),
+            self.queries,
+            *([units.of_documents, units.of_queries, units.settle] if units else []),
+            self.documents,
+            self.judgments,
+            self.catalogue,
+            *([checks.extras, checks.check] if checks.on else []),
+        ]
+
+    @property
+    def _near(self) -> NearSteps | None:
+        return NearSteps(self.config.near_duplicates, self.exchange) if self.config.near_duplicates else None
+
+    @property
+    def _by_cluster(self) -> UnitSteps | None:
+        return UnitSteps(self._near, self.exchange) if self._near and self.config.split.by == "cluster" else None
+
+    @property
+    def _checks(self) -> CheckSteps:
+        config = self.config.decontaminate
+        return CheckSteps(config, self.draft, self.exchange, [source.label for source in config.extra])
+
+    def _units(self) -> dict[str, str]:
+        return self._by_cluster.read() if self._by_cluster else {}
+
+    def _clustered(self, documents: pa.Table) -> pa.Table:
+        """Documents with their cluster, which is also their group where splits follow clusters and none is given."""
+        none = pa.nulls(documents.num_rows, pa.string())
+        clusters = self._near.cluster_of("documents", documents["kept"]) if self._near else none
+        if self._by_cluster:
+            at = documents.schema.get_field_index("group")
+            documents = documents.set_column(at, "group", pc.coalesce(documents["group"].combine_chunks(), clusters))
+        return documents.append_column("cluster", clusters)
 
     @property
     def _pool(self) -> Exchange:
@@ -140,12 +187,11 @@ class Steps:
         return self.exchange.read(f"entries_{kind}", bucket, entries(SCHEMAS[kind])).combine_chunks()
 
     def _write(self, table: str, rows: pa.Table, part: int | str, tally: Tally) -> None:
-        if rows.num_rows == 0:
-            return
-        self.draft.write(table, rows, part)
-        tally.counts[f"table {table}"] += rows.num_rows
-        if "split" in rows.column_names:
-            tally.counts.update(f"split {table} {split}" for split in rows["split"].to_pylist())
+        name = f"part-{part:05d}" if isinstance(part, int) else part
+        if self._checks.on and table in SIDES:
+            self._checks.hold(table, rows, name)
+        else:
+            publish(self.draft, table, rows, name, tally)
 
 
 def _part(bucket: int) -> str:
@@ -153,10 +199,9 @@ def _part(bucket: int) -> str:
 
 
 def _corpus(kept: pa.Table) -> pa.Table:
-    """Rows of table `corpus`; near-duplicate clusters are another step's."""
-    none = pa.nulls(kept.num_rows, pa.string())
+    """Rows of table `corpus`."""
     columns = {name: kept[name] for name in ("title", "text", "category", "tags", "source")}
-    return pa.table({"doc_id": kept["id"], **columns, "cluster_id": none}, schema=TABLES["corpus"])
+    return pa.table({"doc_id": kept["id"], **columns, "cluster_id": kept["cluster"]}, schema=TABLES["corpus"])
 
 
 def _labelled(rows: pa.Table, splits: SplitConfig) -> pa.Table:
@@ -164,6 +209,5 @@ def _labelled(rows: pa.Table, splits: SplitConfig) -> pa.Table:
     ids = {side: [f"l-{key(text).hex()[:16]}" for text in rows[side].to_pylist()] for side in ("left", "right")}
     split = [s or splits.assign(left) for s, left in zip(rows["split"].to_pylist(), ids["left"], strict=True)]
     columns = {name: rows[name] for name in ("left", "right", "score", "source")}
-    return pa.table({"left_id": ids["left"], "right_id": ids["right"], "split": split, **columns}).select(
-        TABLES["labelled"].names
-    )
+    named = {"left_id": ids["left"], "right_id": ids["right"], "split": split, **columns}
+    return pa.table({name: named[name] for name in TABLES["labelled"].names}, schema=TABLES["labelled"])
