@@ -54,7 +54,7 @@ def shingle(texts: pa.Array | pa.ChunkedArray, words: int = 2) -> Shingles:
 
 
 def jaccard(left: Shingles, right: Shingles, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Jaccard index |A & B| / |A | B| of pairs [P, 2] of (row of left, row of right) into [P]; 0 where both are empty."""
+    """Jaccard index |A & B| / |A | B| of pairs [P, 2] of (row of left, row of right) into [P]; 0 for two empty sets."""
     found = np.zeros(len(pairs))
     for place, (a, b) in enumerate(pairs.tolist()):
         one, other = left.of(a), right.of(b)

@@ -1,6 +1,7 @@
-"""Leaks: what an evaluation asks is found in training rows, exact and near, removed or reported, and refused if strict."""
+"""Leaks: what an evaluation asks is found in training rows, equal or near; removed, reported, or refused if strict."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ def lookup(texts: list[str], config: LeakConfig = CONFIG) -> Asked:
     return Asked(asked(pa.array(texts, pa.string()), ["test"] * len(texts), config), config)
 
 
-def reasons(rows: list[tuple[str, str]], queries: list[str], pairs: list[tuple[str, str]] = [], **more: Any) -> list[Any]:  # noqa: B006
+def reasons(
+    rows: list[tuple[str, str]], queries: list[str], pairs: Sequence[tuple[str, str]] = (), **more: Any
+) -> list[Any]:
     config = LeakConfig(**more)
     left, right = (pa.chunked_array([pa.array([row[side] for row in rows])]) for side in (0, 1))
     whole = in_one(*(pa.chunked_array([pa.array([p[side] for p in pairs], pa.string())]) for side in (0, 1)))
@@ -133,7 +136,9 @@ def test_extra_sets_count_as_asked(inline: None, tmp_path: Path):
     recipe = forum(tmp_path, decontaminate={"extra": extra})
     artifact = build(recipe, tmp_path / "run")
     assert artifact.manifest.dropped["leaked_query"] == 2
-    assert any(text.endswith("'Why is water wet' of bench") for text in artifact.manifest.notes["examples"]["leaked_query"])
+    assert any(
+        text.endswith("'Why is water wet' of bench") for text in artifact.manifest.notes["examples"]["leaked_query"]
+    )
     assert "bench/queries.jsonl" in artifact.manifest.inputs
     assert "bench" not in {row["source"] for row in table(artifact, "corpus") + table(artifact, "queries")}
     assert artifact.manifest.notes["leakage"]["extra"] == ["bench"]

@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ WORDS = [f"w{number}" for number in range(20_000)]
 def plain_shingles(text: str) -> set[tuple[str, ...]]:
     """The definition, without arrays: runs of one and two words."""
     words = text.lower().split()
-    return {(word,) for word in words} | set(zip(words, words[1:], strict=False))
+    return {(word,) for word in words} | set(pairwise(words))
 
 
 def index(left: str, right: str) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -37,6 +37,9 @@ class TrainConfig(JobConfig):
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
+    )
     loop: LoopConfig = LoopConfig()
     tuned_share: float = Field(
         1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
@@ -174,7 +177,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     places = settings["places"]
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
-    rows = load(config.rows, data, negatives, config.max_negatives, config.max_rows)
+    rows = load(config.rows, data, negatives, config.max_negatives, config.max_rows, config.mix)
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)

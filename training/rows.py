@@ -126,17 +126,29 @@ READERS: dict[Kind, Callable[[Artifact], pa.Table]] = {
 
 
 def load(
-    kinds: list[Kind], data: Artifact, negatives: Artifact | None, max_negatives: int | None, max_rows: int | None
+    kinds: list[Kind],
+    data: Artifact,
+    negatives: Artifact | None,
+    max_negatives: int | None,
+    max_rows: int | None,
+    mix: dict[str, float] | None = None,
 ) -> Rows:
-    """Read rows with every known positive of their queries; `max_rows` keeps a stable sample."""
+    """Read rows with every known positive of their queries; `max_rows` keeps a stable sample.
+
+    Raises UserError where `mix` names a source that gave no row.
+    """
     table = read_table(kinds, data, negatives)
+    sources = sorted(set(table["source"].to_pylist()))
+    for name in mix or ():
+        if name not in sources:
+            raise UserError(f"mix: no training row is of source '{name}'; there are {', '.join(sources)}")
     if max_rows is not None and len(table) > max_rows:
         keys = [
             stable_id(f"{a}\t{p}")
             for a, p in zip(*(table[c].to_pylist() for c in ("anchor_id", "positive_id")), strict=True)
         ]
         table = table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
-    return rows_from(table, relevant(data), max_negatives, clusters(data))
+    return rows_from(table, relevant(data), max_negatives, clusters(data), mix)
 
 
 def relevant(data: Artifact) -> dict[str, list[str]]:

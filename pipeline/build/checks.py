@@ -91,7 +91,9 @@ class CheckSteps:
     def check(self, bucket: int) -> Tally:
         """Write the training rows of a bucket, without those that leak where these are to be removed."""
         tally = Tally()
-        queries, pairs = (Asked(self._one.read(name, 0, ASKED), self.config) for name in ("asked_queries", "asked_pairs"))
+        queries, pairs = (
+            Asked(self._one.read(name, 0, ASKED), self.config) for name in ("asked_queries", "asked_pairs")
+        )
         judged, answers = (np.unique(self._one.read(name, 0, KEYS)["key"].to_numpy()) for name in ("judged", "answers"))
         if bucket == 0:
             tally.counts["leakage queries"] += len(np.unique(queries.keys))

@@ -6,9 +6,9 @@ from pydantic import Field, model_validator
 
 from pipeline.config import JobConfig
 from pipeline.files import join
-from pipeline.pairs import PairConfig
 from pipeline.leaks import LeakConfig
 from pipeline.minhash import NearConfig
+from pipeline.pairs import PairConfig
 from pipeline.read import Source
 from pipeline.splits import SplitConfig
 from pipeline.triplets import TripletConfig

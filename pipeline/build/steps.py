@@ -4,6 +4,7 @@ Ids, texts, judgments by query, judgments by document, queries with all they nee
 a pure function of `dedup`, `pairs` or `triplets` between reading and writing.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,9 +18,12 @@ from pipeline.build.near import NearSteps
 from pipeline.build.units import UnitSteps
 from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
 from pipeline.exchange import Exchange
+from pipeline.files import join
+from pipeline.lookalikes import DOCUMENTS, PAIRS, SHARD_BYTES, lookalikes
 from pipeline.pairs import (
     ASKED,
     MATCHED,
+    Judged,
     body_pairs,
     in_units,
     join_documents,
@@ -31,6 +35,7 @@ from pipeline.pairs import (
 )
 from pipeline.read import Limits, stage
 from pipeline.schema import TABLES
+from pipeline.similar import KEYED, keyed, partners, settled
 from pipeline.sources.record import SCHEMAS, Block
 from pipeline.splits import SplitConfig
 from pipeline.tally import Tally
@@ -94,12 +99,17 @@ class Steps:
         need_text = grade >= config.pairs.min_relevance
         if config.triplets.judged:
             need_text |= grade <= 0
-        matched = join_documents(asked, documents, need_text, tally)
+        matched = join_documents(asked, documents, need_text, config.pairs, tally)
         self.exchange.write("matched", _part(bucket), matched, by="query_id")
         kept = in_units(tagged(kept_only(documents), asked), self._units())
         self._write("corpus", _corpus(kept), bucket, tally)
         if config.pairs.title_description:
             self._write("pairs", title_pairs(kept, config.split), f"title-{bucket:05d}", tally)
+        if config.pairs.similar.by:
+            self.exchange.write("keyed", _part(bucket), keyed(kept, config.pairs.similar, config.split), by="key")
+        if config.triplets.lexical:
+            indexed = kept.rename_columns(["doc_id" if name == "id" else name for name in kept.column_names])
+            self._lexical.write("lexical", _part(bucket), indexed.select(DOCUMENTS.names), by="doc_id")
         if config.triplets.negatives:
             members, pool = draw(kept, config.triplets, config.split)
             self.exchange.write("members", _part(bucket), members, by="parent")
@@ -120,6 +130,8 @@ class Steps:
         self._write("pairs", pairs, bucket, tally)
         if config.pairs.title_body:
             self._write("pairs", body_pairs(judged, pairs), f"body-{bucket:05d}", tally)
+        if config.triplets.lexical:
+            self._lexical.write("answered", _part(bucket), self._answered(pairs, judged), by="anchor_id")
         if config.triplets.judged:
             triplets = judged_triplets(pairs, judged.judgments, config.triplets)
             self._write("triplets", triplets, f"judged-{bucket:05d}", tally)
@@ -130,6 +142,31 @@ class Steps:
         tally = Tally()
         members, pool = self.exchange.read("members", bucket, MEMBERS), self._pool.read("pool", 0, MEMBERS)
         self._write("triplets", catalogue(members, pool, self.config.triplets, tally), bucket, tally)
+        return tally
+
+    def similar(self, bucket: int) -> Tally:
+        """Pair the products of a bucket of keys, and go on by anchor."""
+        tally, config = Tally(), self.config.pairs.similar
+        found = partners(self.exchange.read("keyed", bucket, KEYED), config, tally)
+        self.exchange.write("similar", _part(bucket), found, by="anchor_id")
+        return tally
+
+    def settle(self, bucket: int) -> Tally:
+        """Write the pairs of products that belong together, each once."""
+        tally = Tally()
+        found = settled(self.exchange.read("similar", bucket, TABLES["pairs"]), self.config.pairs.similar)
+        self._write("pairs", found, f"similar-{bucket:05d}", tally)
+        return tally
+
+    def lookalikes(self, bucket: int) -> Tally:
+        """Write triplets with lexical negatives; shards are dealt over the buckets."""
+        tally, exchange = Tally(), self._lexical
+        parts = [TABLES["triplets"].empty_table()]
+        for shard in range(bucket, exchange.buckets, self.exchange.buckets):
+            pairs, documents = exchange.read("answered", shard, PAIRS), exchange.read("lexical", shard, DOCUMENTS)
+            assert self.config.triplets.lexical is not None
+            parts.append(lookalikes(pairs, documents, self.config.triplets.lexical, tally))
+        self._write("triplets", pa.concat_tables(parts), f"lexical-{bucket:05d}", tally)
         return tally
 
     def join(self, bucket: int) -> Tally:
@@ -151,6 +188,8 @@ class Steps:
             self.documents,
             self.judgments,
             self.catalogue,
+            *([self.similar, self.settle] if self.config.pairs.similar.by else []),
+            *([self.lookalikes] if self.config.triplets.lexical else []),
             *([checks.extras, checks.check] if checks.on else []),
         ]
 
@@ -166,6 +205,23 @@ class Steps:
     def _checks(self) -> CheckSteps:
         config = self.config.decontaminate
         return CheckSteps(config, self.draft, self.exchange, [source.label for source in config.extra])
+
+    @property
+    def _lexical(self) -> Exchange:
+        """Shards of the corpus, as many whatever the buckets."""
+        config, size = self.config.triplets.lexical, sum(block.size for block in self.blocks)
+        shards = (config.shards if config else None) or max(1, math.ceil(size / SHARD_BYTES))
+        return Exchange(join(self.exchange.path, "shards"), shards)
+
+    def _answered(self, pairs: pa.Table, judged: Judged) -> pa.Table:
+        """Training pairs with what is known to be right for their query: documents, and clusters of these."""
+        right = judged.judgments.filter(pc.greater(judged.judgments["relevance"], 0))
+        known: dict[str, list[str]] = {}
+        clusters = self._near.cluster_of("documents", right["doc_id"]).to_pylist() if self._near else right["doc_id"]
+        for query, *names in zip(right["query_id"].to_pylist(), right["doc_id"].to_pylist(), clusters, strict=True):
+            known.setdefault(query, []).extend(str(name) for name in names if name is not None)
+        pairs = pairs.filter(pc.equal(pairs["split"], "train"))
+        return pairs.append_column(PAIRS.field("known"), [[known[name] for name in pairs["anchor_id"].to_pylist()]])
 
     def _units(self) -> dict[str, str]:
         return self._by_cluster.read() if self._by_cluster else {}
