@@ -93,4 +93,5 @@ def _sketch(shingles: Shingles, config: NearConfig) -> tuple[Hashes, Hashes, npt
 
 def alike(left: Hashes, right: Hashes, config: NearConfig) -> npt.NDArray[np.bool_]:
     """Whether the bits of two sketches [P] each leave room for near duplicates: cheap, and it loses next to nothing."""
-    return np.bitwise_count(left ^ right) <= 64 - config.least_bits
+    found: npt.NDArray[np.bool_] = np.bitwise_count(left ^ right) <= 64 - config.least_bits
+    return found

@@ -121,5 +121,5 @@ def test_a_mix_of_ones_is_no_mix():
 
 def test_rows_without_a_weight_count_one():
     pairs = table([("q", "d"), ("r", "e")])
-    assert rows_from(pairs.append_column("weight", pa.array([[0.3, None]])), {}).weight.tolist() == [0.3, 1.0]
+    assert rows_from(pairs.append_column("weight", pa.array([0.3, None])), {}).weight.tolist() == [0.3, 1.0]
     assert rows_from(pairs.append_column("weight", pa.nulls(2, pa.float32())), {}).weight is None
