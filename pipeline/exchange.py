@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import UserError
@@ -30,7 +31,7 @@ class Exchange:
     buckets: int
 
     def write(self, name: str, part: str, table: pa.Table, by: str) -> None:
-        """Stage rows under `name`, bucketed by the hash of column `by`; nothing is written for no rows."""
+        """Stage rows under `name`, bucketed by the `numbers` of column `by`; nothing is written for no rows."""
         if table.num_rows == 0:
             return
         fs, file_name = filesystem(join(self.path, name, f"{part}.arrow"))
@@ -54,15 +55,27 @@ class Exchange:
     def _cut(self, table: pa.Table, by: str) -> list[pa.Table]:
         if self.buckets == 1:
             return [table]
-        bucket = np.array([bucket_of(value, self.buckets) for value in table.column(by).to_pylist()])
+        bucket = numbers(table.column(by)) % np.uint64(self.buckets)
+        bucket = bucket.astype(np.int64)
         order = np.argsort(bucket, kind="stable")
         ends = np.cumsum(np.bincount(bucket, minlength=self.buckets))
         rows = table.take(order)
         return [rows.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
+def numbers(names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """64-bit numbers of keys [N], by which they are bucketed; keys that are numbers already stand for themselves.
+
+    The seed differs from that of the splits, so that buckets do not follow them.
+    """
+    if pa.types.is_uint64(names.type):
+        found: npt.NDArray[np.uint64] = names.to_numpy()
+        return found
+    return np.array([hash64("bucket", name) for name in names.to_pylist()], dtype=np.uint64)
+
+
 def bucket_of(value: str, buckets: int) -> int:
-    """Bucket of a key; the seed differs from that of the splits, so that buckets do not follow them."""
+    """Bucket of a key."""
     return hash64("bucket", value) % buckets
 
 

@@ -15,12 +15,21 @@ from pydantic import Field
 
 from pipeline.config import Config
 from pipeline.schema import TABLES
+from pipeline.similar import SimilarConfig
 from pipeline.sources.record import SCHEMAS
 from pipeline.splits import SplitConfig, held_out
 from pipeline.tally import EXAMPLES, Tally
+from pipeline.text import hash64
 
 ASKED = SCHEMAS["judgments"].append(pa.field("tags", pa.list_(pa.string())))
-MATCHED = SCHEMAS["judgments"].append(pa.field("text", pa.string())).append(pa.field("group", pa.string()))
+MATCHED = pa.schema(
+    [
+        *SCHEMAS["judgments"],
+        pa.field("text", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("over", pa.bool_()),  # the document has enough pairs without this one
+    ]
+)
 
 
 class PairConfig(Config):
@@ -28,6 +37,13 @@ class PairConfig(Config):
 
     min_relevance: int = Field(default=1, description="least relevance of a positive")
     max_per_query: int | None = Field(default=None, ge=1, description="most pairs of a query, the most relevant first")
+    max_per_document: int | None = Field(
+        default=None, ge=1, description="most pairs of a document, the most relevant first: a popular answer"
+    )
+    weights: dict[int, float] = Field(
+        default={}, description="what a pair counts in training, by relevance: {1: 0.3, 3: 1}; 1 where not said"
+    )
+    similar: SimilarConfig = SimilarConfig()
     title_description: bool = Field(default=False, description="also pair each document's title with its text")
     title_body: bool = Field(
         default=False, description="also pair each question's title with its body, and the body with the positives"
@@ -40,11 +56,34 @@ def join_queries(judgments: pa.Table, queries: pa.Table, tally: Tally) -> pa.Tab
     return judgments.append_column("tags", queries["tags"].take(rows))
 
 
-def join_documents(judgments: pa.Table, documents: pa.Table, need_text: np.ndarray, tally: Tally) -> pa.Table:
+def join_documents(
+    judgments: pa.Table, documents: pa.Table, need_text: np.ndarray, config: PairConfig, tally: Tally
+) -> pa.Table:
     """Judgments (`MATCHED`) with the kept id, the group and, where `need_text` says so, the text of their document."""
+    over = _over(judgments, config)
     judgments, rows, found = _join(judgments.drop_columns("tags"), documents, "document", tally)
     text = pc.if_else(pa.array(need_text[found]), documents["text"].take(rows), None)
-    return judgments.append_column("text", text).append_column("group", documents["group"].take(rows))
+    judgments = judgments.append_column("text", text).append_column("group", documents["group"].take(rows))
+    return judgments.append_column("over", pa.array(over[found]))
+
+
+def _over(judgments: pa.Table, config: PairConfig) -> np.ndarray:
+    """Which judgments [N] go beyond `max_per_document`: the least relevant, then by a hash of the query."""
+    over = np.zeros(judgments.num_rows, dtype=bool)
+    if config.max_per_document is None:
+        return over
+    grades = judgments["relevance"].to_pylist()
+    names = zip(judgments["doc_id"].to_pylist(), judgments["query_id"].to_pylist(), strict=True)
+    ranked = sorted(
+        (document, -grade, hash64(query), query, row)
+        for row, ((document, query), grade) in enumerate(zip(names, grades, strict=True))
+        if grade >= config.min_relevance
+    )
+    for _, run in groupby(ranked, key=lambda item: item[0]):
+        seen: dict[str, int] = {}
+        for *_, query, row in run:
+            over[row] = seen.setdefault(query, len(seen)) >= config.max_per_document
+    return over
 
 
 def tagged(documents: pa.Table, asked: pa.Table) -> pa.Table:
@@ -69,6 +108,15 @@ def tagged(documents: pa.Table, asked: pa.Table) -> pa.Table:
     return documents
 
 
+def in_units(documents: pa.Table, units: Mapping[str, str]) -> pa.Table:
+    """Documents with the unit of their group in place of the group, where near duplicates tie it to others."""
+    if not units:
+        return documents
+    groups = [units.get(group, group) for group in documents["group"].to_pylist()]
+    index = documents.schema.get_field_index("group")
+    return documents.set_column(index, "group", pa.array(groups, pa.string()))
+
+
 def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tuple[pa.Table, pa.Array, np.ndarray]:
     column = "query_id" if noun == "query" else "doc_id"
     rows = pc.index_in(judgments[column], other["id"].combine_chunks()).combine_chunks()
@@ -91,18 +139,24 @@ class Judged:
 
 
 def judge(
-    queries: pa.Table, matched: pa.Table, splits: SplitConfig, unjudged: Mapping[str, str], tally: Tally
+    queries: pa.Table,
+    matched: pa.Table,
+    splits: SplitConfig,
+    unjudged: Mapping[str, str],
+    units: Mapping[str, str],
+    tally: Tally,
 ) -> Judged:
     """Settle the split and group of each query and keep one judgment a query and document, the most relevant.
 
     A query's split is forced by its own row, else by its judgments (test before dev before train), else follows from
     the hash of its group: its own group, else the smallest of its documents' groups, else the query. A judgment forced
     into another split than its query's is left out (`held_out_query`): kept, it would leak or change an evaluation.
+    `units` names what a group belongs to where near duplicates tie it to others.
     """
     matched = _best_first(matched)
     ids = queries["id"].combine_chunks()
     row = pc.index_in(matched["query_id"], ids).to_numpy()
-    split, group = _settle(queries, matched, row, splits)
+    split, group = _settle(queries, matched, row, splits, units)
     forced = matched["split"].to_pylist()
     stays = np.array([s is None or s == split[r] for s, r in zip(forced, row, strict=True)], dtype=bool)
     tally.drop("held_out_query", int((~stays).sum()))
@@ -120,7 +174,9 @@ def judge(
     return Judged(named.filter(pa.array(asked)), matched)
 
 
-def _settle(queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig) -> tuple[list[str], list[str]]:
+def _settle(
+    queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig, units: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """Split and group of each query."""
     forced: list[list[str | None]] = [[] for _ in range(queries.num_rows)]
     topics: list[list[str]] = [[] for _ in range(queries.num_rows)]
@@ -132,6 +188,7 @@ def _settle(queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: Split
     settled = []
     for index, (name, split, group) in enumerate(own):
         group = group or min(topics[index], default=name)
+        group = units.get(group, group)
         settled.append((split or held_out(forced[index]) or splits.assign(group), group))
     return [split for split, _ in settled], [group for _, group in settled]
 
@@ -159,6 +216,8 @@ def _one_each(matched: pa.Table, row: np.ndarray, tally: Tally) -> tuple[pa.Tabl
 def positives(judged: Judged, config: PairConfig, tally: Tally) -> pa.Table:
     """Rows of table `pairs`: the judgments that are relevant enough, at most `max_per_query` of a query."""
     relevant = judged.judgments.filter(pc.greater_equal(judged.judgments["relevance"], config.min_relevance))
+    tally.drop("over_max_per_document", pc.sum(relevant["over"]).as_py() or 0)
+    relevant = relevant.filter(pc.invert(relevant["over"]))
     if config.max_per_query is not None:
         runs = [len(list(run)) for _, run in groupby(relevant["query_id"].to_pylist())]
         rank = np.concatenate([np.arange(run) for run in runs]) if runs else np.zeros(0, dtype=int)
@@ -174,6 +233,7 @@ def positives(judged: Judged, config: PairConfig, tally: Tally) -> pa.Table:
         "split": relevant["split"],
         "group_id": judged.queries["group"].take(at),
         "relevance": pc.cast(relevant["relevance"], pa.float32()),
+        "weight": pa.array([config.weights.get(grade) for grade in relevant["relevance"].to_pylist()], pa.float32()),
         "reason": relevant["reason"],
     }
     return pa.table(columns, schema=TABLES["pairs"])
@@ -207,6 +267,7 @@ def body_pairs(judged: Judged, pairs: pa.Table) -> pa.Table:
         "split": asked["split"],
         "group_id": asked["group"],
         "relevance": pa.array(np.ones(asked.num_rows, np.float32)),
+        "weight": pa.nulls(asked.num_rows, pa.float32()),
         "reason": pa.array(["title-body"] * asked.num_rows, pa.string()),
     }
     place = pc.index_in(pairs["anchor_id"], asked["query_id"].combine_chunks())

@@ -28,6 +28,7 @@ _PAIR_FIELDS = [
     ("split", pa.string()),
     ("group_id", pa.string()),  # the unit that must not straddle splits
     ("relevance", pa.float32()),  # graded judgment of the positive; 1 where nothing graded it
+    ("weight", pa.float32()),  # what the row counts in training; null counts 1
     ("reason", pa.string()),  # why the row exists
 ]
 

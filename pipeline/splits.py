@@ -20,6 +20,9 @@ class SplitConfig(Config):
     dev: float = Field(default=0.1, ge=0, le=1)
     test: float = Field(default=0.1, ge=0, le=1)
     seed: int = 0
+    by: Literal["group", "cluster"] = Field(
+        default="group", description="cluster: near duplicates are in one split too; needs near_duplicates"
+    )
 
     @model_validator(mode="after")
     def _check_sum(self) -> "SplitConfig":

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.config import Config
+from pipeline.lookalikes import LexicalConfig
 from pipeline.schema import TABLES
 from pipeline.splits import SplitConfig
 from pipeline.tally import Tally
@@ -42,7 +43,15 @@ class TripletConfig(Config):
     negatives: int = Field(default=4, ge=0, description="negatives of a triplet; 0 makes no triplets")
     per_category: int = Field(default=200, ge=2, description="most products of a category and split that are drawn")
     depth: int = Field(default=2, ge=1, le=2, description="2: a sibling category is also nearer than another branch")
+    levels: Literal["nearest", "medium", "easy", "both"] = Field(
+        default="nearest",
+        description="negatives beside one of the same category: medium of sibling categories, easy of another branch, "
+        "half of each, or the nearest that there are",
+    )
     anchor: Literal["title", "text"] = "title"
+    lexical: LexicalConfig | None = Field(
+        default=None, description="also pairs with documents that share words with the question, such as {negatives: 4}"
+    )
     judged: bool = Field(default=True, description="documents judged 0 are negatives of their query")
     judged_positive: int = Field(default=2, description="least relevance of a positive beside documents judged 0")
     seed: int = 0
@@ -101,11 +110,25 @@ def _of_family(family: list[Product], others: list[Product], config: TripletConf
         for place, anchor in enumerate(mates):
             siblings = _around(family, anchor, leaf, config) if has_siblings else []
             branches = _around(others, anchor, leaf, config)
-            away = (siblings, "sibling category") if siblings else (branches, "another branch")
             if len(mates) > 1:
-                yield from _triplet(anchor, mates[(place + 1) % len(mates)], "same category", *away, config)
+                away = _away(siblings, branches, config)
+                yield from _triplet(anchor, mates[(place + 1) % len(mates)], "same category", away, config)
             if config.depth == 2 and siblings and anchor["parent"]:
-                yield from _triplet(anchor, siblings[-1], "sibling category", branches, "another branch", config)
+                away = _named(branches, "another branch")
+                yield from _triplet(anchor, siblings[-1], "sibling category", away, config)
+
+
+def _away(siblings: list[Product], branches: list[Product], config: TripletConfig) -> list[Product]:
+    """Negatives of a product beside one of its own category, by `levels`."""
+    medium, easy = _named(siblings, "sibling category"), _named(branches, "another branch")
+    if config.levels == "both":
+        half = max(config.negatives - len(easy), (config.negatives + 1) // 2)
+        return [*medium[:half], *easy[: config.negatives - min(half, len(medium))]]
+    return {"nearest": medium or easy, "medium": medium, "easy": easy}[config.levels]
+
+
+def _named(products: list[Product], reason: str) -> list[Product]:
+    return [{"doc_id": one["doc_id"], "text": one["text"], "reason": reason} for one in products]
 
 
 def _around(products: list[Product], anchor: Product, leaf: str, config: TripletConfig) -> list[Product]:
@@ -116,7 +139,7 @@ def _around(products: list[Product], anchor: Product, leaf: str, config: Triplet
 
 
 def _triplet(
-    anchor: Product, positive: Product, near: str, negatives: list[Product], far: str, config: TripletConfig
+    anchor: Product, positive: Product, near: str, negatives: list[Product], config: TripletConfig
 ) -> Iterator[Product]:
     if negatives:
         yield {
@@ -129,7 +152,7 @@ def _triplet(
             "group_id": anchor["doc_id"],
             "relevance": 1.0,
             "reason": near,
-            "negatives": [{"doc_id": n["doc_id"], "text": n["text"], "reason": far} for n in negatives],
+            "negatives": negatives,
         }
 
 

@@ -46,6 +46,7 @@ def flags(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", metavar="DIR", help="directory that holds every artifact; over the recipe's `run:`")
     parser.add_argument("--root", metavar="DIR", help="where relative paths of the build's sources start")
     parser.add_argument("--overwrite", action="store_true", help="replace artifacts made with other settings or inputs")
+    parser.add_argument("--strict", action="store_true", help="refuse to go on when training rows leak into evaluation")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, start nothing")
     return parser.parse_args(argv)
 
@@ -70,6 +71,7 @@ def resolve(job: str, options: argparse.Namespace) -> Step:
     argv += ["--run", options.run] if options.run else []
     argv += ["--root", options.root] if options.root and job == "build" else []
     argv += ["--overwrite"] if options.overwrite else []
+    argv += ["--strict"] if options.strict and job == "build" else []
     config, _ = parse(getattr(module, class_name), job, argv)
     return Step(job, config, module.run)
 

@@ -17,7 +17,9 @@ FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance",
     0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
-    0.2: "pipeline.splits",
+    0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes",
+    0.3: "pipeline.minhash pipeline.similar",
+    0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
     1.0: "pipeline.files pipeline.engine",
     1.1: "pipeline.artifact",
@@ -27,8 +29,8 @@ FLOORS: dict[float, str] = {
     1.5: "pipeline.sources.beir",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
-    2.1: "pipeline.candidates pipeline.embed pipeline.tuples",
-    2.2: "pipeline.mining",
+    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
+    2.2: "pipeline.build.units pipeline.mining",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
     3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording",

@@ -87,3 +87,39 @@ def test_too_few_rows_give_no_batch():
     epoch = compose(rows, 8, seed=0, epoch=0)
     assert epoch.batches == []
     assert sorted(epoch.left_out.tolist()) == [0, 1]
+
+
+def of_sources(counts, mix):
+    pairs = [(f"q{s}{i}", f"d{s}{i}") for s, count in counts.items() for i in range(count)]
+    sources = [s for s, count in counts.items() for _ in range(count)]
+    return rows_from(table(pairs).append_column("source", [sources]), {}, mix=mix), np.array(sources)
+
+
+def test_sources_are_taken_as_often_as_asked():
+    rows, sources = of_sources({"a": 400, "b": 400, "c": 400, "d": 50}, {"a": 0.25, "b": 1.5, "d": 0})
+    seen = np.zeros(len(rows), dtype=int)
+    for epoch_number in range(4):
+        epoch = compose(rows, 32, seed=5, epoch=epoch_number)
+        placed = np.concatenate([*epoch.batches, epoch.left_out])
+        assert np.array_equal(np.sort(placed), np.sort(order(rows, 5, epoch_number)))
+        assert all(len(set(batch.tolist())) == len(batch) for batch in epoch.batches)
+        found = {name: int((sources[placed] == name).sum()) for name in "abcd"}
+        assert abs(found["a"] - 100) < 40 and abs(found["b"] - 600) < 50 and (found["c"], found["d"]) == (400, 0)
+        np.add.at(seen, placed, 1)
+    assert {name: set(seen[sources == name].tolist()) for name in "abcd"} == {"a": {1}, "b": {6}, "c": {4}, "d": {0}}
+    again = [batch.tolist() for batch in compose(rows, 32, seed=5, epoch=3).batches]
+    assert again == [batch.tolist() for batch in epoch.batches]
+
+
+def test_a_mix_of_ones_is_no_mix():
+    mixed, _ = of_sources({"a": 70, "b": 30}, {"a": 1.0})
+    plain, _ = of_sources({"a": 70, "b": 30}, None)
+    assert plain.share is None
+    for epoch_number in range(3):
+        assert np.array_equal(order(mixed, 1, epoch_number), order(plain, 1, epoch_number))
+
+
+def test_rows_without_a_weight_count_one():
+    pairs = table([("q", "d"), ("r", "e")])
+    assert rows_from(pairs.append_column("weight", pa.array([0.3, None])), {}).weight.tolist() == [0.3, 1.0]
+    assert rows_from(pairs.append_column("weight", pa.nulls(2, pa.float32())), {}).weight is None

@@ -10,7 +10,7 @@ from lxml import html
 from pipeline.report.examples import shorten
 from pipeline.report.findings import Example, Findings, Hit, Kept
 from pipeline.report.page import render
-from pipeline.report.wording import decimal, headline, metric_name, p_value, remarks, signed
+from pipeline.report.wording import decimal, headline, leakage, metric_name, p_value, remarks, signed
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
 
@@ -76,7 +76,7 @@ def test_page_parses_and_holds_what_it_should(findings):
         "Training",
         "Similarities",
         "Queries",
-        "Data",
+        "Data and leakage",
         "How it was measured",
         "Where it comes from",
     ]
@@ -213,3 +213,16 @@ def test_texts_are_cut_between_words():
     assert shorten("a  b\nc") == "a b c"
     cut = shorten("word " * 100, 50)
     assert len(cut) <= 50 and cut.endswith("word ...")
+
+
+def test_the_page_says_what_leaked(findings):
+    assert leakage(findings) == ["Nobody looked whether training rows repeat what is asked here."]
+    checked = {"checked": 5000, "queries": 112, "labelled_pairs": 0, "shared_documents": 7, "found": {}}
+    checked |= {"action": "remove", "near": True, "threshold": 0.8, "extra": [HOSTILE]}
+    clean = replace(findings, leakage=checked)
+    assert leakage(clean)[1] == "None leaks." and "Jaccard .80" in leakage(clean)[0]
+    leaky = replace(findings, leakage=checked | {"found": {"near_leaked_query": 3}, "shared_documents": 0})
+    assert leakage(leaky)[1:] == ["Removed before training: 3 near leaked query."]
+    kept = replace(leaky, leakage=dict(leaky.leakage) | {"action": "report"})
+    assert "figures may be too high: 3 near leaked query" in leakage(kept)[1]
+    assert "3 near leaked query" in render(kept) and HOSTILE not in render(kept)

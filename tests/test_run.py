@@ -182,3 +182,10 @@ def test_every_job_has_its_module():
     for job, (module, config_class) in run.JOB_MODULES.items():
         script = (Path(run.__file__).parent / f"{job}.py").read_text(encoding="utf-8")
         assert f'main({config_class}, "{job}", run)' in script and f"from {module} import " in script
+
+
+def test_strict_reaches_the_build(tmp_path: Path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("build: {sources: [{type: jsonl, path: a.jsonl}]}")
+    found = [run.resolve("build", run.flags(["--config", str(path), *flag])).config for flag in ([], ["--strict"])]
+    assert [config.model_dump()["strict"] for config in found] == [False, True]

@@ -41,6 +41,7 @@ class Rows:
     positive_cluster: Ints | None = None  # [n]
     negative_cluster: list[Ints] | None = None
     known_cluster: Ints | None = None
+    share: Floats | None = None  # [n] how often the row is wanted in an epoch, by its source; once where None
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -91,13 +92,15 @@ def rows_from(
     relevant: dict[str, list[str]],
     num_negatives: int | None = None,
     clusters: Mapping[str, str] | None = None,
+    mix: Mapping[str, float] | None = None,
 ) -> Rows:
     """Turn a table of pairs, triplets, judged or labelled rows into rows.
 
     `relevant` maps a query id to every document id known to be relevant to it; at most 64 a row are kept for masks,
     with the documents that have the anchor's own text first: nothing is a negative of itself.
     Where the table has a column `right`, a row whose right is false says of its document only what its score says.
-    `num_negatives` caps the given negatives of a row; `clusters` maps a document id to its near-duplicate cluster.
+    `num_negatives` caps the given negatives of a row; `clusters` maps a document id to its near-duplicate cluster;
+    `mix` says how often an epoch takes the rows of a source.
     Further columns that count: relevance, grades and teacher (of the positive), negatives[].score (the teacher's),
     label, weight.
     """
@@ -119,13 +122,14 @@ def rows_from(
         known=_padded(known),
         label=_ids([str(one) for one in table["label"].to_pylist()]) if "label" in table.column_names else None,
         score=_numbers(_optional(table, "relevance")),
-        weight=_numbers(_optional(table, "weight")),
+        weight=_numbers(_optional(table, "weight"), missing=1.0),
         teacher=_numbers(_optional(table, "teacher")),
         negative_score=_lists(_optional(table, "grades"), negative_ids, 0.0),
         negative_teacher=_lists([[n.get("score") for n in row] for row in given], negative_ids, np.nan),
         positive_cluster=_ids([clusters.get(doc) for doc in positive_ids]) if clusters else None,
         negative_cluster=[_ids([clusters.get(doc) for doc in row]) for row in negative_ids] if clusters else None,
         known_cluster=_padded([[clusters.get(doc) for doc in row] for row in known]) if clusters else None,
+        share=np.array([mix.get(source, 1.0) for source in table["source"].to_pylist()]) if mix else None,
     )
 
 
@@ -173,11 +177,11 @@ def _padded(rows: Sequence[Sequence[str | None]]) -> Ints:
     return padded
 
 
-def _numbers(values: Sequence[float | None] | None) -> Floats | None:
-    """Numbers with NaN for what is missing; None where nothing is there."""
+def _numbers(values: Sequence[float | None] | None, missing: float = np.nan) -> Floats | None:
+    """Numbers with NaN, or another one, for what is missing; None where nothing is there."""
     if values is None or all(value is None for value in values):
         return None
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    return np.array([missing if value is None else value for value in values], dtype=np.float64)
 
 
 def _lists(values: list[Any] | None, like: list[list[str]], default: float) -> list[Floats] | None:
@@ -192,13 +196,31 @@ def _lists(values: list[Any] | None, like: list[list[str]], default: float) -> l
 
 
 def order(rows: Rows, seed: int, epoch: int) -> Ints:
-    """Shuffle row numbers by hash(seed, epoch, row): a fresh order each epoch, the same on every machine."""
+    """Shuffle row numbers by hash(seed, epoch, row): a fresh order each epoch, the same on every machine.
+
+    A row of share s is taken floor((epoch + 1) s + u) - floor(epoch s + u) times, with u in [0, 1) of hash(seed, row):
+    with s = 0.25 every fourth epoch, a fourth of the rows each, with s = 2 twice.
+    """
+    numbers = np.arange(len(rows), dtype=np.int64)
+    place = numbers.astype(np.uint64)
+    if rows.share is not None:
+        start = (_spread(place, f"{seed}/share") >> np.uint64(11)).astype(np.float64) / 2**53
+        times = np.floor((epoch + 1) * rows.share + start) - np.floor(epoch * rows.share + start)
+        numbers = np.repeat(numbers, times.astype(np.int64))
+        first = np.concatenate([[True], numbers[1:] != numbers[:-1]])[: len(numbers)]
+        copy = np.arange(len(numbers)) - np.maximum.accumulate(np.where(first, np.arange(len(numbers)), 0))
+        place = numbers.astype(np.uint64) + (copy.astype(np.uint64) << np.uint64(40))
+    shuffled: Ints = numbers[np.argsort(_spread(place, f"{seed}/{epoch}"), kind="stable")]
+    return shuffled
+
+
+def _spread(values: npt.NDArray[np.uint64], salt: str) -> npt.NDArray[np.uint64]:
+    """Hash 64-bit values: the finaliser of splitmix64."""
     with np.errstate(over="ignore"):
-        x = np.arange(len(rows), dtype=np.uint64) + np.uint64(stable_id(f"{seed}/{epoch}"))
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)  # the finaliser of splitmix64
+        x = values + np.uint64(stable_id(salt))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return np.argsort(x, kind="stable").astype(np.int64)
+        return x ^ (x >> np.uint64(31))
 
 
 @dataclass(frozen=True)

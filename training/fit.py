@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -40,6 +40,9 @@ class TrainConfig(JobConfig):
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
     replay: Replay | None = Field(None, description="another corpus in some of the batches")
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
+    )
     loop: LoopConfig = LoopConfig()
     tuned_share: float = Field(
         1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
@@ -181,7 +184,9 @@ def _resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:
 def _rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, replay: str) -> tuple[Rows, Compose]:
     """Rows of a run, those of the replayed artifact among them, and how their batches are composed."""
     if config.replay is None:
-        return load(config.rows, data, negatives, config.max_negatives, config.max_rows), compose
+        return load(config.rows, data, negatives, config.max_negatives, config.max_rows, config.mix), compose
+    if config.mix:
+        raise UserError("mix: replay already says how often another corpus comes; give one of the two")
     own = sampled(read_table(config.rows, data, negatives), config.max_rows)
     return load_mixed(own, data, config.replay, Artifact.open(replay, "build"), config.max_negatives)
 

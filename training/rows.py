@@ -126,12 +126,23 @@ READERS: dict[Kind, Callable[[Artifact], pa.Table]] = {
 
 
 def load(
-    kinds: list[Kind], data: Artifact, negatives: Artifact | None, max_negatives: int | None, max_rows: int | None
+    kinds: list[Kind],
+    data: Artifact,
+    negatives: Artifact | None,
+    max_negatives: int | None,
+    max_rows: int | None,
+    mix: dict[str, float] | None = None,
 ) -> Rows:
-    """Read rows with every known positive of their queries; `max_rows` keeps a stable sample."""
-    return rows_from(
-        sampled(read_table(kinds, data, negatives), max_rows), relevant(data), max_negatives, clusters(data)
-    )
+    """Read rows with every known positive of their queries; `max_rows` keeps a stable sample.
+
+    Raises UserError where `mix` names a source that gave no row.
+    """
+    table = read_table(kinds, data, negatives)
+    sources = sorted(set(table["source"].to_pylist()))
+    for name in mix or ():
+        if name not in sources:
+            raise UserError(f"mix: no training row is of source '{name}'; there are {', '.join(sources)}")
+    return rows_from(sampled(table, max_rows), relevant(data), max_negatives, clusters(data), mix)
 
 
 def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:

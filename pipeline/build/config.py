@@ -1,13 +1,23 @@
 """The recipe of a build."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from pipeline.config import JobConfig
 from pipeline.files import join
+from pipeline.leaks import LeakConfig
+from pipeline.minhash import NearConfig
 from pipeline.pairs import PairConfig
 from pipeline.read import Source
 from pipeline.splits import SplitConfig
 from pipeline.triplets import TripletConfig
+
+
+class DecontaminateConfig(LeakConfig):
+    """Training rows that say what an evaluation asks, of this run or of another set."""
+
+    extra: list[Source] = Field(default=[], description="further sets whose queries and labelled pairs count as asked")
 
 
 class BuildConfig(JobConfig):
@@ -21,6 +31,13 @@ class BuildConfig(JobConfig):
     max_chars: int = Field(default=20_000, ge=16, description="longer texts are cut")
     pairs: PairConfig = PairConfig()
     triplets: TripletConfig = TripletConfig()
+    near_duplicates: NearConfig | None = Field(
+        default=None,
+        description="cluster near duplicates (corpus.cluster_id, which masks and mining know), for example "
+        "{threshold: 0.8}; off by default, since sketching every text takes about as long as all the rest of a build",
+    )
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    strict: bool = Field(default=False, description="refuse to go on when training rows say what an evaluation asks")
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="refuse a file with more unusable rows than this share"
     )
@@ -28,6 +45,21 @@ class BuildConfig(JobConfig):
     buckets: int | None = Field(
         default=None, ge=1, le=4096, description="pieces in which rows are joined; from the input's size"
     )
+
+    @model_validator(mode="after")
+    def _check_clusters(self) -> "BuildConfig":
+        if self.split.by == "cluster" and self.near_duplicates is None:
+            raise ValueError("split.by: cluster needs near_duplicates, for example near_duplicates: {threshold: 0.8}")
+        return self
+
+    @property
+    def every_source(self) -> list[Source]:
+        """Sources of the build, then those of the extra sets."""
+        return [*self.sources, *(self.decontaminate.extra if self.decontaminate.action != "off" else [])]
+
+    def digested(self) -> dict[str, Any]:
+        """Leave out whether the result is acceptable: it is the same result."""
+        return {key: value for key, value in super().digested().items() if key != "strict"}
 
     @property
     def place(self) -> str:

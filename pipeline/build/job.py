@@ -31,13 +31,14 @@ def run(config: BuildConfig) -> Artifact:
     """
     blocks = [
         block
-        for index, source in enumerate(config.sources)
+        for index, source in enumerate(config.every_source)
         for block in source.blocks(config.root, index, config.block_bytes)
     ]
     draft = begin(
         config.place, "build", config.digested(), _fingerprints(config), overwrite=config.overwrite, keep=True
     )
     if isinstance(draft, Artifact):
+        _judge(config, draft.manifest.notes)
         say(f"build: already done: {config.place}")
         return draft
     size = sum(block.size for block in blocks)
@@ -49,7 +50,7 @@ def run(config: BuildConfig) -> Artifact:
 
 
 def _fingerprints(config: BuildConfig) -> dict[str, str]:
-    paths = {shown: path for source in config.sources for shown, path in source.inputs(config.root).items()}
+    paths = {shown: path for source in config.every_source for shown, path in source.inputs(config.root).items()}
     return {shown: fingerprint_file(path) for shown, path in sorted(paths.items())}
 
 
@@ -79,8 +80,9 @@ def _check_read(steps: Steps, tallies: list[Tally]) -> Tally:
         lines[block.path] += tally.rows
         rows[block.path] += tally.counts["rows"]
         bad[block.path] += sum(tally.dropped[reason] for reason in _UNUSABLE)
-        label = steps.config.sources[block.source].label
-        total.counts.update({f"source {label} {name}": count for name, count in tally.counts.items()})
+        label = steps.config.every_source[block.source].label
+        kind = "source" if block.source < len(steps.config.sources) else "extra"
+        total.counts.update({f"{kind} {label} {name}": count for name, count in tally.counts.items()})
         total.add(tally)
     for path, count in bad.items():
         if count > steps.config.max_bad_share * rows[path]:
@@ -98,13 +100,17 @@ def _finish(steps: Steps, total: Tally) -> Artifact:
         raise UserError(
             f"no usable document in {_named(steps.config)}: {counts['rows']:,} rows read, dropped {dropped}"
         )
+    notes = _notes(steps.config, total)
+    _judge(steps.config, notes)
     fs, staging = filesystem(steps.exchange.path)
     fs.rm(staging, recursive=True)
     steps.draft.drop(total.dropped)
-    artifact = steps.draft.finish(WRITTEN, **_notes(total))
+    artifact = steps.draft.finish(WRITTEN, **notes)
     tables = ", ".join(f"{name} {artifact.rows(name):,}" for name in WRITTEN if artifact.has(name))
     say(f"build: rows: {tables}")
     say(f"build: dropped: {dropped}")
+    if notes["leakage"]:
+        say(f"build: leakage: {_told(notes['leakage'])}")
     for reason, examples in sorted(total.examples.items()):
         say(f"build: {reason}: {examples[0]}")
     say(f"build: done: {place}")
@@ -117,12 +123,43 @@ def _named(config: BuildConfig) -> str:
     return ", ".join(map(str, places))
 
 
-def _notes(total: Tally) -> dict[str, Any]:
-    """Return what the manifest says beside tables and drops: rows by source and by split, first offenders, counts."""
+def _judge(config: BuildConfig, notes: dict[str, Any]) -> None:
+    """Refuse a result that leaks where the recipe is strict."""
+    found = notes["leakage"].get("found") if notes.get("leakage") else None
+    if config.strict and not notes.get("leakage"):
+        raise UserError("strict: leaks were not looked for; leave `decontaminate: {action: off}` out")
+    if config.strict and found:
+        first = notes["examples"].get(next(iter(found)), ["no example"])[0]
+        raise UserError(f"strict: {_told(notes['leakage'])}; first: {first}; mend the sources or leave --strict out")
+
+
+def _told(leakage: dict[str, Any]) -> str:
+    asked = f"{leakage['queries']:,} held-out queries and {leakage['labelled_pairs']:,} labelled pairs"
+    found = ", ".join(f"{count:,} {reason}" for reason, count in leakage["found"].items()) or "none leaks"
+    done = f"; {'removed' if leakage['action'] == 'remove' else 'kept'}" if leakage["found"] else ""
+    return f"{leakage['checked']:,} training rows beside {asked}: {found}{done}"
+
+
+def _leakage(config: BuildConfig, counts: Counter[str]) -> dict[str, Any]:
+    """Return what was checked and found; nothing where leaks were not looked for."""
+    settings = config.decontaminate
+    if settings.action == "off":
+        return {}
+    named = {name.removeprefix("leakage "): n for name, n in sorted(counts.items()) if name.startswith("leakage ")}
+    found = {name.removeprefix("found "): n for name, n in named.items() if name.startswith("found ")}
+    sums = {name: named.get(name, 0) for name in ("checked", "queries", "labelled_pairs", "shared_documents")}
+    extra = [source.label for source in settings.extra]
+    how = {"action": settings.action, "near": settings.near, "threshold": settings.threshold, "extra": extra}
+    return {**sums, "found": found, **how}
+
+
+def _notes(config: BuildConfig, total: Tally) -> dict[str, Any]:
+    """Return what the manifest says beside tables and drops: rows by source and split, offenders, counts, leaks."""
     notes: dict[str, Any] = {
         "sources": {},
         "splits": {},
         "counts": {},
+        "leakage": _leakage(config, total.counts),
         "examples": dict(sorted(total.examples.items())),
     }
     for name, count in sorted(total.counts.items()):

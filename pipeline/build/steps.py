@@ -4,19 +4,28 @@ Ids, texts, judgments by query, judgments by document, queries with all they nee
 a pure function of `dedup`, `pairs` or `triplets` between reading and writing.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artifact import Draft
+from pipeline.build.checks import SIDES, CheckSteps, publish
 from pipeline.build.config import BuildConfig
+from pipeline.build.near import NearSteps
+from pipeline.build.units import UnitSteps
 from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
 from pipeline.exchange import Exchange
+from pipeline.files import join
+from pipeline.lookalikes import DOCUMENTS, PAIRS, SHARD_BYTES, lookalikes
 from pipeline.pairs import (
     ASKED,
     MATCHED,
+    Judged,
     body_pairs,
+    in_units,
     join_documents,
     join_queries,
     judge,
@@ -26,6 +35,7 @@ from pipeline.pairs import (
 )
 from pipeline.read import Limits, stage
 from pipeline.schema import TABLES
+from pipeline.similar import KEYED, keyed, partners, settled
 from pipeline.sources.record import SCHEMAS, Block
 from pipeline.splits import SplitConfig
 from pipeline.tally import Tally
@@ -48,7 +58,9 @@ class Steps:
         """Stage the records of one block."""
         block = self.blocks[index]
         limits = Limits(self.config.min_chars, self.config.max_chars)
-        return stage(self.config.sources[block.source], block, limits, self.exchange, f"{index:06d}")
+        asked = block.source >= len(self.config.sources)
+        exchange = self._checks.extra if asked else self.exchange
+        return stage(self.config.every_source[block.source], block, limits, exchange, f"{index:06d}")
 
     def ids(self, bucket: int) -> Tally:
         """Keep one row an id, and go on by text."""
@@ -57,7 +69,9 @@ class Steps:
             rows = unique_ids(self.exchange.read(kind, bucket, SCHEMAS[kind]), noun, tally)
             self.exchange.write(f"unique_{kind}", _part(bucket), rows, by="key")
         rows = unique_labelled(self.exchange.read("labelled", bucket, SCHEMAS["labelled"]), tally)
-        self._write("labelled", _labelled(rows, self.config.split), bucket, tally)
+        labelled = _labelled(rows, self.config.split)
+        self._checks.ask_labelled(labelled, _part(bucket))
+        self._write("labelled", labelled, bucket, tally)
         return tally
 
     def texts(self, bucket: int) -> Tally:
@@ -79,17 +93,23 @@ class Steps:
     def documents(self, bucket: int) -> Tally:
         """Join judgments with documents; write the corpus, and stage the catalogue's products."""
         tally, config = Tally(), self.config
-        documents, asked = self._entries("documents", bucket), self.exchange.read("asked", bucket, ASKED)
+        documents = self._clustered(self._entries("documents", bucket))
+        asked = self.exchange.read("asked", bucket, ASKED)
         grade = asked["relevance"].to_numpy()
         need_text = grade >= config.pairs.min_relevance
         if config.triplets.judged:
             need_text |= grade <= 0
-        matched = join_documents(asked, documents, need_text, tally)
+        matched = join_documents(asked, documents, need_text, config.pairs, tally)
         self.exchange.write("matched", _part(bucket), matched, by="query_id")
-        kept = tagged(kept_only(documents), asked)
+        kept = in_units(tagged(kept_only(documents), asked), self._units())
         self._write("corpus", _corpus(kept), bucket, tally)
         if config.pairs.title_description:
             self._write("pairs", title_pairs(kept, config.split), f"title-{bucket:05d}", tally)
+        if config.pairs.similar.by:
+            self.exchange.write("keyed", _part(bucket), keyed(kept, config.pairs.similar, config.split), by="key")
+        if config.triplets.lexical:
+            indexed = kept.rename_columns(["doc_id" if name == "id" else name for name in kept.column_names])
+            self._lexical.write("lexical", _part(bucket), indexed.select(DOCUMENTS.names), by="doc_id")
         if config.triplets.negatives:
             members, pool = draw(kept, config.triplets, config.split)
             self.exchange.write("members", _part(bucket), members, by="parent")
@@ -102,13 +122,16 @@ class Steps:
         matched = self.exchange.read("matched", bucket, MATCHED)
         unjudged = {source.label: source.unjudged for source in config.sources}
         queries = kept_only(self._entries("queries", bucket))
-        judged = judge(queries, matched, config.split, unjudged, tally)
+        judged = judge(queries, matched, config.split, unjudged, self._units(), tally)
         pairs = positives(judged, config.pairs, tally)
+        self._checks.ask_judged(judged, config.pairs.min_relevance, _part(bucket))
         self._write("queries", judged.queries.select(TABLES["queries"].names), bucket, tally)
         self._write("qrels", judged.judgments.select(TABLES["qrels"].names), bucket, tally)
         self._write("pairs", pairs, bucket, tally)
         if config.pairs.title_body:
             self._write("pairs", body_pairs(judged, pairs), f"body-{bucket:05d}", tally)
+        if config.triplets.lexical:
+            self._lexical.write("answered", _part(bucket), self._answered(pairs, judged), by="anchor_id")
         if config.triplets.judged:
             triplets = judged_triplets(pairs, judged.judgments, config.triplets)
             self._write("triplets", triplets, f"judged-{bucket:05d}", tally)
@@ -121,6 +144,31 @@ class Steps:
         self._write("triplets", catalogue(members, pool, self.config.triplets, tally), bucket, tally)
         return tally
 
+    def similar(self, bucket: int) -> Tally:
+        """Pair the products of a bucket of keys, and go on by anchor."""
+        tally, config = Tally(), self.config.pairs.similar
+        found = partners(self.exchange.read("keyed", bucket, KEYED), config, tally)
+        self.exchange.write("similar", _part(bucket), found, by="anchor_id")
+        return tally
+
+    def settle(self, bucket: int) -> Tally:
+        """Write the pairs of products that belong together, each once."""
+        tally = Tally()
+        found = settled(self.exchange.read("similar", bucket, TABLES["pairs"]), self.config.pairs.similar)
+        self._write("pairs", found, f"similar-{bucket:05d}", tally)
+        return tally
+
+    def lookalikes(self, bucket: int) -> Tally:
+        """Write triplets with lexical negatives; shards are dealt over the buckets."""
+        tally, exchange = Tally(), self._lexical
+        parts = [TABLES["triplets"].empty_table()]
+        for shard in range(bucket, exchange.buckets, self.exchange.buckets):
+            pairs, documents = exchange.read("answered", shard, PAIRS), exchange.read("lexical", shard, DOCUMENTS)
+            assert self.config.triplets.lexical is not None
+            parts.append(lookalikes(pairs, documents, self.config.triplets.lexical, tally))
+        self._write("triplets", pa.concat_tables(parts), f"lexical-{bucket:05d}", tally)
+        return tally
+
     def join(self, bucket: int) -> Tally:
         """All steps after reading, one after the other: right when there is one bucket."""
         total = Tally()
@@ -130,7 +178,62 @@ class Steps:
 
     def after_reading(self) -> list[Callable[[int], Tally]]:
         """Steps in order; each needs all buckets of the one before."""
-        return [self.ids, self.texts, self.queries, self.documents, self.judgments, self.catalogue]
+        near, units, checks = self._near, self._by_cluster, self._checks
+        return [
+            self.ids,
+            self.texts,
+            *(near.steps() if near else []),
+            self.queries,
+            *([units.of_documents, units.of_queries, units.settle] if units else []),
+            self.documents,
+            self.judgments,
+            self.catalogue,
+            *([self.similar, self.settle] if self.config.pairs.similar.by else []),
+            *([self.lookalikes] if self.config.triplets.lexical else []),
+            *([checks.extras, checks.check] if checks.on else []),
+        ]
+
+    @property
+    def _near(self) -> NearSteps | None:
+        return NearSteps(self.config.near_duplicates, self.exchange) if self.config.near_duplicates else None
+
+    @property
+    def _by_cluster(self) -> UnitSteps | None:
+        return UnitSteps(self._near, self.exchange) if self._near and self.config.split.by == "cluster" else None
+
+    @property
+    def _checks(self) -> CheckSteps:
+        config = self.config.decontaminate
+        return CheckSteps(config, self.draft, self.exchange, [source.label for source in config.extra])
+
+    @property
+    def _lexical(self) -> Exchange:
+        """Shards of the corpus, as many whatever the buckets."""
+        config, size = self.config.triplets.lexical, sum(block.size for block in self.blocks)
+        shards = (config.shards if config else None) or max(1, math.ceil(size / SHARD_BYTES))
+        return Exchange(join(self.exchange.path, "shards"), shards)
+
+    def _answered(self, pairs: pa.Table, judged: Judged) -> pa.Table:
+        """Training pairs with what is known to be right for their query: documents, and clusters of these."""
+        right = judged.judgments.filter(pc.greater(judged.judgments["relevance"], 0))
+        known: dict[str, list[str]] = {}
+        clusters = self._near.cluster_of("documents", right["doc_id"]).to_pylist() if self._near else right["doc_id"]
+        for query, *names in zip(right["query_id"].to_pylist(), right["doc_id"].to_pylist(), clusters, strict=True):
+            known.setdefault(query, []).extend(str(name) for name in names if name is not None)
+        pairs = pairs.filter(pc.equal(pairs["split"], "train"))
+        return pairs.append_column(PAIRS.field("known"), [[known[name] for name in pairs["anchor_id"].to_pylist()]])
+
+    def _units(self) -> dict[str, str]:
+        return self._by_cluster.read() if self._by_cluster else {}
+
+    def _clustered(self, documents: pa.Table) -> pa.Table:
+        """Documents with their cluster, which is also their group where splits follow clusters and none is given."""
+        none = pa.nulls(documents.num_rows, pa.string())
+        clusters = self._near.cluster_of("documents", documents["kept"]) if self._near else none
+        if self._by_cluster:
+            at = documents.schema.get_field_index("group")
+            documents = documents.set_column(at, "group", pc.coalesce(documents["group"].combine_chunks(), clusters))
+        return documents.append_column("cluster", clusters)
 
     @property
     def _pool(self) -> Exchange:
@@ -140,12 +243,11 @@ class Steps:
         return self.exchange.read(f"entries_{kind}", bucket, entries(SCHEMAS[kind])).combine_chunks()
 
     def _write(self, table: str, rows: pa.Table, part: int | str, tally: Tally) -> None:
-        if rows.num_rows == 0:
-            return
-        self.draft.write(table, rows, part)
-        tally.counts[f"table {table}"] += rows.num_rows
-        if "split" in rows.column_names:
-            tally.counts.update(f"split {table} {split}" for split in rows["split"].to_pylist())
+        name = f"part-{part:05d}" if isinstance(part, int) else part
+        if self._checks.on and table in SIDES:
+            self._checks.hold(table, rows, name)
+        else:
+            publish(self.draft, table, rows, name, tally)
 
 
 def _part(bucket: int) -> str:
@@ -153,10 +255,9 @@ def _part(bucket: int) -> str:
 
 
 def _corpus(kept: pa.Table) -> pa.Table:
-    """Rows of table `corpus`; near-duplicate clusters are another step's."""
-    none = pa.nulls(kept.num_rows, pa.string())
+    """Rows of table `corpus`."""
     columns = {name: kept[name] for name in ("title", "text", "category", "tags", "source")}
-    return pa.table({"doc_id": kept["id"], **columns, "cluster_id": none}, schema=TABLES["corpus"])
+    return pa.table({"doc_id": kept["id"], **columns, "cluster_id": kept["cluster"]}, schema=TABLES["corpus"])
 
 
 def _labelled(rows: pa.Table, splits: SplitConfig) -> pa.Table:
@@ -164,6 +265,5 @@ def _labelled(rows: pa.Table, splits: SplitConfig) -> pa.Table:
     ids = {side: [f"l-{key(text).hex()[:16]}" for text in rows[side].to_pylist()] for side in ("left", "right")}
     split = [s or splits.assign(left) for s, left in zip(rows["split"].to_pylist(), ids["left"], strict=True)]
     columns = {name: rows[name] for name in ("left", "right", "score", "source")}
-    return pa.table({"left_id": ids["left"], "right_id": ids["right"], "split": split, **columns}).select(
-        TABLES["labelled"].names
-    )
+    named = {"left_id": ids["left"], "right_id": ids["right"], "split": split, **columns}
+    return pa.table({name: named[name] for name in TABLES["labelled"].names}, schema=TABLES["labelled"])

@@ -65,6 +65,7 @@ def tell(
         skipped=measured.questions.skipped,
         tables={name: table.rows for name, table in manifest.tables.items()},
         dropped=manifest.dropped,
+        leakage=manifest.notes.get("leakage") or {},
         data={"data": data.path, "data fingerprint": manifest.fingerprint, "data made": manifest.created},
         environment=environment(),
         command=command,

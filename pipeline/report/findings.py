@@ -67,6 +67,7 @@ class Findings:
     skipped: Mapping[str, int] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    leakage: Mapping[str, Any] = field(default_factory=dict)  # the manifest's; empty where it was not looked for
     data: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     command: str = ""

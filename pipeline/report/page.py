@@ -10,7 +10,7 @@ from pipeline.report.examples import example_section
 from pipeline.report.findings import Findings
 from pipeline.report.guards import kept_remarks, kept_rows
 from pipeline.report.plots import histograms, loss_curve, metric_curves, span_of
-from pipeline.report.wording import count, decimal, headline, metric_name, p_value, reason, remarks, signed
+from pipeline.report.wording import count, decimal, headline, leakage, metric_name, p_value, reason, remarks, signed
 
 _EXTRA = ("triplet_accuracy", "mean_margin", "spearman", "average_precision")
 
@@ -172,7 +172,9 @@ def _data(findings: Findings) -> str:
     parts = [_pairs("Table", "Rows", {k: count(v) for k, v in findings.tables.items()})]
     lost = {reason(k): count(v) for k, v in {**findings.dropped, **findings.skipped}.items()}
     parts.append(_pairs("Left out", "Rows", lost) if lost else '<p class="note">No row was left out.</p>')
-    return section("Data", '<div class="pair">' + "".join(f"<div>{part}</div>" for part in parts) + "</div>")
+    tables = '<div class="pair">' + "".join(f"<div>{part}</div>" for part in parts) + "</div>"
+    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in leakage(findings))
+    return section("Data and leakage", tables, f"<ul>{told}</ul>")
 
 
 def _pairs(left: str, right: str, rows: Mapping[str, str]) -> str:
@@ -183,7 +185,7 @@ def _method(findings: Findings) -> str:
     lines = [
         "Retrieval metrics are trec_eval's own code. nDCG takes the gain 2^grade - 1.",
         "Equal scores rank in the order of the corpus.",
-        "Queries without a relevant document are skipped and counted under Data.",
+        "Queries without a relevant document are skipped and counted under Data and leakage.",
         "A relevant document that was never judged counts as not relevant, so figures are lower bounds.",
     ]
     if any("triplet_accuracy" in figures for figures in findings.figures.values()):

@@ -81,6 +81,30 @@ def remarks(findings: Findings) -> list[str]:
     return said
 
 
+def leakage(findings: Findings) -> list[str]:
+    """Say whether training rows say what an evaluation asks, and what was done about it."""
+    checked = findings.leakage
+    if not checked:
+        return ["Nobody looked whether training rows repeat what is asked here."]
+    asked = f"{count(checked['queries'])} held-out queries"
+    if checked["labelled_pairs"]:
+        asked += f" and {count(checked['labelled_pairs'])} held-out labelled pairs"
+    of = f", those of {', '.join(checked['extra'])} among them" if checked["extra"] else ""
+    near = f"equal or near (Jaccard {decimal(checked['threshold'], 2)} and above)" if checked["near"] else "equal"
+    said = [f"{count(checked['checked'])} training rows were compared with {asked}{of}: {near} texts are leaks."]
+    found = ", ".join(f"{count(rows)} {reason(name)}" for name, rows in checked["found"].items())
+    if not found:
+        said.append("None leaks.")
+    elif checked["action"] == "remove":
+        said.append(f"Removed before training: {found}.")
+    else:
+        said.append(f"Still in the training data, so figures may be too high: {found}.")
+    if checked["shared_documents"]:
+        shared = count(checked["shared_documents"])
+        said.append(f"{shared} training rows have a positive that also answers a held-out query, as a corpus allows.")
+    return said
+
+
 def _figure(findings: Findings, metric: str, alone: bool, named: bool) -> str:
     ours, theirs = findings.figures[findings.subject][metric], findings.figures[findings.baseline].get(metric)
     who = f"{findings.subject} reaches " if named else ""
