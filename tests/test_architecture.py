@@ -37,8 +37,8 @@ FLOORS: dict[float, str] = {
     3.4: "pipeline.evaluate.outputs pipeline.evaluate.story",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
-    4.0: "training.batches training.gather training.card training.optimizer",
-    4.1: "training.validation training.meter",
+    4.0: "training.guide training.gather training.card training.optimizer",
+    4.1: "training.batches training.validation training.meter",
     4.2: "training.rows",
     5.0: "training.losses.objective training.losses.tiled training.gradcache",
     5.1: "training.losses.masks training.losses.distance training.losses.lists",

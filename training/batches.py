@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from training.guide import Guide
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -41,6 +43,7 @@ class Rows:
     positive_cluster: Ints | None = None  # [n]
     negative_cluster: list[Ints] | None = None
     known_cluster: Ints | None = None
+    guide: Guide | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -73,6 +76,7 @@ class Rows:
                 kind = np.int64 if name in ("negative.id", "negative.cluster") else np.float64
                 found[name] = _bits(np.concatenate([np.zeros(0, kind), *(rows[row] for row in mine)]))
         counts = [len(self.negatives[row]) for row in mine]
+        found |= self.guide.beside(mine) if self.guide else {}
         return found | {"negative.row": np.repeat(np.arange(len(mine), dtype=np.int64), counts)}
 
 

@@ -15,13 +15,13 @@ from pipeline.config import JobConfig, validate
 from pipeline.console import say
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from training import card
+from training import card, guide
 from training.checkpoint import load_weights
 from training.keeper import Follow, MetricsFile, RayKeeper
 from training.loop import Embed, Loop, LoopConfig
 from training.losses.infonce import InfoNCE
 from training.losses.union import Loss, check
-from training.rows import Kind, ValidationConfig, load, load_validation, read_table
+from training.rows import Kind, ValidationConfig, guided, load, load_validation, read_table
 
 T = TypeVar("T")
 
@@ -35,6 +35,7 @@ class TrainConfig(JobConfig):
     encoder: EncoderConfig = EncoderConfig()
     loss: Loss = InfoNCE()
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
+    guide: guide.GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
     loop: LoopConfig = LoopConfig()
@@ -63,7 +64,7 @@ def run(config: TrainConfig) -> str:
 
     A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
     """
-    check(config.loss, config.rows)
+    check(config.loss, config.rows, guided=config.guide is not None)
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
@@ -71,6 +72,7 @@ def run(config: TrainConfig) -> str:
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:
         inputs["negatives"] = negatives.manifest.fingerprint
+    inputs |= {name: one.manifest.fingerprint for name, one in guide.opened(config.guide).items()}
     draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
@@ -175,6 +177,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
     rows = load(config.rows, data, negatives, config.max_negatives, config.max_rows)
+    if config.guide:
+        rows = guided(rows, guide.opened(config.guide))
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)

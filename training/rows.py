@@ -1,6 +1,7 @@
 """Training rows and the validation sample of a run, read from its artifacts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from pipeline.artifact import Artifact
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.schema import TABLES
-from training import validation
+from training import guide, validation
 from training.batches import Rows, rows_from, stable_id
 
 Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]
@@ -137,6 +138,11 @@ def load(
         ]
         table = table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
     return rows_from(table, relevant(data), max_negatives, clusters(data))
+
+
+def guided(rows: Rows, found: dict[str, Artifact]) -> Rows:
+    """Rows with the vectors that a guide has for their texts."""
+    return replace(rows, guide=guide.load(found, rows.query_id, rows.positive_id, rows.negative_id))
 
 
 def relevant(data: Artifact) -> dict[str, list[str]]:
