@@ -47,8 +47,9 @@ class State:
     def write(self, folder: Path) -> None:
         """Write the three files; the state last."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.module.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        still = frozen(self.module)
+        weights = {name: tensor for name, tensor in self.module.state_dict().items() if name not in still}
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS)
         torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
         (folder / STATE).write_text(json.dumps(asdict(self.progress)), encoding="utf-8")
 
@@ -65,6 +66,11 @@ class State:
         return progress
 
 
+def frozen(module: nn.Module) -> set[str]:
+    """Names of parameters that do not train: checkpoints leave them out, the base has them."""
+    return {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
+
+
 def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
     """Load a checkpoint into a module of the same shape; below 1, `share` of it and the rest of what the module held.
 
@@ -78,4 +84,7 @@ def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
             name: held[name].lerp(tensor, share) if tensor.is_floating_point() else tensor
             for name, tensor in found.items()
         }
-    module.load_state_dict(found)
+    lacking = module.load_state_dict(found, strict=False)
+    wrong = [*lacking.unexpected_keys, *(set(lacking.missing_keys) - frozen(module))]
+    if wrong:
+        raise UserError(f"checkpoint {folder}: is of another model; '{min(wrong)}' is in one of the two alone")

@@ -252,8 +252,8 @@ def _checkpoint(transformer: Any) -> None:
 
 
 def _set_dropout(module: nn.Module, share: float) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Dropout) and "lora_dropout" not in name:
             part.p = share
         if isinstance(getattr(part, "dropout_prob", None), float):
             setattr(part, "dropout_prob", share)  # noqa: B010  attention keeps its own copy
