@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline import artifact, engine, files
 from pipeline.artifact import Artifact
+from pipeline.attention import PACKED
 from pipeline.config import JobConfig, validate
 from pipeline.console import say
 from pipeline.encoder import Encoder, EncoderConfig
@@ -51,8 +52,8 @@ class TrainConfig(JobConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainConfig":
-        if self.encoder.attention == "varlen" and self.loop.dropout != 0:
-            raise ValueError("attention varlen has no dropout; set loop.dropout 0.0 or choose another attention")
+        if self.loop.compile and self.encoder.attention in PACKED:
+            raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
         return self
 
     @property
@@ -196,7 +197,9 @@ def train_worker(settings: dict[str, Any]) -> None:
         rows = guided(rows, opened(config.guide))
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
-    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)
+    encoder = Encoder.load(
+        config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=not config.loop.compile
+    )
     if config.lora:
         attach(encoder, config.lora, config.loop.seed)
     loop = Loop(encoder, config.loss, rows, config.loop)

@@ -90,6 +90,10 @@ class Loop:
             _set_dropout(encoder, config.dropout)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
+        if config.compile and encoder.packed:
+            raise UserError(
+                "loop.compile: packed texts have other shapes each step; set encoder.attention sdpa or eager"
+            )
         if config.compile:
             compile_calls(encoder.transformer, encoder.device.type)
         self.told = told if config.compile else nullcontext
