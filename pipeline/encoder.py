@@ -7,7 +7,7 @@ Hugging Face encoder), so that training, mining, embedding and evaluation cannot
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import chunks, modeldir, packing
+from pipeline.attention import Attention, choose, pack
 from pipeline.config import Config
 from pipeline.files import store_folder
 
@@ -34,6 +35,7 @@ class EncoderConfig(Config):
     prompts: dict[str, str] | None = Field(None, description="text put before a query or document")
     layers: int | None = Field(None, ge=1, description="keep only the first transformer layers")
     dtype: Dtype = Field("auto", description="compute precision; auto: bfloat16 where the hardware has it")
+    attention: Attention = Field("auto", description="varlen and flash_attention_2 compute no padding")
     token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
 
@@ -76,13 +78,14 @@ class Encoder(nn.Module):
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         dtype = compute_dtype(config.dtype, place)
+        chosen = choose(config.attention, place, dtype, to_train=to_train)
         folder = modeldir.find(config.model)
         layout = modeldir.read_layout(folder)
         tokenizer, transformer = modeldir.load_parts(
             folder,
             layout["transformer"],
             config.layers,
-            attention="eager" if to_train and place == "cpu" else None,
+            attention=chosen,
             trust_remote_code=config.trust_remote_code,
         )
         transformer = transformer.to(device=place, dtype=dtype).eval()
@@ -100,7 +103,7 @@ class Encoder(nn.Module):
             identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
             | {"dtype": str(dtype).removeprefix("torch.")},
         )
-        encoder.packed = to_train and place == "cpu" and packing.enable(transformer)
+        encoder.packed = pack(config.attention, transformer, place, to_train=to_train)
         return encoder
 
     @property
@@ -199,25 +202,27 @@ class Encoder(nn.Module):
         self.train(was_training)
         return np.ascontiguousarray(vectors.float().cpu().numpy())
 
-    def save(self, path: str | Path, card: str | None = None) -> None:
+    def save(self, path: str | Path, card: str | None = None, beside: Mapping[str, bytes] | None = None) -> None:
         """Write a directory that `SentenceTransformer(path)` loads unchanged: float32 safetensors, and a model card.
+
+        `beside` are further files below it.
 
         A remote path gets the files once they are all written; a local one by renaming a finished directory.
         """
         if "://" in str(path):
             with tempfile.TemporaryDirectory() as folder:
-                self._write(Path(folder), card)
+                self._write(Path(folder), card, beside or {})
                 store_folder(folder, str(path))
             return
         target = Path(path)
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        self._write(partial, card)
+        self._write(partial, card, beside or {})
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
 
-    def _write(self, folder: Path, card: str | None) -> None:
+    def _write(self, folder: Path, card: str | None, beside: Mapping[str, bytes]) -> None:
         dtype = next(self.transformer.parameters()).dtype
         self.transformer.float().save_pretrained(folder, safe_serialization=True)
         self.transformer.to(dtype)
@@ -236,6 +241,9 @@ class Encoder(nn.Module):
             file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         if card:
             (folder / "README.md").write_text(card, encoding="utf-8")
+        for name, held in beside.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(held)
 
 
 def pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:

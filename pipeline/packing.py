@@ -61,6 +61,13 @@ class Packing:
         """Text of each token, [T]."""
         return torch.repeat_interleave(torch.arange(len(self.lengths), device=self.lengths.device), self.lengths)
 
+    @property
+    def ends(self) -> dict[str, Any]:
+        """Where texts end, as the kernels for texts of many lengths take it."""
+        ends = nn.functional.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
+        longest = int(self.lengths[0])
+        return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
 
 def _group(lengths: "np.ndarray[Any, Any]", device: torch.device) -> Group:
     rows, longest = len(lengths), int(lengths[0])
@@ -72,11 +79,16 @@ def _group(lengths: "np.ndarray[Any, Any]", device: torch.device) -> Group:
     return Group(rows, longest, int(lengths.sum()), at, torch.from_numpy(bias).to(device))
 
 
+def known(transformer: Any) -> bool:
+    """Whether positions and masks of this architecture are known, so that it can take packed texts."""
+    return transformer.config.model_type in _FIRST_POSITION and not getattr(transformer.config, "is_decoder", False)
+
+
 def enable(transformer: Any) -> bool:
     """Let a transformer take packed texts; False for an architecture whose positions or masks this does not know."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if transformer.config.model_type not in _FIRST_POSITION or getattr(transformer.config, "is_decoder", False):
+    if not known(transformer):
         return False
     ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
     transformer.set_attn_implementation(NAME)
@@ -88,7 +100,8 @@ def states(transformer: Any, ids: Tensor, packing: Packing, **extra: Tensor) -> 
     config = transformer.config
     first = _FIRST_POSITION[config.model_type] * (1 + int(config.pad_token_id or 0))
     positions = (packing.positions + first).unsqueeze(0)
-    found = transformer(input_ids=ids.unsqueeze(0), position_ids=positions, groups=packing.groups, **extra)
+    where = {"groups": packing.groups} if config._attn_implementation == NAME else packing.ends
+    found = transformer(input_ids=ids.unsqueeze(0), position_ids=positions, **where, **extra)
     return found.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
 
 

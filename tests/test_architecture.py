@@ -24,6 +24,7 @@ FLOORS: dict[float, str] = {
     1.0: "pipeline.files pipeline.engine",
     1.1: "pipeline.artifact",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
+    1.25: "pipeline.attention",
     1.3: "pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
     1.4: "pipeline.sources.*",
     1.5: "pipeline.sources.beir",
@@ -40,8 +41,9 @@ FLOORS: dict[float, str] = {
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
-    4.0: "training.batches training.gather training.card training.optimizer training.average training.frozen",
-    4.1: "training.validation training.meter",
+    4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "
+    "training.average training.frozen",
+    4.1: "training.batches training.validation training.meter",
     4.2: "training.rows",
     4.3: "training.replay",
     5.0: "training.losses.objective training.losses.tiled training.gradcache",

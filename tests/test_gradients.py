@@ -12,11 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.ranks import run_ranks
 from training.gather import gather, world
 from training.gradcache import Cached, Plain
-from training.losses.masks import MaskConfig, document_mask, query_mask
-from training.losses.objective import FLOATS, GATHERED, Batch
+from training.losses.masks import Limit, MaskConfig, document_mask, query_mask
+from training.losses.objective import FLOATS, GATHERED, HALVES, Batch
 from training.losses.union import Loss
 
 ROWS, DIM, STEP, PROGRESS = 12, 8, 3, 0.4
+MARGIN = 0.05
 GIVEN = [2, 0, 1, 3, 2, 1, 2, 0, 3, 1, 2, 2]  # negatives of each row
 SPLITS = {
     "equal": {1: [12], 2: [6, 6], 3: [4, 4, 4], 4: [3, 3, 3, 3]},
@@ -42,6 +43,14 @@ SETTINGS = {
     "infonce all hardness": {"type": "infonce", "hardness": "all", "learn_temperature": True},
     "infonce margin": {"type": "infonce", "mask": {"margin": 0.05}},
     "infonce teacher": {"type": "infonce", "mask": {"teacher_margin": 0.1}},
+    "infonce guide": {
+        "type": "infonce",
+        "directions": EVERY[:2],
+        "partition": "per_direction",
+        "mask": {"guide_margin": 0.1},
+    },
+    "infonce gte guide tiled": {**GTE, "tile": 5, "mask": {"guide_margin": 0.2, "guide_relative": True}},
+    "infonce mean guide": {"type": "infonce", "positives": "mean", "mask": {"guide_margin": -0.1}},
     "infonce summed": {"type": "infonce", "positives": "summed", "learn_temperature": True},
     "infonce mean": {"type": "infonce", "positives": "mean", "directions": EVERY},
     "infonce mean tiled": {"type": "infonce", "positives": "mean", "tile": 5},
@@ -66,7 +75,7 @@ SETTINGS = {
     "listwise gain": {"type": "listwise"},
     "listwise softmax": {"type": "listwise", "target": "softmax"},
     "listwise in batch": {"type": "listwise", "in_batch": True, "mask": {"margin": 0.2}},
-    "listwise in batch tiled": {"type": "listwise", "in_batch": True, "tile": 5},
+    "listwise in batch tiled": {"type": "listwise", "in_batch": True, "tile": 5, "mask": {"guide_margin": 0.1}},
     "keep": {"type": "keep"},
     "infonce and keep": {"type": "sum", "losses": [{"loss": GTE}, {"weight": 0.5, "loss": {"type": "keep"}}]},
     "matryoshka of a sum with keep": {
@@ -75,6 +84,7 @@ SETTINGS = {
         "loss": {"type": "sum", "losses": [{"loss": {"type": "infonce"}}, {"weight": 2, "loss": {"type": "keep"}}]},
     },
     "sigmoid": {"type": "sigmoid"},
+    "sigmoid guide": {"type": "sigmoid", "tile": 3, "mask": {"guide_margin": 0.0}},
     "sigmoid tiled": {"type": "sigmoid", "tile": 2, "mask": {"margin": 0.3}},
     "matryoshka": {"type": "matryoshka", "dims": [8, 4, 2], "weights": [1, 0.5, 0.25], "loss": GTE},
     "matryoshka drawn tiled": {
@@ -136,6 +146,9 @@ def data():
     cluster = torch.where(torch.arange(ROWS) % 5 == 0, 77, -1)
     teacher, negative_teacher = uniform(ROWS), uniform(total)
     teacher[4], negative_teacher[2] = torch.nan, torch.nan
+    guide = torch.randn(2 * ROWS + total, 8, generator=generator).half()
+    guide[ROWS + 9], guide[2 * ROWS + 6] = guide[ROWS + 2], guide[ROWS + 9]  # the same texts for the guide
+    guide[3], guide[ROWS + 5], guide[2 * ROWS + 1] = torch.nan, torch.nan, torch.nan
     score = torch.tensor([0, 1, 0.2, 1, 0, 0.6, 3, 2, 1, 0, 0.2, 1], dtype=torch.float64)
     negative_score = (uniform(total) > 0.7).double() * 2
     beside = {
@@ -152,6 +165,9 @@ def data():
         "negative.cluster": torch.where(torch.arange(total) % 7 == 0, 77, -1),
         "negative.score": negative_score,
         "negative.teacher": negative_teacher,
+        "query.guide": guide[:ROWS],
+        "positive.guide": guide[ROWS : 2 * ROWS],
+        "negative.guide": guide[2 * ROWS :],
     }
     return table, row, beside
 
@@ -198,7 +214,7 @@ def embed(encode, sizes: list[int], weighted: bool) -> Batch:
     ids = {"negative.row": owner[given] - start}
     for field, value in beside(weighted).items():
         own = value[given] if field.startswith("negative") else value[mine]
-        ids[field] = own.contiguous().view(torch.int64) if field in FLOATS else own
+        ids[field] = own.contiguous().view(torch.int64) if field in FLOATS | HALVES else own
     every = gather(dict(zip(("query", "positive", "negative"), vectors.split(counts), strict=True)), ids)
     return Batch.of(every, step=STEP, progress=PROGRESS, base=before(texts))
 
@@ -208,6 +224,30 @@ def masks(sizes: list[int]):
     with torch.no_grad():
         batch = embed(wrapped(())[0], sizes, weighted=False)
     return document_mask(batch, MaskConfig()), query_mask(batch, MaskConfig())
+
+
+def doubted(sizes: list[int]):
+    """Which places of its own rows a rank's guide doubts, a mask for each direction, in pieces of 3 x 4."""
+    with torch.no_grad():
+        batch = embed(wrapped(())[0], sizes, weighted=False)
+    limit = Limit(batch, MaskConfig(guide_margin=MARGIN))
+
+    def piece(direction: str, row: int, column: int) -> torch.Tensor:
+        wide = batch.size + len(batch.negative) if direction.endswith("document") else batch.size
+        rows, columns = slice(row, min(row + 3, len(batch.own))), slice(column, min(column + 4, wide))
+        nothing = torch.zeros(rows.stop - row, columns.stop - column)
+        sides = {"documents": direction.endswith("document"), "of_query": direction.startswith("query")}
+        return limit(rows, columns, nothing, **sides)
+
+    def whole(direction: str) -> torch.Tensor:
+        wide = batch.size + len(batch.negative) if direction.endswith("document") else batch.size
+        strips = [
+            torch.cat([piece(direction, row, column) for column in range(0, wide, 4)], dim=1)
+            for row in range(0, len(batch.own), 3)
+        ]
+        return torch.cat([torch.zeros(0, wide, dtype=torch.bool), *strips])
+
+    return [whole(direction) for direction in EVERY]
 
 
 @cache
@@ -242,7 +282,11 @@ def cases(size: int):
 
 def every_step(size: int):
     steps = [gradient(name, mode, SPLITS[split][size], split != "equal") for name, mode, split in cases(size)]
-    return {"steps": steps, "masks": {split: masks(SPLITS[split][size]) for split in SPLITS}}
+    return {
+        "steps": steps,
+        "masks": {split: masks(SPLITS[split][size]) for split in SPLITS},
+        "doubted": {split: doubted(SPLITS[split][size]) for split in SPLITS},
+    }
 
 
 @cache
@@ -274,6 +318,31 @@ def test_planted_duplicates_are_masked_and_nothing_else(size):
         told = [rank["masks"][split] for rank in ran(size)]
         assert torch.equal(torch.cat([one for one, _ in told]), for_documents.bool())
         assert torch.equal(torch.cat([two for _, two in told]), for_queries.bool())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_guide_doubts_what_it_finds_as_near_as_the_positive_and_nothing_else(size):
+    """Every place of every direction by a loop; planted: the same text for the guide under other ids, and gaps."""
+    guide = {name: data()[2][f"{name}.guide"].double() for name in ("query", "positive", "negative")}
+    guide = {name: value / value.norm(dim=1, keepdim=True) for name, value in guide.items()}
+    documents = torch.cat([guide["positive"], guide["negative"]])
+    expected = []
+    for direction in EVERY:
+        left = guide["query" if direction.startswith("query") else "positive"]
+        right = documents if direction.endswith("document") else guide["query"]
+        out = torch.zeros(ROWS, len(right), dtype=torch.bool)
+        for row in range(ROWS):
+            limit = float(guide["query"][row] @ guide["positive"][row]) - MARGIN
+            for place in range(len(right)):
+                out[row, place] = place != row and float(left[row] @ right[place]) > limit
+        expected.append(out)
+    first = expected[0]
+    assert first[2, 9] and first[9, 2] and first[2, ROWS + 6] and first[9, ROWS + 6], "the planted texts"
+    assert not first[3].any() and not first[5].any() and not first[:, 5].any(), "gaps doubt nothing"
+    assert 0.05 < first.double().mean() < 0.6
+    for split in SPLITS:
+        for number, out in enumerate(expected):
+            assert torch.equal(torch.cat([rank["doubted"][split][number] for rank in ran(size)]), out)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

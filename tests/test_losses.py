@@ -329,6 +329,7 @@ def test_learned_scalars_of_a_sum_are_kept_apart():
         ({"type": "infonce", "partition": "per_direction", "positives": "mean"}, "several positives need"),
         ({"type": "listwise", "in_batch": True, "target": "softmax"}, "in_batch needs target gain"),
         ({"type": "mined_triplet", "mining": "all", "soft": True}, "soft goes with mining hard"),
+        ({"type": "mined_triplet", "mask": {"guide_margin": 0.1}}, "masked by ids alone"),
         ({"type": "matryoshka", "dims": [4, 4]}, "different and positive"),
         ({"type": "matryoshka", "dims": [4, 2], "weights": [1]}, "as many as dims"),
         ({"type": "sum", "losses": []}, "at least 1 item"),
@@ -354,3 +355,26 @@ def test_labelled_rows_are_refused_to_losses_that_hold_every_row_for_right():
     for loss in (InfoNCE(), Matryoshka(), WeightedSum(losses=[{"loss": {"type": "cosent"}}, {}])):
         with pytest.raises(UserError, match=r"rows: \[labelled\] hold wrong ones"):
             check(loss, ["pairs", "labelled"])
+
+
+def test_a_guide_and_the_mask_that_asks_for_it_go_together():
+    asks = Matryoshka(loss=WeightedSum(losses=[{"loss": {"mask": {"guide_margin": 0.0}}}]))
+    check(asks, ["pairs"], guided=True)
+    with pytest.raises(UserError, match=r"mask\.guide_margin: needs vectors of a guide; give guide"):
+        check(asks, ["pairs"])
+    with pytest.raises(UserError, match=r"guide: no loss uses it"):
+        check(InfoNCE(), ["pairs"], guided=True)
+    query, positive, negative = rows()
+    with pytest.raises(UserError, match="have no guide vectors"):
+        InfoNCE(mask=MaskConfig(guide_margin=0.1))(local(query, positive, negative), {})
+
+
+def test_a_tie_of_the_guide_is_no_doubt():
+    """The same text as the positive, under another id, scores the same: margin 0 keeps it, any margin masks it."""
+    query, positive, _ = rows(n=4)
+    guide = F.normalize(torch.randn(4, 384, generator=torch.Generator().manual_seed(2)), dim=1).half()
+    twins = guide[[0, 0, 2, 3]]
+    same = {"query_guide": twins, "positive_guide": twins * torch.tensor([[1], [3], [1], [1]])}
+    for margin, masked in ((0.0, 0), (0.01, 2)):
+        share = InfoNCE(mask=MaskConfig(guide_margin=margin))(local(query, positive, **same), {})
+        assert round(float(share.report["masked"]) * 16) == masked

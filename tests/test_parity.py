@@ -190,3 +190,45 @@ def test_matryoshka(columns, distance):
     whole = peer.MatryoshkaLoss(model, theirs, [DIM, 5, 2], [1, 0.5, 0.25])
     share = Matryoshka(loss=ours, dims=[2, DIM, 5], weights=[0.25, 1, 0.5])(local(query, positive, negative[:, :1]), {})
     same(share.loss, whole(features, None), columns)
+
+
+class Words(Given):
+    """A model with the tokenizer that GISTEmbed asks for, and vectors of its own for the same texts."""
+
+    def __init__(self, field, tokenizer):
+        super().__init__()
+        self.field, self.tokenizer, self.max_seq_length = field, tokenizer, 8
+
+    def forward(self, features):
+        return {"sentence_embedding": features[self.field]}
+
+
+@pytest.mark.parametrize("tile", [None, 5])
+@pytest.mark.parametrize(("strategy", "margin"), [("absolute", 0.0), ("absolute", 0.3), ("relative", 0.4)])
+@pytest.mark.parametrize(
+    ("given", "directions"),
+    [(0, EVERY[:1]), (0, [EVERY[0], *EVERY[2:]]), (1, EVERY[:1]), (1, [EVERY[0], EVERY[2]])],
+)
+def test_a_guide_is_gistembed(columns, minilm, given, directions, strategy, margin, tile):
+    """Guide vectors that came with the rows mask as the peer's second forward pass does."""
+    tokenizer = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(minilm)
+    query, positive, negative = columns
+    generator = torch.Generator().manual_seed(8)
+    guide = [torch.randn(N, 5, generator=generator, dtype=torch.float64) for _ in range(2 + given)]
+    texts = [query, positive, *[negative[:, 0]][:given]]
+    features = [{"given": a, "guided": b} for a, b in zip(texts, guide, strict=True)]
+    theirs = peer.GISTEmbedLoss(
+        Words("given", tokenizer),
+        Words("guided", tokenizer),
+        temperature=0.05,
+        margin_strategy=strategy,
+        margin=margin,
+        contrast_anchors="query_to_query" in directions,
+        contrast_positives="document_to_document" in directions,
+    )
+    mask = NONE.model_copy(update={"guide_margin": margin, "guide_relative": strategy == "relative"})
+    names = ("query_guide", "positive_guide", "negative_guide")
+    batch = local(query, positive, negative[:, :1] if given else None, **dict(zip(names, guide, strict=False)))
+    share = InfoNCE(directions=directions, mask=mask, tile=tile)(batch, {})
+    same(share.loss, theirs(features, None), columns)
+    assert 0.05 < float(share.report["masked"]) < 0.8

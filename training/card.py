@@ -9,6 +9,8 @@ def write(settings: dict[str, Any], measured: list[dict[str, Any]], rows: int, s
     columns = [key for key in (measured[0] if measured else {}) if key != "step"]
     table = [f"| step | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     table += [f"| {row['step']} | {' | '.join(f'{row[key]:.4f}' for key in columns)} |" for row in measured]
+    lora = settings.get("lora")
+    adapters = f", low-rank adapters of rank {lora['rank']} (merged; alone in `adapter/`)" if lora else ""
     lines = [
         "---",
         "library_name: sentence-transformers",
@@ -19,7 +21,8 @@ def write(settings: dict[str, Any], measured: list[dict[str, Any]], rows: int, s
         "# Sentence-embedding model trained with Tripletail",
         "",
         f"Started from `{encoder['model']}`; trained on {rows:,} rows from {', '.join(sources)} with the "
-        f"`{loss['type']}` loss, global batches of {loop['batch_size']} rows, negatives shared by all workers.",
+        f"`{loss['type']}` loss, global batches of {loop['batch_size']} rows, "
+        f"negatives shared by all workers{adapters}.",
         "",
         "```python",
         "from sentence_transformers import SentenceTransformer",
@@ -30,5 +33,6 @@ def write(settings: dict[str, Any], measured: list[dict[str, Any]], rows: int, s
         "```",
     ]
     if measured:
-        lines += ["", "## Validation while training (held-out queries, sampled corpus)", "", *table]
+        held_out = "held-out pairs" if "spearman" in columns else "held-out queries, sampled corpus"
+        lines += ["", f"## Validation while training ({held_out})", "", *table]
     return "\n".join(lines) + "\n"

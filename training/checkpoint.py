@@ -51,7 +51,9 @@ class State:
     def write(self, folder: Path) -> None:
         """Write the files; the state last."""
         folder.mkdir(parents=True, exist_ok=True)
-        _save(self.module.state_dict(), folder / WEIGHTS)
+        still = frozen(self.module)
+        trained = {name: tensor for name, tensor in self.module.state_dict().items() if name not in still}
+        _save(trained, folder / WEIGHTS)
         if self.average:
             _save(self.average.state_dict(), folder / AVERAGE)
         torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
@@ -65,7 +67,7 @@ class State:
         progress = Progress(**json.loads((folder / STATE).read_text(encoding="utf-8")))
         if progress.plan != self.progress.plan:
             raise UserError(f"checkpoint {folder}: made with other data or settings; give --overwrite to start afresh")
-        self.module.load_state_dict(load_file(folder / WEIGHTS))
+        _put(self.module, load_file(folder / WEIGHTS), folder)
         if self.average:
             self.average.load_state_dict(load_file(folder / AVERAGE))
         self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
@@ -74,6 +76,18 @@ class State:
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def frozen(module: nn.Module) -> set[str]:
+    """Names of parameters that do not train: checkpoints leave them out, the base has them."""
+    return {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
+
+
+def _put(module: nn.Module, found: dict[str, Tensor], folder: Path) -> None:
+    lacking = module.load_state_dict(found, strict=False)
+    wrong = [*lacking.unexpected_keys, *(set(lacking.missing_keys) - frozen(module))]
+    if wrong:
+        raise UserError(f"checkpoint {folder}: is of another model; '{min(wrong)}' is in one of the two alone")
 
 
 def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
@@ -92,4 +106,4 @@ def load_weights(module: nn.Module, folder: Path, share: float = 1.0) -> None:
             name: held[name].lerp(tensor, share) if tensor.is_floating_point() else tensor
             for name, tensor in found.items()
         }
-    module.load_state_dict(found)
+    _put(module, found, folder)

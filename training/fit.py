@@ -7,10 +7,11 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline import artifact, engine, files
 from pipeline.artifact import Artifact
+from pipeline.attention import PACKED
 from pipeline.config import JobConfig, validate
 from pipeline.console import say
 from pipeline.encoder import Encoder, EncoderConfig
@@ -18,12 +19,14 @@ from pipeline.errors import UserError
 from training import card
 from training.batches import Rows, compose
 from training.checkpoint import load_weights
+from training.guide import GuideConfig, opened
 from training.keeper import Follow, MetricsFile, RayKeeper
 from training.loop import Compose, Embed, Loop, LoopConfig
+from training.lora import LoraConfig, attach, merge
 from training.losses.infonce import InfoNCE
 from training.losses.union import Loss, check
 from training.replay import Replay, load_mixed
-from training.rows import Kind, ValidationConfig, load, load_validation, read_table, sampled
+from training.rows import Kind, ValidationConfig, guided, load, load_validation, read_table, sampled
 
 T = TypeVar("T")
 
@@ -35,8 +38,10 @@ class TrainConfig(JobConfig):
     negatives: str | None = Field(None, description="artifact of mine; default {run}/negatives where it exists")
     out: str | None = Field(None, description="model directory; default {run}/model")
     encoder: EncoderConfig = EncoderConfig()
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
     loss: Loss = InfoNCE()
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
+    guide: GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
     replay: Replay | None = Field(None, description="another corpus in some of the batches")
@@ -50,6 +55,12 @@ class TrainConfig(JobConfig):
     validation: ValidationConfig = ValidationConfig()
     workers: int | None = Field(None, ge=1, description="default: one a GPU, else one a CPU up to 2")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.loop.compile and self.encoder.attention in PACKED:
+            raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
+        return self
 
     @property
     def places(self) -> dict[str, str]:
@@ -74,7 +85,11 @@ def run(config: TrainConfig) -> str:
 
     A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
     """
-    check(config.loss, [*config.rows, *(config.replay.rows if config.replay else ())])
+    check(
+        config.loss,
+        [*config.rows, *(config.replay.rows if config.replay else ())],
+        guided=config.guide is not None,
+    )
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
@@ -85,6 +100,7 @@ def run(config: TrainConfig) -> str:
     replayed = config.replay.open() if config.replay else None
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
+    inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
     draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
@@ -92,13 +108,19 @@ def run(config: TrainConfig) -> str:
     engine.start()
     plan = artifact.digest([draft.settings, draft.inputs])
     checkpoint, measured = _fit(config, places, plan)
-    module = Embed(base, config.loss.learned())
-    load_weights(module, checkpoint, config.tuned_share)
+    beside = _finished(config, base, checkpoint)
     rows, sources = _described(config, data, negatives, replayed)
-    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources))
+    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources), beside)
     draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
     say(f"train: done: {places['model']}")
     return places["model"]
+
+
+def _finished(config: TrainConfig, base: Encoder, checkpoint: Path) -> dict[str, bytes]:
+    """Load the trained weights into the base; returns the files of adapters, which are merged into it."""
+    adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
+    load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else config.tuned_share)
+    return merge(base, adapters, config.encoder.model, config.tuned_share) if adapters else {}
 
 
 def _described(
@@ -119,7 +141,7 @@ def _fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, 
 
     workers, per_worker, on_gpu = _resources(config)
     say(f"train: {workers} worker(s) with {per_worker['CPU']} CPU each{' and a GPU' if on_gpu else ''}")
-    metric = config.validation.metric
+    metric = config.validation.measured(Artifact.open(places["data"], "build"))
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
@@ -205,8 +227,14 @@ def train_worker(settings: dict[str, Any]) -> None:
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
     rows, composed = _rows(config, data, negatives, places["replay"])
+    if config.guide:
+        rows = guided(rows, opened(config.guide))
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
-    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=True)
+    encoder = Encoder.load(
+        config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=not config.loop.compile
+    )
+    if config.lora:
+        attach(encoder, config.lora, config.loop.seed)
     loop = Loop(encoder, config.loss, rows, config.loop, composed)
     loop.run(RayKeeper(MetricsFile(places["metrics"])), checks, settings["plan"])

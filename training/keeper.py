@@ -95,12 +95,18 @@ class Follow:
         self.seen = len(rows)
 
 
+_OF_THE_RUN = frozenset(
+    {"step", "steps", "epoch", "loss", "learning_rate", "scale", "grad_norm", "bad_steps", "padding"}
+    | {"seconds_per_step", "pairs_per_s", "tokens_per_s"}
+)
+
+
 def _line(row: dict[str, Any], metric: str) -> str:
     if metric in row:
         return f"train: step {row['step']}: validation {metric} {row[metric]:.4f}"
     left = (row["steps"] - row["step"]) * row["seconds_per_step"]
     parts = [f"loss {row['loss']:.4f}"]
-    parts += [f"{name} {row[name]:.3f}" for name in ("masked", "active", "accuracy", "moved") if name in row]
+    parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.items() if name not in _OF_THE_RUN]
     parts += [
         f"{row['pairs_per_s']:.1f} pairs/s",
         f"{row['tokens_per_s']:.0f} tokens/s",

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from training import batches
 from training.average import Average, Averaging
 from training.checkpoint import Keeper, Progress, State
+from training.compiled import compile_calls, told
 from training.frozen import Frozen
 from training.gather import gather, world
 from training.gradcache import Cached, Plain
@@ -48,6 +49,7 @@ class LoopConfig(Config):
         None, ge=16, description="gradient cache: memory of this many padded tokens a worker, whatever the batch"
     )
     gradient_checkpointing: bool = Field(False, description="keep fewer activations, compute them again in backward")
+    compile: bool = Field(False, description="torch.compile the transformer: worth it for long runs")
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
     average: Averaging | None = Field(None, description="validate and save a running average of the weights")
     seed: int = 13
@@ -100,6 +102,13 @@ class Loop:
             _set_dropout(encoder, config.dropout)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
+        if config.compile and encoder.packed:
+            raise UserError(
+                "loop.compile: packed texts have other shapes each step; set encoder.attention sdpa or eager"
+            )
+        if config.compile:
+            compile_calls(encoder.transformer, encoder.device.type)
+        self.told = told if config.compile else nullcontext
         self.module = Embed(encoder, objective.learned()).to(encoder.device)
         self.model: nn.Module = self.module
         if self.size > 1:
@@ -158,7 +167,7 @@ class Loop:
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
         """Token ids of R texts into [R, D], in the precision of the forward pass."""
-        with self._precision():
+        with self._precision(), self.told():
             vectors: Tensor = self.model(tokens, skip)
         return vectors
 
@@ -280,8 +289,8 @@ def _checkpoint(transformer: Any) -> None:
 
 
 def _set_dropout(module: nn.Module, share: float) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Dropout) and "lora_dropout" not in name:
             part.p = share
         if isinstance(getattr(part, "dropout_prob", None), float):
             setattr(part, "dropout_prob", share)  # noqa: B010  attention keeps its own copy

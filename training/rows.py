@@ -1,6 +1,7 @@
 """Training rows and the validation sample of a run, read from its artifacts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from pipeline.artifact import Artifact
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.schema import TABLES
-from training import validation
+from training import guide, validation
 from training.batches import Rows, rows_from, stable_id
 
 Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]
@@ -24,7 +25,16 @@ class ValidationConfig(Config):
     split: Literal["dev", "test"] = "dev"
     max_queries: int = Field(200, ge=1)
     max_documents: int = Field(1000, ge=10)
-    metric: Literal["ndcg@10", "mrr@10"] = Field("ndcg@10", description="the best checkpoint is the best of this")
+    max_pairs: int = Field(2000, ge=2, description="labelled pairs, where spearman is measured")
+    metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
+        "auto", description="the best checkpoint is the best of this; auto: ndcg@10, of labelled pairs alone spearman"
+    )
+
+    def measured(self, data: Artifact) -> str:
+        """Name the metric for a data set."""
+        if self.metric != "auto":
+            return self.metric
+        return "spearman" if data.has("labelled") and not data.has("qrels") else "ndcg@10"
 
 
 def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) -> pa.Table:
@@ -154,6 +164,11 @@ def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:
     return table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
 
 
+def guided(rows: Rows, found: dict[str, Artifact]) -> Rows:
+    """Rows with the vectors that a guide has for their texts."""
+    return replace(rows, guide=guide.load(found, rows.query_id, rows.positive_id, rows.negative_id))
+
+
 def relevant(data: Artifact) -> dict[str, list[str]]:
     """Documents judged relevant, by training query."""
     found: dict[str, list[str]] = {}
@@ -174,8 +189,10 @@ def clusters(data: Artifact) -> dict[str, str]:
     return dict(zip(corpus["doc_id"].to_pylist(), corpus["cluster_id"].to_pylist(), strict=True))
 
 
-def load_validation(data: Artifact, config: ValidationConfig) -> validation.Validation | None:
-    """Read the validation sample; None when the split has no judged query."""
+def load_validation(data: Artifact, config: ValidationConfig) -> validation.Validation | validation.Similarity | None:
+    """Read the validation sample; None when the split has no judged query, or for spearman no labelled pair."""
+    if config.measured(data) == "spearman":
+        return _similarity(data, config)
     if not all(data.has(table) for table in ("queries", "qrels", "corpus")):
         return None
     queries = data.read("queries")
@@ -193,3 +210,15 @@ def load_validation(data: Artifact, config: ValidationConfig) -> validation.Vali
         texts, documents, judgments, max_queries=config.max_queries, max_documents=config.max_documents, order=order
     )
     return found if found.queries else None
+
+
+def _similarity(data: Artifact, config: ValidationConfig) -> validation.Similarity | None:
+    if not data.has("labelled"):
+        return None
+    pairs = data.read("labelled")
+    pairs = pairs.filter(pc.and_(pc.equal(pairs["split"], config.split), pc.is_valid(pairs["score"])))
+    names = zip(pairs["left_id"].to_pylist(), pairs["right_id"].to_pylist(), strict=True)
+    order = sorted((stable_id(f"{left}\t{right}"), at) for at, (left, right) in enumerate(names))
+    pairs = pairs.take([at for _, at in order[: config.max_pairs]])
+    found = validation.Similarity(*(pairs[name].to_pylist() for name in ("left", "right", "score")))
+    return found if len(found.gold) else None

@@ -1,6 +1,6 @@
-"""Retrieval quality on held-out queries while training: a fixed sample of the corpus, shared by all ranks."""
+"""Quality on held-out data while training: retrieval over a sample of the corpus, or similarity of graded pairs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,24 @@ class Validation:
         }
         scores = metrics.retrieval(rankings, self.judgments, ["ndcg@10", "mrr@10"])
         return {name: metrics.mean(values) for name, values in scores.items()}
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Labelled pairs and their gold scores."""
+
+    left: Sequence[str]
+    right: Sequence[str]
+    gold: Sequence[float]
+
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
+        """Spearman's rank correlation of cosines with gold scores, 0 where either is constant; the same on all ranks.
+
+        Both sides are encoded as queries, as `evaluate` does, since neither is a document.
+        """
+        left, right = (search.unit(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
+        cosine = np.einsum("nd,nd->n", left, right).astype(np.float64)
+        return {"spearman": metrics.spearman(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 
 
 def sample(

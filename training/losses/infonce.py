@@ -82,7 +82,7 @@ class InfoNCE(Objective):
             if self.positives != "one" and direction == "query_to_document":
                 return limit(rows, columns, cosine, documents=True) & ~by_id
             if limit.sets:
-                by_id |= limit(rows, columns, cosine, documents=documents)
+                by_id |= limit(rows, columns, cosine, documents=documents, of_query=from_query)
             return by_id if crossed else by_id | _of_row(batch, rows, columns, documents)
 
         hardens = direction == "query_to_document" and self.hardness is not None and self.hardness_strength > 0

@@ -1,8 +1,9 @@
 """False-negative control after the gather: which documents of the global batch may not be a row's negatives.
 
 Masks by id need nothing but what the data knows. Masks by score doubt negatives that look too right: to the model
-itself (Zhang et al. 2025, Qwen3 Embedding, arXiv 2506.05176), or to a teacher whose scores came with the rows
-(Solatorio 2024, GISTEmbed, arXiv 2402.16829; here without a second forward pass).
+itself (Zhang et al. 2025, Qwen3 Embedding, arXiv 2506.05176), to a teacher whose scores of a row's own negatives came
+with the rows, or to a guide whose vectors came with them, which scores any place of the global batch (Solatorio 2024,
+GISTEmbed, arXiv 2402.16829); none of them takes a second forward pass.
 """
 
 import torch
@@ -14,6 +15,7 @@ from pipeline.config import Config
 from training.losses.objective import Batch, need
 
 EVERY = slice(None)
+SLACK = 1e-6  # a tie is no doubt, however its two products were rounded
 
 
 class MaskConfig(Config):
@@ -27,6 +29,10 @@ class MaskConfig(Config):
     teacher_margin: float | None = Field(
         None, description="leave out a row's own negatives whose teacher score is above the positive's minus this"
     )
+    guide_margin: float | None = Field(
+        None, description="leave out what the guide finds more similar than the positive minus this, in all directions"
+    )
+    guide_relative: bool = Field(False, description="guide_margin is a share of the guide's score of the positive")
 
 
 def document_mask(batch: Batch, config: MaskConfig, rows: slice = EVERY, columns: slice = EVERY) -> Tensor:
@@ -90,17 +96,52 @@ class Limit:
             with torch.no_grad():
                 right = F.cosine_similarity(batch.query[batch.rows], batch.positive[batch.rows], dim=1)
             self.highest = right[:, None] + config.margin
-        self.sets = self.highest is not None or self.doubted is not None
+        self.guide = None if config.guide_margin is None else Guided(batch, config.guide_margin, config.guide_relative)
+        self.sets = not (self.highest is None and self.doubted is None and self.guide is None)
 
-    def __call__(self, rows: slice, columns: slice, cosine: Tensor, *, documents: bool) -> Tensor:
-        """What to leave out [r, c] of a tile of cosines, beside what ids tell; its columns are documents or queries."""
+    def __call__(
+        self, rows: slice, columns: slice, cosine: Tensor, *, documents: bool, of_query: bool = True
+    ) -> Tensor:
+        """What to leave out [r, c] of a tile of cosines, beside what ids tell.
+
+        Its rows are queries (`of_query`) or their right documents, its columns documents or queries.
+        """
         out = torch.zeros_like(cosine, dtype=torch.bool)
         own = self.batch.own[rows]
         if self.highest is not None:
             out |= cosine > self.highest[rows].to(cosine.dtype)
         if documents and self.doubted is not None:
             out |= _own_negatives(self.batch, self.doubted, own, columns)
+        if self.guide is not None:
+            out |= self.guide(rows, columns, documents=documents, of_query=of_query)
         return out & (own[:, None] != torch.arange(columns.start, columns.stop, device=own.device))
+
+
+class Guided:
+    """Places that a guide finds more similar than the row's right pair: s > s_i - m, or s > s_i - |s_i| * m.
+
+    A place without a vector of the guide, and a row whose right pair has none, is never doubted.
+    """
+
+    def __init__(self, batch: Batch, margin: float, relative: bool) -> None:
+        fix = "give train.guide: {queries: ..., documents: ...}, vectors of the embed job"
+        self.query = unit(need(batch.query_guide, "guide vectors", "mask.guide_margin", fix))
+        positive = unit(need(batch.positive_guide, "guide vectors", "mask.guide_margin", fix))
+        negative = [] if batch.negative_guide is None else [unit(batch.negative_guide)]
+        self.documents, self.rows = torch.cat([positive, *negative]), batch.rows
+        right = (self.query[batch.rows] * positive[batch.rows]).sum(dim=1)
+        self.highest = right - margin * (right.abs() if relative else 1.0) + SLACK
+
+    def __call__(self, rows: slice, columns: slice, *, documents: bool, of_query: bool) -> Tensor:
+        """Doubted places [r, c] of a tile."""
+        left = (self.query if of_query else self.documents)[self.rows][rows]
+        right = (self.documents if documents else self.query)[columns]
+        return left @ right.T > self.highest[rows, None]
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors [V, G] at length 1, in float32 at least."""
+    return F.normalize(vectors.float() if vectors.dtype == torch.float16 else vectors, dim=1)
 
 
 def _own_negatives(batch: Batch, chosen: Tensor, own: Tensor, columns: slice) -> Tensor:

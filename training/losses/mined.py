@@ -53,6 +53,8 @@ class MinedTriplet(Margin):
     def _fits(self) -> "MinedTriplet":
         if self.soft and self.mining != "hard":
             raise ValueError("soft goes with mining hard")
+        if {self.mask.margin, self.mask.teacher_margin, self.mask.guide_margin} != {None}:
+            raise ValueError("mined triplets are masked by ids alone; leave the margins of mask out")
         return self
 
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:

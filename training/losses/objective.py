@@ -46,6 +46,9 @@ class Batch:
     negative_score: Tensor | None = None  # [M] the same of the other documents; they are positives above 0
     teacher: Tensor | None = None  # [N] a teacher's score of query and positive, NaN where it gave none
     negative_teacher: Tensor | None = None  # [M]
+    query_guide: Tensor | None = None  # [N, G] vectors of another model, NaN for none; no gradient
+    positive_guide: Tensor | None = None  # [N, G]
+    negative_guide: Tensor | None = None  # [M, G]
     weight: Tensor | None = None  # [N] what the row counts in a mean over rows
     base: Tensor | None = None  # [n + n + m, D] what the base makes of this rank's own queries, positives, negatives
     step: int = 0
@@ -59,7 +62,7 @@ class Batch:
         known: dict[str, Tensor] = {}
         for name, value in every.ids.items():
             if name in GATHERED:
-                known[GATHERED[name]] = _floats(value, every.columns["query"]) if name in FLOATS else value
+                known[GATHERED[name]] = _numbers(name, value, every.columns["query"])
         return cls(
             **every.columns,
             **known,
@@ -119,12 +122,21 @@ GATHERED = {
     "negative.cluster": "negative_cluster",
     "negative.score": "negative_score",
     "negative.teacher": "negative_teacher",
+    "query.guide": "query_guide",
+    "positive.guide": "positive_guide",
+    "negative.guide": "negative_guide",
 }
 FLOATS = frozenset({"query.score", "query.teacher", "query.weight", "negative.score", "negative.teacher"})
 
+HALVES = frozenset({"query.guide", "positive.guide", "negative.guide"})
 
-def _floats(bits: Tensor, like: Tensor) -> Tensor:
-    """Numbers from the bits of their float64, as which they travel among the ids."""
+
+def _numbers(name: str, bits: Tensor, like: Tensor) -> Tensor:
+    """What travelled among the ids: ids as they are, numbers from the bits of their float64, vectors of float16."""
+    if name in HALVES:
+        return bits.contiguous().view(torch.float16)
+    if name not in FLOATS:
+        return bits
     return bits.view(torch.float64).to(like.dtype if like.dtype == torch.float64 else torch.float32)
 
 
