@@ -8,16 +8,41 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.exchange import Exchange
+from pipeline.sources.amazon import Amazon
 from pipeline.sources.beir import Beir
+from pipeline.sources.csv import Csv
+from pipeline.sources.debian import Debian
+from pipeline.sources.ditto import Ditto
+from pipeline.sources.esci import Esci
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.sources.jsonl import JsonLines
+from pipeline.sources.msmarco import MsMarco
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.record import SCHEMAS, Block, Parsed, SourceConfig
+from pipeline.sources.shopify import Shopify
+from pipeline.sources.squad import Squad
 from pipeline.sources.stackexchange import StackExchange
+from pipeline.sources.wands import Wands
 from pipeline.tally import Tally
 from pipeline.text import key, normalise, shorten
 
-Source = Annotated[StackExchange | JsonLines | Parquet | Beir | HuggingFace, Field(discriminator="type")]
+Source = Annotated[
+    StackExchange
+    | JsonLines
+    | Csv
+    | Parquet
+    | Beir
+    | HuggingFace
+    | Squad
+    | MsMarco
+    | Wands
+    | Esci
+    | Amazon
+    | Shopify
+    | Debian
+    | Ditto,
+    Field(discriminator="type"),
+]
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right"), "judgments": ()}
 _ASIDE = ("title", "body")

@@ -23,8 +23,10 @@ FLOORS: dict[float, str] = {
     1.1: "pipeline.artifact",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.3: "pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
+    1.35: "pipeline.sources.paths pipeline.sources.postlinks",
     1.4: "pipeline.sources.*",
-    1.5: "pipeline.sources.beir",
+    1.5: "pipeline.sources.beir pipeline.sources.wands pipeline.sources.shopify pipeline.sources.esci "
+    "pipeline.sources.amazon",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
     2.1: "pipeline.candidates pipeline.embed pipeline.tuples",
