@@ -19,7 +19,6 @@ from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
 from pipeline.sources.esci import Esci
 from pipeline.sources.jsonl import JsonLines
-from pipeline.sources.msmarco import MsMarco
 from pipeline.sources.parquet import Parquet
 from pipeline.sources.postlinks import links
 from pipeline.sources.shopify import Shopify

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from pipeline.cleaning import CleanConfig
 from pipeline.config import JobConfig
 from pipeline.files import join
 from pipeline.pairs import PairConfig
@@ -19,6 +20,7 @@ class BuildConfig(JobConfig):
     split: SplitConfig = SplitConfig()
     min_chars: int = Field(default=2, ge=1, description="shorter texts are left out")
     max_chars: int = Field(default=20_000, ge=16, description="longer texts are cut")
+    cleaning: CleanConfig = CleanConfig()
     pairs: PairConfig = PairConfig()
     triplets: TripletConfig = TripletConfig()
     max_bad_share: float = Field(

@@ -47,7 +47,7 @@ class Steps:
     def read(self, index: int) -> Tally:
         """Stage the records of one block."""
         block = self.blocks[index]
-        limits = Limits(self.config.min_chars, self.config.max_chars)
+        limits = Limits(self.config.min_chars, self.config.max_chars, self.config.cleaning)
         return stage(self.config.sources[block.source], block, limits, self.exchange, f"{index:06d}")
 
     def ids(self, bucket: int) -> Tally:
