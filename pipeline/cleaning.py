@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.modeldir import find
 from pipeline.tally import Tally
-from pipeline.text import normalise
+from pipeline.text import normalise, shorten
 
 _TOKENIZED = 1024  # texts at once
 
@@ -47,7 +47,10 @@ class CleanConfig(Config):
         """Text in normal form without what the patterns match."""
         if not self.boilerplate:
             return text
-        bare = normalise(_patterns(tuple(self.boilerplate)).sub(" ", text))
+        bare = text
+        for pattern in self.boilerplate:
+            bare = re.sub(pattern, " ", bare)
+        bare = normalise(bare)
         tally.counts["boilerplate_removed"] += bare != text
         return bare
 
@@ -68,7 +71,7 @@ class CleanConfig(Config):
             tokens = _tokenizer(str(self.tokenizer)).encode_batch([r[name] for r in part], add_special_tokens=False)
             for record, found in zip(part, tokens, strict=True):
                 if len(found.ids) > limit:
-                    record[name] = record[name][: found.offsets[limit - 1][1]].rstrip()
+                    record[name] = shorten(record[name], found.offsets[limit - 1][1])
                     tally.counts["cut_to_tokens"] += 1
 
     def _kept(self, record: dict[str, Any], names: tuple[str, ...], tally: Tally) -> bool:
@@ -81,11 +84,6 @@ class CleanConfig(Config):
                 tally.offend(record["line"], "other_language", f"{language} ({sure:.2f}): {text[:40]!r}")
                 return False
         return True
-
-
-@lru_cache(maxsize=8)
-def _patterns(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns))
 
 
 @lru_cache(maxsize=2)

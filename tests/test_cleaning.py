@@ -38,7 +38,7 @@ def test_patterns_that_cannot_be(pattern: str):
 
 def test_texts_are_cut_after_a_token(minilm: str):
     found, parsed = cleaned(["unbelievable headphones are here", "short"], max_tokens=2, tokenizer=minilm)
-    assert found == ["unbelievable headphones", "short"]
+    assert found == ["unbelievable", "short"]  # the second token is the first half of a word
     assert parsed.tally.counts["cut_to_tokens"] == 1
     with pytest.raises(ValidationError, match="go together"):
         CleanConfig(max_tokens=3)

@@ -29,12 +29,16 @@ quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60)
 
 POST = '<row Id="1" PostTypeId="1" Title="How &amp;lt;b&gt;?" Body="&lt;p&gt;caf\u00e9&lt;/p&gt;" Tags="|a|" />\n'
+SECOND = POST.replace(' Id="1"', ' Id="2"')
 LINK = b'<postlinks>\n<row PostId="2" RelatedPostId="1" LinkTypeId="3" />\n'
 SHOP = 'Handle,Title,Body (HTML),Option1 Name,Option1 Value\npot,Pot,"<p>a,\nb</p>",Size,L\npot,,,,S\n'
 ASKED = {"question": "q", "answers": [{"answer_start": 1}]}
 SQUAD = json.dumps({"data": [{"title": "T", "paragraphs": [{"context": "A b. C.", "qas": [ASKED]}]}]})
 SEEDS: dict[str, tuple[SourceConfig, str]] = {
-    "stackexchange": (StackExchange(path="f", links="l"), f"<posts>\n{POST}{POST.replace('1', '2')}</posts>\n"),
+    "stackexchange": (
+        StackExchange(path="f", links="l"),
+        f"<posts>\n{POST}{SECOND}</posts>\n",
+    ),
     "csv": (Csv(path="f", kind="qa"), 'question,answer\n"a ""b""","c\nd"\ne,f\n'),
     "tsv": (Csv(path="f", kind="qa", quotes=False), "question\tanswer\na\tb\n"),
     "jsonl": (JsonLines(path="f", kind="product"), '{"id": 1, "title": "a", "tags": ["x"], "category": ["b", null]}\n'),

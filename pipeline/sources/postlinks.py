@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.files import filesystem
 from pipeline.sources import lines
 from pipeline.sources.record import Block, Parsed, chunks
 
@@ -41,9 +42,14 @@ class Links:
         return int(self.first[self.part[at]]) if linked else question
 
 
-@lru_cache(maxsize=4)
 def links(path: str) -> Links:
-    """Read the duplicate links of a file once a process: 16 bytes a link."""
+    """Read the duplicate links of a file, once a process while it stays as it is: 16 bytes a link."""
+    fs, name = filesystem(path)
+    return _links(path, fs.ukey(name))
+
+
+@lru_cache(maxsize=4)
+def _links(path: str, stamp: str) -> Links:
     pairs = [pair for row in _rows(Block(0, 0, path, 0, -1)) if isinstance(pair := _pair(row[1][1]), tuple)]
     found = np.array(pairs, np.int64).reshape(-1, 2)
     return Links(found[:, 0], found[:, 1])
