@@ -17,7 +17,7 @@ FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance",
     0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
-    0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes",
+    0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
@@ -25,19 +25,24 @@ FLOORS: dict[float, str] = {
     1.1: "pipeline.artifact",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.25: "pipeline.attention",
-    1.3: "pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
+    1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
+    1.35: "pipeline.sources.paths pipeline.sources.postlinks",
     1.4: "pipeline.sources.*",
-    1.5: "pipeline.sources.beir",
+    1.5: "pipeline.sources.beir pipeline.sources.wands pipeline.sources.shopify pipeline.sources.esci "
+    "pipeline.sources.amazon",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
     2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
     2.2: "pipeline.build.units pipeline.mining",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
-    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording",
+    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording "
+    "pipeline.inspection.survey",
     3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots pipeline.report.examples "
     "pipeline.report.guards",
+    3.25: "pipeline.inspection.wording",
     3.3: "pipeline.evaluate.measure pipeline.report.page",
+    3.35: "pipeline.inspection.page pipeline.inspection.terminal",
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job

@@ -330,7 +330,7 @@ def source(**fields: Any) -> Recipe:
         (source(type="jsonl", path="page.html.gz"), "page.html.gz: not readable as gzip"),
         (source(type="jsonl", path="empty.jsonl"), "no usable document in empty.jsonl: 0 rows read, dropped nothing"),
         (source(type="jsonl", path="blank.jsonl"), "no usable document in blank.jsonl: 1 rows read, dropped 1 empty"),
-        (source(type="csv", path="x"), "sources"),
+        (source(type="orc", path="x"), "sources"),
         (source(type="jsonl", path="empty.jsonl", knid="qa"), "knid"),
         (source(type="beir", path="none"), "source none: no such folder"),
         (source(type="parquet"), "give either files or path"),

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from pipeline.cleaning import CleanConfig
 from pipeline.config import JobConfig
 from pipeline.files import join
 from pipeline.leaks import LeakConfig
@@ -29,6 +30,7 @@ class BuildConfig(JobConfig):
     split: SplitConfig = SplitConfig()
     min_chars: int = Field(default=2, ge=1, description="shorter texts are left out")
     max_chars: int = Field(default=20_000, ge=16, description="longer texts are cut")
+    cleaning: CleanConfig = CleanConfig()
     pairs: PairConfig = PairConfig()
     triplets: TripletConfig = TripletConfig()
     near_duplicates: NearConfig | None = Field(

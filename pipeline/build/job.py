@@ -120,7 +120,7 @@ def _finish(steps: Steps, total: Tally) -> Artifact:
 def _named(config: BuildConfig) -> str:
     """Return the places of the sources, as the recipe writes them."""
     places = [getattr(s, "path", None) or getattr(s, "dataset", None) or s.label for s in config.sources]
-    return ", ".join(map(str, places))
+    return ", ".join(place if isinstance(place, str) else ", ".join(place) for place in places)
 
 
 def _judge(config: BuildConfig, notes: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Steps:
     def read(self, index: int) -> Tally:
         """Stage the records of one block."""
         block = self.blocks[index]
-        limits = Limits(self.config.min_chars, self.config.max_chars)
+        limits = Limits(self.config.min_chars, self.config.max_chars, self.config.cleaning)
         asked = block.source >= len(self.config.sources)
         exchange = self._checks.extra if asked else self.exchange
         return stage(self.config.every_source[block.source], block, limits, exchange, f"{index:06d}")

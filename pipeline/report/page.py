@@ -17,7 +17,6 @@ _EXTRA = ("triplet_accuracy", "mean_margin", "spearman", "average_precision")
 
 def render(findings: Findings) -> str:
     """Draw the whole page as HTML."""
-    style = files("pipeline.report").joinpath("style.css").read_text(encoding="utf-8")
     sections = [
         _opening(findings),
         _models(findings),
@@ -30,12 +29,18 @@ def render(findings: Findings) -> str:
         _method(findings),
         _origin(findings),
     ]
+    return document(f"{findings.run}: evaluation", sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """Build a whole page of sections that are HTML already; the style is inside, nothing is loaded."""
+    style = files("pipeline.report").joinpath("style.css").read_text(encoding="utf-8")
     body = "\n".join(section for section in sections if section)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(findings.run)}: evaluation</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -137,7 +142,8 @@ def _kept(findings: Findings) -> str:
     return section("What it kept", table([*head, "Difference", "p"], rows, words=2), note)
 
 
-def _figure(svg: str, label: str, caption: str) -> str:
+def figure(svg: str, label: str, caption: str) -> str:
+    """Build a figure of an SVG with its caption."""
     picture = f'<div role="img" aria-label="{escape(label)}">{svg}</div>'
     return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
 
@@ -147,9 +153,9 @@ def _training(findings: Findings) -> str:
     metrics = metric_curves(findings.curves, "validation")
     figures = []
     if loss:
-        figures.append(_figure(loss, "Training loss over steps", "Loss of each step, and its running mean."))
+        figures.append(figure(loss, "Training loss over steps", "Loss of each step, and its running mean."))
     if metrics:
-        figures.append(_figure(metrics, "Validation metrics over steps", "Metrics of the validations during training."))
+        figures.append(figure(metrics, "Validation metrics over steps", "Metrics of the validations during training."))
     return section("Training", f'<div class="pair">{"".join(figures)}</div>') if figures else ""
 
 
@@ -163,7 +169,7 @@ def _similarities(findings: Findings) -> str:
     for number, (model, groups) in enumerate(shown.items()):
         means = ", ".join(f"{label} {decimal(float(values.mean()))}" for label, values in groups.items())
         caption = f"{model}. Mean cosine: {means}."
-        figures.append(_figure(histograms(groups, span, f"cosine{number}"), f"Cosines under {model}", caption))
+        figures.append(figure(histograms(groups, span, f"cosine{number}"), f"Cosines under {model}", caption))
     source = f'<p class="note">{escape(findings.triplet_source)}</p>' if findings.triplet_source else ""
     return section("Similarities", f'<div class="pair">{"".join(figures)}</div>', source)
 

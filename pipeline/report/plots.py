@@ -100,6 +100,21 @@ def histograms(groups: Mapping[str, npt.NDArray[np.float32]], span: tuple[float,
     return out[0]
 
 
+def distribution(counts: npt.NDArray[np.int64], label: str, name: str) -> str:
+    """Histogram of how often each whole number from 0 occurs, up to the 99th percentile."""
+    reach = int(np.searchsorted(np.cumsum(counts), 0.99 * counts.sum())) + 1
+    edges = np.unique(np.linspace(0, reach, 41).astype(int))
+    share = np.add.reduceat(counts[:reach], edges[:-1]) / max(1, counts.sum())
+    out: list[str] = []
+    with _figure(name, out) as axes:
+        axes.stairs(share, edges, fill=True, color=_SERIES[0], alpha=0.28)
+        axes.stairs(share, edges, color=_SERIES[0], linewidth=1.4)
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of rows")
+        axes.set_ylim(bottom=0)
+    return out[0]
+
+
 def span_of(similarities: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> tuple[float, float]:
     """Common span of all groups of all models, on tenths."""
     values = np.concatenate([group for groups in similarities.values() for group in groups.values()])

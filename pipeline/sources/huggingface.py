@@ -80,7 +80,7 @@ class HuggingFace(SourceConfig, Mapping):
         for line, row in enumerate(self._rows(block), 1):
             parsed.tally.rows += 1
             parsed.tally.counts["rows"] += 1
-            place = {"source": self.label, "order": block.order(block.start << 30 | line)}
+            place = {"source": self.label, "order": block.order(block.start << 28 | line)}
             if self.forced:
                 place["split"] = named(part)
             self.take(row, line, place, self.prefix, parsed)

@@ -1,55 +1,79 @@
-"""Files of lines, cut into byte ranges: a line belongs to the range in which it starts."""
+"""Files of lines, cut into byte ranges: a line belongs to the range in which it starts; packed files are one range."""
 
+import bz2
 import gzip
+import io
+import lzma
+import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, cast
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import pyarrow as pa
 
 from pipeline.errors import UserError
 from pipeline.files import filesystem
 from pipeline.sources.record import Block
 
 BOM = b"\xef\xbb\xbf"
+_PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
+
+
+def packing(path: str) -> str | None:
+    """Name of the compression that the end of a file's name says."""
+    return next((name for end, name in _PACKED.items() if path.endswith(end)), None)
 
 
 def cut(path: str, size: int, source: int, file: int, block_bytes: int) -> list[Block]:
     """Blocks of a file of lines; a compressed file is one block."""
-    if path.endswith(".gz"):
+    if packing(path):
         return [Block(source, file, path, 0, -1, 4 * size)]
     starts = range(0, max(size, 1), block_bytes)
     return [Block(source, file, path, s, min(s + block_bytes, size), min(block_bytes, size - s)) for s in starts]
 
 
+def whole(path: str, size: int, source: int, file: int) -> Block:
+    """Return one block of a file that cannot be cut."""
+    return Block(source, file, path, 0, -1, size * (4 if packing(path) else 1))
+
+
 def read(block: Block) -> Iterator[tuple[int, bytes]]:
     """Byte offset and content of every line that starts in the block, without its end; empty lines too."""
-    fs, name = filesystem(block.path)
-    with fs.open(name, "rb") as raw:
-        if block.end < 0:
-            yield from _unpacked(raw, block.path)
-            return
+    with stream(block.path) as raw:
         offset = block.start
         if offset:
             raw.seek(offset - 1)
             offset += len(raw.readline()) - 1
-        while offset < block.end and (line := raw.readline()):
+        while (block.end < 0 or offset < block.end) and (line := raw.readline()):
             yield offset, (line.removeprefix(BOM) if offset == 0 else line).rstrip(b"\r\n")
             offset += len(line)
 
 
-def _unpacked(raw: Any, path: str) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    try:
-        with gzip.open(cast(BinaryIO, raw), "rb") as file:
-            for line in file:
-                yield offset, (line.removeprefix(BOM) if offset == 0 else line).rstrip(b"\r\n")
-                offset += len(line)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise UserError(f"{path}: not readable as gzip: {error}") from error
+@contextmanager
+def stream(path: str) -> Iterator[BinaryIO]:
+    """Open a file, unpacked as its name says; raises UserError, while it is read too, for what cannot be unpacked."""
+    fs, name = filesystem(path)
+    packed = packing(path)
+    with fs.open(name, "rb") as raw:
+        try:
+            yield _unpacked(raw, packed)
+        except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:
+            if not packed or (isinstance(error, OSError) and error.errno):
+                raise
+            raise UserError(f"{path}: not readable as {packed}: {error}") from error
+
+
+def _unpacked(raw: Any, packed: str | None) -> BinaryIO:
+    if packed == "zstd":
+        return io.BufferedReader(pa.input_stream(raw, compression="zstd"))
+    openers: dict[str | None, Any] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+    opened: BinaryIO = openers[packed](raw, "rb") if packed else raw
+    return opened
 
 
 def head(path: str, size: int = 4096) -> bytes:
     """Return the first bytes of a file, to see whether it is what it is said to be."""
-    fs, name = filesystem(path)
-    with fs.open(name, "rb") as file:
+    with stream(path) as file:
         return bytes(file.read(size)).removeprefix(BOM)
 
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
-from pipeline.sources.record import Parsed, Templated
+from pipeline.sources.record import Parsed, Templated, described
 from pipeline.splits import Split, named
 from pipeline.text import html_to_text, identifier, key, normalise
 
-Kind = Literal["document", "product", "query", "judgment", "pair", "qa", "labelled"]
+Kind = Literal["document", "product", "query", "judgment", "rated", "pair", "qa", "labelled"]
 Row = dict[str, Any]
 MAX_GRADE = 1_000_000
 _DOCUMENT = {
@@ -57,6 +57,14 @@ ROLES: dict[str, dict[str, tuple[str, ...]]] = {
         "relevance": ("relevance", "score", "label"),
         "split": (),
     },
+    "rated": {
+        "query": ("query", "keyword", "search_term"),
+        "doc_id": ("doc_id", "docid", "product_id"),
+        "relevance": ("relevance", "rating", "score", "label"),
+        "id": ("query_id",),
+        "group": (),
+        "split": (),
+    },
     "pair": _PAIR,
     "qa": _PAIR | {"anchor": ("question",), "positive": ("answer", "answers"), "id": ("id", "_id", "question_id")},
     "labelled": {
@@ -77,6 +85,7 @@ class Mapping(Templated):
 
     kind: Kind = "document"
     fields: dict[str, str] = Field(default={}, description="role: name of the field")
+    attributes: list[str] = Field(default=[], description="fields of a product that become 'name: value; ...'")
     html: bool = Field(default=False, description="whether texts may hold HTML")
     separator: str = Field(default=">", description="between the levels of a category written as one string")
     split: Split | None = Field(default=None, description="force all rows into one split")
@@ -117,6 +126,13 @@ class Mapping(Templated):
         """Text of a role, out of its HTML where the source may hold some."""
         text = string(self.get(row, role))
         return html_to_text(text) if self.html else text
+
+    def attributes_of(self, row: Row) -> str:
+        """Attributes of a product: the field of that role, then the fields of the recipe's list."""
+        if self.kind != "product":
+            return ""
+        listed = string({name: row.get(name) for name in self.attributes})
+        return "; ".join(filter(None, (self.prose(row, "attributes"), html_to_text(listed) if self.html else listed)))
 
     def take(self, row: Row, line: int, place: Row, prefix: str, parsed: Parsed) -> None:
         """Add the records of one row, or the reason why it cannot be used."""
@@ -181,10 +197,10 @@ def _document(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parse
     title, body = mapping.prose(row, "title"), mapping.prose(row, "text")
     if mapping.get(row, "text") is None:
         mapping.need(row, "title" if mapping.get(row, "title") is not None else "text")
-    if mapping.kind == "product" and (attributes := mapping.prose(row, "attributes")):
-        body = " | ".join(filter(None, (body.strip(), attributes)))
+    attributes = mapping.attributes_of(row)
     category, tags = path_of(mapping.get(row, "category"), mapping.separator), _tags(mapping.get(row, "tags"))
-    text = mapping.compose(title, body, category, tags)
+    text = mapping.compose(title, body, category, tags, attributes)
+    body = described(body, attributes)
     record: Row = {"title": title, "text": text, "body": body, "category": category, "tags": tags}
     record.update(product=mapping.kind == "product", group=mapping.group_of(row))
     parsed.add("documents", **_identity(mapping.get(row, "id"), "d", text, prefix), **record, **place)
@@ -207,6 +223,16 @@ def _judgment(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parse
     query_id, doc_id, _ = mapping.need(row, "query_id", "doc_id", "relevance")
     grade = mapping.relevance(row)
     ids = {"query_id": prefix + identifier(query_id), "doc_id": prefix + identifier(doc_id)}
+    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **place)
+
+
+def _rated(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+    """Make a query, and a judgment of a document that another source has."""
+    _, doc_id, _ = mapping.need(row, "query", "doc_id", "relevance")
+    text, grade = mapping.prose(row, "query"), mapping.relevance(row)
+    query = _identity(mapping.get(row, "id"), "q", text, prefix)
+    parsed.add("queries", **query, mention=True, text=text, group=mapping.group_of(row), **place)
+    ids = {"query_id": query["id"], "doc_id": prefix + identifier(doc_id)}
     parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **place)
 
 
@@ -241,6 +267,7 @@ _MAKERS: dict[str, Callable[[Mapping, Row, Row, str, Parsed], None]] = {
     "product": _document,
     "query": _query,
     "judgment": _judgment,
+    "rated": _rated,
     "pair": _pair,
     "qa": _pair,
     "labelled": _labelled,
@@ -249,6 +276,7 @@ _MAKERS: dict[str, Callable[[Mapping, Row, Row, str, Parsed], None]] = {
 
 def check_columns(mapping: Mapping, columns: list[str], shown: str) -> None:
     """Refuse a table whose columns lack a field that the recipe names."""
-    for role, name in mapping.fields.items():
+    named = [*mapping.fields.items(), *(("attributes", name) for name in mapping.attributes)]
+    for role, name in named:
         if name not in columns:
             raise UserError(f"source {shown}: has no column {name!r} for {role}; it has {', '.join(columns)}")

@@ -4,6 +4,7 @@ A folder's files force the split that their name says.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
-from pipeline.files import filesystem
-from pipeline.sources.mapping import Kind, Mapping, check_columns
-from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, existing, resolve
+from pipeline.files import filesystem, open_parquet
+from pipeline.sources.mapping import Kind, Mapping, Row, check_columns
+from pipeline.sources.paths import expand
+from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, existing
 from pipeline.splits import Split
 
 _KINDS: dict[str, Kind] = {
@@ -28,9 +30,9 @@ Shape = Literal["corpus", "queries", "qrels", "pairs", "pairs_labelled", "sts"]
 
 
 class ParquetFile(Mapping):
-    """One file and what its columns mean."""
+    """One file, or several of one shape, and what their columns mean."""
 
-    path: str
+    path: str | list[str] = Field(min_length=1, description="a file, a pattern, or a list of both")
 
 
 class Parquet(SourceConfig, Templated):
@@ -70,48 +72,56 @@ class Parquet(SourceConfig, Templated):
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files."""
-        return {spec.path: resolve(root, spec.path) for spec in self.specs()}
+        return {shown: path for spec in self.specs() for shown, path in expand(spec.path, root).items()}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into runs of row groups; raises UserError for a file that is not Parquet or lacks a mapped column."""
-        blocks = []
-        for file, spec in enumerate(self.specs()):
-            path = resolve(root, spec.path)
-            existing(path, spec.path)
-            blocks += self._cut(spec, path, index, file, block_bytes)
-        return blocks
-
-    def _cut(self, spec: ParquetFile, path: str, index: int, file: int, block_bytes: int) -> list[Block]:
-        fs, name = filesystem(path)
-        try:
-            with fs.open(name, "rb") as raw:
-                parquet = pq.ParquetFile(raw)
-                sizes = [parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups)]
-                columns = parquet.schema_arrow.names
-        except pa.ArrowInvalid as error:
-            raise UserError(f"source {spec.path}: not readable as Parquet: {' '.join(str(error).split())}") from error
-        check_columns(spec, columns, spec.path)
-        blocks, start = [], 0
-        for end in range(1, len(sizes) + 1):
-            size = sum(sizes[start:end])
-            if size >= block_bytes or end == len(sizes):
-                blocks.append(Block(index, file, path, start, end, size))
-                start = end
+        blocks: list[Block] = []
+        found = [(part, *file) for part, spec in enumerate(self.specs()) for file in expand(spec.path, root).items()]
+        for file, (part, shown, path) in enumerate(found):
+            columns, cuts = cut(path, shown, Block(index, file, path, part=part), block_bytes)
+            check_columns(self.specs()[part], columns, shown)
+            blocks += cuts
         return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows of the block's row groups."""
-        spec = self.specs()[block.file]
-        fs, name = filesystem(block.path)
+        spec = self.specs()[block.part]
+
+        def take(row: tuple[int, int, Row], parsed: Parsed) -> None:
+            line, order, values = row
+            parsed.tally.counts["rows"] += 1
+            spec.take(values, line, {"source": self.label, "order": order}, self.prefix, parsed)
+
+        return chunks(rows_of(block), take)
+
+
+def cut(path: str, shown: str, like: Block, block_bytes: int) -> tuple[list[str], list[Block]]:
+    """Columns of a Parquet file, and blocks of its row groups; raises UserError where there is none to read."""
+    existing(path, shown)
+    fs, name = filesystem(path)
+    try:
         with fs.open(name, "rb") as raw:
             parquet = pq.ParquetFile(raw)
-            before = sum(parquet.metadata.row_group(i).num_rows for i in range(block.start))
-            groups, line = list(range(block.start, block.end)), 0
-            for batch in parquet.iter_batches(CHUNK_ROWS, row_groups=groups):
-                parsed = Parsed()
-                for row in batch.to_pylist():
-                    line += 1
-                    place = {"source": self.label, "order": block.order(before + line)}
-                    spec.take(row, line, place, self.prefix, parsed)
-                parsed.tally.rows = parsed.tally.counts["rows"] = batch.num_rows
-                yield parsed
+            sizes = [parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups)]
+            columns = parquet.schema_arrow.names
+    except pa.ArrowInvalid as error:
+        raise UserError(f"source {shown}: not readable as Parquet: {' '.join(str(error).split())}") from error
+    blocks, start = [], 0
+    for end in range(1, len(sizes) + 1):
+        size = sum(sizes[start:end])
+        if size >= block_bytes or end == len(sizes):
+            blocks.append(replace(like, start=start, end=end, size=size))
+            start = end
+    return columns, blocks
+
+
+def rows_of(block: Block) -> Iterator[tuple[int, int, Row]]:
+    """Line in the block, order and values of every row of the block's row groups; damaged data raises UserError."""
+    with open_parquet(block.path) as parquet:
+        before = sum(parquet.metadata.row_group(i).num_rows for i in range(block.start))
+        groups, line = list(range(block.start, block.end)), 0
+        for batch in parquet.iter_batches(CHUNK_ROWS, row_groups=groups):
+            for row in batch.to_pylist():
+                line += 1
+                yield line, block.order(before + line), row

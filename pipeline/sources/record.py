@@ -1,9 +1,9 @@
 """What a source gives: records by kind, each with its place in the input, and what could not be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -13,7 +13,9 @@ from pipeline.errors import UserError
 from pipeline.files import filesystem, join
 from pipeline.tally import Tally
 
+T = TypeVar("T")
 CHUNK_ROWS = 20_000
+FILE_BITS, OFFSET_BITS = 16, 40  # of a row's order: 65,536 files a source, 1 TB (unpacked) a file
 _PLACE = [
     ("source", pa.string()),
     ("order", pa.int64()),
@@ -83,10 +85,12 @@ class Block:
     start: int = 0
     end: int = 0
     size: int = 0  # bytes, for progress and for the number of buckets
+    part: int = 0  # which of the source's tables the file belongs to
+    beside: str = ""  # other files that the task reads with it, one a line
 
     def order(self, offset: int) -> int:
         """Rank of a row among all rows of all sources; the same however the file was cut."""
-        return self.source << 56 | self.file << 44 | offset
+        return self.source << (FILE_BITS + OFFSET_BITS) | self.file << OFFSET_BITS | offset
 
 
 @dataclass
@@ -99,6 +103,18 @@ class Parsed:
     def add(self, kind: str, **record: Any) -> None:
         """Take a record."""
         self.kinds.setdefault(kind, []).append(record)
+
+
+def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Parsed]:
+    """Let `take` add each row's records, and hand them on a chunk at a time."""
+    parsed = Parsed()
+    for row in rows:
+        parsed.tally.rows += 1
+        take(row, parsed)
+        if parsed.tally.rows >= CHUNK_ROWS:
+            yield parsed
+            parsed = Parsed()
+    yield parsed
 
 
 class SourceConfig(Config):
@@ -128,30 +144,47 @@ class SourceConfig(Config):
         raise NotImplementedError
 
 
+_PARTS = {"title", "text", "attributes", "category", "tags"}
+
+
 class Templated(Config):
     """How a document's text is made."""
 
     template: str | None = Field(
-        default=None, description="for example '{text}'; by default 'title. text', or the one there is"
+        default=None, description="for example '{text}'; by default 'title. text | attributes', as far as there"
     )
 
     @field_validator("template")
     @classmethod
     def _check_template(cls, template: str | None) -> str | None:
-        known = {"title", "text", "category", "tags"}
         try:
             found = {name for _, name, _, _ in Formatter().parse(template or "") if name is not None}
         except ValueError as error:
             raise ValueError(f"is not a template: {error}") from error
-        if not found <= known or (template and not found):
-            raise ValueError("a template is made of {title}, {text}, {category} and {tags}")
+        if not found <= _PARTS or (template and not found):
+            raise ValueError("a template is made of {title}, {text}, {attributes}, {category} and {tags}")
         return template
 
-    def compose(self, title: str, text: str, category: str | None = None, tags: list[str] | None = None) -> str:
-        """Text of a document from its parts."""
+    def compose(
+        self,
+        title: str,
+        text: str,
+        category: str | None = None,
+        tags: list[str] | None = None,
+        attributes: str = "",
+    ) -> str:
+        """Text of a document from its parts; attributes follow the text where the template has no place for them."""
+        if "{attributes" not in (self.template or ""):
+            text = described(text, attributes)
         if self.template is None:
             return ". ".join(part for part in (title.strip(), text.strip()) if part)
-        return self.template.format(title=title, text=text, category=category or "", tags=", ".join(tags or []))
+        parts = {"title": title, "text": text, "attributes": attributes, "category": category or ""}
+        return self.template.format(**parts, tags=", ".join(tags or []))
+
+
+def described(text: str, attributes: str) -> str:
+    """Description of a product with its attributes: 'text | attributes'."""
+    return " | ".join(filter(None, (text.strip(), attributes)))
 
 
 def resolve(root: str, path: str) -> str:

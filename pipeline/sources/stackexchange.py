@@ -1,4 +1,4 @@
-"""Posts.xml of a Stack Exchange dump: questions as queries, answers as graded documents.
+"""Posts.xml of a Stack Exchange dump: questions as queries, answers and repeated questions as graded documents.
 
 One `<row .../>` a line, parsed line by line: a broken row costs that row, not the file, and any byte range can be read
 alone. Relevance: 3 accepted, 2 score >= 3, 1 score >= 0, 0 negative score.
@@ -6,64 +6,78 @@ alone. Relevance: 3 accepted, 2 score >= 3, 1 score >= 0, 0 negative score.
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from lxml import etree
+from pydantic import Field
 
 from pipeline.errors import UserError
 from pipeline.sources import lines
-from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, existing, resolve
+from pipeline.sources.paths import Paths, expand
+from pipeline.sources.postlinks import Links, judgments, links
+from pipeline.sources.record import Block, Parsed, chunks, existing, resolve
 from pipeline.text import html_to_text
 
 _WRAPPERS = (b"<?xml", b"<posts", b"</posts", b"<!--")
 
 
-class StackExchange(SourceConfig):
-    """A Posts.xml; ids are q<Id> and a<Id>, the group of a row is its question."""
+class StackExchange(Paths):
+    """A Posts.xml; ids are q<Id> and a<Id>, the group of a row is its question.
+
+    With `links`, questions that were closed as duplicates are paired with the questions that they repeat, which become
+    documents too, and all questions that are the same share a group.
+    """
 
     type: Literal["stackexchange"] = "stackexchange"
-    path: str
     body: bool = False  # whether the query is the title and the body, or the title alone
+    links: str | None = Field(default=None, description="PostLinks.xml of the same dump")
     unjudged = "unanswered_question"
 
     def inputs(self, root: str) -> dict[str, str]:
-        """Return the one file."""
-        return {self.path: resolve(root, self.path)}
+        """Return the posts, then the links."""
+        return {**expand(self.path, root), **({self.links: resolve(root, self.links)} if self.links else {})}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
-        """Cut into byte ranges; raises UserError for a file that does not start as Posts.xml does."""
-        path = resolve(root, self.path)
-        size = existing(path, self.path)
-        start = b"" if path.endswith(".gz") else lines.head(path)
-        if not path.endswith(".gz") and b"<posts" not in start and b"<row " not in start:
-            raise UserError(f"source {self.path}: is not a Posts.xml of Stack Exchange: {lines.shown(start)}")
-        return lines.cut(path, size, index, 0, block_bytes)
+        """Cut into byte ranges; raises UserError for a file that does not start as Posts.xml does.
+
+        The blocks carry the place of the links in their path: a task may run where the recipe is not known.
+        """
+        more = resolve(root, self.links) if self.links else ""
+        blocks = []
+        for file, (shown, path) in enumerate(self.inputs(root).items()):
+            size, part = existing(path, shown), int(path == more)
+            _check_start(path, shown, "PostLinks.xml" if part else "Posts.xml")
+            cuts = lines.cut(path, size, index, file, block_bytes)
+            blocks += [replace(block, part=part, beside=more) for block in cuts]
+        return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""
-        parsed = Parsed()
-        for line, (offset, raw) in enumerate(lines.read(block), 1):
-            row = raw.strip()
-            if row.startswith(b"<row"):
-                parsed.tally.counts["rows"] += 1
-                self._take(row, line, block.order(offset), parsed)
-            elif row and not row.startswith(_WRAPPERS):
-                parsed.tally.counts["rows"] += 1
-                parsed.tally.offend(line, "unreadable_row", f"not a <row>: {lines.shown(row)}")
-            parsed.tally.rows += 1
-            if parsed.tally.rows >= CHUNK_ROWS:
-                yield parsed
-                parsed = Parsed()
-        yield parsed
+        if block.part:
+            return judgments(block, self.label, self.prefix)
+        linked = links(block.beside) if block.beside else None
 
-    def _take(self, row: bytes, line: int, order: int, parsed: Parsed) -> None:
+        def take(row: tuple[int, tuple[int, bytes]], parsed: Parsed) -> None:
+            line, (offset, raw) = row
+            raw = raw.strip()
+            if raw.startswith(b"<row"):
+                parsed.tally.counts["rows"] += 1
+                self._take(raw, line, block.order(offset), parsed, linked)
+            elif raw and not raw.startswith(_WRAPPERS):
+                parsed.tally.counts["rows"] += 1
+                parsed.tally.offend(line, "unreadable_row", f"not a <row>: {lines.shown(raw)}")
+
+        return chunks(enumerate(lines.read(block), 1), take)
+
+    def _take(self, row: bytes, line: int, order: int, parsed: Parsed, linked: Links | None) -> None:
         try:
             post = dict(etree.fromstring(row, _parser()).attrib)
             kind, number, score = post["PostTypeId"], int(post["Id"]), int(post.get("Score", 0))
             if kind == "2":
                 self._answer(post, number, score, line, order, parsed)
             elif kind == "1":
-                self._question(post, number, line, order, parsed)
+                self._question(post, number, line, order, parsed, linked)
             else:
                 parsed.tally.offend(line, "other_post_type", f"post of type {kind}, neither question nor answer")
         except etree.XMLSyntaxError as error:
@@ -71,14 +85,21 @@ class StackExchange(SourceConfig):
         except (KeyError, ValueError) as error:
             parsed.tally.offend(line, "unreadable_row", f"attribute missing or not a number: {error}")
 
-    def _question(self, post: dict[str, Any], number: int, line: int, order: int, parsed: Parsed) -> None:
+    def _question(
+        self, post: dict[str, Any], number: int, line: int, order: int, parsed: Parsed, linked: Links | None
+    ) -> None:
         query_id = f"{self.prefix}q{number}"
         text, body = post["Title"], html_to_text(post.get("Body", ""))
         if self.body:
             text, body = f"{text} {body}", ""
         place = {"source": self.label, "order": order}
         topics = tags(post.get("Tags", ""))
-        parsed.add("queries", id=query_id, text=text, body=body, group=query_id, tags=topics, line=line, **place)
+        group = f"{self.prefix}q{linked.group(number)}" if linked else query_id
+        parsed.add("queries", id=query_id, text=text, body=body, group=group, tags=topics, line=line, **place)
+        if linked and number in linked.repeated:
+            texts = {"title": "", "text": text, "body": text, "tags": topics}
+            category = topics[0] if topics else None
+            parsed.add("documents", id=query_id, group=group, category=category, line=line, **texts, **place)
         if accepted := post.get("AcceptedAnswerId"):
             doc_id = f"{self.prefix}a{int(accepted)}"
             judgment = {"relevance": 3, "reason": "accepted answer", "refines": True}
@@ -91,6 +112,13 @@ class StackExchange(SourceConfig):
         parsed.add("documents", id=doc_id, title="", text=text, body=text, tags=[], line=line, **place)
         judgment = {"relevance": grade(score), "reason": f"answer score {score}"}
         parsed.add("judgments", query_id=query_id, doc_id=doc_id, **judgment, **place)
+
+
+def _check_start(path: str, shown: str, wanted: str) -> None:
+    start = lines.head(path)
+    element = f"<{wanted.removesuffix('.xml').lower()}".encode()
+    if element not in start and b"<row " not in start:
+        raise UserError(f"source {shown}: is not a {wanted} of Stack Exchange: {lines.shown(start)}")
 
 
 def grade(score: int) -> int:

@@ -1,0 +1,109 @@
+"""Cleaning beyond the normal form: boilerplate by pattern, length in tokens, language."""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.modeldir import find
+from pipeline.tally import Tally
+from pipeline.text import normalise, shorten
+
+_TOKENIZED = 1024  # texts at once
+
+
+class CleanConfig(Config):
+    """What is done to every text after its normal form; nothing unless asked."""
+
+    boilerplate: list[str] = Field(default=[], description="regular expressions; what they match is taken out")
+    max_tokens: int | None = Field(default=None, ge=1, description="longer texts are cut after this token")
+    tokenizer: str | None = Field(default=None, description="model whose tokens are counted")
+    languages: list[str] = Field(default=[], description="ISO 639-1 codes to keep; needs the extra [language]")
+    language_chars: int = Field(default=60, ge=1, description="shorter texts are kept: their language is a guess")
+    language_sure: float = Field(default=0.9, gt=0, le=1, description="probability from which a text is left out")
+
+    @field_validator("boilerplate")
+    @classmethod
+    def _check_patterns(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                empty = re.compile(pattern).match("")
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            if empty:
+                raise ValueError(f"{pattern!r} matches nothing at all, and with it everywhere")
+        return patterns
+
+    @model_validator(mode="after")
+    def _check_tokenizer(self) -> "CleanConfig":
+        if (self.max_tokens is None) != (self.tokenizer is None):
+            raise ValueError("max_tokens and tokenizer go together: tokens are those of a model")
+        return self
+
+    def strip(self, text: str, tally: Tally) -> str:
+        """Text in normal form without what the patterns match."""
+        if not self.boilerplate:
+            return text
+        bare = text
+        for pattern in self.boilerplate:
+            bare = re.sub(pattern, " ", bare)
+        bare = normalise(bare)
+        tally.counts["boilerplate_removed"] += bare != text
+        return bare
+
+    def apply(self, records: list[dict[str, Any]], names: tuple[str, ...], tally: Tally) -> list[dict[str, Any]]:
+        """Cut the texts of records to `max_tokens`, and keep the records of the languages."""
+        if self.max_tokens is not None:
+            for name in names:
+                self._cut(records, name, tally)
+        if not self.languages or not names:
+            return records
+        return [record for record in records if self._kept(record, names, tally)]
+
+    def _cut(self, records: list[dict[str, Any]], name: str, tally: Tally) -> None:
+        limit = self.max_tokens or 0
+        long = [record for record in records if len(record[name]) > limit]  # a token has a character at least
+        for start in range(0, len(long), _TOKENIZED):
+            part = long[start : start + _TOKENIZED]
+            tokens = _tokenizer(str(self.tokenizer)).encode_batch([r[name] for r in part], add_special_tokens=False)
+            for record, found in zip(part, tokens, strict=True):
+                if len(found.ids) > limit:
+                    record[name] = shorten(record[name], found.offsets[limit - 1][1])
+                    tally.counts["cut_to_tokens"] += 1
+
+    def _kept(self, record: dict[str, Any], names: tuple[str, ...], tally: Tally) -> bool:
+        for name in names:
+            text = record[name]
+            if len(text) < self.language_chars:
+                continue
+            language, sure = _identifier().classify(text)
+            if language not in self.languages and sure >= self.language_sure:
+                tally.offend(record["line"], "other_language", f"{language} ({sure:.2f}): {text[:40]!r}")
+                return False
+        return True
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(name: str) -> Any:
+    from tokenizers import Tokenizer
+
+    path = f"{find(name)}/tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(path)
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"cleaning.tokenizer {name}: has no readable tokenizer.json: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    try:
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    except ImportError as error:
+        raise UserError("cleaning.languages: install it with `pip install 'tripletail[language]'`") from error
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

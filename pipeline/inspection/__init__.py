@@ -1,0 +1,1 @@
+"""A look at what a job left: counts, losses, lengths, repetitions, rows."""

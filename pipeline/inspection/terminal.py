@@ -1,0 +1,41 @@
+"""A survey as tables on a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.inspection.survey import Survey
+from pipeline.inspection.wording import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
+
+
+def show(survey: Survey, console: Console) -> None:
+    """Print a survey."""
+    console.print(f"[bold]{escape(survey.path)}[/]", *(f"{name} {escape(value)}" for name, value in facts(survey)))
+    for title, (head, cells) in {
+        "Tables": tables(survey),
+        "Left out": dropped(survey),
+        "Lengths": lengths(survey),
+        "Repetitions": repeats(survey),
+        "In more than one split": overlaps(survey),
+        "Values": values(survey),
+        "Vectors": vectors(survey),
+    }.items():
+        if cells:
+            console.print(_table(title, head, cells))
+    for table in survey.tables:
+        for row in rows(table):
+            console.rule(f"a row of {escape(table.name)}", align="left", style="dim")
+            for name, value in row.items():
+                console.print(f"[dim]{escape(name)}[/] {escape(shown(value, 300))}", highlight=False)
+
+
+def _table(title: str, head: list[str], cells: list[list[Any]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, name in enumerate(head):
+        numeric = all(cell[number][:1].isdigit() for cell in cells)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    return table

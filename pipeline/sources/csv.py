@@ -1,0 +1,148 @@
+"""CSV and other tables of text: any delimiter, encoding and byte-order mark, cells that hold quoted line ends."""
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from pipeline.errors import UserError
+from pipeline.sources import lines
+from pipeline.sources.mapping import Mapping, Row, check_columns
+from pipeline.sources.paths import Paths
+from pipeline.sources.record import Block, Parsed, chunks, existing
+
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+Cells = tuple[int, int, list[str] | str]  # line in the block, offset in the file, cells or what is wrong
+
+
+class Csv(Paths, Mapping):
+    """Tables with a row a record; the header is matched by name, or by name in lower case with underscores."""
+
+    type: Literal["csv"] = "csv"
+    html: bool = True
+    delimiter: str | None = Field(
+        default=None, min_length=1, max_length=1, description="by default the most frequent of , ; tab | in line one"
+    )
+    encoding: str | None = Field(default=None, description="by default UTF-8, or what a byte-order mark says")
+    columns: list[str] = Field(default=[], description="names of the columns where the file has no header")
+    quotes: bool = Field(
+        default=True, description="cells may be quoted and hold line ends; without, a file is read in parallel"
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, encoding: str | None) -> str | None:
+        try:
+            "a".encode(encoding or "utf-8")
+        except (LookupError, UnicodeError) as error:
+            raise ValueError(f"is no encoding of text: {error}") from error
+        return encoding
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """Cut into byte ranges where line ends are row ends, else one block a file."""
+        blocks = []
+        for file, (shown, path) in enumerate(self.inputs(root).items()):
+            size = existing(path, shown)
+            table = Table.of(path, self.delimiter, self.encoding, self.columns)
+            if table.names:
+                check_columns(self, table.names, shown)
+            cut = not self.quotes and table.encoding in ("utf-8-sig", "utf-8", "ascii", "latin-1", "cp1252")
+            blocks += lines.cut(path, size, index, file, block_bytes) if cut else [lines.whole(path, size, index, file)]
+        return blocks
+
+    def parse(self, block: Block) -> Iterator[Parsed]:
+        """Read the rows that start in the block."""
+        table = Table.of(block.path, self.delimiter, self.encoding, self.columns)
+        kept = {*self.fields.values(), *self.attributes}
+        names = [name if name in kept else name.lower().replace(" ", "_") for name in table.names]
+
+        def take(cells: Cells, parsed: Parsed) -> None:
+            line, offset, found = cells
+            row = record(names, found)
+            parsed.tally.counts["rows"] += 1
+            if isinstance(row, str):
+                parsed.tally.offend(line, "unreadable_row", row)
+            else:
+                self.take(row, line, {"source": self.label, "order": block.order(offset)}, self.prefix, parsed)
+
+        return chunks(table.rows(block) if self.quotes else table.lines(block), take)
+
+
+def record(names: list[str], cells: list[str] | str) -> Row | str:
+    """Row of named cells, or what is wrong with it; empty cells beyond the last column are let pass."""
+    if isinstance(cells, str):
+        return cells
+    if len(cells) < len(names) or any(cells[len(names) :]):
+        return f"{len(cells)} columns, the header has {len(names)}"
+    try:
+        "".join(cells).encode()
+    except UnicodeEncodeError:
+        return "holds bytes that are not in the file's encoding; name it by `encoding`, for example cp1252"
+    row: Row = {}
+    for name, cell in zip(names, cells, strict=False):
+        row.setdefault(name, cell)
+    return row
+
+
+class Table:
+    """How a file is written: delimiter, encoding and the names of its columns."""
+
+    def __init__(self, delimiter: str, encoding: str, names: list[str], header: bool) -> None:
+        self.delimiter, self.encoding, self.names, self.header = delimiter, encoding, names, header
+
+    @classmethod
+    def of(cls, path: str, delimiter: str | None, encoding: str | None, columns: list[str]) -> "Table":
+        """Look at the beginning of a file; its first row is the header unless `columns` names them."""
+        with lines.stream(path) as file:
+            start = bytes(file.read(1 << 16))
+        encoding = encoding or next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8-sig")
+        encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+        with io.TextIOWrapper(io.BytesIO(start), encoding, errors="replace", newline="") as text:
+            first = next((line for line in text if line.strip()), "")
+            delimiter = delimiter or max(",;\t|", key=first.count)
+            text.seek(0)
+            try:
+                cells = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
+            except csv.Error as error:
+                raise UserError(f"source {path}: has no readable header: {error}") from error
+        names = columns or [cell.strip() for cell in cells]
+        return cls(delimiter, encoding, names, not columns)
+
+    def rows(self, block: Block) -> Iterator[Cells]:
+        """Rows of a whole file, by the rules of CSV.
+
+        An unclosed quote costs the rows up to the next quote, or 128 KiB, and is counted: lenient reading would join
+        them into one row and say nothing.
+        """
+        errors = "replace" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        with lines.stream(block.path) as raw, io.TextIOWrapper(raw, self.encoding, errors, newline="") as text:
+            reader, header = csv.reader(text, delimiter=self.delimiter, strict=True), self.header
+            while True:
+                line = reader.line_num + 1
+                try:
+                    cells: list[str] | str = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    cells = f"not CSV: {error}"
+                if not cells or cells == [""]:
+                    continue
+                if header:
+                    header = False
+                    continue
+                yield line, line, cells
+
+    def lines(self, block: Block) -> Iterator[Cells]:
+        """Lines that start in a block, cut at every delimiter."""
+        for line, (offset, raw) in enumerate(lines.read(block), 1):
+            if not raw.strip() or (self.header and offset == 0):
+                continue
+            yield line, offset, raw.decode(self.encoding, "surrogateescape").split(self.delimiter)

@@ -1,0 +1,111 @@
+"""Package index of Debian (deb822): short descriptions as titles, long ones as texts, sections, debtags.
+
+https://www.debian.org/doc/debian-policy/ch-controlfields.html#syntax-of-control-files
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import groupby
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.sources import lines
+from pipeline.sources.mapping import Mapping
+from pipeline.sources.paths import Paths, expand
+from pipeline.sources.record import Block, Parsed, Templated, chunks, existing
+
+Stanza = dict[str, str]
+_MAPPING = Mapping(kind="document", fields={"id": "Package", "category": "Section"})
+
+
+class Debian(Paths, Templated):
+    """Files named Packages, packed or not.
+
+    The archive keeps long descriptions in Translation-en: `descriptions` names it. They are held in memory, by their
+    checksum, by the task that reads Packages (about 60 MB for all of Debian).
+    """
+
+    type: Literal["debian"] = "debian"
+    descriptions: str | list[str] | None = Field(default=None, description="Translation-en files of the same archive")
+
+    def inputs(self, root: str) -> dict[str, str]:
+        """Return the indexes, then the files of descriptions."""
+        return {**expand(self.path, root), **(expand(self.descriptions, root) if self.descriptions else {})}
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """One block an index; those of descriptions are read with it."""
+        blocks = []
+        for file, (shown, path) in enumerate(expand(self.path, root).items()):
+            more = list(expand(self.descriptions, root).values()) if self.descriptions else []
+            size = sum(existing(name, shown) for name in (path, *more))
+            whole = lines.whole(path, size, index, file)
+            blocks.append(replace(whole, beside="\n".join(more)))
+        return blocks
+
+    def parse(self, block: Block) -> Iterator[Parsed]:
+        """Read the packages."""
+        longer = {key: text for name in filter(None, block.beside.split("\n")) for key, text in _descriptions(name)}
+        mapping = _MAPPING.model_copy(update={"template": self.template})
+
+        def take(held: tuple[int, Stanza | str], parsed: Parsed) -> None:
+            line, stanza = held
+            parsed.tally.counts["rows"] += 1
+            if isinstance(stanza, str):
+                parsed.tally.offend(line, "unreadable_row", stanza)
+                return
+            written = longer.get(stanza.get("Description-md5", "")) or _described(stanza)
+            title, _, text = written.partition("\n")
+            row = stanza | {"title": title, "text": prose(text), "tags": stanza.get("Tag", "")}
+            place = {"source": self.label, "order": block.order(line)}
+            if not written or "Package" not in stanza:
+                parsed.tally.offend(line, "missing_field", "a stanza without Package or Description")
+            else:
+                mapping.take(row, line, place, self.prefix, parsed)
+
+        return chunks(stanzas(block.path), take)
+
+
+def stanzas(path: str) -> Iterator[tuple[int, Stanza | str]]:
+    """First line and fields of every stanza of a file, or what is wrong with it."""
+    numbered = enumerate(lines.read(Block(0, 0, path, 0, -1)), 1)
+    rows = ((line, raw) for line, (_, raw) in numbered if not raw.startswith(b"#"))
+    for filled, held in groupby(rows, lambda row: bool(row[1].strip())):
+        if filled:
+            written = list(held)
+            yield written[0][0], _stanza([raw for _, raw in written])
+
+
+def _stanza(written: list[bytes]) -> Stanza | str:
+    fields: Stanza = {}
+    name = None
+    for raw in written:
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            return f"not UTF-8: {error.reason}"
+        if text[0] in " \t":
+            if name is None:
+                return f"a continuation without a field: {text.strip()[:40]!r}"
+            fields[name] += "\n" + text[1:]
+            continue
+        name, colon, value = text.partition(":")
+        if not colon or " " in name:
+            return f"not `Field: value`: {text[:40]!r}"
+        fields[name] = value.strip()
+    return fields
+
+
+def _described(stanza: Stanza) -> str:
+    return stanza.get("Description") or next((v for k, v in stanza.items() if k.startswith("Description-en")), "")
+
+
+def _descriptions(path: str) -> Iterator[tuple[str, str]]:
+    for _, stanza in stanzas(path):
+        if isinstance(stanza, dict) and (text := _described(stanza)) and "Description-md5" in stanza:
+            yield stanza["Description-md5"], text
+
+
+def prose(text: str) -> str:
+    """Long description without the dots that stand for empty lines."""
+    return "\n".join("" if line.strip() == "." else line for line in text.split("\n"))

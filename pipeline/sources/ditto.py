@@ -1,0 +1,57 @@
+"""Labelled pairs of records as Ditto writes them: `COL name VAL value COL ...` TAB the same TAB 0 or 1."""
+
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.sources import lines
+from pipeline.sources.paths import Paths
+from pipeline.sources.record import Block, Parsed, chunks
+from pipeline.splits import Split
+
+_COLUMN = re.compile(r"(?:^|\s)COL\s+(\S+)\s+VAL(?=\s|$)")
+
+
+class Ditto(Paths):
+    """Files of record pairs; a record's text is its values, joined by ' | '."""
+
+    type: Literal["ditto"] = "ditto"
+    columns: list[str] = Field(default=[], description="columns to take, in this order; all when not given")
+    split: Split | None = Field(default=None, description="force all rows into one split")
+
+    def parse(self, block: Block) -> Iterator[Parsed]:
+        """Read the lines that start in the block."""
+
+        def take(row: tuple[int, tuple[int, bytes]], parsed: Parsed) -> None:
+            line, (offset, raw) = row
+            if not raw.strip():
+                return
+            parsed.tally.counts["rows"] += 1
+            try:
+                left, right, score = self.pair(raw.decode("utf-8"))
+            except ValueError as error:
+                parsed.tally.offend(line, "unreadable_row", str(error))
+            else:
+                place = {"source": self.label, "order": block.order(offset), "split": self.split}
+                parsed.add("labelled", left=left, right=right, score=score, line=line, **place)
+
+        return chunks(enumerate(lines.read(block), 1), take)
+
+    def pair(self, text: str) -> tuple[str, str, float]:
+        """Both texts of a line and its label."""
+        cells = text.split("\t")
+        if len(cells) != 3:
+            raise ValueError(f"{len(cells)} columns, wanted two records and a label")
+        if cells[2].strip() not in ("0", "1"):
+            raise ValueError(f"label {cells[2].strip()[:20]!r}, wanted 0 or 1")
+        return self.text(cells[0]), self.text(cells[1]), float(cells[2])
+
+    def text(self, written: str) -> str:
+        """Values of one record, joined."""
+        parts = _COLUMN.split(written)
+        if len(parts) < 3:
+            raise ValueError(f"no `COL name VAL` in {written.strip()[:40]!r}")
+        values = dict(zip(parts[1::2], map(str.strip, parts[2::2]), strict=True))
+        return " | ".join(filter(None, (values.get(name, "") for name in self.columns or values)))

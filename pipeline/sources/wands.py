@@ -1,0 +1,85 @@
+"""WANDS, Wayfair's product search judgments: tab-separated product.csv, query.csv and label.csv in one folder."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.errors import UserError
+from pipeline.files import filesystem, join
+from pipeline.sources import lines
+from pipeline.sources.csv import Cells, Table, record
+from pipeline.sources.mapping import Mapping, Row
+from pipeline.sources.record import Block, Parsed, SourceConfig, Templated, chunks, resolve
+from pipeline.splits import Split
+
+
+class Wands(SourceConfig, Templated):
+    """A folder in WANDS layout; what another source has may be missing."""
+
+    type: Literal["wands"] = "wands"
+    path: str
+    grades: dict[str, int] = Field(
+        default={"Exact": 2, "Partial": 1, "Irrelevant": 0}, description="relevance of each label"
+    )
+    split: Split | None = Field(default=None, description="force all rows into one split")
+    names: ClassVar[tuple[str, ...]] = ("product.csv", "query.csv", "label.csv")
+
+    def inputs(self, root: str) -> dict[str, str]:
+        """Return those of the three files that exist."""
+        folder = resolve(root, self.path)
+        fs, place = filesystem(folder)
+        if not fs.isdir(place):
+            raise UserError(f"source {self.path}: no such folder")
+        found = [name for name in self.names if fs.exists(join(place, name))]
+        if not found:
+            raise UserError(f"source {self.path}: is not a WANDS folder; wanted {', '.join(self.names)}")
+        return {join(self.path, name): join(folder, name) for name in found}
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """One block a file: the published files are small."""
+        files = enumerate(self.inputs(root).values())
+        return [lines.whole(path, _size(path), index, file) for file, path in files]
+
+    def parse(self, block: Block) -> Iterator[Parsed]:
+        """Read one of the three files."""
+        mapping = self.mapping(block.path.rsplit("/", 1)[-1])
+        table = Table.of(block.path, "\t", None, [])
+        names = [name.replace(" ", "_") for name in table.names]
+
+        def take(cells: Cells, parsed: Parsed) -> None:
+            line, offset, found = cells
+            row = record(names, found)
+            parsed.tally.counts["rows"] += 1
+            if isinstance(row, str):
+                parsed.tally.offend(line, "unreadable_row", row)
+            else:
+                place = {"source": self.label, "order": block.order(offset)}
+                mapping.take(_shaped(row), line, place, self.prefix, parsed)
+
+        return chunks(table.rows(block), take)
+
+    def mapping(self, name: str) -> Mapping:
+        """What the columns of a file mean."""
+        if name == "query.csv":
+            return Mapping(kind="query", split=self.split)
+        if name == "label.csv":
+            return Mapping(kind="judgment", grades=self.grades, fields={"relevance": "label"})
+        fields = {"title": "product_name", "category": "category_hierarchy", "attributes": "product_features"}
+        settings: dict[str, Any] = {"template": self.template, "fields": fields}
+        return Mapping(kind="product", separator="/", html=True, **settings)
+
+
+def _shaped(row: Row) -> Row:
+    """Features 'name:value|name:value' as 'name: value; ...'; the class where there is no hierarchy."""
+    features = [part.partition(":") for part in row.get("product_features", "").split("|") if part.strip(" :")]
+    text = "; ".join(f"{name.strip()}: {value.strip()}" if value else name.strip() for name, _, value in features)
+    return row | {
+        "product_features": text,
+        "category_hierarchy": row.get("category_hierarchy") or row.get("product_class", ""),
+    }
+
+
+def _size(path: str) -> int:
+    fs, name = filesystem(path)
+    return int(fs.size(name) or 0)
