@@ -30,8 +30,10 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.quick, self.device, self.precision = options.quick, options.device, options.precision
-        self.data, self.threads, self.repeats = options.data, options.threads, 1 if options.quick else 3
+        self.data, self.threads, self.repeats = options.data, options.threads, 1 if options.quick else options.repeats
         self.layers: int | None = options.layers
+        self.sets: list[str] = list(options.sets)
+        self.steps: int = options.steps
         self.rows: list[Row] = []
 
     def add(self, name: str, ours: float, peer: float | None, unit: str, ratio: float | None, goal: str) -> None:
@@ -70,7 +72,7 @@ class Bench:
         """Measure steps of training."""
         settings = {
             "kind": "step", "side": "ours", "data": self.data, "length": 128, "layers": self.layers, "cache": None,
-            "tile": None, "fill": False, "precision": self.precision, "steps": 5 if self.quick else 12, "ranks": 1,
+            "tile": None, "fill": False, "precision": self.precision, "steps": 5 if self.quick else self.steps, "ranks": 1,
         }  # fmt: skip
         return self.measure(**settings | job)
 
@@ -127,7 +129,7 @@ def memory(bench: Bench) -> None:
 def peer(bench: Bench) -> None:
     """A step against Sentence Transformers' trainer: its gathered loss and its cached one, two ranks of one thread."""
     ranks = 1 if bench.device == "cuda" else 2
-    for name in SETS[:1] if bench.quick else SETS:
+    for name in SETS[:1] if bench.quick else bench.sets:
         goal = ">= 1.1" if name == "medquad" else ">= 1.5"
         for kind, rows, tokens in (("plain", 64, None), ("cached", 64 if bench.quick else 256, 4096)):
             step = partial(bench.step, set=name, batch=rows, cache=tokens, ranks=ranks, threads=1)
@@ -198,7 +200,10 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--out", default="runs/bench", help="directory of engine.json")
     parser.add_argument("--data", default=near, help="directory of the corpora")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16", help="of both sides")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison; the median counts")
+    parser.add_argument("--steps", type=int, default=12, help="steps of one measurement, two of them to warm up")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="corpora to compare with the peer on")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of one-process measurements")
     parser.add_argument("--layers", type=int, help="keep only the first layers of the model, for a smoke test")
     return parser.parse_args()
