@@ -72,7 +72,8 @@ class Bench:
         """Measure steps of training."""
         settings = {
             "kind": "step", "side": "ours", "data": self.data, "length": 128, "layers": self.layers, "cache": None,
-            "tile": None, "fill": False, "precision": self.precision, "steps": 5 if self.quick else self.steps, "ranks": 1,
+            "tile": None, "fill": False, "precision": self.precision, "ranks": 1,
+            "steps": 5 if self.quick else self.steps,
         }  # fmt: skip
         return self.measure(**settings | job)
 
