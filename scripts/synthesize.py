@@ -12,8 +12,12 @@ other shards and the output depends on neither shards nor machine. Planted, and 
 
 import argparse
 import json
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +130,8 @@ def sentences(words: Numbers, vocabulary: pa.Array, loud: npt.NDArray[np.bool_])
     offsets = np.arange(0, words.size + 1, words.shape[1], dtype=np.int32)
     lists = pa.ListArray.from_arrays(offsets, vocabulary.take(pa.array(words.ravel().astype(np.int32))))
     texts = pc.binary_join(lists, " ")
-    return pc.if_else(pa.array(loud), pc.replace_substring(pc.utf8_upper(texts), " ", "  "), texts)
+    changed = pc.replace_substring(pc.ascii_upper(texts.filter(pa.array(loud))), " ", "  ")
+    return pc.replace_with_mask(texts, pa.array(loud), changed)
 
 
 def make(plan: Plan, first: int, last: int, vocabulary: pa.Array, kind: str) -> tuple[pa.Table, pa.Table]:
@@ -177,7 +182,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--kind", choices=sorted(TEXTS), default="qa")
     parser.add_argument("--format", choices=["parquet", "jsonl"], default="parquet")
-    parser.add_argument("--rows-per-shard", type=int, default=1_000_000)
+    parser.add_argument("--rows-per-shard", type=int, default=250_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the rows are the same")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--words", type=int, default=36, help="words of an answer or description")
     parser.add_argument("--shingle", type=int, default=3, help="words of a shingle, for the Jaccard that is planted")
@@ -189,28 +195,37 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def write(args: argparse.Namespace, shard: int) -> dict[str, int]:
+    """Write one shard of rows and its truth; return how many rows of each kind are planted in it."""
+    plan, known, out = Plan(args), vocabulary(), Path(args.out)
+    begin = shard * args.rows_per_shard
+    end = min(begin + args.rows_per_shard, args.rows)
+    made = [make(plan, first, min(first + CHUNK, end), known, args.kind) for first in range(begin, end, CHUNK)]
+    rows, truth = (pa.concat_tables(part) for part in zip(*made, strict=True))
+    if args.format == "parquet":
+        pq.write_table(rows, out / "rows" / f"part-{shard:05d}.parquet", compression="lz4", row_group_size=65_536)
+    else:
+        (out / "rows" / f"part-{shard:05d}.jsonl").write_bytes(b"".join(json_lines(part) for part, _ in made))
+    pq.write_table(truth, out / "truth" / f"part-{shard:05d}.parquet", compression="lz4")
+    return {found["values"]: found["counts"] for found in pc.value_counts(truth["kind"]).to_pylist()}
+
+
 def main() -> None:
     """Write shards of rows, their truth, and what was planted."""
     args, start = arguments(), time.perf_counter()
-    plan, known, out = Plan(args), vocabulary(), Path(args.out)
-    counts = dict.fromkeys(ROLES[1:], 0)
-    for shard, begin in enumerate(range(0, args.rows, args.rows_per_shard)):
-        end = min(begin + args.rows_per_shard, args.rows)
-        cuts = [(first, min(first + CHUNK, end)) for first in range(begin, end, CHUNK)]
-        made = [make(plan, *cut, known, args.kind) for cut in cuts]
-        rows, truth = (pa.concat_tables(part) for part in zip(*made, strict=True))
-        for name in ("rows", "truth"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-        if args.format == "parquet":
-            pq.write_table(rows, out / "rows" / f"part-{shard:05d}.parquet", compression="zstd", row_group_size=65_536)
-        else:
-            (out / "rows" / f"part-{shard:05d}.jsonl").write_bytes(b"".join(json_lines(part) for part, _ in made))
-        pq.write_table(truth, out / "truth" / f"part-{shard:05d}.parquet", compression="zstd")
-        for found in pc.value_counts(truth["kind"]).to_pylist():
-            counts[found["values"]] += found["counts"]
+    plan, out = Plan(args), Path(args.out)
+    for name in ("rows", "truth"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    shards = range(-(-args.rows // args.rows_per_shard))
+    if min(args.workers, len(shards)) > 1:
+        with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+            planted = list(pool.map(partial(write, args), shards))
+    else:
+        planted = [write(args, shard) for shard in shards]
+    counts = {kind: sum(found.get(kind, 0) for found in planted) for kind in ROLES[1:]}
     seconds = time.perf_counter() - start
-    facts = {**vars(args), "planted": counts, "near_jaccard": plan.reached, "words_replaced": plan.changed}
-    facts.pop("out")
+    facts = {name: value for name, value in vars(args).items() if name not in ("out", "workers")}
+    facts |= {"planted": counts, "near_jaccard": plan.reached, "words_replaced": plan.changed}
     (out / "plan.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     sys.stderr.write(f"synthesize: {args.rows:,} rows in {seconds:.1f} s, {args.rows / seconds:,.0f} rows/s\n")
 

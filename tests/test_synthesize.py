@@ -15,7 +15,7 @@ from scripts import synthesize
 
 def made(out: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[dict[int, Any], list[Any], Any]:
     """Rows by number, planted truth and plan."""
-    monkeypatch.setattr(sys, "argv", ["synthesize", str(out), "--rows", "3000", *flags])
+    monkeypatch.setattr(sys, "argv", ["synthesize", str(out), "--rows", "3000", "--workers", "1", *flags])
     synthesize.main()
     if "jsonl" in flags:
         lines = [line for path in sorted(out.glob("rows/*.jsonl")) for line in path.read_text().splitlines()]
@@ -66,7 +66,9 @@ def test_nothing_else_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_rows_depend_on_neither_shards_nor_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole, truth, _ = made(tmp_path / "a", monkeypatch)
-    pieces, again, _ = made(tmp_path / "b", monkeypatch, "--rows-per-shard", "700", "--format", "jsonl")
+    pieces, again, _ = made(
+        tmp_path / "b", monkeypatch, "--rows-per-shard", "700", "--format", "jsonl", "--workers", "2"
+    )
     assert len(list((tmp_path / "b" / "rows").iterdir())) == 5
     assert pieces == whole and again == truth
     other, _, _ = made(tmp_path / "c", monkeypatch, "--seed", "1")
