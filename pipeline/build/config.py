@@ -36,7 +36,7 @@ class BuildConfig(JobConfig):
     near_duplicates: NearConfig | None = Field(
         default=None,
         description="cluster near duplicates (corpus.cluster_id, which masks and mining know), for example "
-        "{threshold: 0.8}; off by default, since sketching every text takes about as long as all the rest of a build",
+        "{threshold: 0.8}; off by default, since sketches and comparisons take longer than all the rest of a build",
     )
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     strict: bool = Field(default=False, description="refuse to go on when training rows say what an evaluation asks")

@@ -75,7 +75,7 @@ class NearSteps:
             near = np.zeros(len(pairs), dtype=bool)
             for start in range(0, len(pairs), PIECE):
                 piece = slice(start, start + PIECE)
-                near[piece] = self._near(pairs["text"][piece], rows["text"].take(pa.array(place[piece])))
+                near[piece] = self._near(pairs["text"][piece], rows["text"], place[piece])
             tally.counts[f"near_candidates_{kind}"] += len(pairs)
             tally.counts[f"near_pairs_{kind}"] += int(near.sum())
             kept = forest(pairs.select(EDGES.names).filter(pa.array(near)))
@@ -99,10 +99,12 @@ class NearSteps:
         taken = found["cluster"].take(place)
         return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
 
-    def _near(self, left: pa.ChunkedArray, right: pa.ChunkedArray) -> np.ndarray:
-        one, other = shingle(left, self.config.words), shingle(right, self.config.words)
-        pairs = np.stack([np.arange(len(one)), np.arange(len(one))], axis=1)
-        return jaccard(one, other, pairs) >= self.config.threshold
+    def _near(self, left: pa.ChunkedArray, right: pa.ChunkedArray, place: np.ndarray) -> np.ndarray:
+        """Whether texts [P] are near duplicates of those at `place` [P] of `right`; each text is cut up once."""
+        coded = left.combine_chunks().dictionary_encode()
+        rows, at = np.unique(place, return_inverse=True)
+        one, other = shingle(coded.dictionary, self.config.words), shingle(right.take(rows), self.config.words)
+        return jaccard(one, other, np.stack([coded.indices.to_numpy(), at], axis=1)) >= self.config.threshold
 
     def _kept(self, kind: str, bucket: int) -> pa.Table:
         rows = self.exchange.read(f"entries_{kind}", bucket, entries(SCHEMAS[kind]))
