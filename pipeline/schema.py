@@ -32,6 +32,8 @@ _PAIR_FIELDS = [
     ("reason", pa.string()),  # why the row exists
 ]
 
+OPTIONAL = {"weight"}  # columns that `conform` fills with nulls where a table has none
+
 TABLES: dict[str, pa.Schema] = {
     "corpus": pa.schema(
         [
@@ -93,13 +95,16 @@ def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
 
 
 def conform(table: pa.Table, name: str) -> pa.Table:
-    """Select and cast the columns of table `name`; columns beyond the contract are left out.
+    """Select and cast the columns of table `name`; columns beyond the contract are left out, optional ones filled.
 
     Raises UserError naming the first column that is missing or cannot be cast.
     """
     wanted = TABLES[name]
     columns = []
     for field in wanted:
+        if field.name in OPTIONAL and field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
         if field.name not in table.column_names:
             raise UserError(f"{name}: column '{field.name}' is missing; found {', '.join(table.column_names)}")
         try:

@@ -81,7 +81,7 @@ def beside(steps: Sequence[Step], options: argparse.Namespace) -> list[Step]:
     recipes = dict.fromkeys(recipe for step in steps for recipe in step.config.recipes())
     found = []
     for recipe in recipes:
-        given = argparse.Namespace(config=recipe, run=None, root=options.root, overwrite=False)
+        given = argparse.Namespace(config=recipe, run=None, root=options.root, overwrite=False, strict=False)
         step = resolve("build", given)
         found.append(Step(f"build of {recipe}", step.config, step.run))
     return found

@@ -220,7 +220,7 @@ def test_an_interrupted_and_a_killed_driver_go_on_where_they_were(tmp_path: Path
 def test_a_killed_worker_loses_no_row(tmp_path: Path, minilm: str, ray_session: None):
     from ray.util.state import list_actors
 
-    path, out, killed = write_rows(tmp_path / "in.parquet", 400), tmp_path / "out", []
+    path, out, killed = write_rows(tmp_path / "in.parquet", 1500), tmp_path / "out", []
 
     def kill_a_worker() -> None:
         while len(list(out.glob("vectors/*.parquet"))) < 2:
@@ -234,7 +234,7 @@ def test_a_killed_worker_loses_no_row(tmp_path: Path, minilm: str, ray_session: 
     killer.start()
     done = run(settings(out, input=str(path), rows_per_shard=5))
     assert killed, "the job was over before its worker could be killed"
-    assert done.read("vectors")["id"].to_pylist() == [f"d{row}" for row in range(400)]
+    assert done.read("vectors")["id"].to_pylist() == [f"d{row}" for row in range(1500)]
 
 
 @pytest.mark.ray
