@@ -47,7 +47,7 @@ FLOORS: dict[float, str] = {
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
     4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "
-    "training.average training.frozen",
+    "training.average training.frozen training.memory",
     4.1: "training.batches training.validation training.meter",
     4.2: "training.rows",
     4.3: "training.replay",

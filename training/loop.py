@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.config import Config
 from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
-from training import batches
+from training import batches, memory
 from training.average import Average, Averaging
 from training.checkpoint import Keeper, Progress, State
 from training.compiled import compile_calls, told
@@ -229,6 +229,7 @@ class Loop:
                 meter.add(len(batch), work.columns.values())
                 done = step + 1
                 if done % self.config.log_every == 0 or done == self.total:
+                    memory.trim()
                     place = {"step": done, "steps": self.total, "epoch": done / len(self.first.batches)}
                     self._log(keeper, place | report | meter.read() | {"bad_steps": self.optimizer.bad})
                 if done in due:
