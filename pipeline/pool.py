@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import engine
+from pipeline.config import user_cause
+from pipeline.errors import UserError
 
 CPUS_PER_ACTOR = 4  # more threads than that do not pay for short texts
 
@@ -41,8 +43,16 @@ class Worker:
         raise NotImplementedError
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Do the item of a row of the dataset."""
-        return {"result": json.dumps(self.work(json.loads(row["item"])))}
+        """Do the item of a row of the dataset.
+
+        What the user can mend, such as a full disk, travels as a value: Ray keeps no cause of an error.
+        """
+        try:
+            return {"result": json.dumps(self.work(json.loads(row["item"]))), "error": ""}
+        except (UserError, OSError) as error:
+            if (said := user_cause(error)) is None:
+                raise
+            return {"result": "null", "error": said}
 
 
 def limit_threads(threads: int) -> None:
@@ -53,7 +63,10 @@ def limit_threads(threads: int) -> None:
 
 
 def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any], pool: Pool) -> Iterator[Any]:
-    """Hand items to the pool and yield results as they are finished; a lost actor's items are done again."""
+    """Hand items to the pool and yield results as they are finished; a lost actor's items are done again.
+
+    Raises UserError for the first item that ended in one, or in an error of the operating system.
+    """
     import ray
 
     rows = [{"item": json.dumps(item)} for item in items]
@@ -65,5 +78,7 @@ def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any],
         num_gpus=pool.num_gpus or None,
     )
     for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for result in batch.column("result").to_pylist():
+        for result, error in zip(*(batch.column(name).to_pylist() for name in ("result", "error")), strict=True):
+            if error:
+                raise UserError(error)
             yield json.loads(result)
