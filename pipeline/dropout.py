@@ -31,7 +31,7 @@ def dropout(values: Tensor, share: float) -> Tensor:
 class Dropout(nn.Dropout):
     """torch's module with the cheaper masks."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+    def forward(self, input: Tensor) -> Tensor:
         """Drop values of any shape while training."""
         return dropout(input, self.p) if self.training else input
 
