@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # that is not named itself. A new file goes in here first: its floor says what it may know.
 FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
-    0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance",
+    0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance "
+    "pipeline.pairscores pipeline.clustering pipeline.quantize",
     0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
     0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
@@ -32,15 +33,20 @@ FLOORS: dict[float, str] = {
     "pipeline.sources.amazon",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
-    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
+    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples "
+    "pipeline.duplicates",
     2.2: "pipeline.build.units pipeline.mining",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
-    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording "
+    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.evaluate.variants "
+    "pipeline.evaluate.sample pipeline.report.wording pipeline.report.parts "
     "pipeline.inspection.survey",
-    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots pipeline.report.examples "
-    "pipeline.report.guards",
-    3.25: "pipeline.inspection.wording",
+    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots "
+    "pipeline.report.examples pipeline.report.guards pipeline.report.atlas",
+    3.21: "pipeline.evaluate.contrasts",
+    3.22: "pipeline.evaluate.measured",
+    3.25: "pipeline.inspection.wording pipeline.report.standing pipeline.evaluate.landscape",
+    3.27: "pipeline.report.pictures",
     3.3: "pipeline.evaluate.measure pipeline.report.page",
     3.35: "pipeline.inspection.page pipeline.inspection.terminal",
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",

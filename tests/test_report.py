@@ -3,67 +3,19 @@
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from lxml import html
 
-from pipeline.report.examples import shorten
-from pipeline.report.findings import Example, Findings, Hit, Kept
+from pipeline.report.findings import Findings
 from pipeline.report.page import render
-from pipeline.report.wording import decimal, headline, leakage, metric_name, p_value, remarks, signed
-
-HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
-
-
-def figures(ndcg, hit):
-    interval = {"ndcg@10": [ndcg - 0.02, ndcg + 0.02], "hit@1": [hit - 0.02, hit + 0.02]}
-    return {"ndcg@10": ndcg, "hit@1": hit, "triplet_accuracy": 0.5, "mean_margin": -0.03, "ci95": interval}
-
-
-def comparison(difference, p):
-    return {
-        "model": "tuned",
-        "baseline": "base",
-        "metric": "ndcg@10",
-        "difference": difference,
-        "ci95": [difference - 0.01, difference + 0.01],
-        "won": 30,
-        "lost": 9,
-        "p_value": p,
-        "p_holm": p,
-    }
+from pipeline.report.wording import decimal, headline, leakage, metric_name, p_value, remarks, shorten, signed
+from tests import told
+from tests.told import HOSTILE, comparison, figures, kept
 
 
 @pytest.fixture
 def findings():
-    rng = np.random.default_rng(0)
-    hits = [Hit(1, HOSTILE, False), Hit(2, "plain", True)]
-    example = Example(HOSTILE, 0.0, 1.0, {"base": hits, "tuned": hits[::-1]}, HOSTILE)
-    curves = [{"step": s, "epoch": s / 10, "loss": 2.0 / s, "lr": 1e-4, "pairs_per_s": 9.0} for s in range(1, 60)]
-    curves += [{"step": s, "ndcg@10": 0.3 + s / 1000, HOSTILE: 0.2} for s in (20, 40, 59)]
-    groups = {name: rng.normal(mean, 0.1, 300).astype(np.float32) for name, mean in (("relevant", 0.7), ("random", 0))}
-    return Findings(
-        run=HOSTILE,
-        split="test",
-        queries=1200,
-        documents=9000,
-        baseline="base",
-        subject="tuned",
-        metrics=["ndcg@10", "hit@1"],
-        figures={"base": figures(0.401, 0.43), "tuned": figures(0.512, 0.61)},
-        comparisons=[comparison(0.111, 0.0002)],
-        triplet_source=HOSTILE,
-        curves=curves,
-        similarities={"base": groups, "tuned": groups},
-        won=[example],
-        lost=[example],
-        skipped={"query_without_relevant_document": 3},
-        tables={"corpus": 9000},
-        dropped={"empty_text": 4},
-        data={"data": HOSTILE},
-        environment={"torch": "2"},
-        command=f"python -m scripts.evaluate --run '{HOSTILE}'",
-    )
+    return told.findings()
 
 
 def test_page_parses_and_holds_what_it_should(findings):
@@ -71,28 +23,27 @@ def test_page_parses_and_holds_what_it_should(findings):
     page = html.document_fromstring(text)
     assert text.startswith("<!doctype html>")
     assert [h.text_content() for h in page.iter("h2")] == [
+        "At a glance",
         "Models",
         "Against base",
         "Training",
         "Similarities",
+        "Smaller vectors",
+        "Map of the corpus",
         "Queries",
         "Data and leakage",
         "How it was measured",
         "Where it comes from",
     ]
-    assert len(page.findall(".//figure")) == 4 and len(list(page.iter("svg"))) == 4
-    assert len(page.findall(".//details")) == 2
+    assert len(page.findall(".//figure")) == 9 and len(list(page.iter("svg"))) == 8
+    assert len(page.findall(".//details")) == 3
+    assert len(page.xpath("//svg[@class='map']/circle")) == 800
+    assert len(page.xpath("//tbody[@class='below']/tr")) == 1 + 11
     assert "query without relevant document" in page.text_content()
     ids = page.xpath("//@id")
     assert len(ids) == len(set(ids))
     wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
     assert {a or b for a, b in wanted} <= set(ids)
-
-
-def kept(before, after, p):
-    test = comparison(after - before, p)
-    models = {"bm25": figures(0.6, 0.5), "base": figures(before, 0.43), "tuned": figures(after, 0.61)}
-    return Kept(HOSTILE, "dev", 246, 2890, models, [test, {**test, "model": "bm25"}])
 
 
 def test_what_it_kept(findings):
