@@ -23,7 +23,7 @@ FLOORS: dict[float, str] = {
     0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
     1.0: "pipeline.files pipeline.engine",
-    1.1: "pipeline.artifact",
+    1.1: "pipeline.artifact pipeline.card",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.25: "pipeline.attention",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
@@ -50,6 +50,7 @@ FLOORS: dict[float, str] = {
     3.3: "pipeline.evaluate.measure pipeline.report.page",
     3.35: "pipeline.inspection.page pipeline.inspection.terminal",
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
+    3.45: "pipeline.evaluate.card",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
     4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "

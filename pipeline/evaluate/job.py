@@ -13,6 +13,7 @@ from pipeline.config import JobConfig
 from pipeline.console import say
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
+from pipeline.evaluate.card import tell_card
 from pipeline.evaluate.guards import Guard, measure_guard, watch
 from pipeline.evaluate.measure import measure
 from pipeline.evaluate.measured import BM25, Measured, Plan, tests
@@ -244,6 +245,9 @@ def _write(
         commands=commands(config.run, data.path, out),
     )
     write_text(join(out, "report.html"), render(findings))
+    trained = join(config.run, "model")
+    if findings.subject in config.models and config.models[findings.subject].model == trained:
+        tell_card(trained, findings)
     write_json(join(out, "metrics.json"), _figures(config, measured, questions, comparisons, guards))
     _print(config, measured.figures, comparisons, len(questions.query_ids), guards)
     draft.drop(questions.skipped)

@@ -8,6 +8,7 @@ from pipeline import files
 from pipeline.attention import PACKED
 from pipeline.config import JobConfig
 from pipeline.encoder import EncoderConfig
+from training.card import CardConfig
 from training.guide import GuideConfig
 from training.loop import LoopConfig
 from training.lora import LoraConfig
@@ -39,6 +40,7 @@ class TrainConfig(JobConfig):
         1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
     )
     validation: ValidationConfig = ValidationConfig()
+    card: CardConfig = CardConfig()
     workers: int | None = Field(None, ge=1, description="default: one a GPU, else one a CPU up to 2")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
 

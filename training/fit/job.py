@@ -47,7 +47,7 @@ def run(config: TrainConfig) -> str:
     checkpoint, measured = fit(config, places, plan)
     beside = _finished(config, base, checkpoint)
     rows, sources = _described(config, data, negatives, replayed)
-    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources), beside)
+    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources, inputs), beside)
     draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
     say(f"train: done: {places['model']}")
     return places["model"]
