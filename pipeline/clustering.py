@@ -19,8 +19,10 @@ _CELLS = 1 << 23  # counts of a contingency table held at once
 def assign(vectors: npt.NDArray[np.float32], clusters: int, seeds: Sequence[int] = range(SEEDS)) -> Ints:
     """Clusters [R, N] of vectors [N, D] by k-means, one run a seed."""
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
-    runs = [KMeans(clusters, n_init=1, random_state=seed).fit_predict(vectors) for seed in seeds]
+    with threadpool_limits(1):
+        runs = [KMeans(clusters, n_init=1, random_state=seed).fit_predict(vectors) for seed in seeds]
     return np.stack(runs).astype(np.int64)
 
 

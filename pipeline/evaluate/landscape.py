@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipeline.evaluate.sample import Sample
 from pipeline.report.atlas import OTHER
 
-DRAWN = 900  # documents: what a page can hold and t-SNE does in a few seconds
+DRAWN, ITERATIONS = 800, 500  # documents: what a page can hold and t-SNE does in a few seconds
 FEWEST, COLOURS = 12, 7
 METHOD = "t-SNE of the first 50 principal components"
 
@@ -17,11 +17,14 @@ def places(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float3
     """Place unit vectors [N, D] in the unit square [N, 2] so that near ones stay near (van der Maaten, Hinton 2008)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     centred = vectors.astype(np.float64)
     principal = PCA(min(50, *centred.shape), svd_solver="full").fit_transform(centred)
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    found = TSNE(init="pca", perplexity=perplexity, random_state=seed, learning_rate="auto").fit_transform(principal)
+    way = TSNE(init="pca", perplexity=perplexity, random_state=seed, learning_rate="auto", max_iter=ITERATIONS)
+    with threadpool_limits(1):  # its threads wait for each other in a loop, which a busy machine makes very slow
+        found = way.fit_transform(principal)
     low, high = found.min(axis=0), found.max(axis=0)
     square: npt.NDArray[np.float32] = ((found - low) / np.where(high > low, high - low, 1)).astype(np.float32)
     return square
