@@ -21,7 +21,7 @@ from pipeline.console import say
 from pipeline.errors import UserError
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
-PLACES = frozenset({"run", "out", "overwrite"})  # say where, not what: they do not make a result another one
+PLACES = frozenset({"run", "out", "overwrite", "card"})  # say where, or who: they do not make a result another one
 
 
 class Config(BaseModel):

@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # that is not named itself. A new file goes in here first: its floor says what it may know.
 FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
-    0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance",
+    0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance "
+    "pipeline.pairscores pipeline.clustering pipeline.quantize",
     0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
     0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
     1.0: "pipeline.files pipeline.engine pipeline.dropout",
-    1.1: "pipeline.artifact",
+    1.1: "pipeline.artifact pipeline.card",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.25: "pipeline.attention",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
@@ -32,18 +33,24 @@ FLOORS: dict[float, str] = {
     "pipeline.sources.amazon",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
-    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
+    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples "
+    "pipeline.duplicates",
     2.2: "pipeline.build.units pipeline.mining",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
-    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording "
+    3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.evaluate.variants "
+    "pipeline.evaluate.sample pipeline.report.wording pipeline.report.parts "
     "pipeline.inspection.survey",
-    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots pipeline.report.examples "
-    "pipeline.report.guards",
-    3.25: "pipeline.inspection.wording",
+    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots "
+    "pipeline.report.examples pipeline.report.guards pipeline.report.atlas",
+    3.21: "pipeline.evaluate.contrasts",
+    3.22: "pipeline.evaluate.measured",
+    3.25: "pipeline.inspection.wording pipeline.report.standing pipeline.evaluate.landscape",
+    3.27: "pipeline.report.pictures",
     3.3: "pipeline.evaluate.measure pipeline.report.page",
     3.35: "pipeline.inspection.page pipeline.inspection.terminal",
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
+    3.45: "pipeline.evaluate.card",
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
     4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "
@@ -60,7 +67,10 @@ FLOORS: dict[float, str] = {
     5.6: "training.losses.union",
     6.0: "training.checkpoint",
     6.1: "training.loop training.keeper",
-    7.0: "training.fit",
+    7.0: "training.fit.config",
+    7.1: "training.fit.worker",
+    7.2: "training.fit.trainer",
+    7.3: "training.fit.job",
 }
 
 TOP = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "pipeline", "training", "tests", "cluster", "scripts"}
@@ -152,10 +162,14 @@ def test_every_file_imports_from_lower_floors():
         ("pipeline.artifact", "from pipeline import encoder", "wanted a lower floor"),
         ("pipeline.encoder", "from pipeline.search import top_k", "wanted a lower floor"),
         ("pipeline.engine", "import pipeline.artifact", "wanted a lower floor"),
-        ("pipeline.mine", "from training.fit import run", "pipeline never imports training"),
-        ("training.fit", "import scripts.run", "scripts are imported by nobody"),
-        ("training.fit", "from . import loop", "write the full name"),
-        ("training.fit", "import importlib\nimportlib.import_module('scripts.run')", "scripts are imported by nobody"),
+        ("pipeline.mine", "from training.fit.job import run", "pipeline never imports training"),
+        ("training.fit.job", "import scripts.run", "scripts are imported by nobody"),
+        ("training.fit.job", "from . import loop", "write the full name"),
+        (
+            "training.fit.job",
+            "import importlib\nimportlib.import_module('scripts.run')",
+            "scripts are imported by nobody",
+        ),
         ("pipeline.newcomer", "import json", "has no floor"),
     ],
 )

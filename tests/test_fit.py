@@ -18,8 +18,8 @@ from pipeline import artifact
 from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from training import fit
 from training.checkpoint import Progress, State, load_weights
+from training.fit import job as fit
 from training.loop import Loop, LoopConfig, milestones, rate_at
 from training.losses.infonce import InfoNCE
 from training.rows import ValidationConfig, load, load_validation

@@ -14,8 +14,8 @@ from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from tests.ranks import run_ranks
 from tests.test_fit import SETTINGS, make_data, settings
-from training import fit
 from training.checkpoint import Progress, State, load_weights
+from training.fit import job as fit
 from training.loop import Embed, Loop, LoopConfig
 from training.lora import LoraConfig, attach, merge
 from training.losses.infonce import InfoNCE

@@ -13,9 +13,9 @@ from pipeline.schema import TABLES
 from tests.test_batches import siblings, table
 from tests.test_fit import make_data, settings
 from tests.test_rows import made, pair
-from training import fit
 from training.batches import compose, deal, rows_from, stable_id
-from training.fit import TrainConfig
+from training.fit import job as fit
+from training.fit.config import TrainConfig
 from training.replay import SCOPE, Mixed, Replay, load_mixed, scoped, spread
 from training.rows import clusters, read_table, relevant
 

@@ -1,0 +1,68 @@
+"""The recipe of a training run."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from pipeline import files
+from pipeline.attention import PACKED
+from pipeline.config import JobConfig
+from pipeline.encoder import EncoderConfig
+from training.card import CardConfig
+from training.guide import GuideConfig
+from training.loop import LoopConfig
+from training.lora import LoraConfig
+from training.losses.infonce import InfoNCE
+from training.losses.union import Loss
+from training.replay import Replay
+from training.rows import Kind, ValidationConfig
+
+
+class TrainConfig(JobConfig):
+    """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
+
+    data: str | None = Field(None, description="artifact of build; default {run}/data")
+    negatives: str | None = Field(None, description="artifact of mine; default {run}/negatives where it exists")
+    out: str | None = Field(None, description="model directory; default {run}/model")
+    encoder: EncoderConfig = EncoderConfig()
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
+    loss: Loss = InfoNCE()
+    rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
+    guide: GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
+    max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
+    max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    replay: Replay | None = Field(None, description="another corpus in some of the batches")
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
+    )
+    loop: LoopConfig = LoopConfig()
+    tuned_share: float = Field(
+        1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
+    )
+    validation: ValidationConfig = ValidationConfig()
+    card: CardConfig = CardConfig()
+    workers: int | None = Field(None, ge=1, description="default: one a GPU, else one a CPU up to 2")
+    max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.loop.compile and self.encoder.attention in PACKED:
+            raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
+        return self
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Absolute places of data, model directory and training log."""
+        home = files.absolute(self.run)
+        return {
+            "data": files.absolute(self.data) if self.data else files.join(home, "data"),
+            "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
+            "replay": files.absolute(self.replay.place) if self.replay else "",
+            "model": files.absolute(self.out) if self.out else files.join(home, "model"),
+            "log": files.join(home, "training"),
+            "metrics": files.join(home, "training", "metrics.jsonl"),
+        }
+
+    def recipes(self) -> list[str]:
+        """Return the recipe of the replayed corpus."""
+        return [self.replay.recipe] if self.replay and self.replay.recipe else []

@@ -1,0 +1,71 @@
+"""The training job: check the inputs, train on Ray, leave a model directory."""
+
+from pathlib import Path
+
+from pipeline import artifact, engine
+from pipeline.artifact import Artifact
+from pipeline.console import say
+from pipeline.encoder import Encoder
+from training import card
+from training.checkpoint import load_weights
+from training.fit.config import TrainConfig
+from training.fit.trainer import fit
+from training.guide import opened
+from training.loop import Embed
+from training.lora import attach, merge
+from training.losses.union import check
+from training.rows import read_table, sampled
+
+
+def run(config: TrainConfig) -> str:
+    """Train and leave a model directory that Sentence Transformers loads; returns its path.
+
+    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
+    """
+    check(
+        config.loss,
+        [*config.rows, *(config.replay.rows if config.replay else ())],
+        guided=config.guide is not None,
+    )
+    places = config.places
+    data = Artifact.open(places["data"], "build")
+    negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
+    base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
+    inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
+    if negatives:
+        inputs["negatives"] = negatives.manifest.fingerprint
+    replayed = config.replay.open() if config.replay else None
+    if replayed:
+        inputs["replay"] = replayed.manifest.fingerprint
+    inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
+    draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
+    if isinstance(draft, Artifact):
+        say(f"train: already done: {places['model']}")
+        return places["model"]
+    engine.start()
+    plan = artifact.digest([draft.settings, draft.inputs])
+    checkpoint, measured = fit(config, places, plan)
+    beside = _finished(config, base, checkpoint)
+    rows, sources = _described(config, data, negatives, replayed)
+    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources, inputs), beside)
+    draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
+    say(f"train: done: {places['model']}")
+    return places["model"]
+
+
+def _finished(config: TrainConfig, base: Encoder, checkpoint: Path) -> dict[str, bytes]:
+    """Load the trained weights into the base; returns the files of adapters, which are merged into it."""
+    adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
+    load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else config.tuned_share)
+    return merge(base, adapters, config.encoder.model, config.tuned_share) if adapters else {}
+
+
+def _described(
+    config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None
+) -> tuple[int, list[str]]:
+    """Rows of the run's own, and the sources of all that it trained on."""
+    table = sampled(read_table(config.rows, data, negatives), config.max_rows)
+    sources = set(table["source"].to_pylist())
+    if config.replay and replayed:
+        sources |= set(read_table(list(config.replay.rows), replayed, None)["source"].to_pylist())
+    return len(table), sorted(sources)
