@@ -17,7 +17,9 @@ import pytest
 from pipeline import schema, shards
 from pipeline.artifact import Artifact, Draft
 from pipeline.config import validate
-from pipeline.embed import EmbedConfig, check_ids, run, vectors_table, with_text
+from pipeline.embed.columns import vectors_table, with_text
+from pipeline.embed.ids import check_ids
+from pipeline.embed.job import EmbedConfig, run
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 
@@ -79,7 +81,7 @@ def test_ids_that_are_missing_or_twice_are_named(tmp_path: Path):
 
 
 def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.embed._IDS_A_PASS", 4)
+    monkeypatch.setattr("pipeline.embed.ids._IDS_A_PASS", 4)
     path = write_rows(tmp_path / "a.parquet", 30)
     check_ids(shards.plan([str(path)], 7, ""), "id")
     twice = pa.concat_tables([pq.read_table(path), pa.table({"id": ["d11"], "text": ["x"]})])

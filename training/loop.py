@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import Config
-from pipeline.encoder import Encoder, Tokens, compute_dtype
+from pipeline.encoder import Encoder, Tokens
 from pipeline.errors import UserError
+from pipeline.precision import compute_dtype
 from training import batches, memory
 from training.average import Average, Averaging
 from training.checkpoint import Keeper, Progress, State
