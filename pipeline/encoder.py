@@ -120,8 +120,7 @@ class Encoder(nn.Module):
     @classmethod
     def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
         tokenizer, table = static.load(folder, layout["transformer"], config.max_length)
-        prompts = {**layout["prompts"], **(config.prompts or {})}
-        limit = tokenizer.max_length
+        prompts, limit = {**layout["prompts"], **(config.prompts or {})}, tokenizer.max_length
         return cls(
             table.to(place),
             tokenizer,
@@ -266,10 +265,7 @@ class Encoder(nn.Module):
         return vectors
 
     def save(self, path: str | Path, card: str | None = None, beside: Mapping[str, bytes] | None = None) -> None:
-        """Write a directory that `SentenceTransformer(path)` loads unchanged: float32 safetensors, and a model card.
-
-        `beside` are further files below it.
-        """
+        """Write a directory that `SentenceTransformer(path)` loads, with a model card; `beside` are further files."""
         with new_folder(str(path)) as folder:
             self._write(folder, card, beside or {})
 

@@ -83,8 +83,13 @@ class EncodeShard(Worker):
         self.earlier: Earlier | None = ray.get(earlier[0]) if earlier[0] is not None else None
 
     def work(self, item: dict[str, Any]) -> dict[str, int]:
-        """Encode one shard and commit it; return its rows, and the tokens that were computed."""
+        """Encode one shard and commit it; return its rows, and the tokens that were computed.
+
+        One that is committed is left: Ray does a finished item again when the node with its result is lost.
+        """
         shard = Shard(**item)
+        if shards.committed(self.task.folder, shard.name) is not None:
+            return {"rows": shard.rows, "tokens": 0, "padded": 0}
         rows = self.task.texts(shard)
         texts = rows.column("text").to_pylist()
         found, counts = self._vectors(rows.column("id"), texts)
