@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         self.identity = identity
         self.packed = False
         self.runtime: Runtime | None = None
-        self.folder = ""
+        self.folder, self.asked = "", False  # whether a runtime was asked for by name
         self.backend: Backend = "auto"
         self._takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
         pooler = getattr(transformer, "pooler", None)
@@ -80,9 +80,8 @@ class Encoder(nn.Module):
         """Load a model for `device` (auto: CUDA when there is one).
 
         `to_train` takes the way whose backward is fastest: on a CPU packed texts where the architecture allows, else
-        plain attention, whose backward in bfloat16 beats the fused one's. The vectors are the same to rounding.
-
-        Raises UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
+        plain attention, whose backward in bfloat16 beats the fused one's. Vectors are the same to rounding. Raises
+        UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         dtype = compute_dtype(config.dtype, place)
@@ -114,6 +113,7 @@ class Encoder(nn.Module):
             | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         )
         encoder.folder, encoder.backend = folder, config.backend
+        encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
         encoder.packed = pack(config.attention, transformer, place, to_train=to_train)
         return encoder
 
@@ -134,12 +134,9 @@ class Encoder(nn.Module):
         )
 
     def hasten(self, threads: int) -> "Encoder":
-        """Take the fastest runtime for `encode`, with so many threads: from here on the weights may not change.
-
-        Raises UserError for a runtime that is not installed or lacks its file.
-        """
-        dtype, device = self.identity["dtype"], self.device.type
-        name = backends.choose(self.backend, device, self.transformer.config.model_type, dtype)
+        """Take the fastest runtime for `encode`: from here on the weights may not change; UserError where it lacks."""
+        dtype = self.identity["dtype"]
+        name = backends.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
         self.runtime = backends.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
         return self
 
@@ -242,6 +239,8 @@ class Encoder(nn.Module):
 
     def vectors(self, tokens: Tokens, role: Role) -> npt.NDArray[np.float32]:
         """Token ids of texts of a role into vectors [N, D], as `encode` does."""
+        if self.asked and self.runtime is None:
+            self.hasten(torch.get_num_threads())
         was_training = self.training
         self.eval()
         with torch.inference_mode():

@@ -22,6 +22,7 @@ TABLES: dict[str, tuple[str, str]] = {"document": ("corpus", "doc_id"), "query":
 SPEED = frozenset({"num_actors", "max_actors", "threads"})  # settings that change no vector
 GROWS = ("data", "input")  # inputs that may change: what is there of the same model is kept
 CALIBRATION = "calibration.json"
+MANY = 2048  # texts from which on a faster runtime is worth the seconds that it takes to be made
 
 
 class EmbedConfig(JobConfig):
@@ -109,6 +110,7 @@ def run(config: EmbedConfig) -> Artifact:
         folder,
         config.formats,
         config.incremental,
+        sum(shard.rows for shard in plan) >= MANY,
     )
     stale = shards.adopt(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)

@@ -28,6 +28,13 @@ class Task:
     folder: str
     formats: tuple[Format, ...]
     incremental: bool
+    fast: bool  # whether there are texts enough that making a runtime pays
+
+    def load(self, threads: int) -> Encoder:
+        """Load the encoder of an actor."""
+        limit_threads(threads)
+        encoder = Encoder.load(self.encoder)
+        return encoder.hasten(threads) if self.fast else encoder
 
     def texts(self, shard: Shard) -> pa.Table:
         """Table (id, text, carried columns) of a shard's rows that have a text."""
@@ -77,9 +84,7 @@ class EncodeShard(Worker):
     def __init__(self, task: Task, ranges: Ranges, earlier: list[Any], threads: int) -> None:
         import ray
 
-        limit_threads(threads)
-        self.task, self.ranges = task, ranges
-        self.encoder = Encoder.load(task.encoder).hasten(threads)
+        self.task, self.ranges, self.encoder = task, ranges, task.load(threads)
         self.earlier: Earlier | None = ray.get(earlier[0]) if earlier[0] is not None else None
 
     def work(self, item: dict[str, Any]) -> dict[str, int]:
@@ -140,7 +145,6 @@ def calibrate(task: Task, plan: Sequence[Shard], rows: int) -> Ranges:
 
 
 def _ranges(task: Task, sample: list[Shard], rows: int, threads: int) -> Ranges:
-    limit_threads(threads)
-    encoder = Encoder.load(task.encoder).hasten(threads)
+    encoder = task.load(threads)
     texts = [text for shard in sample for text in task.texts(shard).column("text").slice(0, rows).to_pylist()]
     return calibrated(encoder.encode(texts, task.role), task.formats, scaled=encoder.normalize)
