@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         )
 
     def hasten(self, threads: int) -> "Encoder":
-        """Take the fastest runtime for `encode`: from here on the weights may not change; UserError where it lacks."""
+        """Take the fastest runtime for `encode`, or raise UserError; from here on the weights may not change."""
         dtype = self.identity["dtype"]
         name = backends.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
         self.runtime = backends.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)

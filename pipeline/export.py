@@ -16,7 +16,7 @@ from pipeline.console import say
 from pipeline.embed.columns import not_blank
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from pipeline.files import join, new_folder
+from pipeline.files import fetch_folder, join, new_folder
 
 _CALIBRATION_TOKENS = 4096  # of a batch
 
@@ -30,6 +30,9 @@ class ExportConfig(JobConfig):
     input: str | None = Field(None, description="texts that int8 is calibrated on: Parquet, JSON lines, CSV or text")
     text_column: str = "text"
     calibration_rows: int = Field(256, ge=8, description="texts that int8 is calibrated on, spread over the input")
+    least_cosine: float = Field(
+        0.99, gt=0, le=1, description="of calibration texts to float32; the layers that cost most stay as they are"
+    )
     threads: int = Field(2, ge=1)
     push: str | None = Field(None, description="name on the Hugging Face Hub to upload to, such as user/model")
     private: bool = Field(True, description="whether a repository that the upload makes is private")
@@ -57,7 +60,7 @@ def run(config: ExportConfig) -> str:
     else:
         _graphs(config, encoder, Path(out))
     if config.push:
-        push(out, config.push, private=config.private, endpoint=config.endpoint)
+        push(fetch_folder(out) if "://" in out else out, config.push, private=config.private, endpoint=config.endpoint)
     return out
 
 
@@ -70,8 +73,12 @@ def _graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
             continue
         graph = openvino.graph(encoder.transformer, names)
         if form == "int8":
-            layers = int8.quantised(graph, _sample(config, encoder), config.threads)
-            say(f"export: {layers} linear layers in int8, calibrated on texts of {config.input}")
+            found = int8.quantised(graph, list(_sample(config, encoder)), config.threads, config.least_cosine)
+            graph = found.model
+            say(
+                f"export: {found.layers} of {found.of} linear layers in int8, calibrated on {config.input}: "
+                f"mean cosine {found.cosine:.5f}"
+            )
         path = folder / (openvino.INT8_FILE if form == "int8" else openvino.FILE)
         path.parent.mkdir(exist_ok=True)
         openvino.library().save_model(graph, str(path), compress_to_fp16=False)

@@ -86,12 +86,13 @@ def adopt(folder: str, plan: Sequence[Shard]) -> list[str]:
     An output is known by the key in its name, so that files added before its own do not matter.
     """
     fs, root = filesystem(folder)
-    held = {_key(name): name for name in fs.glob(join(root, "*.parquet"))} if fs.exists(root) else {}
+    names = map(posixpath.basename, fs.glob(join(root, "*.parquet"))) if fs.exists(root) else []
+    held = {_key(name): name for name in names}
     for shard in plan:
-        old, new = held.pop(_key(shard.name), None), join(root, f"{shard.name}.parquet")
-        if old and posixpath.basename(old) != posixpath.basename(new):
-            fs.mv(old, new)
-    return sorted(held.values())
+        old, new = held.pop(_key(shard.name), None), f"{shard.name}.parquet"
+        if old and old != new:
+            fs.mv(join(root, old), join(root, new))
+    return [join(folder, name) for name in sorted(held.values())]
 
 
 def _key(name: str) -> str:
