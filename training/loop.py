@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import Config
+from pipeline.dropout import cheapen
 from pipeline.encoder import Encoder, Tokens
 from pipeline.errors import UserError
 from pipeline.precision import compute_dtype
@@ -101,6 +102,8 @@ class Loop:
         self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
+        if encoder.device.type == "cpu" and not config.compile:
+            cheapen(encoder)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
         if config.compile and encoder.packed:
