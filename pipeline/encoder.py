@@ -251,17 +251,17 @@ class Encoder(nn.Module):
 
     def _run(self, runtime: Runtime, tokens: Tokens, skip: Sequence[int]) -> Tensor:
         """Have a runtime compute token states [B, L, H] and pool them here: token ids of N texts into [N, D]."""
-        vectors = torch.empty(len(tokens), self.dim)
+        vectors = np.empty((len(tokens), self.dim), np.float32)
         order = self.cut([len(row) for row in tokens], self.token_budget)
         batches = [self._filled([tokens[i] for i in chunk]) for chunk in order]
 
         def take(place: int, states: npt.NDArray[Any]) -> None:
             mask, skips = torch.from_numpy(batches[place][1]), self._skips(skip, order[place])
             held = mask if skips is None else without_prompt(mask, skips)
-            vectors[order[place]] = self._scaled(pool(torch.from_numpy(states), held, self.pooling))
+            vectors[order[place]] = self._scaled(pool(torch.from_numpy(states), held, self.pooling)).numpy()
 
         runtime(batches, take)
-        return vectors
+        return torch.from_numpy(vectors)
 
     def save(self, path: str | Path, card: str | None = None, beside: Mapping[str, bytes] | None = None) -> None:
         """Write a directory that `SentenceTransformer(path)` loads, with a model card; `beside` are further files."""
