@@ -7,7 +7,7 @@ import hashlib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -142,12 +142,13 @@ def begin(
     *,
     overwrite: bool,
     keep: bool = False,
+    grows: Sequence[str] = (),
 ) -> Draft | Artifact:
     """Start an artifact, or return the finished one when it was made of the same inputs and settings.
 
     `settings` is what decides the result (`JobConfig.digested`). A finished artifact of other inputs or settings is
     refused unless `overwrite`; an unfinished one is cleared, or with `keep` (resumable jobs) gone on with when its
-    inputs and settings are the same.
+    inputs and settings are the same. Inputs named in `grows` may change: then a finished artifact is gone on with too.
     """
     fs, root = filesystem(path)
     draft = Draft(path, kind, settings, inputs)
@@ -157,15 +158,18 @@ def begin(
         done = {"kind": manifest.kind, "settings": manifest.settings, "inputs": manifest.inputs}
         if done == plan:
             return Artifact(path, manifest)
-        if not overwrite:
+        if _alike(plan, done, grows):
+            fs.rm(join(root, MANIFEST))
+        elif not overwrite:
             raise UserError(
                 f"{path}: is finished but {_difference(path, plan, done, settings)}; give --overwrite or another --run"
             )
-        fs.rm(root, recursive=True)
+        else:
+            fs.rm(root, recursive=True)
     elif fs.exists(root) and fs.ls(root):
         if not fs.exists(join(root, CONFIG)):
             raise UserError(f"{path}: is not empty and not an artifact; choose another directory")
-        if not (keep and read_json(join(path, "plan.json")) == plan):
+        if not (keep and _alike(plan, read_json(join(path, "plan.json")), grows)):
             fs.rm(root, recursive=True)
     try:
         fs.makedirs(root, exist_ok=True)
@@ -174,6 +178,15 @@ def begin(
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return draft
+
+
+def _alike(plan: dict[str, Any], done: dict[str, Any], grows: Sequence[str]) -> bool:
+    """Whether two plans differ in nothing but inputs that may change."""
+
+    def fixed(one: dict[str, Any]) -> dict[str, Any]:
+        return one | {"inputs": {key: value for key, value in one["inputs"].items() if key not in grows}}
+
+    return fixed(plan) == fixed(done)
 
 
 def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings: dict[str, Any]) -> str:

@@ -56,6 +56,23 @@ def store_folder(local: str, path: str) -> None:
     fs.put(local.rstrip("/") + "/", root, recursive=True)
 
 
+@contextmanager
+def new_folder(path: str) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `path`: by a rename here, file by file on a remote store."""
+    if "://" in path:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            store_folder(folder, path)
+        return
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
 def fetch_folder(path: str) -> str:
     """Bring a remote folder here and return its local place; what was brought before and is unchanged is used again."""
     fs, root = filesystem(path)

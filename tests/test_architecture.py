@@ -22,27 +22,33 @@ FLOORS: dict[float, str] = {
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
-    1.0: "pipeline.files pipeline.engine pipeline.dropout",
+    1.0: "pipeline.files pipeline.engine pipeline.dropout pipeline.textfiles pipeline.precision",
     1.1: "pipeline.artifact pipeline.card",
-    1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
-    1.25: "pipeline.attention",
+    1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing "
+    "pipeline.sources.record pipeline.static pipeline.backends.runtime",
+    1.22: "pipeline.backends.openvino",
+    1.23: "pipeline.backends.onnx pipeline.backends.int8",
+    1.25: "pipeline.attention pipeline.pooling pipeline.backends.choose",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
-    1.35: "pipeline.sources.paths pipeline.sources.postlinks",
+    1.35: "pipeline.sources.paths pipeline.sources.postlinks pipeline.distill",
     1.4: "pipeline.sources.*",
     1.5: "pipeline.sources.beir pipeline.sources.wands pipeline.sources.shopify pipeline.sources.esci "
     "pipeline.sources.amazon",
     # steps: functions over Arrow tables
-    2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
-    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples "
-    "pipeline.duplicates",
-    2.2: "pipeline.build.units pipeline.mining",
+    2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners "
+    "pipeline.embed.ids pipeline.embed.reuse",
+    2.05: "pipeline.embed.columns",
+    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.tuples pipeline.duplicates "
+    "pipeline.embed.worker",
+    2.2: "pipeline.build.units pipeline.mining pipeline.embed.job pipeline.index.kinds pipeline.export",
+    2.3: "pipeline.index.job",
+    2.4: "pipeline.index.ask",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
     3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.evaluate.variants "
-    "pipeline.evaluate.sample pipeline.report.wording pipeline.report.parts "
-    "pipeline.inspection.survey",
-    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots "
-    "pipeline.report.examples pipeline.report.guards pipeline.report.atlas",
+    "pipeline.evaluate.sample pipeline.report.wording pipeline.report.parts pipeline.inspection.survey",
+    3.2: "pipeline.evaluate.figures pipeline.evaluate.ranking pipeline.report.plots pipeline.report.examples "
+    "pipeline.report.guards pipeline.report.atlas",
     3.21: "pipeline.evaluate.contrasts",
     3.22: "pipeline.evaluate.measured",
     3.25: "pipeline.inspection.wording pipeline.report.standing pipeline.evaluate.landscape",
