@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance",
-    0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
+    0.1: "pipeline.columns pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
     0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
@@ -26,11 +26,12 @@ FLOORS: dict[float, str] = {
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.25: "pipeline.attention",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
-    1.35: "pipeline.sources.paths pipeline.sources.postlinks",
+    1.35: "pipeline.sources.batches pipeline.sources.jsontables pipeline.sources.paths pipeline.sources.postlinks",
     1.4: "pipeline.sources.*",
     1.5: "pipeline.sources.beir pipeline.sources.wands pipeline.sources.shopify pipeline.sources.esci "
     "pipeline.sources.amazon",
     # steps: functions over Arrow tables
+    1.9: "pipeline.judged",
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
     2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
     2.2: "pipeline.build.units pipeline.mining",
