@@ -17,7 +17,7 @@ FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance "
     "pipeline.pairscores pipeline.clustering pipeline.quantize",
-    0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical",
+    0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical pipeline.columns",
     0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
@@ -30,10 +30,12 @@ FLOORS: dict[float, str] = {
     1.23: "pipeline.backends.onnx pipeline.backends.int8",
     1.25: "pipeline.attention pipeline.pooling pipeline.backends.choose",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
-    1.35: "pipeline.sources.paths pipeline.sources.postlinks pipeline.distill",
+    1.35: "pipeline.sources.paths pipeline.sources.postlinks pipeline.distill pipeline.sources.batches "
+    "pipeline.sources.jsontables",
     1.4: "pipeline.sources.*",
     1.5: "pipeline.sources.beir pipeline.sources.wands pipeline.sources.shopify pipeline.sources.esci "
     "pipeline.sources.amazon",
+    1.9: "pipeline.judged",
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners "
     "pipeline.embed.ids pipeline.embed.reuse",
