@@ -141,8 +141,9 @@ def read_parquet(path: str, table: str | None = None, columns: list[str] | None 
         return parquet.read(columns=columns)
 
 
-def write_parquet(path: str, table: pa.Table) -> None:
-    """Write one Parquet file (zstd, row groups of at most 64k rows) under a temporary name, then rename it.
+def write_parquet(path: str, table: pa.Table, group_rows: int = ROW_GROUP_ROWS) -> None:
+    """Write one Parquet file (zstd, row groups of at most 64k rows or of `group_rows`) under a temporary name, then
+    rename it.
 
     The temporary name is the writer's own: a task that Ray runs twice does not spoil its twin's file.
     """
@@ -150,5 +151,5 @@ def write_parquet(path: str, table: pa.Table) -> None:
     fs.makedirs(posixpath.dirname(name), exist_ok=True)
     partial = f"{name}.{uuid.uuid4().hex[:8]}.partial"
     with fs.open(partial, "wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        pq.write_table(table, file, compression="zstd", row_group_size=group_rows)
     fs.mv(partial, name)

@@ -100,9 +100,9 @@ def ours(job: dict[str, Any]) -> list[float]:
     import torch.distributed as dist
 
     from pipeline.encoder import Encoder, EncoderConfig
-    from training.batches import rows_from
     from training.loop import Loop, LoopConfig
     from training.losses.infonce import InfoNCE
+    from training.texts import rows_from
 
     if job["ranks"] > 1:
         dist.init_process_group("gloo", init_method="env://")

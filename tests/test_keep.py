@@ -35,7 +35,7 @@ def keeping(**config) -> Loop:
 def step(**config):
     """This rank's part of a step with dropout off: its gradient after the reduction, and what is reported."""
     loop = keeping(dropout=0.0, **config)
-    report = loop.backward(loop.work(loop.first.batches[0]), 0)
+    report = loop.backward(loop.work(loop.feed.first), 0)
     return {"grad": flat(loop), "report": torch.tensor([report["moved"], report["loss"]], dtype=torch.float64)}
 
 
@@ -47,8 +47,8 @@ def flat(loop: Loop) -> torch.Tensor:
 def naive():
     """The same by a formula of a few lines: InfoNCE and the mean of 1 - cosine, all texts in one process."""
     loop = keeping(dropout=0.0)
-    rows, encoder, base = loop.rows, loop.module.encoder, loop.base.encoder
-    chosen = loop.first.batches[0]
+    rows, encoder, base = make_parts(12)[1], loop.module.encoder, loop.base.encoder
+    chosen = loop.work(loop.feed.first).rows
     texts = [[of[row] for row in chosen] for of in (rows.anchors, rows.positives)]
     texts.append([text for row in chosen for text in rows.negatives[row]])
     tokens = [row for part in texts for row in encoder.tokenize(part, "document")]
@@ -82,7 +82,7 @@ def test_the_base_stays_and_a_first_step_has_not_moved():
     encoder, rows, settings = make_parts(12, dropout=0.0, max_steps=2)
     loop = Loop(encoder, SUM, rows, settings)
     before = {name: value.clone() for name, value in loop.base.encoder.state_dict().items()}
-    work = loop.work(loop.first.batches[0])
+    work = loop.work(loop.feed.first)
     first, second = (loop.step(work, 0)["moved"] for _ in range(2))
     assert first == pytest.approx(0.0, abs=1e-6) and second > 1e-5
     assert all(torch.equal(value, before[name]) for name, value in loop.base.encoder.state_dict().items())
@@ -94,7 +94,7 @@ def test_a_larger_weight_keeps_the_vectors_nearer():
         encoder, rows, settings = make_parts(16, dropout=0.0, learning_rate=3e-4, schedule="constant", warmup=0.0)
         loss = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=weight, loss=Keep())])
         loop = Loop(encoder, loss, rows, settings)
-        work = loop.work(loop.first.batches[0])
+        work = loop.work(loop.feed.first)
         return [loop.step(work, 0)["moved"] for _ in range(8)][-1]
 
     assert moved(20.0) < 0.7 * moved(0.01)
@@ -107,7 +107,7 @@ def test_dropout_is_the_same_with_and_without_the_base():
     for loop in (alone, beside):
         loop.module.train()
         torch.manual_seed(3)
-        drawn.append(loop.embed(loop.work(loop.first.batches[0]), 0).query)
+        drawn.append(loop.embed(loop.work(loop.feed.first), 0).query)
     torch.testing.assert_close(*drawn, rtol=0, atol=0)
 
 

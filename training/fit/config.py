@@ -1,6 +1,6 @@
 """The recipe of a training run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -29,10 +29,17 @@ class TrainConfig(JobConfig):
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
     guide: GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
+    draw: Literal["fresh", "first"] = Field(
+        "fresh", description="which max_negatives of a row's: others each epoch, or always the first"
+    )
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    one_source: bool = Field(False, description="global batches of rows of one source each")
     replay: Replay | None = Field(None, description="another corpus in some of the batches")
     mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
+    )
+    mix_temperature: float | None = Field(
+        None, ge=1, description="take of each source what goes with this root of its rows: the higher, the more alike"
     )
     loop: LoopConfig = LoopConfig()
     tuned_share: float = Field(
@@ -46,6 +53,10 @@ class TrainConfig(JobConfig):
     def _fits(self) -> "TrainConfig":
         if self.loop.compile and self.encoder.attention in PACKED:
             raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
+        if self.replay and (self.mix or self.mix_temperature or self.one_source):
+            raise ValueError(
+                "replay says how often another corpus comes; leave mix, mix_temperature and one_source out"
+            )
         return self
 
     @property
@@ -57,7 +68,9 @@ class TrainConfig(JobConfig):
             "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
             "replay": files.absolute(self.replay.place) if self.replay else "",
             "model": files.absolute(self.out) if self.out else files.join(home, "model"),
+            "rows": files.join(home, "rows"),
             "log": files.join(home, "training"),
+            "epochs": files.join(home, "training", "epochs"),
             "metrics": files.join(home, "training", "metrics.jsonl"),
         }
 

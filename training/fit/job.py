@@ -8,13 +8,14 @@ from pipeline.console import say
 from pipeline.encoder import Encoder
 from training import card
 from training.checkpoint import load_weights
+from training.epoch import REPLAY
 from training.fit.config import TrainConfig
-from training.fit.trainer import fit
+from training.fit.data import Epochs, prepared, recipe
+from training.fit.trainer import fit, resources
 from training.guide import opened
 from training.loop import Embed
 from training.lora import attach, merge
 from training.losses.union import check
-from training.rows import read_table, sampled
 
 
 def run(config: TrainConfig) -> str:
@@ -44,11 +45,15 @@ def run(config: TrainConfig) -> str:
         return places["model"]
     engine.start()
     plan = artifact.digest([draft.settings, draft.inputs])
-    checkpoint, measured = fit(config, places, plan)
+    rows = prepared(config, data, negatives, replayed, base)
+    with Epochs(rows, recipe(config, resources(config)[0]), config) as epochs:
+        checkpoint, measured = fit(config, places, plan)
     beside = _finished(config, base, checkpoint)
-    rows, sources = _described(config, data, negatives, replayed)
-    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources), beside)
-    draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
+    notes = rows.manifest.notes
+    own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
+    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, own, notes["sources"]), beside)
+    draft.drop(epochs.first.manifest.dropped)
+    draft.finish([], model=places["model"], rows=own, plan=plan, validation=measured)
     say(f"train: done: {places['model']}")
     return places["model"]
 
@@ -58,14 +63,3 @@ def _finished(config: TrainConfig, base: Encoder, checkpoint: Path) -> dict[str,
     adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
     load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else config.tuned_share)
     return merge(base, adapters, config.encoder.model, config.tuned_share) if adapters else {}
-
-
-def _described(
-    config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None
-) -> tuple[int, list[str]]:
-    """Rows of the run's own, and the sources of all that it trained on."""
-    table = sampled(read_table(config.rows, data, negatives), config.max_rows)
-    sources = set(table["source"].to_pylist())
-    if config.replay and replayed:
-        sources |= set(read_table(list(config.replay.rows), replayed, None)["source"].to_pylist())
-    return len(table), sorted(sources)

@@ -23,7 +23,7 @@ def fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, l
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    workers, per_worker, on_gpu = _resources(config)
+    workers, per_worker, on_gpu = resources(config)
     say(f"train: {workers} worker(s) with {per_worker['CPU']} CPU each{' and a GPU' if on_gpu else ''}")
     metric = config.validation.measured(Artifact.open(places["data"], "build"))
     trainer = TorchTrainer(
@@ -78,7 +78,7 @@ def _beside(work: Callable[[], T]) -> T:
             return result
 
 
-def _resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:
+def resources(config: TrainConfig) -> tuple[int, dict[str, float], bool]:
     """Workers, what each gets, and whether that is a GPU."""
     gpus, cpus = engine.gpus(), engine.cpus()
     workers = config.workers or (gpus if gpus else min(2, cpus))
