@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -17,17 +15,18 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.config import Config
 from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
-from training import batches, memory
+from training import batches
 from training.average import Average, Averaging
-from training.checkpoint import Keeper, Progress, State
+from training.checkpoint import Progress, State
 from training.compiled import compile_calls, told
 from training.frozen import Frozen
 from training.gather import gather, world
 from training.gradcache import Cached, Plain
 from training.losses.objective import Batch, Objective
-from training.meter import Meter
+from training.meter import Pace
 from training.optimizer import Optimizer
 
+GRADES = ("query.score", "query.weight", "query.teacher")
 COLUMNS = ("query", "positive", "negative")
 Validate = Callable[[Encoder], dict[str, float]]
 Compose = Callable[[batches.Rows, int, int, int], batches.Epoch]
@@ -56,6 +55,8 @@ class LoopConfig(Config):
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
     max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
+    patience: int | None = Field(None, ge=1, description="stop after this many validations that were no better")
+    min_gain: float = Field(0.0, ge=0, description="what a validation must gain over the best to be better")
 
 
 class Embed(nn.Module):
@@ -78,6 +79,7 @@ class Work:
 
     columns: dict[str, Tokens]
     ids: dict[str, Tensor]
+    rows: batches.Ints
 
 
 class Loop:
@@ -113,6 +115,7 @@ class Loop:
         self.model: nn.Module = self.module
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.pace = Pace(encoder.device)
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         self.optimizer = Optimizer(
             self.module,
@@ -163,6 +166,7 @@ class Loop:
         return Work(
             {name: encoder.tokenize(texts[name], "query" if name == "query" else "document") for name in COLUMNS},
             {name: torch.from_numpy(value).to(device) for name, value in rows.beside(mine).items()},
+            mine,
         )
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
@@ -183,6 +187,7 @@ class Loop:
         skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
         vectors = self.passes(tokens, skips)
         columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
+        self.pace.arrived()
         every = gather(columns, work.ids, step=step)
         with self._precision():
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
@@ -190,11 +195,12 @@ class Loop:
 
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
+        self.pace.begin()
         self.optimizer.zero_grad()
         batch = self.embed(work, step)
         share = self.objective(batch, self.passes.learned)
         self.passes.backward(self.optimizer.scaled(share.loss * self.size))
-        return _summed({"loss": share.loss.detach(), **share.report})
+        return self.pace.summed({"loss": share.loss.detach(), **share.report})
 
     def step(self, work: Work, step: int) -> dict[str, float]:
         """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
@@ -206,47 +212,32 @@ class Loop:
             self.average.update(step)
         return report
 
-    def state(self, done: int, plan: str) -> State:
-        """What a checkpoint after `done` steps is made of."""
-        return State(self.module, self.optimizer, Progress(done, plan), self.average)
+    def described(self, work: Work) -> list[dict[str, Any]]:
+        """Rows of this rank's part of a batch to read: ids as they are gathered, texts as the model saw them."""
+        ids = {name: value.tolist() for name, value in work.ids.items()}
+        texts = {name: self.module.encoder.tokenizer.batch_decode(rows) for name, rows in work.columns.items()}
+        owner = ids.get("negative.row", [])
+        return [
+            {
+                "query_id": ids["query.id"][row],
+                "positive_id": ids["positive.id"][row],
+                "query": texts["query"][row],
+                "positive": texts["positive"][row],
+                "negatives": [text for text, of in zip(texts["negative"], owner, strict=True) if of == row],
+                **{name: ids[name][row] for name in ("query.label",) if name in ids},
+                **{name: _number(ids[name][row]) for name in GRADES if name in ids},
+            }
+            for row in range(len(texts["query"]))
+        ]
+
+    def state(self, progress: Progress) -> State:
+        """What a checkpoint is made of."""
+        return State(self.module, self.optimizer, progress, self.average)
 
     def measure(self, validate: Validate) -> dict[str, float]:
         """Validate what would be saved now: the average where there is one, else the weights."""
         with self.average.inside() if self.average else nullcontext():
             return validate(self.module.encoder)
-
-    def run(self, keeper: Keeper, validate: Validate | None, plan: str = "") -> None:
-        """Train to the end, from the newest checkpoint when there is one."""
-        found = keeper.restore()
-        start = self.state(0, plan).read(found).step if found else 0
-        due = milestones(self.total, self.config.validations)
-        if start == 0 and validate:
-            self._log(keeper, {"step": 0, **self.measure(validate)})
-        meter = Meter(self.module.encoder)
-        with ThreadPoolExecutor(1) as pool:
-            for step, batch, work in _ahead(pool, self.plan(start), self.work):
-                report = self.step(work, step)
-                meter.add(len(batch), work.columns.values())
-                done = step + 1
-                if done % self.config.log_every == 0 or done == self.total:
-                    memory.trim()
-                    place = {"step": done, "steps": self.total, "epoch": done / len(self.first.batches)}
-                    self._log(keeper, place | report | meter.read() | {"bad_steps": self.optimizer.bad})
-                if done in due:
-                    found_metrics = self.measure(validate) if validate else {}
-                    if validate:
-                        self._log(keeper, {"step": done, **found_metrics})
-                    keeper.save({"step": done, **found_metrics}, self.state(done, plan))
-                    meter = Meter(self.module.encoder)
-
-    def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:
-        if self.rank == 0:
-            keeper.log(row)
-
-
-def milestones(total: int, count: int) -> set[int]:
-    """Steps after which to validate and save: `count` of them evenly spread, the last step always."""
-    return {total} | {round(total * part / count) for part in range(1, count)} - {0} if count else {total}
 
 
 def rate_at(step: int, total: int, config: LoopConfig) -> float:
@@ -259,26 +250,9 @@ def rate_at(step: int, total: int, config: LoopConfig) -> float:
     return config.learning_rate * fall
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, plan: Iterator[tuple[int, batches.Ints]], work: Callable[[batches.Ints], Work]
-) -> Iterator[tuple[int, batches.Ints, Work]]:
-    """Tokenise the next batch while this one trains."""
-    item = next(plan, None)
-    future = pool.submit(work, item[1]) if item else None
-    while item and future:
-        coming = next(plan, None)
-        ready = future.result()
-        future = pool.submit(work, coming[1]) if coming else None
-        yield *item, ready
-        item = coming
-
-
-def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
-    """Sum shares over ranks in one small collective."""
-    values = torch.stack([value.float() for value in shares.values()])
-    if world()[1] > 1:
-        dist.all_reduce(values)
-    return dict(zip(shares, values.tolist(), strict=True))
+def _number(bits: int) -> str:
+    """A float64 that travelled as its bits, in words: it may be what is wrong with a row."""
+    return repr(float(np.int64(bits).view(np.float64)))
 
 
 def _checkpoint(transformer: Any) -> None:

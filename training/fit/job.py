@@ -8,6 +8,7 @@ from pipeline.console import say
 from pipeline.encoder import Encoder
 from training import card
 from training.checkpoint import load_weights
+from training.fit.again import settle
 from training.fit.config import TrainConfig
 from training.fit.trainer import fit
 from training.guide import opened
@@ -20,13 +21,16 @@ from training.rows import read_table, sampled
 def run(config: TrainConfig) -> str:
     """Train and leave a model directory that Sentence Transformers loads; returns its path.
 
-    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
+    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint;
+    `training.fit.again` says what --resume and --fresh change.
     """
     check(
         config.loss,
         [*config.rows, *(config.replay.rows if config.replay else ())],
         guided=config.guide is not None,
     )
+    for tracker in config.trackers:
+        tracker.check()
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
@@ -38,6 +42,7 @@ def run(config: TrainConfig) -> str:
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
     inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
+    settle(config, places["log"], config.digested(), inputs)
     draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")

@@ -7,9 +7,10 @@ from pipeline.config import validate
 from pipeline.encoder import Encoder
 from pipeline.errors import UserError
 from training.batches import Rows, compose
+from training.drive import Drive
 from training.fit.config import TrainConfig
 from training.guide import opened
-from training.keeper import MetricsFile, RayKeeper
+from training.keeper import RayKeeper
 from training.loop import Compose, Loop
 from training.lora import attach
 from training.replay import load_mixed
@@ -32,6 +33,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     import ray.train
     import torch
+    from ray.train.collective import barrier
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(max(1, int(settings["cpus"])))
@@ -49,5 +51,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     )
     if config.lora:
         attach(encoder, config.lora, config.loop.seed)
+    barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
     loop = Loop(encoder, config.loss, rows, config.loop, composed)
-    loop.run(RayKeeper(MetricsFile(places["metrics"])), checks, settings["plan"])
+    barrier()
+    beside = config.validation.beside and checks is not None
+    keeper = RayKeeper(places["log"], config.checkpoints, config.trackers, measured=beside)
+    try:
+        Drive(loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, beside=beside).run()
+    finally:
+        keeper.end()
