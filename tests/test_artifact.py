@@ -298,3 +298,14 @@ def test_parts_that_other_processes_wrote_are_counted(bucket):
     elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
     elsewhere.copy(f"{root}/queries/part-00000.parquet", f"{root}/queries/part-00001.parquet")
     assert draft.finish(["queries"]).rows("queries") == 4
+
+
+def test_an_unreadable_row_group_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": list(range(3000))}), path, row_group_size=1000, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    found = bytearray(path.read_bytes())
+    found[column.data_page_offset : column.data_page_offset + 16] = b"\xff" * 16
+    path.write_bytes(found)
+    with pytest.raises(UserError, match=r"rows.parquet: row group 1 \(rows 1000 to 1999\) is not readable: "):
+        files.read_parquet(str(path))

@@ -267,7 +267,7 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
 
     config = validate(TrainConfig, {"run": str(tmp_path), "loop": {"batch_size": 16, "epochs": 3}})
     rows, home = artifact_of(planted(200), tmp_path / "rows"), config.places["epochs"]
-    with data.Epochs(rows, data.recipe(config, 1), config):
+    with data.Epochs(rows, data.recipe(config, [1]), config):
         time.sleep(0.5)
         assert sorted(path.name for path in Path(home).iterdir()) == ["epoch-00000"], "nobody has opened it yet"
         feed = Feed(Awaited(home, marks=True))
@@ -278,7 +278,7 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
         raise OSError(28, "No space left on device", place)
 
     again = validate(TrainConfig, {"run": str(tmp_path / "full"), "loop": {"batch_size": 16, "epochs": 2}})
-    epochs = data.Epochs(rows, data.recipe(again, 1), again)
+    epochs = data.Epochs(rows, data.recipe(again, [1]), again)
     monkeypatch.setattr(data, "compose_epoch", broken)
     with epochs, pytest.raises(UserError, match=r"epoch 1: .*No space left on device"):
         list(Feed(Awaited(again.places["epochs"], marks=True)).plan(0, 20))
@@ -296,7 +296,7 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
     data = make_data(tmp_path)
     config = validate(TrainConfig, {"run": str(tmp_path), "encoder": {"layers": 1}, "loop": {"batch_size": 8}})
     rows = prepared(config, data, None, None, Encoder.load(config.encoder, "cpu"))
-    epochs = Epochs(rows, recipe(config, 2), config)
+    epochs = Epochs(rows, recipe(config, [1, 2]), config)
     write_json(str(tmp_path / "training" / "config.json"), config.digested())
     found = explain(str(tmp_path), 2, 5)
     batch = Reader(epochs.first, 0).table(Reader(epochs.first, 0).spot(2))

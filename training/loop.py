@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,20 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline.config import Config
 from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
-from training import batches, memory
+from training import batches
 from training.average import Average, Averaging
-from training.checkpoint import Keeper, Progress, State
+from training.checkpoint import Progress, State
 from training.compiled import compile_calls, told
 from training.epoch import Recipe
-from training.feed import Feed, Made, Spot, ahead, slots_for
+from training.feed import Feed, Made, Spot, slots_for
 from training.frozen import Frozen
 from training.gather import gather, world
 from training.gradcache import Cached, Piece, Plain
 from training.losses.objective import Batch, Objective
-from training.meter import Meter
+from training.meter import Pace
 from training.optimizer import Optimizer
 from training.texts import Rows
 
+GRADES = ("query.score", "query.weight", "query.teacher")
 COLUMNS = ("query", "positive", "negative")
 Validate = Callable[[Encoder], dict[str, float]]
 
@@ -60,6 +60,8 @@ class LoopConfig(Config):
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
     max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
+    patience: int | None = Field(None, ge=1, description="stop after this many validations that were no better")
+    min_gain: float = Field(0.0, ge=0, description="what a validation must gain over the best to be better")
 
 
 class Embed(nn.Module):
@@ -120,6 +122,7 @@ class Loop:
         self.model: nn.Module = self.module
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.pace = Pace(encoder.device)
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         self.optimizer = Optimizer(
             self.module,
@@ -171,6 +174,7 @@ class Loop:
         skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
         vectors = self.passes(tokens, skips, self._pieces(work, step))
         columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
+        self.pace.arrived()
         every = gather(columns, work.ids, step=step, plan=self.mark)
         with self._precision():
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
@@ -188,11 +192,12 @@ class Loop:
 
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
+        self.pace.begin()
         self.optimizer.zero_grad()
         batch = self.embed(work, step)
         share = self.objective(batch, self.passes.learned)
         self.passes.backward(self.optimizer.scaled(share.loss * self.size))
-        return _summed({"loss": share.loss.detach(), **share.report})
+        return self.pace.summed({"loss": share.loss.detach(), **share.report})
 
     def step(self, work: Work, step: int) -> dict[str, float]:
         """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
@@ -204,46 +209,32 @@ class Loop:
             self.average.update(step)
         return report
 
-    def state(self, done: int, plan: str) -> State:
-        """What a checkpoint after `done` steps is made of."""
-        return State(self.module, self.optimizer, Progress(done, plan), self.average)
+    def described(self, work: Work) -> list[dict[str, Any]]:
+        """Rows of this rank's part of a batch to read: ids as they are gathered, texts as the model saw them."""
+        ids = {name: value.tolist() for name, value in work.ids.items()}
+        texts = {name: self.module.encoder.tokenizer.batch_decode(rows) for name, rows in work.columns.items()}
+        owner = ids.get("negative.row", [])
+        return [
+            {
+                "query_id": ids["query.id"][row],
+                "positive_id": ids["positive.id"][row],
+                "query": texts["query"][row],
+                "positive": texts["positive"][row],
+                "negatives": [text for text, of in zip(texts["negative"], owner, strict=True) if of == row],
+                **{name: ids[name][row] for name in ("query.label",) if name in ids},
+                **{name: _number(ids[name][row]) for name in GRADES if name in ids},
+            }
+            for row in range(len(texts["query"]))
+        ]
+
+    def state(self, progress: Progress) -> State:
+        """What a checkpoint is made of."""
+        return State(self.module, self.optimizer, progress, self.average)
 
     def measure(self, validate: Validate) -> dict[str, float]:
         """Validate what would be saved now: the average where there is one, else the weights."""
         with self.average.inside() if self.average else nullcontext():
             return validate(self.module.encoder)
-
-    def run(self, keeper: Keeper, validate: Validate | None, plan: str = "") -> None:
-        """Train to the end, from the newest checkpoint when there is one."""
-        found = keeper.restore()
-        start = self.state(0, plan).read(found).step if found else 0
-        due = milestones(self.total, self.config.validations)
-        if start == 0 and validate:
-            self._log(keeper, {"step": 0, **self.measure(validate)})
-        meter = Meter(self.module.encoder)
-        for step, batch, work in ahead(self.plan(start), self.work):
-            report = self.step(work, step)
-            meter.add(len(batch), work.columns.values())
-            done = step + 1
-            if done % self.config.log_every == 0 or done == self.total:
-                memory.trim()
-                place = {"step": done, "steps": self.total, "epoch": done / self.steps}
-                self._log(keeper, place | report | meter.read() | {"bad_steps": self.optimizer.bad})
-            if done in due:
-                found_metrics = self.measure(validate) if validate else {}
-                if validate:
-                    self._log(keeper, {"step": done, **found_metrics})
-                keeper.save({"step": done, **found_metrics}, self.state(done, plan))
-                meter = Meter(self.module.encoder)
-
-    def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:
-        if self.rank == 0:
-            keeper.log(row)
-
-
-def milestones(total: int, count: int) -> set[int]:
-    """Steps after which to validate and save: `count` of them evenly spread, the last step always."""
-    return {total} | {round(total * part / count) for part in range(1, count)} - {0} if count else {total}
 
 
 def rate_at(step: int, total: int, config: LoopConfig) -> float:
@@ -256,12 +247,9 @@ def rate_at(step: int, total: int, config: LoopConfig) -> float:
     return config.learning_rate * fall
 
 
-def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
-    """Sum shares over ranks in one small collective."""
-    values = torch.stack([value.float() for value in shares.values()])
-    if world()[1] > 1:
-        dist.all_reduce(values)
-    return dict(zip(shares, values.tolist(), strict=True))
+def _number(bits: int) -> str:
+    """A float64 that travelled as its bits, in words: it may be what is wrong with a row."""
+    return repr(float(np.int64(bits).view(np.float64)))
 
 
 def _checkpoint(transformer: Any) -> None:

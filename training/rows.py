@@ -31,6 +31,8 @@ class ValidationConfig(Config):
     metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
         "auto", description="the best checkpoint is the best of this; auto: ndcg@10, of labelled pairs alone spearman"
     )
+    beside: bool = Field(False, description="measure checkpoints in a task of their own while training goes on")
+    beside_limit_s: float = Field(1800.0, gt=0, description="give up a validation beside training after so long")
 
     def measured(self, data: Artifact) -> str:
         """Name the metric for a data set."""

@@ -1,7 +1,8 @@
 """What a run trains on: its rows, tokenised once, and the epochs of them, each composed while the one before trains."""
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 
@@ -92,13 +93,13 @@ def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, rep
     return guided(rows, opened(config.guide)) if config.guide else rows
 
 
-def recipe(config: TrainConfig, ranks: int) -> Recipe:
-    """How the epochs of a run are composed."""
+def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
+    """How the epochs of a run are composed, for any of these numbers of workers."""
     loop = config.loop
     return Recipe(
         loop.batch_size,
         loop.seed,
-        slots_for(loop.slots, ranks),
+        slots_for(loop.slots, math.lcm(*ranks)),
         config.max_negatives,
         config.draw == "fresh",
         config.replay.share if config.replay else None,

@@ -9,9 +9,11 @@ from pipeline.encoder import Encoder
 from training import card
 from training.checkpoint import load_weights
 from training.epoch import REPLAY
+from training.fit.again import settle
 from training.fit.config import TrainConfig
 from training.fit.data import Epochs, prepared, recipe
-from training.fit.trainer import fit, resources
+from training.fit.resources import resources
+from training.fit.trainer import fit
 from training.guide import opened
 from training.loop import Embed
 from training.lora import attach, merge
@@ -21,13 +23,16 @@ from training.losses.union import check
 def run(config: TrainConfig) -> str:
     """Train and leave a model directory that Sentence Transformers loads; returns its path.
 
-    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
+    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint;
+    `training.fit.again` says what --resume and --fresh change.
     """
     check(
         config.loss,
         [*config.rows, *(config.replay.rows if config.replay else ())],
         guided=config.guide is not None,
     )
+    for tracker in config.trackers:
+        tracker.check()
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
@@ -39,6 +44,7 @@ def run(config: TrainConfig) -> str:
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
     inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
+    settle(config, places["log"], config.digested(), inputs)
     draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
@@ -46,7 +52,8 @@ def run(config: TrainConfig) -> str:
     engine.start()
     plan = artifact.digest([draft.settings, draft.inputs])
     rows = prepared(config, data, negatives, replayed, base)
-    with Epochs(rows, recipe(config, resources(config)[0]), config) as epochs:
+    given = resources(config)
+    with Epochs(rows, recipe(config, range(given.least, given.most + 1)), config) as epochs:
         checkpoint, measured = fit(config, places, plan)
     beside = _finished(config, base, checkpoint)
     notes = rows.manifest.notes

@@ -5,9 +5,10 @@ from typing import Any
 from pipeline.artifact import Artifact
 from pipeline.config import validate
 from pipeline.encoder import Encoder
+from training.drive import Drive
 from training.feed import Awaited, Feed
 from training.fit.config import TrainConfig
-from training.keeper import MetricsFile, RayKeeper
+from training.keeper import RayKeeper
 from training.loop import Loop
 from training.lora import attach
 from training.rows import load_validation
@@ -19,6 +20,7 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     import ray.train
     import torch
+    from ray.train.collective import barrier
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(max(1, int(settings["cpus"])))
@@ -32,6 +34,13 @@ def train_worker(settings: dict[str, Any]) -> None:
     )
     if config.lora:
         attach(encoder, config.lora, config.loop.seed)
+    barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
     feed = Feed(Awaited(places["epochs"], marks=ray.train.get_context().get_world_rank() == 0))
     loop = Loop(encoder, config.loss, feed, config.loop)
-    loop.run(RayKeeper(MetricsFile(places["metrics"])), checks, settings["plan"])
+    barrier()
+    beside = config.validation.beside and checks is not None
+    keeper = RayKeeper(places["log"], config.checkpoints, config.trackers, measured=beside)
+    try:
+        Drive(loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, beside=beside).run()
+    finally:
+        keeper.end()
