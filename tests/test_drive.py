@@ -185,8 +185,9 @@ def test_a_batch_that_is_not_finite_is_skipped_and_kept(tmp_path: Path):
     assert "the gradient of step 0 is not finite" in keeper.notes[0]
     guilty = [row for row in keeper.aside if row["query.weight"] == "nan"]
     assert len(keeper.aside) == 16 and len(guilty) == 2
-    assert guilty[0]["query_id"] == int(loop.rows.query_id[5])
-    assert all(number in guilty[0]["query"] for number in loop.rows.anchors[5].split()[:3])
+    rows = make_parts(8, 8)[1]
+    assert guilty[0]["query_id"] == int(rows.query_id[5])
+    assert all(number in guilty[0]["query"] for number in rows.anchors[5].split()[:3])
     resumed = Drive(make_loop(poison=5, max_steps=3, epochs=3, validations=0, max_bad_steps=2), keeper, None, "plan")
     resumed.progress = replace(resumed.progress, total=2)
     with pytest.raises(UserError, match="3 times now"):
@@ -206,7 +207,7 @@ def segment(folder: str, start: int, stop: int) -> dict[str, Any]:
         if step == stop:
             break
         loop.step(work, step)
-        seen.append(sorted(batch.tolist()))
+        seen.append(sorted(loop.feed.rows(batch)))
     if loop.rank == 0:
         loop.state(Progress(stop, "plan")).write(Path(folder) / str(stop))
     loop.module.train()
@@ -223,7 +224,7 @@ def test_two_one_two_workers_are_one_run(tmp_path: Path):
     third = run_ranks(2, segment, folder, 4, 6)[0]
     fourth = segment(folder, 6, 6)
     whole = make_loop(24, max_steps=8, epochs=8, batch_size=12, validations=0)
-    wanted = [sorted(batch.tolist()) for _, batch in whole.plan(0)][:6]
+    wanted = [sorted(whole.feed.rows(spot)) for _, spot in whole.plan(0)][:6]
     assert [*first["batches"], *second["batches"], *third["batches"]] == wanted
     again = segment(folder, 2, 2)
     for here, there in ((first, again), (third, fourth)):

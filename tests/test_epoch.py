@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from pipeline import exchange
 from pipeline.artifact import Artifact
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
@@ -86,6 +88,16 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
     assert len(rows.files("rows")) > 5
     assert contents(compose_epoch(once, how, 1, str(tmp_path / "other"))) == found[0]
     assert contents(compose_epoch(rows, how, 2, str(tmp_path / "next"))) != found[0]
+
+
+@pytest.mark.ray
+def test_ray_composes_the_same_bytes(ray_session, small, tmp_path):
+    rows, how = artifact_of(planted(400), tmp_path / "rows"), Recipe(SIZE, 3, negatives=1)
+    place = str(tmp_path / "ray")
+    on_ray = partial(exchange.run, marks=f"{place}/staging/marks", done=exchange.nothing)
+    found = compose_epoch(rows, how, 0, place, on_ray)
+    assert contents(found) == contents(compose_epoch(rows, how, 0, str(tmp_path / "here")))
+    assert not Path(place, "staging").exists()
 
 
 @pytest.mark.parametrize("negatives", [False, True])

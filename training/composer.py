@@ -90,7 +90,7 @@ def _pass(
         draft.path,
         name,
         buckets,
-        tokens,
+        max(2, size // recipe.size),
         group_steps(rows, recipe),
     )
 

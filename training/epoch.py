@@ -61,7 +61,7 @@ class Pass:
     out: str
     name: str
     buckets: Buckets
-    tokens: float  # of a row, on average
+    fan: int  # buckets whose leftovers make one bucket of the next level
     group_steps: int  # of a row group
 
     def stage(self, part: int) -> Tally:
@@ -108,11 +108,6 @@ class Pass:
     def part(self, stream: str, level: int, bucket: int) -> str:
         """Name of the file that holds the batches of a bucket; names rise in the order of the steps."""
         return f"{self.name}-{stream_name(stream)}-{level}-{bucket:06d}"
-
-    @property
-    def fan(self) -> int:
-        """Buckets whose leftovers make one bucket of the next level."""
-        return max(2, self.recipe.bucket_rows(self.tokens) // self.recipe.size)
 
     def above(self, buckets: Buckets) -> Buckets:
         """Buckets of the next level."""

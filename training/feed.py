@@ -122,6 +122,11 @@ class Feed:
                 yield step + place, reader.spot(place)
             step, number = step + len(reader), number + 1
 
+    def rows(self, spot: Spot) -> list[int]:
+        """Row numbers of a global batch, in order of slots."""
+        numbers: list[int] = self.reader(spot.epoch).table(spot)["row"].to_pylist()
+        return numbers
+
     def part(self, spot: Spot, rank: int, ranks: int) -> Part:
         """Rows of one rank of a step: those of the slots that are `rank` modulo `ranks`."""
         reader = self.reader(spot.epoch)
