@@ -62,10 +62,13 @@ FLOORS: dict[float, str] = {
     3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
     4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "
-    "training.average training.frozen training.memory",
-    4.1: "training.batches training.validation training.meter",
-    4.2: "training.rows",
-    4.3: "training.replay",
+    "training.average training.frozen training.memory training.lines training.trackers",
+    4.05: "training.batches",
+    4.1: "training.texts training.validation training.meter training.follow",
+    4.15: "training.tokens",
+    4.2: "training.rows training.epoch",
+    4.25: "training.composer training.prepare training.staged",
+    4.3: "training.replay training.feed training.bulk",
     5.0: "training.losses.objective training.losses.tiled training.gradcache",
     5.1: "training.losses.masks training.losses.distance training.losses.lists",
     5.2: "training.losses.*",
@@ -75,10 +78,12 @@ FLOORS: dict[float, str] = {
     5.6: "training.losses.union",
     6.0: "training.checkpoint",
     6.1: "training.loop training.keeper",
-    7.0: "training.fit.config",
-    7.1: "training.fit.worker",
+    6.2: "training.drive",
+    7.0: "training.fit.config training.fit.faults",
+    7.1: "training.fit.worker training.fit.beside training.fit.resources training.fit.data training.fit.lineage",
     7.2: "training.fit.trainer",
-    7.3: "training.fit.job",
+    7.3: "training.fit.again",
+    7.4: "training.fit.job",
 }
 
 TOP = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "pipeline", "training", "tests", "cluster", "scripts"}
