@@ -38,13 +38,13 @@ def plain(model) -> dict[str, np.ndarray]:
     return {role: encoder.encode(TEXTS, role) for role in ("query", "document")}
 
 
-@pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 0.999999), ("bfloat16", 0.999)])
-def test_openvino_gives_the_same_vectors_prompts_left_out(model, plain, role, dtype, near):
+def test_openvino_gives_the_same_vectors_prompts_left_out(model, plain, dtype, near):
     pytest.importorskip("openvino")
     encoder = load(model, dtype=dtype, backend="openvino")
     assert encoder.runtime and encoder.runtime.label == "openvino" and encoder.identity["dtype"] == dtype
-    assert (encoder.encode(TEXTS, role) * plain[role]).sum(1).min() >= near
+    for role in ("query", "document"):
+        assert (encoder.encode(TEXTS, role) * plain[role]).sum(1).min() >= near
 
 
 def test_onnx_is_exported_where_others_look_for_it(model, plain, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.backends.openvino import States
+from pipeline.backends.openvino import States, untold
 from pipeline.backends.runtime import STATES, Batch, Take, feed
 from pipeline.errors import UserError
 
@@ -26,7 +26,7 @@ def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     axes = {name: {0: "batch", 1: "length"} for name in (*names, STATES)}
-    with torch.inference_mode():
+    with torch.inference_mode(), untold():
         torch.onnx.export(
             States(transformer, names).eval(),
             example,
