@@ -58,7 +58,7 @@ def graph(transformer: torch.nn.Module, names: Sequence[str]) -> Any:
 def untold() -> Iterator[None]:
     """Keep still about what a trace makes constant: branches on the model's own settings, the same for every batch."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message="Exporting aten::index")
         yield
 
