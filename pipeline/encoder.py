@@ -65,8 +65,7 @@ class Encoder(nn.Module):
         self.transformer, self.tokenizer = transformer, tokenizer
         self.pooling, self.normalize, self.include_prompt = pooling, normalize, include_prompt
         self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
-        self.identity = identity
-        self.packed = False
+        self.identity, self.packed = identity, False
         self.runtime: Runtime | None = None
         self.folder, self.asked = "", False  # whether a runtime was asked for by name
         self.backend: Backend = "auto"
@@ -114,11 +113,14 @@ class Encoder(nn.Module):
         )
         encoder.folder, encoder.backend = folder, config.backend
         encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
+        if encoder.asked:
+            backends.check(config.backend, folder, place, transformer.config.model_type, config.dtype)
         encoder.packed = pack(config.attention, transformer, place, to_train=to_train)
         return encoder
 
     @classmethod
     def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
+        backends.choose(config.backend, place, "static", "float32")
         tokenizer, table = static.load(folder, layout["transformer"], config.max_length)
         prompts, limit = {**layout["prompts"], **(config.prompts or {})}, tokenizer.max_length
         return cls(

@@ -62,7 +62,7 @@ def test_onnx_is_exported_where_others_look_for_it(model, plain, tmp_path):
 def test_int8_is_calibrated_and_stays_near(model, plain, tmp_path):
     pytest.importorskip("openvino")
     with pytest.raises(UserError, match=r"holds no openvino/openvino_model_int8\.xml; make it with"):
-        load(model, dtype="int8")
+        Encoder.load(EncoderConfig(model=str(model), dtype="int8"), "cpu")
     texts = tmp_path / "texts.parquet"
     pq.write_table(pa.table({"text": [*TEXTS, None, " "]}), texts)
     with pytest.raises(UserError, match="needs texts to calibrate on"):

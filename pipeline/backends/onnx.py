@@ -39,15 +39,20 @@ def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> No
         )
 
 
-def session(path: Path, threads: int) -> Any:
-    """Open a graph in ONNX Runtime, or raise UserError that names the extra."""
+def library() -> Any:
+    """Import onnxruntime, or raise UserError that names the extra."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError("backend onnx: install it with `pip install 'tripletail[onnx]'`") from error
-    options = onnxruntime.SessionOptions()
+    return onnxruntime
+
+
+def session(path: Path, threads: int) -> Any:
+    """Open a graph in ONNX Runtime."""
+    options = library().SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return library().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class OnnxRuntime:
