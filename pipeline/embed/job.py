@@ -217,7 +217,7 @@ def _finish(
 
 def _tell(artifact: Artifact, copied: int) -> None:
     notes, dropped = artifact.manifest.notes, artifact.manifest.dropped
-    left = "".join(f", {count:,} rows left out ({reason})" for reason, count in dropped.items())
+    left = "".join(f", {count:,} left out ({reason})" for reason, count in dropped.items())
     left += f", {copied:,} copied of texts embedded before" if copied else ""
     say(f"embed: {artifact.path}: {artifact.rows('vectors'):,} vectors of {notes['dim']} {notes['dtype']}{left}")
 
