@@ -21,7 +21,8 @@ from pipeline.backends.choose import Backend
 from pipeline.backends.runtime import Batch, Runtime
 from pipeline.config import Config
 from pipeline.pooling import pool, without_prompt
-from pipeline.precision import Dtype, compute_dtype
+from pipeline.precision import Dtype
+from pipeline.precision import compute_dtype as compute_dtype
 from pipeline.saving import write
 from pipeline.static import StaticTable
 

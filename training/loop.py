@@ -16,9 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import Config
 from pipeline.dropout import cheapen
-from pipeline.encoder import Encoder, Tokens
+from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
-from pipeline.precision import compute_dtype
 from training import batches, memory
 from training.average import Average, Averaging
 from training.checkpoint import Keeper, Progress, State
