@@ -189,15 +189,38 @@ def _alike(plan: dict[str, Any], done: dict[str, Any], grows: Sequence[str]) -> 
     return fixed(plan) == fixed(done)
 
 
+def difference(path: str, kind: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> str:
+    """Say what an artifact, finished or not, was begun with that is different now; empty when nothing is."""
+    plan = {"kind": kind, "settings": digest(settings), "inputs": dict(inputs)}
+    begun = read_json(join(path, "plan.json"))
+    return "" if begun == plan else _difference(path, plan, begun, settings)
+
+
 def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings: dict[str, Any]) -> str:
     if plan["kind"] != done["kind"]:
         return f"was made by `{done['kind']}`"
     if plan["settings"] != done["settings"]:
-        old = read_json(join(path, CONFIG))
-        changed = sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key))
-        return f"with another setting of {', '.join(changed) or 'the job'}"
+        changed = _changed(read_json(join(path, CONFIG)), settings)
+        shown = [*changed[:3], *([f"{len(changed) - 3} more"] if len(changed) > 3 else [])]
+        return f"with another setting of {', '.join(shown) or 'the job'}"
     changed = sorted(k for k in {*plan["inputs"], *done["inputs"]} if plan["inputs"].get(k) != done["inputs"].get(k))
     return f"from another input ({', '.join(changed)})"
+
+
+def _changed(old: Any, new: Any, name: str = "") -> list[str]:
+    """Name settings that differ as a recipe does, with the old value and the new one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            one
+            for key in sorted({*old, *new})
+            for one in _changed(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if old == new else [f"{name} (was {_short(old)}, now {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _read_manifest(path: str) -> Manifest:

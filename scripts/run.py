@@ -22,7 +22,7 @@ from pipeline.errors import UserError
 JOB_MODULES = {
     "build": ("pipeline.build.job", "BuildConfig"),
     "mine": ("pipeline.mine", "MineConfig"),
-    "train": ("training.fit", "TrainConfig"),
+    "train": ("training.fit.job", "TrainConfig"),
     "embed": ("pipeline.embed.job", "EmbedConfig"),
     "evaluate": ("pipeline.evaluate.job", "EvaluateConfig"),
 }

@@ -312,3 +312,14 @@ def test_shards_of_an_object_store_are_found_committed_and_renamed(bucket):
     assert stale == f"{bucket}/out/{first[-1].name}.parquet"
     assert files.read_parquet(stale)["id"].to_pylist() == ["b2"]
     assert [shards.committed(f"{bucket}/out", shard.name) is not None for shard in second] == [False, True]
+
+
+def test_an_unreadable_row_group_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": list(range(3000))}), path, row_group_size=1000, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    found = bytearray(path.read_bytes())
+    found[column.data_page_offset : column.data_page_offset + 16] = b"\xff" * 16
+    path.write_bytes(found)
+    with pytest.raises(UserError, match=r"rows.parquet: row group 1 \(rows 1000 to 1999\) is not readable: "):
+        files.read_parquet(str(path))
