@@ -1,8 +1,9 @@
 """Kill the embedding job at random points and compare: `python -m scripts.drill_embed [--runs 10] [--seed 0]`.
 
 Each run kills an actor, the driver or a whole node (of a cluster of three on this machine) at a point that the seed
-decides, lets the same command go on, and compares with an uninterrupted run: equal table, each id once, and no committed
-shard made again, so that at most the one that an actor had begun is lost. Writes {out}/drill_embed.json.
+decides, lets the same command go on, and compares with an uninterrupted run: equal table, each id once, and no
+committed shard made again, so that at most the one that an actor had begun is lost.
+Writes {out}/drill_embed.json.
 """
 
 import argparse
