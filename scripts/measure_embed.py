@@ -5,7 +5,6 @@ Prints one line of JSON: documents a second and the peak memory in MiB of this p
 
 import json
 import math
-import os
 import random
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,25 +47,18 @@ class Peak(threading.Thread):
     def run(self) -> None:
         """Look twice a second."""
         while not self.over.wait(0.5):
-            self.most = max(self.most, sum(map(_pss, _family(os.getpid()))))
+            self.most = max(self.most, sum(map(_pss, family())))
 
     def stop(self) -> float:
         """Return the most that was seen, in MiB."""
         self.over.set()
-        return max(self.most, sum(map(_pss, _family(os.getpid())))) / 1024
+        return max(self.most, sum(map(_pss, family()))) / 1024
 
 
-def _family(root: int) -> list[int]:
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    family = [root]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    return family
+def family() -> list[int]:
+    """This process and all below it."""
+    own = psutil.Process()
+    return [own.pid, *(child.pid for child in own.children(recursive=True))]
 
 
 def _pss(pid: int) -> float:
