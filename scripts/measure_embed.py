@@ -58,7 +58,8 @@ class Peak(threading.Thread):
 def family() -> list[int]:
     """This process and all below it."""
     own = psutil.Process()
-    return [own.pid, *(child.pid for child in own.children(recursive=True))]
+    below: list[int] = [child.pid for child in own.children(recursive=True)]
+    return [own.pid, *below]
 
 
 def _pss(pid: int) -> float:
