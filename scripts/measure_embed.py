@@ -56,7 +56,7 @@ class Peak(threading.Thread):
 
 
 def family() -> list[int]:
-    """This process and all below it."""
+    """Return this process and all below it."""
     own = psutil.Process()
     below: list[int] = [child.pid for child in own.children(recursive=True)]
     return [own.pid, *below]
