@@ -28,7 +28,7 @@ FLOORS: dict[float, str] = {
     "pipeline.sources.record pipeline.static pipeline.backends.runtime",
     1.22: "pipeline.backends.openvino",
     1.23: "pipeline.backends.onnx pipeline.backends.int8",
-    1.25: "pipeline.attention pipeline.pooling pipeline.backends.choose",
+    1.25: "pipeline.attention pipeline.pooling pipeline.saving pipeline.backends.choose",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
     1.35: "pipeline.sources.paths pipeline.sources.postlinks pipeline.distill pipeline.sources.batches "
     "pipeline.sources.jsontables",
