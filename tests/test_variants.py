@@ -49,7 +49,7 @@ def test_variants_of_a_model():
 def test_rankings_do_not_depend_on_the_pieces(variant):
     queries, corpus = vectors(3, 20), vectors(4, 500)
     corpus[250:] = corpus[:250]  # every document twice, so that ties must be broken
-    ranges = variants.calibrate([variant], corpus[:100])[variant.dim]
+    ranges = variants.calibrate([variant], corpus[:100])[variant]
 
     def ranked(cuts):
         found = variants.empty(variant, 20, 10)
@@ -78,7 +78,7 @@ def test_whole_vectors_lose_little_in_int8_and_more_in_bits():
     kept = {}
     for dtype in ("int8", "binary"):
         variant = Variant(32, dtype)
-        ranges = variants.calibrate([variant], corpus)[32]
+        ranges = variants.calibrate([variant], corpus)[variant]
         rows = variants.rank(variant, queries, corpus, ranges, 10, 0).top(10).rows
         kept[dtype] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, rows, strict=True)])
     assert kept["int8"] > 0.95 > kept["binary"] > 0.4

@@ -4,6 +4,7 @@ Documents are what a store would give back, queries keep their numbers (asymmetr
 by Hamming distance and the best of those ranked anew by the query's own numbers (Yamada et al. 2021).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,9 +65,10 @@ def plan(config: VariantsConfig, dim: int) -> list[Variant]:
     return [variant for variant in chosen if variant != Variant(dim, "float32")]
 
 
-def calibrate(variants: list[Variant], sample: Floats) -> dict[int, Ranges]:
-    """Ranges of the cut unit vectors, for each number of dimensions, from a sample [S, D]."""
-    return {dim: Ranges.of(unit(sample[:, :dim])) for dim in {variant.dim for variant in variants}}
+def calibrate(variants: Sequence[Variant], sample: Floats) -> dict[Variant, Ranges]:
+    """Give each variant the ranges of the cut unit vectors of a sample [S, D]."""
+    ranges = {dim: Ranges.of(unit(sample[:, :dim])) for dim in {variant.dim for variant in variants}}
+    return {variant: ranges[variant.dim] for variant in variants}
 
 
 @dataclass
