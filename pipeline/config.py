@@ -254,5 +254,6 @@ def user_cause(error: BaseException | None) -> str | None:
             name = f"{current.filename}: " if current.filename else ""
             return f"{name}{current.strerror}"
         failures = getattr(current, "worker_failures", None)
+        stack.append(getattr(current, "controller_failure", None))
         stack.extend([current.__cause__, current.__context__, *(failures or {}).values()])
     return None

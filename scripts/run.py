@@ -23,7 +23,7 @@ JOB_MODULES = {
     "build": ("pipeline.build.job", "BuildConfig"),
     "mine": ("pipeline.mine", "MineConfig"),
     "train": ("training.fit.job", "TrainConfig"),
-    "embed": ("pipeline.embed", "EmbedConfig"),
+    "embed": ("pipeline.embed.job", "EmbedConfig"),
     "evaluate": ("pipeline.evaluate.job", "EvaluateConfig"),
 }
 

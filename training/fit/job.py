@@ -8,25 +8,31 @@ from pipeline.console import say
 from pipeline.encoder import Encoder
 from training import card
 from training.checkpoint import load_weights
+from training.epoch import REPLAY
+from training.fit.again import settle
 from training.fit.config import TrainConfig
+from training.fit.data import Epochs, prepared, recipe
+from training.fit.resources import resources
 from training.fit.trainer import fit
 from training.guide import opened
 from training.loop import Embed
 from training.lora import attach, merge
 from training.losses.union import check
-from training.rows import read_table, sampled
 
 
 def run(config: TrainConfig) -> str:
     """Train and leave a model directory that Sentence Transformers loads; returns its path.
 
-    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint.
+    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint;
+    `training.fit.again` says what --resume and --fresh change.
     """
     check(
         config.loss,
         [*config.rows, *(config.replay.rows if config.replay else ())],
         guided=config.guide is not None,
     )
+    for tracker in config.trackers:
+        tracker.check()
     places = config.places
     data = Artifact.open(places["data"], "build")
     negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
@@ -38,17 +44,24 @@ def run(config: TrainConfig) -> str:
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
     inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
+    settle(config, places["log"], config.digested(), inputs)
     draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
         return places["model"]
     engine.start()
     plan = artifact.digest([draft.settings, draft.inputs])
-    checkpoint, measured = fit(config, places, plan)
+    rows = prepared(config, data, negatives, replayed, base)
+    given = resources(config)
+    with Epochs(rows, recipe(config, range(given.least, given.most + 1)), config) as epochs:
+        checkpoint, measured = fit(config, places, plan)
     beside = _finished(config, base, checkpoint)
-    rows, sources = _described(config, data, negatives, replayed)
-    base.save(places["model"], card.write(config.model_dump(mode="json"), measured, rows, sources, inputs), beside)
-    draft.finish([], model=places["model"], rows=rows, plan=plan, validation=measured)
+    notes = rows.manifest.notes
+    own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
+    told = card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
+    base.save(places["model"], told, beside)
+    draft.drop(epochs.first.manifest.dropped)
+    draft.finish([], model=places["model"], rows=own, plan=plan, validation=measured)
     say(f"train: done: {places['model']}")
     return places["model"]
 
@@ -58,14 +71,3 @@ def _finished(config: TrainConfig, base: Encoder, checkpoint: Path) -> dict[str,
     adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
     load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else config.tuned_share)
     return merge(base, adapters, config.encoder.model, config.tuned_share) if adapters else {}
-
-
-def _described(
-    config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None
-) -> tuple[int, list[str]]:
-    """Rows of the run's own, and the sources of all that it trained on."""
-    table = sampled(read_table(config.rows, data, negatives), config.max_rows)
-    sources = set(table["source"].to_pylist())
-    if config.replay and replayed:
-        sources |= set(read_table(list(config.replay.rows), replayed, None)["source"].to_pylist())
-    return len(table), sorted(sources)
