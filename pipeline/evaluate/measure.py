@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pipeline.artifact import MANIFEST, Artifact
 from pipeline.console import say
+from pipeline.embed.columns import Ranges
 from pipeline.encoder import EncoderConfig
 from pipeline.evaluate import figures
 from pipeline.evaluate.contrasts import compare, compare_statistics, corrected
@@ -21,7 +22,6 @@ from pipeline.evaluate.variants import plan as variants_of
 from pipeline.files import filesystem, join
 from pipeline.lexical import Lexical
 from pipeline.metrics import depth, retrieval
-from pipeline.quantize import Ranges
 from pipeline.search import Best, unit
 
 Floats = npt.NDArray[np.float32]
@@ -117,9 +117,10 @@ def _measure_encoder(
     pieces = stored or measured.corpus.pieces()
     questions, whole = measured.questions, plan.variants if name in plan.shrunk else None
     texts, sample = ray.get(asked.vectors), ray.get(asked.sample)
-    variants = calibrate(variants_of(whole, asked.dim) if whole else [], sample if len(sample) else texts)
+    variants = variants_of(whole, asked.dim) if whole else []
+    ranges = calibrate(variants, sample if len(sample) else texts)
     depths = (len(questions.query_ids), depth(plan.metrics))
-    found = answer(config, asked, pieces, *depths, measured.probes, variants, plan.actors)
+    found = answer(config, asked, pieces, *depths, measured.probes, variants, ranges, plan.actors)
     measured.similarities[name] = found.similarities
     measured.sampled[name] = sample
     _record(measured, name, found.best, plan)
@@ -139,7 +140,7 @@ def _measure_encoder(
         "documents_per_second": round(documents / max(found.seconds, 1e-9), 1),
     }
     for variant, best in found.variants.items():
-        measured.smaller.append(_smaller(measured, name, variant, variants[variant], best, texts, plan))
+        measured.smaller.append(_smaller(measured, name, variant, ranges, best, texts, plan))
     _correct_smaller(measured, name)
 
 

@@ -6,7 +6,7 @@ whose order does not matter.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,12 @@ import pyarrow as pa
 
 from pipeline import engine
 from pipeline.console import Progress
+from pipeline.embed.columns import Ranges
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.evaluate.corpus import Piece
 from pipeline.evaluate.probes import Probes
 from pipeline.evaluate.variants import Ranked, Variant, empty, rank
 from pipeline.pool import Pool, limit_threads
-from pipeline.quantize import Ranges
 from pipeline.search import Best, dots, top_k, unit
 
 Floats = npt.NDArray[np.float32]
@@ -77,7 +77,8 @@ def answer(
     queries: int,
     k: int,
     probes: Probes,
-    variants: Mapping[Variant, Ranges],
+    variants: Sequence[Variant],
+    ranges: Ranges,
     actors: int | None,
 ) -> Answer:
     """Rank every piece for the first `queries` texts and take the probes' similarities along.
@@ -93,7 +94,7 @@ def answer(
     ranked = {variant: empty(variant, queries, k) for variant in variants}
     progress = Progress("evaluate", sum(piece.rows for piece in pieces), "documents")
     settings = {"config": config, "vectors": asked.vectors, "queries": queries, "k": k}
-    beside = ray.put(((text, row), dict(variants)))
+    beside = ray.put(((text, row), list(variants), ranges))
     for part in _parts(list(pieces), settings | {"beside": beside}, actors) if pieces else ():
         best.merge(part.best)
         for variant, held in zip(variants, part.variants, strict=True):
@@ -172,7 +173,7 @@ class Ranker:
 
         self.config, self.threads, self.k = config, threads, k
         self.vectors = ray.get(vectors)
-        (self.text, self.row), self.variants = ray.get(beside)
+        (self.text, self.row), self.variants, self.ranges = ray.get(beside)
         self.queries = self.vectors[:queries]
         self._encoder: Encoder | None = None
 
@@ -185,8 +186,7 @@ class Ranker:
         documents = unit(self._vectors(piece))
         best = Best(*top_k(self.queries, [documents], min(self.k, piece.rows), first_row=piece.first_row))
         ranked = [
-            rank(variant, self.queries, documents, ranges, self.k, piece.first_row)
-            for variant, ranges in self.variants.items()
+            rank(variant, self.queries, documents, self.ranges, self.k, piece.first_row) for variant in self.variants
         ]
         probe = np.flatnonzero((self.row >= piece.first_row) & (self.row < piece.first_row + piece.rows))
         similarity = dots(self.vectors, documents, self.text[probe], self.row[probe] - piece.first_row)
