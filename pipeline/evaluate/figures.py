@@ -140,9 +140,8 @@ def duplicate_statistics(
         "duplicate_f1": mined.best_f1,
     }
     cut = pairscores.f1_cut(mined.scores, mined.known, len(mined.wanted))
-    found = {
-        name: Statistic.of(statistic, mined.texts, seed, len(mined.scores)) for name, statistic in statistics.items()
-    }
+    width = min(duplicates.PAIRS, mined.texts * duplicates.NEIGHBOURS)  # of any model, for the same resamples
+    found = {name: Statistic.of(statistic, mined.texts, seed, width) for name, statistic in statistics.items()}
     return found, {f"duplicate_{name}": value for name, value in cut.items()}
 
 
