@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance "
-    "pipeline.pairscores pipeline.clustering pipeline.quantize",
+    "pipeline.pairscores pipeline.clustering",
     0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical pipeline.columns",
     0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
