@@ -33,6 +33,7 @@ FLOORS: dict[float, str] = {
     # steps: functions over Arrow tables
     1.9: "pipeline.judged",
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
+    2.05: "pipeline.build.entries",
     2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
     2.2: "pipeline.build.units pipeline.mining",
     # jobs made of steps, and the report
