@@ -12,7 +12,7 @@ from pipeline.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.candidates import Exclude
 from pipeline.config import JobConfig
 from pipeline.console import Progress, say
-from pipeline.embed import weighed
+from pipeline.embed.job import weighed
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
 from pipeline.files import filesystem, join, read_json
@@ -76,7 +76,7 @@ def run(config: MineConfig) -> Artifact:
     data = Artifact.open(config.data or join(config.run, "data"), "build")
     if not data.has("pairs"):
         raise UserError(f"{data.path}: has no pairs to mine for; it holds {', '.join(data.manifest.tables)}")
-    identity = weighed(config.encoder)
+    identity, _ = weighed(config.encoder)
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(identity)}
     reused = _candidates(config, inputs)
     out = config.out or join(config.run, "negatives")

@@ -21,7 +21,7 @@ from pipeline.candidates import (
     siblings,
     text_keys,
 )
-from pipeline.embed import not_blank, vectors_table
+from pipeline.embed.columns import not_blank, vectors_table
 from pipeline.encoder import Encoder, EncoderConfig, Role
 from pipeline.errors import UserError
 from pipeline.files import filesystem, join, read_parquet

@@ -247,9 +247,7 @@ def cluster_datasketch(job: Job, _: Path) -> Found:
     index, sets, found = MinHashLSH(threshold=job["threshold"], num_perm=128), [], set()
     for row, text in enumerate(texts):
         words = text.lower().split()
-        grams = {word.encode() for word in words} | {
-            f"{a} {b}".encode() for a, b in pairwise(words)
-        }
+        grams = {word.encode() for word in words} | {f"{a} {b}".encode() for a, b in pairwise(words)}
         sketch = MinHash(num_perm=128)
         sketch.update_batch(list(grams))
         for other in index.query(sketch):

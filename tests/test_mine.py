@@ -11,7 +11,7 @@ from pipeline import schema, shards
 from pipeline.artifact import Artifact, Draft
 from pipeline.candidates import NONE, Block, Exclude, find, id_keys, known_positives, siblings, text_keys
 from pipeline.config import validate
-from pipeline.embed import vectors_table
+from pipeline.embed.columns import vectors_table
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from pipeline.mine import MineConfig, blocks, run
