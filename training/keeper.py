@@ -46,7 +46,7 @@ class RayKeeper(Keeper):
             wrong = damage(folder)
             if not wrong:
                 return folder
-            self.damaged.append(f"checkpoint {folder.name}: {wrong}; going back to the one before")
+            self.damaged.append(f"{folder.name}: {wrong}; going back to the one before")
         return None
 
     def begin(self, progress: Progress, before: Progress | None) -> None:
