@@ -47,6 +47,8 @@ class RayKeeper(Keeper):
             if not wrong:
                 return folder
             self.damaged.append(f"{folder.name}: {wrong}; going back to the one before")
+        if self.damaged:
+            self.damaged.append("no checkpoint is whole: the run begins anew")
         return None
 
     def begin(self, progress: Progress, before: Progress | None) -> None:
