@@ -31,9 +31,15 @@ FLOORS: dict[float, str] = {
     1.5: "pipeline.sources.beir pipeline.sources.wands pipeline.sources.shopify pipeline.sources.esci "
     "pipeline.sources.amazon",
     # steps: functions over Arrow tables
-    2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners",
-    2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.embed pipeline.tuples",
-    2.2: "pipeline.build.units pipeline.mining",
+    2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.mining.cells",
+    2.1: "pipeline.build.near pipeline.build.checks pipeline.embed pipeline.mining.keys "
+    "pipeline.mining.rule pipeline.mining.tuples pipeline.mining.cross pipeline.mining.stamp pipeline.mining.rescore",
+    2.2: "pipeline.build.units pipeline.mining.known pipeline.mining.select",
+    2.3: "pipeline.mining.stored pipeline.mining.candidates pipeline.mining.words",
+    2.4: "pipeline.mining.index",
+    2.5: "pipeline.mining.config",
+    2.6: "pipeline.mining.actors",
+    2.7: "pipeline.mining.plan pipeline.mining.sweep",
     # jobs made of steps, and the report
     3.0: "pipeline.build.config pipeline.evaluate.questions pipeline.evaluate.corpus pipeline.report.findings",
     3.1: "pipeline.build.made pipeline.build.steps pipeline.evaluate.probes pipeline.report.wording "
@@ -44,7 +50,7 @@ FLOORS: dict[float, str] = {
     3.3: "pipeline.evaluate.measure pipeline.report.page",
     3.35: "pipeline.inspection.page pipeline.inspection.terminal",
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
-    3.5: "pipeline.build.job pipeline.mine pipeline.evaluate.job",
+    3.5: "pipeline.build.job pipeline.mining.job pipeline.hard_negatives pipeline.evaluate.job",
     # training: the global batch, the objectives, the loop, the job
     4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "
     "training.average training.frozen training.memory",
@@ -152,7 +158,7 @@ def test_every_file_imports_from_lower_floors():
         ("pipeline.artifact", "from pipeline import encoder", "wanted a lower floor"),
         ("pipeline.encoder", "from pipeline.search import top_k", "wanted a lower floor"),
         ("pipeline.engine", "import pipeline.artifact", "wanted a lower floor"),
-        ("pipeline.mine", "from training.fit import run", "pipeline never imports training"),
+        ("pipeline.mining.job", "from training.fit import run", "pipeline never imports training"),
         ("training.fit", "import scripts.run", "scripts are imported by nobody"),
         ("training.fit", "from . import loop", "write the full name"),
         ("training.fit", "import importlib\nimportlib.import_module('scripts.run')", "scripts are imported by nobody"),

@@ -9,12 +9,16 @@ import pytest
 
 from pipeline import schema, shards
 from pipeline.artifact import Artifact, Draft
-from pipeline.candidates import NONE, Block, Exclude, find, id_keys, known_positives, siblings, text_keys
 from pipeline.config import validate
 from pipeline.embed import vectors_table
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from pipeline.mine import MineConfig, blocks, run
+from pipeline.mining.candidates import exact, measured
+from pipeline.mining.config import MineConfig
+from pipeline.mining.job import run
+from pipeline.mining.keys import NONE, Owned, id_keys, text_keys
+from pipeline.mining.known import Block, Exclude, known_positives, positions, siblings
+from pipeline.mining.plan import blocks
 from pipeline.search import unit
 
 COLOURS, SIZES = ("red", "green", "blue", "black"), ("small", "large")
@@ -78,12 +82,20 @@ def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[
             "text_key": text_keys(texts[start:end]),
             "id_key": id_keys([f"d{row}" for row in range(start, end)]),
             "cluster_key": id_keys(clusters[start:end]),
+            "category_key": id_keys([f"k{row % 7}" for row in range(start, end)]),
         }
         for name, column in keys.items():
             table = table.append_column(name, pa.array(column))
+        tags = [id_keys([f"t{row % 2}", f"t{row % 3 + 2}"]).tolist() for row in range(start, end)]
+        table = table.append_column("tag_keys", pa.array(tags, pa.list_(pa.uint64())))
         shards.commit(str(folder), f"part-{len(cuts)}-{start:03d}", table, {})
         files.append(str(folder / f"part-{len(cuts)}-{start:03d}.parquet"))
     return files
+
+
+def find(block: Block, files: list[str], known: Owned, bound: Owned, exclude: Exclude, k: int):
+    held = positions(block, files, known, bound, exclude)
+    return measured(block, files, exact(block, files, k, held.barred), held)
 
 
 def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):
@@ -104,22 +116,26 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
         positive_keys=text_keys([texts[row] for row in positives]),
         groups=[None] * 12,
     )
-    known = NONE.__class__(np.arange(12), id_keys(block.positive_ids))
-    exact = anchors.astype(np.float64) @ corpus.astype(np.float64).T
+    known = Owned(np.arange(12), id_keys(block.positive_ids))
+    products = anchors.astype(np.float64) @ corpus.astype(np.float64).T
+    twins = corpus.astype(np.float64) @ corpus.astype(np.float64).T
     wanted = []
     for row, place in enumerate(positives):
         near = set(range(4 * (place // 4), 4 * (place // 4) + 4)) if place < 40 and row < 11 else set()
         same = {at for at in range(300) if texts[at] == texts[place] or (row == 0 and at == 200)}
-        order = [at for at in np.lexsort((np.arange(300), -exact[row])) if at not in near | same]
+        order = [at for at in np.lexsort((np.arange(300), -products[row])) if at not in near | same]
         wanted.append([f"d{at}" for at in order[:20]])
     for cuts in ([], [7], [5, 100, 110, 299]):
         files = encoded(tmp_path, corpus, texts, clusters, cuts)
         found = find(block, files, known, NONE, Exclude(), 20)
         assert found.doc_ids == wanted
-        scores = [[exact[row, int(name[1:])] for name in names] for row, names in enumerate(wanted)]
+        scores = [products[row, int(name[1:])] for row, names in enumerate(wanted) for name in names]
         assert np.array_equal(found.scores, np.array(scores).astype(np.float32))
+        similar = [twins[positives[row], int(name[1:])] for row, names in enumerate(wanted[:-1]) for name in names]
+        assert np.array_equal(found.similar[: len(similar)], np.array(similar).astype(np.float32))
+        assert np.isnan(found.similar[len(similar) :]).all()
         assert np.array_equal(
-            found.positive_scores[:-1], exact[np.arange(11), positives[:-1]].astype(np.float32)
+            found.positive_scores[:-1], products[np.arange(11), positives[:-1]].astype(np.float32)
         ) and np.isnan(found.positive_scores[-1])
 
 
@@ -127,8 +143,8 @@ def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
     corpus = np.eye(3, 4, dtype=np.float16)
     files = encoded(tmp_path, corpus, ["a", "b", "c"], [None] * 3, [1])
     block = Block(["q"], np.ones((1, 4), np.float32), text_keys(["q"]), np.array([0]), ["d1"], text_keys(["b"]), [None])
-    found = find(block, files, NONE.__class__(np.array([0]), id_keys(["d1"])), NONE, Exclude(), 9)
-    assert found.doc_ids == [["d0", "d2"]] and np.isinf(found.scores[0, 2:]).all()
+    found = find(block, files, Owned(np.array([0]), id_keys(["d1"])), NONE, Exclude(), 9)
+    assert found.doc_ids == [["d0", "d2"]] and len(found.scores) == 2
 
 
 def test_known_positives_come_from_every_split_and_only_from_relevance_above_zero(data: str):
@@ -188,7 +204,7 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     }
     assert triplets[-1]["negatives"] == [] and notes["positive_not_in_corpus"] == 1
     check_against_brute_force(first, minilm)
-    assert not (tmp_path / "one" / ".vectors").exists()
+    assert not (tmp_path / "one" / ".work").exists()
 
     capfd.readouterr()
     before = (tmp_path / "one" / "manifest.json").stat().st_mtime_ns
@@ -201,7 +217,7 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     again = run(settings(data, tmp_path / "again", candidates=str(tmp_path / "one"), rule={"num_negatives": 2}))
     assert again.read("candidates").equals(first.read("candidates"))
     assert max(len(row) for row in again.read("triplets")["negatives"].to_pylist()) == 2
-    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule can change"):
+    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule and cross can change"):
         run(settings(data, tmp_path / "odd", candidates=str(tmp_path / "one"), rows_per_shard=5))
 
 
