@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.dropout import dropout as drop
+
 NAME = "packed"
 _FIRST_POSITION = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}  # 1: counts from after the padding id
 _PADDING = 0.15  # of a group's places in attention
@@ -131,7 +133,8 @@ def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, dropout: fl
     scores = query @ key.transpose(2, 3)
     if group.bias is not None:
         scores = scores + group.bias.to(scores.dtype)
-    weights = nn.functional.dropout(scores.softmax(dim=-1), dropout, training=dropout > 0)
+    weights = scores.softmax(dim=-1)
+    weights = drop(weights, dropout) if dropout else weights
     found = (weights @ value).transpose(1, 2).reshape(group.rows * group.length, heads * width)
     taken: Tensor = found if group.at is None else _Take.apply(found, group.at)  # type: ignore[no-untyped-call]
     return taken

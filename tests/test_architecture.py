@@ -21,7 +21,7 @@ FLOORS: dict[float, str] = {
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
-    1.0: "pipeline.files pipeline.engine",
+    1.0: "pipeline.files pipeline.engine pipeline.dropout",
     1.1: "pipeline.artifact",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing pipeline.sources.record",
     1.25: "pipeline.attention",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import Config
+from pipeline.dropout import cheapen
 from pipeline.encoder import Encoder, Tokens, compute_dtype
 from pipeline.errors import UserError
 from training import batches, memory
@@ -100,6 +101,8 @@ class Loop:
         self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
+        if encoder.device.type == "cpu" and not config.compile:
+            cheapen(encoder)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
         if config.compile and encoder.packed:
