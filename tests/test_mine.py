@@ -1,6 +1,7 @@
 """Mining: exclusion and exact search without Ray; the job on a real model, whatever the number of actors."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from pipeline.mining.keys import NONE, Owned, id_keys, text_keys
 from pipeline.mining.known import Block, Exclude, known_positives, positions, siblings
 from pipeline.mining.plan import blocks
 from pipeline.search import unit
+from tests.test_cross import reranker_directory
 
 COLOURS, SIZES = ("red", "green", "blue", "black"), ("small", "large")
 THINGS = ("kettle", "lamp", "mug", "running shoes", "wool scarf", "wireless headphones", "bicycle", "garden hose")
@@ -219,6 +221,43 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     assert max(len(row) for row in again.read("triplets")["negatives"].to_pylist()) == 2
     with pytest.raises(UserError, match="another setting of rows_per_shard; only rule and cross can change"):
         run(settings(data, tmp_path / "odd", candidates=str(tmp_path / "one"), rows_per_shard=5))
+
+
+@pytest.mark.ray
+def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every_number_of_actors(
+    data: str, tmp_path: Path, minilm: str, ray_session: None
+):
+    pytest.importorskip("faiss", reason="the extra [ann] is not installed")
+    cross = {"model": reranker_directory(tmp_path / "reranker", minilm), "dtype": "float32", "top": 9}
+    more = {
+        "lexical": {}, "cross": cross, "cache": str(tmp_path / "cache"),
+        "index": {"type": "ivf", "lists": 2, "probes": 2},
+        "rule": {"num_negatives": 3, "max_percentage": None, "max_cross_score": 0.9, "max_lexical_percentage": 2.0},
+    }  # fmt: skip
+    first = run(settings(data, tmp_path / "one", num_actors=1, **more))
+    notes = first.manifest.notes
+    assert notes["index_recall"] == 1.0 and notes["cross"]["top"] == "9"
+    for row in first.read("candidates").to_pylist():
+        scored = [one["cross_score"] for one in row["candidates"]]
+        assert None not in scored[:9] and set(scored[9:]) == {None} and row["positive_cross_score"] is not None
+        assert all(one["lexical_score"] is not None for one in row["candidates"])
+    names = [row["candidates"][0]["doc_id"] for row in first.read("candidates").to_pylist()]
+    assert len(set(names)) > 3
+
+    # Killed before its end: what was committed stays as it is, the rest is done again, vectors come from the cache.
+    vectors = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "manifest.json").unlink()
+    done = sorted((tmp_path / "two" / "triplets").iterdir())
+    assert len(done) == 4
+    for path in done[2:]:
+        path.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in done[:2]}
+    second = run(settings(data, tmp_path / "two", num_actors=4, **more))
+    for table in ("candidates", "triplets", "tuples"):
+        assert first.read(table).equals(second.read(table))
+    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in done}.items()
+    assert vectors == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
 
 
 def check_against_brute_force(artifact: Artifact, minilm: str) -> None:

@@ -35,7 +35,7 @@ class MineConfig(JobConfig):
     recall_rows: int = Field(256, ge=1, description="anchors on which the recall of an index is measured")
     rows_per_shard: int = Field(4096, ge=1, description="rows of one output file, the unit that a restart repeats")
     block_rows: int = Field(
-        32768, ge=1, description="pairs searched in one pass over the corpus; speed and memory only"
+        32768, ge=1, description="pairs searched in one pass over the corpus, which a restart repeats at most"
     )
     num_actors: int | None = Field(None, ge=1, description="default: one a GPU, else one for each four CPUs")
 
