@@ -82,7 +82,8 @@ def mine_hard_negatives(
         say("mine_hard_negatives: encodes in this process; several are what `python -m scripts.mine` is for")
     output_format = "n-tuple" if include_positives else output_format
     names = _columns(dataset, anchor_column_name, positive_column_name)
-    asked = _asked(list(dataset[names[0]]), list(dataset[names[1]]), corpus)
+    rows = dataset.with_format("arrow").select_columns(list(dict.fromkeys(names)))[:]
+    asked = _asked(rows[names[0]].to_pylist(), rows[names[1]].to_pylist(), corpus)
     bounded = any(one is not None for one in (absolute_margin, relative_margin, max_score))
     bounded = bounded or (cross_encoder is not None and min_score is not None)
     last = range_max if range_max is not None else range_min + num_negatives * (10 if bounded else 1) + asked.most
@@ -102,10 +103,10 @@ def mine_hard_negatives(
         place.mkdir(parents=True, exist_ok=True)
         documents = stored(place, asked.documents, encode, "document", corpus_prompt_name, corpus_prompt)
         anchors = stored(place, asked.anchors, encode, "query", query_prompt_name, query_prompt)
-        rows, positive = _searched(asked, anchors, documents, last + asked.most, faiss_batch_size)
+        found, positive = _searched(asked, anchors, documents, last + asked.most, faiss_batch_size)
     if cross_encoder is not None and (bounded or min_score is not None):
-        rows, positive = _reranked(asked, rows, _scorer(cross_encoder, batch_size))
-    table = _rows(asked, rows, positive, rule, spare=include_positives)
+        found, positive = _reranked(asked, found, _scorer(cross_encoder, batch_size))
+    table = _rows(asked, found, positive, rule, spare=include_positives)
     if verbose:
         _tell(table, num_negatives)
     return _shaped(table, names, output_format, num_negatives, output_scores)

@@ -130,7 +130,7 @@ def sweep(bench: Bench) -> None:
 
 def truth(bench: Bench) -> None:
     """Planted negatives: how many hard ones are found and kept, how many false ones are kept, by the default rule."""
-    rows = 3000 if bench.options.quick else 20_000
+    rows = 1500 if bench.options.quick else 6000
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "scripts.drill_truth", folder, "--rows", str(rows)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,9 +1,10 @@
 """What mined negatives are worth: `python -m scripts.bench_negatives --root DATA [--sets ...] [--steps N] [--quick]`.
 
 The shipped recipe of each set is trained with the same steps, rows and seeds on pairs alone (none), on the nearest
-documents that are not known to be right (naive), and on what the default rule leaves of them (mined). Queries are
-paired over all seeds and tested by permutation. Every job is one of the project's own and resumes, so the same command
-goes on after a kill. Writes {out}/negatives.json.
+documents that are not known to be right (naive), on what the default rule leaves of them (mined), and with BM25 beside
+the vectors as candidates and as second opinion (words). Queries are paired over all seeds and tested by permutation.
+Every job is one of the project's own and resumes, so the same command goes on after a kill. Writes
+{out}/negatives.json.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from pipeline.significance import permutation_test
 ROOT = Path(__file__).resolve().parent.parent
 SETS, METRIC = ("covidqa", "medquad", "movies", "debian"), "ndcg@10"
 NAIVE = {"rule": {"max_percentage": None}, "exclude": {"same_text": False, "same_cluster": False}}
-ARMS: dict[str, dict[str, Any] | None] = {"none": None, "naive": NAIVE, "mined": {}}
+WORDS = {"lexical": {}, "rule": {"max_lexical_percentage": 0.95}}
+ARMS: dict[str, dict[str, Any] | None] = {"none": None, "naive": NAIVE, "mined": {}, "words": WORDS}
 Values = npt.NDArray[np.float64]
 
 
@@ -79,14 +81,14 @@ def compare(name: str, found: dict[str, list[Values]]) -> list[dict[str, Any]]:
     """Rows of the report: each arm's mean, and the test of mined against the others over all seeds' queries."""
     every = {arm: np.concatenate(values) for arm, values in found.items()}
     rows = []
-    for peer in ("none", "naive"):
-        ours, theirs = every["mined"], every[peer]
+    for arm, peer in (("mined", "none"), ("mined", "naive"), ("words", "none"), ("words", "mined")):
+        ours, theirs = every[arm], every[peer]
         rows.append(
             {
-                "name": f"{METRIC}, {name}, mined and filtered against {peer}",
+                "name": f"{METRIC}, {name}, {arm} against {peer}",
                 "ours": float(ours.mean()), "peer": float(theirs.mean()), "unit": METRIC,
                 "ratio": float(ours.mean() / theirs.mean()), "goal": ">= 1", "met": bool(ours.mean() >= theirs.mean()),
-                "p": permutation_test(ours, theirs), "seeds": len(found["mined"]),
+                "p": permutation_test(ours, theirs), "seeds": len(found[arm]),
                 "by_seed": {arm: [float(one.mean()) for one in values] for arm, values in found.items()},
             }
         )  # fmt: skip
@@ -126,7 +128,7 @@ def main() -> None:
             rows += compare(name, found)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-            for row in rows[-2:]:
+            for row in rows[-4:]:
                 print(f"{row['name']}: {row['ours']:.4f} against {row['peer']:.4f}, p {row['p']:.4f}", flush=True)
 
 

@@ -31,13 +31,16 @@ RULES = {
     "default and words": {"max_lexical_percentage": 0.95},
     "words": {"max_percentage": None, "max_lexical_percentage": 0.95},
 }
-RECOMMENDED = "words"
+RECOMMENDED = "default and words"
 
 
 def made(folder: Path, options: argparse.Namespace) -> tuple[Artifact, Artifact]:
     """Plant, build and mine."""
     command = [sys.executable, "-m", "scripts.synthesize", str(folder / "planted"), "--rows", str(options.rows)]
-    subprocess.run([*command, "--format", "jsonl", "--false-negatives", "0.1", "--hard-negatives", "0.1"], check=True)
+    subprocess.run(
+        [*command, "--format", "jsonl", "--false-negatives", "0.1", "--hard-negatives", "0.1"],
+        check=True,
+    )
     source = {"type": "jsonl", "kind": "qa", "name": "planted", "path": str(folder / "planted" / "rows" / "*.jsonl")}
     run = {"run": str(folder / "run")}
     data = build(validate(BuildConfig, run | {"sources": [source], "near_duplicates": {"threshold": 0.7}}))
@@ -60,7 +63,7 @@ def planted(folder: Path, data: Artifact, mined: set[str]) -> dict[str, set[tupl
 
 def held(negatives: Artifact, truth: dict[str, set[tuple[str, str]]]) -> dict[str, dict[str, float]]:
     """Share of each kind among the candidates, and among what each rule takes."""
-    counts = {name: dict.fromkeys(truth, 0) for name in ("candidates", *RULES)}
+    seen: dict[str, set[tuple[str, str]]] = {name: set() for name in ("candidates", *RULES)}
     for file in negatives.files("candidates"):
         table = pq.read_table(file)
         column = whole(table["candidates"])
@@ -68,15 +71,12 @@ def held(negatives: Artifact, truth: dict[str, set[tuple[str, str]]]) -> dict[st
         asked = table["anchor_id"].to_pylist()
         pairs = list(zip([asked[at] for at in row], column.flatten().field("doc_id").to_pylist(), strict=True))
         taken = {name: chosen(table, Rule.model_validate(rule))[0].taken[row, place] for name, rule in RULES.items()}
-        for kind, wanted in truth.items():
-            for at, pair in enumerate(pairs):
-                if pair in wanted:
-                    counts["candidates"][kind] += 1
-                    for name in RULES:
-                        counts[name][kind] += int(taken[name][at])
+        seen["candidates"].update(pairs)
+        for name, hit in taken.items():
+            seen[name].update(pair for pair, one in zip(pairs, hit, strict=True) if one)
     return {
-        name: {kind: found[kind] / max(1, len(wanted)) for kind, wanted in truth.items()}
-        for name, found in counts.items()
+        name: {kind: len(wanted & found) / max(1, len(wanted)) for kind, wanted in truth.items()}
+        for name, found in seen.items()
     }
 
 
@@ -84,7 +84,7 @@ def main() -> None:
     """Hold the rules against the truth."""
     parser = argparse.ArgumentParser("python -m scripts.drill_truth", description=__doc__)
     parser.add_argument("folder", help="a new directory for rows, data and negatives")
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--layers", type=int, help="keep only the first layers of the sample model")
     parser.add_argument("--top-k", type=int, default=50)
     options = parser.parse_args()

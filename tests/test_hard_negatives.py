@@ -76,7 +76,7 @@ FORMATS = ["triplet", "n-tuple", "labeled-pair", "labeled-list"]
 
 
 def same(ours, theirs) -> None:
-    assert ours.column_names == theirs.column_names and len(ours) == len(theirs)
+    assert ours.column_names == theirs.column_names and len(ours) == len(theirs) > 0
     for name in ours.column_names:
         for one, two in zip(ours[name], theirs[name], strict=True):
             if "score" in name:

@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline import shards
 from pipeline.artifact import digest
 from pipeline.shards import Shard
 
+_TEXTS = 4096
 VECTOR_VERSION, SEARCH_VERSION = 1, 1  # raised when the code comes to make another thing of the same inputs
 
 
@@ -55,8 +57,8 @@ def weights_key(module: Any, tokenizer: Any, settings: Sequence[Any]) -> str:
 def texts_key(parts: Sequence[Any], texts: Sequence[str]) -> str:
     """Digest of settings and texts, in order."""
     sha = hashlib.sha256(digest(list(parts)).encode())
-    for text in texts:
-        plain = text.encode("utf-8", "surrogatepass")
-        sha.update(len(plain).to_bytes(8, "little"))
-        sha.update(plain)
+    for first in range(0, len(texts), _TEXTS):
+        part = texts[first : first + _TEXTS]
+        sha.update(np.fromiter(map(len, part), np.int64, len(part)).tobytes())
+        sha.update("".join(part).encode("utf-8", "surrogatepass"))
     return sha.hexdigest()[:24]
