@@ -7,7 +7,7 @@ import hashlib
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -142,12 +142,13 @@ def begin(
     *,
     overwrite: bool,
     keep: bool = False,
+    grows: Sequence[str] = (),
 ) -> Draft | Artifact:
     """Start an artifact, or return the finished one when it was made of the same inputs and settings.
 
     `settings` is what decides the result (`JobConfig.digested`). A finished artifact of other inputs or settings is
     refused unless `overwrite`; an unfinished one is cleared, or with `keep` (resumable jobs) gone on with when its
-    inputs and settings are the same.
+    inputs and settings are the same. Inputs named in `grows` may change: then a finished artifact is gone on with too.
     """
     fs, root = filesystem(path)
     draft = Draft(path, kind, settings, inputs)
@@ -157,15 +158,18 @@ def begin(
         done = {"kind": manifest.kind, "settings": manifest.settings, "inputs": manifest.inputs}
         if done == plan:
             return Artifact(path, manifest)
-        if not overwrite:
+        if _alike(plan, done, grows):
+            fs.rm(join(root, MANIFEST))
+        elif not overwrite:
             raise UserError(
                 f"{path}: is finished but {_difference(path, plan, done, settings)}; give --overwrite or another --run"
             )
-        fs.rm(root, recursive=True)
+        else:
+            fs.rm(root, recursive=True)
     elif fs.exists(root) and fs.ls(root):
         if not fs.exists(join(root, CONFIG)):
             raise UserError(f"{path}: is not empty and not an artifact; choose another directory")
-        if not (keep and read_json(join(path, "plan.json")) == plan):
+        if not (keep and _alike(plan, read_json(join(path, "plan.json")), grows)):
             fs.rm(root, recursive=True)
     try:
         fs.makedirs(root, exist_ok=True)
@@ -176,15 +180,47 @@ def begin(
     return draft
 
 
+def _alike(plan: dict[str, Any], done: dict[str, Any], grows: Sequence[str]) -> bool:
+    """Whether two plans differ in nothing but inputs that may change."""
+
+    def fixed(one: dict[str, Any]) -> dict[str, Any]:
+        return one | {"inputs": {key: value for key, value in one["inputs"].items() if key not in grows}}
+
+    return fixed(plan) == fixed(done)
+
+
+def difference(path: str, kind: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> str:
+    """Say what an artifact, finished or not, was begun with that is different now; empty when nothing is."""
+    plan = {"kind": kind, "settings": digest(settings), "inputs": dict(inputs)}
+    begun = read_json(join(path, "plan.json"))
+    return "" if begun == plan else _difference(path, plan, begun, settings)
+
+
 def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings: dict[str, Any]) -> str:
     if plan["kind"] != done["kind"]:
         return f"was made by `{done['kind']}`"
     if plan["settings"] != done["settings"]:
-        old = read_json(join(path, CONFIG))
-        changed = sorted(key for key in {*old, *settings} if old.get(key) != settings.get(key))
-        return f"with another setting of {', '.join(changed) or 'the job'}"
+        changed = _changed(read_json(join(path, CONFIG)), settings)
+        shown = [*changed[:3], *([f"{len(changed) - 3} more"] if len(changed) > 3 else [])]
+        return f"with another setting of {', '.join(shown) or 'the job'}"
     changed = sorted(k for k in {*plan["inputs"], *done["inputs"]} if plan["inputs"].get(k) != done["inputs"].get(k))
     return f"from another input ({', '.join(changed)})"
+
+
+def _changed(old: Any, new: Any, name: str = "") -> list[str]:
+    """Name settings that differ as a recipe does, with the old value and the new one."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            one
+            for key in sorted({*old, *new})
+            for one in _changed(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if old == new else [f"{name} (was {_short(old)}, now {_short(new)})"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _read_manifest(path: str) -> Manifest:

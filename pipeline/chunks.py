@@ -50,6 +50,15 @@ def by_sum(lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
     return chunks
 
 
+def padded(rows: Sequence[Sequence[int]], fill: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Right-pad rows into ids [B, L] and their mask [B, L]."""
+    lengths = np.asarray([len(row) for row in rows])
+    ids = np.full((len(rows), int(lengths.max())), fill, dtype=np.int64)
+    for place, row in zip(ids, rows, strict=True):
+        place[: len(row)] = row
+    return ids, (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+
+
 def padding_share(lengths: Sequence[int], chunks: Sequence[npt.NDArray[np.int64]]) -> float:
     """Share of padded positions that hold no token, between 0 and 1."""
     size = np.asarray(lengths, dtype=np.int64)

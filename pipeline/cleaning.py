@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import Config
@@ -43,45 +44,50 @@ class CleanConfig(Config):
             raise ValueError("max_tokens and tokenizer go together: tokens are those of a model")
         return self
 
-    def strip(self, text: str, tally: Tally) -> str:
-        """Text in normal form without what the patterns match."""
+    def stripped(self, texts: pa.Array, tally: Tally) -> pa.Array:
+        """Texts [N] in normal form without what the patterns match."""
         if not self.boilerplate:
-            return text
-        bare = text
-        for pattern in self.boilerplate:
-            bare = re.sub(pattern, " ", bare)
-        bare = normalise(bare)
-        tally.counts["boilerplate_removed"] += bare != text
-        return bare
+            return texts
+        before = texts.to_pylist()
+        after = [text if text is None else self._bare(text) for text in before]
+        tally.counts["boilerplate_removed"] += sum(a != b for a, b in zip(after, before, strict=True))
+        return pa.array(after, texts.type)
 
-    def apply(self, records: list[dict[str, Any]], names: tuple[str, ...], tally: Tally) -> list[dict[str, Any]]:
-        """Cut the texts of records to `max_tokens`, and keep the records of the languages."""
+    def _bare(self, text: str) -> str:
+        for pattern in self.boilerplate:
+            text = re.sub(pattern, " ", text)
+        return normalise(text)
+
+    def apply(self, rows: pa.Table, names: tuple[str, ...], tally: Tally) -> pa.Table:
+        """Cut the texts of rows to `max_tokens`, and keep the rows of the languages; `line` names the others."""
         if self.max_tokens is not None:
             for name in names:
-                self._cut(records, name, tally)
+                index = rows.schema.get_field_index(name)
+                rows = rows.set_column(index, name, pa.array(self._cut(rows[name].to_pylist(), tally), pa.string()))
         if not self.languages or not names:
-            return records
-        return [record for record in records if self._kept(record, names, tally)]
+            return rows
+        found = zip(rows["line"].to_pylist(), *(rows[name].to_pylist() for name in names), strict=True)
+        return rows.filter(pa.array([self._kept(line, texts, tally) for line, *texts in found], pa.bool_()))
 
-    def _cut(self, records: list[dict[str, Any]], name: str, tally: Tally) -> None:
+    def _cut(self, texts: list[str], tally: Tally) -> list[str]:
         limit = self.max_tokens or 0
-        long = [record for record in records if len(record[name]) > limit]  # a token has a character at least
+        long = [place for place, text in enumerate(texts) if len(text) > limit]  # a token has a character at least
         for start in range(0, len(long), _TOKENIZED):
             part = long[start : start + _TOKENIZED]
-            tokens = _tokenizer(str(self.tokenizer)).encode_batch([r[name] for r in part], add_special_tokens=False)
-            for record, found in zip(part, tokens, strict=True):
+            tokens = _tokenizer(str(self.tokenizer)).encode_batch([texts[p] for p in part], add_special_tokens=False)
+            for place, found in zip(part, tokens, strict=True):
                 if len(found.ids) > limit:
-                    record[name] = shorten(record[name], found.offsets[limit - 1][1])
+                    texts[place] = shorten(texts[place], found.offsets[limit - 1][1])
                     tally.counts["cut_to_tokens"] += 1
+        return texts
 
-    def _kept(self, record: dict[str, Any], names: tuple[str, ...], tally: Tally) -> bool:
-        for name in names:
-            text = record[name]
+    def _kept(self, line: int, texts: list[str], tally: Tally) -> bool:
+        for text in texts:
             if len(text) < self.language_chars:
                 continue
             language, sure = _identifier().classify(text)
             if language not in self.languages and sure >= self.language_sure:
-                tally.offend(record["line"], "other_language", f"{language} ({sure:.2f}): {text[:40]!r}")
+                tally.offend(line, "other_language", f"{language} ({sure:.2f}): {text[:40]!r}")
                 return False
         return True
 

@@ -21,7 +21,7 @@ from pipeline.console import say
 from pipeline.errors import UserError
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
-PLACES = frozenset({"run", "out", "overwrite"})  # say where, not what: they do not make a result another one
+PLACES = frozenset({"run", "out", "overwrite", "card"})  # say where, or who: they do not make a result another one
 
 
 class Config(BaseModel):
@@ -254,5 +254,6 @@ def user_cause(error: BaseException | None) -> str | None:
             name = f"{current.filename}: " if current.filename else ""
             return f"{name}{current.strerror}"
         failures = getattr(current, "worker_failures", None)
+        stack.append(getattr(current, "controller_failure", None))
         stack.extend([current.__cause__, current.__context__, *(failures or {}).values()])
     return None

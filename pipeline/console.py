@@ -31,4 +31,9 @@ class Progress:
             self.last = now
             rate = (self.done - self.first) / max(now - self.start, 1e-9)
             eta = (self.total - self.done) / max(rate, 1e-9)
-            say(f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s, {eta:,.0f} s left")
+            more = self.beside(max(now - self.start, 1e-9))
+            say(f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f}/s{more}, {eta:,.0f} s left")
+
+    def beside(self, seconds: float) -> str:
+        """Return what else there is to say after so many seconds; nothing here."""
+        return ""

@@ -5,11 +5,14 @@ an evaluation asks cannot also be trained on.
 """
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.columns import words
 from pipeline.errors import UserError
-from pipeline.splits import HELD_OUT_FIRST
+from pipeline.exchange import numbers
+from pipeline.splits import HELD_OUT_ORDER
 from pipeline.tally import EXAMPLES, Tally
 
 
@@ -24,20 +27,21 @@ def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
     The same id again with the same text is a duplicate, with another text a conflict. Raises UserError where the two
     texts come from two sources: then the id means two things.
     """
-    rows, firsts = _grouped(rows, "id", "order")
-    later = firsts != np.arange(rows.num_rows)
-    same = pc.equal(rows["key"], rows["key"].take(firsts)).to_numpy()
-    source = rows["order"].to_numpy() >> 56
+    twins = _twins(numbers(rows["id"]))
+    again, firsts = _grouped(rows.filter(pa.array(twins)), "id", "order")
+    later = firsts != np.arange(again.num_rows)
+    same = pc.equal(again["key"], again["key"].take(firsts)).to_numpy()
+    source = again["order"].to_numpy() >> 56
     for row in np.flatnonzero(later & ~same & (source != source[firsts]))[:1]:
-        name, other = rows["source"][int(row)], rows["source"][int(firsts[row])]
+        name, other = again["source"][int(row)], again["source"][int(firsts[row])]
         raise UserError(
-            f"{noun} id '{rows['id'][int(row)]}' has one text in source '{other}' and another in '{name}'; "
+            f"{noun} id '{again['id'][int(row)]}' has one text in source '{other}' and another in '{name}'; "
             "give one of them a `prefix`"
         )
-    said = pc.fill_null(rows["mention"], False).to_numpy()
-    _drop(tally, f"duplicate_{noun}", rows, later & same & ~said)
-    _drop(tally, f"conflicting_{noun}_id", rows, later & ~same)
-    return rows.filter(pa.array(~later))
+    said = pc.fill_null(again["mention"], False).to_numpy()
+    _drop(tally, f"duplicate_{noun}", again, later & same & ~said)
+    _drop(tally, f"conflicting_{noun}_id", again, later & ~same)
+    return pa.concat_tables([rows.filter(pa.array(~twins)), again.filter(pa.array(~later))])
 
 
 def merge_texts(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
@@ -45,14 +49,17 @@ def merge_texts(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
 
     Of ids with one text the held-out, then the smallest is kept.
     """
-    rows, firsts = _grouped(rows, "key", "id")
-    kept = rows.take(firsts)
-    aliases = firsts != np.arange(rows.num_rows)
+    twins = _twins(words(rows["key"]))
+    again, firsts = _grouped(rows.filter(pa.array(twins)), "key", "id")
+    kept = again.take(firsts)
+    aliases = firsts != np.arange(again.num_rows)
     tally.drop(f"duplicate_{noun}", int(aliases.sum()))
     for row in np.flatnonzero(aliases)[:EXAMPLES]:
-        tally.drop(f"duplicate_{noun}", 0, f"{rows['id'][int(row)]} has the text of {kept['id'][int(row)]}")
+        tally.drop(f"duplicate_{noun}", 0, f"{again['id'][int(row)]} has the text of {kept['id'][int(row)]}")
     index = kept.schema.get_field_index("id")
-    return kept.append_column("kept", kept["id"]).set_column(index, "id", rows["id"])
+    merged = kept.append_column("kept", kept["id"]).set_column(index, "id", again["id"])
+    alone = rows.filter(pa.array(~twins))
+    return pa.concat_tables([alone.append_column("kept", alone["id"]), merged])
 
 
 def kept_only(rows: pa.Table) -> pa.Table:
@@ -69,9 +76,19 @@ def unique_labelled(rows: pa.Table, tally: Tally) -> pa.Table:
     return rows.filter(pa.array(first))
 
 
+def _twins(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Which of N hashes stand more than once: only such rows can be the same, and most rows are not among them."""
+    order = np.argsort(numbers)
+    same = np.zeros(len(numbers) + 1, dtype=bool)
+    same[1:-1] = numbers[order[1:]] == numbers[order[:-1]] if len(numbers) else False
+    found = np.zeros(len(numbers), dtype=bool)
+    found[order] = same[1:] | same[:-1]
+    return found
+
+
 def _grouped(rows: pa.Table, by: str, then: str) -> tuple[pa.Table, np.ndarray]:
     """Rows sorted by a column, held-out first within, and for each row the index of the first of its group."""
-    rank = pa.array([HELD_OUT_FIRST[split] for split in rows["split"].to_pylist()], pa.int8())
+    rank = pc.fill_null(pc.index_in(rows["split"], HELD_OUT_ORDER), len(HELD_OUT_ORDER))
     rows = rows.append_column("rank", rank)
     order = [(by, "ascending"), ("rank", "ascending")] + ([(then, "ascending")] if then != by else [])
     rows = rows.sort_by(order).drop_columns("rank").combine_chunks()

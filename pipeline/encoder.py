@@ -5,8 +5,6 @@ Hugging Face encoder), so that training, mining, embedding and evaluation cannot
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +15,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline import chunks, modeldir, packing
+from pipeline import chunks, modeldir, packing, static
 from pipeline.attention import Attention, choose, pack
+from pipeline.backends import choose as backends
+from pipeline.backends.choose import Backend
+from pipeline.backends.runtime import Batch, Runtime
 from pipeline.config import Config
-from pipeline.files import store_folder
+from pipeline.files import new_folder
+from pipeline.pooling import pool, without_prompt
+from pipeline.precision import Dtype, compute_dtype
+from pipeline.static import StaticTable
 
 Role = Literal["query", "document"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Tokens = list[list[int]]
+_LEAST = 512  # padded tokens below which a runtime's batch is not cut for its padding
 
 
 class EncoderConfig(Config):
@@ -35,6 +39,7 @@ class EncoderConfig(Config):
     prompts: dict[str, str] | None = Field(None, description="text put before a query or document")
     layers: int | None = Field(None, ge=1, description="keep only the first transformer layers")
     dtype: Dtype = Field("auto", description="compute precision; auto: bfloat16 where the hardware has it")
+    backend: Backend = Field("auto", description="what computes when nothing is trained; auto: openvino on CPUs")
     attention: Attention = Field("auto", description="varlen and flash_attention_2 compute no padding")
     token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
@@ -62,6 +67,9 @@ class Encoder(nn.Module):
         self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
         self.identity = identity
         self.packed = False
+        self.runtime: Runtime | None = None
+        self.folder, self.asked = "", False  # whether a runtime was asked for by name
+        self.backend: Backend = "auto"
         self._takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
         pooler = getattr(transformer, "pooler", None)
         if isinstance(pooler, nn.Module):
@@ -72,15 +80,16 @@ class Encoder(nn.Module):
         """Load a model for `device` (auto: CUDA when there is one).
 
         `to_train` takes the way whose backward is fastest: on a CPU packed texts where the architecture allows, else
-        plain attention, whose backward in bfloat16 beats the fused one's. The vectors are the same to rounding.
-
-        Raises UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
+        plain attention, whose backward in bfloat16 beats the fused one's. Vectors are the same to rounding. Raises
+        UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         dtype = compute_dtype(config.dtype, place)
         chosen = choose(config.attention, place, dtype, to_train=to_train)
         folder = modeldir.find(config.model)
         layout = modeldir.read_layout(folder)
+        if layout["static"]:
+            return cls._static(config, folder, layout, place)
         tokenizer, transformer = modeldir.load_parts(
             folder,
             layout["transformer"],
@@ -101,10 +110,35 @@ class Encoder(nn.Module):
             max_length=limit,
             token_budget=config.token_budget,
             identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
-            | {"dtype": str(dtype).removeprefix("torch.")},
+            | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         )
+        encoder.folder, encoder.backend = folder, config.backend
+        encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
         encoder.packed = pack(config.attention, transformer, place, to_train=to_train)
         return encoder
+
+    @classmethod
+    def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
+        tokenizer, table = static.load(folder, layout["transformer"], config.max_length)
+        prompts, limit = {**layout["prompts"], **(config.prompts or {})}, tokenizer.max_length
+        return cls(
+            table.to(place),
+            tokenizer,
+            pooling="mean",
+            normalize=layout["normalize"],
+            include_prompt=True,
+            prompts={role: prompts.get(role) or "" for role in ("query", "document")},
+            max_length=limit,
+            token_budget=config.token_budget,
+            identity=modeldir.identity(folder, layout, prompts, layers=None, max_length=limit) | {"dtype": "float32"},
+        )
+
+    def hasten(self, threads: int) -> "Encoder":
+        """Take the fastest runtime for `encode`, or raise UserError; from here on the weights may not change."""
+        dtype = self.identity["dtype"]
+        name = backends.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
+        self.runtime = backends.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
+        return self
 
     @property
     def dim(self) -> int:
@@ -144,13 +178,18 @@ class Encoder(nn.Module):
         extra = {"token_type_ids": torch.zeros_like(input_ids)} if self._takes_types else {}
         states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        pooled = pool(states, mask if skip is None else _without_prompt(mask, skip), self.pooling)
+        pooled = pool(states, mask if skip is None else without_prompt(mask, skip), self.pooling)
+        return self._scaled(pooled)
+
+    def _scaled(self, pooled: Tensor) -> Tensor:
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def encode_tokens(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
         """Token ids of N texts into vectors [N, D] in input order, encoded in length-sorted chunks."""
         if not tokens:
             return torch.zeros(0, self.dim, device=self.device)
+        if isinstance(self.transformer, StaticTable):
+            return self._scaled(self.transformer(tokens, skip))
         order = self.cut([len(row) for row in tokens], self.token_budget)
         way = self._pack if self.packed else self._pad
         parts = [way([tokens[i] for i in chunk], self._skips(skip, chunk)) for chunk in order]
@@ -159,11 +198,14 @@ class Encoder(nn.Module):
 
     def cut(self, lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
         """Cut texts of these lengths into chunks of `budget` tokens, padding included where this encoder pads."""
+        if self.runtime:
+            return chunks.by_tokens(lengths, budget, least=_LEAST)
         return chunks.by_sum(lengths, budget) if self.packed else chunks.by_tokens(lengths, budget)
 
     def padding_share(self, lengths: Sequence[int]) -> float:
         """Share of the positions of all layers that hold no token, for texts of these lengths."""
-        return 0.0 if self.packed else chunks.padding_share(lengths, self.cut(lengths, self.token_budget))
+        packed = (self.packed and not self.runtime) or isinstance(self.transformer, StaticTable)
+        return 0.0 if packed else chunks.padding_share(lengths, self.cut(lengths, self.token_budget))
 
     def _pad(self, rows: Tokens, skip: Tensor | None) -> Tensor:
         vectors: Tensor = self(*self._padded(rows), skip)
@@ -175,7 +217,7 @@ class Encoder(nn.Module):
         ids = torch.tensor([token for row in rows for token in row], device=self.device)
         extra = {"token_type_ids": torch.zeros_like(ids)[None]} if self._takes_types else {}
         pooled = packing.pool(packing.states(self.transformer, ids, packed, **extra), packed, self.pooling, skip)
-        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+        return self._scaled(pooled)
 
     def _skips(self, skip: Sequence[int] | None, chunk: npt.NDArray[np.int64]) -> Tensor | None:
         if skip is None or not any(skip):
@@ -184,58 +226,50 @@ class Encoder(nn.Module):
 
     def _padded(self, rows: Tokens) -> tuple[Tensor, Tensor | None]:
         """Right-pad token rows into ids [B, L] and mask [B, L]; the mask is None when nothing was padded."""
-        lengths = np.asarray([len(row) for row in rows])
-        ids = np.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id or 0, dtype=np.int64)
-        for place, row in zip(ids, rows, strict=True):
-            place[: len(row)] = row
-        mask = None
-        if lengths.min() < lengths.max():
-            mask = torch.from_numpy((np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)).to(self.device)
-        return torch.from_numpy(ids).to(self.device), mask
+        ids, mask = self._filled(rows)
+        held = None if mask.all() else torch.from_numpy(mask).to(self.device)
+        return torch.from_numpy(ids).to(self.device), held
+
+    def _filled(self, rows: Tokens) -> Batch:
+        return chunks.padded(rows, self.tokenizer.pad_token_id or 0)
 
     def encode(self, texts: Sequence[str], role: Role) -> npt.NDArray[np.float32]:
         """Texts into vectors [N, D] float32 in input order, without gradient and without dropout."""
+        return self.vectors(self.tokenize(texts, role), role)
+
+    def vectors(self, tokens: Tokens, role: Role) -> npt.NDArray[np.float32]:
+        """Token ids of texts of a role into vectors [N, D], as `encode` does."""
+        if self.asked and self.runtime is None:
+            self.hasten(torch.get_num_threads())
         was_training = self.training
         self.eval()
         with torch.inference_mode():
-            vectors = self.encode_tokens(self.tokenize(texts, role), [self.prompt_length(role)] * len(texts))
+            skip = [self.prompt_length(role)] * len(tokens)
+            vectors = self._run(self.runtime, tokens, skip) if self.runtime else self.encode_tokens(tokens, skip)
         self.train(was_training)
         return np.ascontiguousarray(vectors.float().cpu().numpy())
 
+    def _run(self, runtime: Runtime, tokens: Tokens, skip: Sequence[int]) -> Tensor:
+        """Have a runtime compute token states [B, L, H] and pool them here: token ids of N texts into [N, D]."""
+        vectors = np.empty((len(tokens), self.dim), np.float32)
+        order = self.cut([len(row) for row in tokens], self.token_budget)
+        batches = [self._filled([tokens[i] for i in chunk]) for chunk in order]
+
+        def take(place: int, states: npt.NDArray[Any]) -> None:
+            mask, skips = torch.from_numpy(batches[place][1]), self._skips(skip, order[place])
+            held = mask if skips is None else without_prompt(mask, skips)
+            vectors[order[place]] = self._scaled(pool(torch.from_numpy(states), held, self.pooling)).numpy()
+
+        runtime(batches, take)
+        return torch.from_numpy(vectors)
+
     def save(self, path: str | Path, card: str | None = None, beside: Mapping[str, bytes] | None = None) -> None:
-        """Write a directory that `SentenceTransformer(path)` loads unchanged: float32 safetensors, and a model card.
-
-        `beside` are further files below it.
-
-        A remote path gets the files once they are all written; a local one by renaming a finished directory.
-        """
-        if "://" in str(path):
-            with tempfile.TemporaryDirectory() as folder:
-                self._write(Path(folder), card, beside or {})
-                store_folder(folder, str(path))
-            return
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        self._write(partial, card, beside or {})
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
+        """Write a directory that `SentenceTransformer(path)` loads, with a model card; `beside` are further files."""
+        with new_folder(str(path)) as folder:
+            self._write(folder, card, beside or {})
 
     def _write(self, folder: Path, card: str | None, beside: Mapping[str, bytes]) -> None:
-        dtype = next(self.transformer.parameters()).dtype
-        self.transformer.float().save_pretrained(folder, safe_serialization=True)
-        self.transformer.to(dtype)
-        self.tokenizer.save_pretrained(folder)
-        layout = modeldir.layout_files(
-            self.dim,
-            self.max_length,
-            self.pooling,
-            self.prompts,
-            normalize=self.normalize,
-            include_prompt=self.include_prompt,
-        )
-        for name, content in layout.items():
+        for name, content in self._write_weights(folder).items():
             file = folder / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -245,28 +279,20 @@ class Encoder(nn.Module):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(held)
 
-
-def pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
-    """Token states [B, L, H] over the mask [B, L] into [B, H], float32 at least; `mode` is mean, cls or max."""
-    if mode == "cls":
-        first = mask.argmax(dim=1)
-        return packing.wide(states[torch.arange(len(states), device=states.device), first])
-    weight = mask.unsqueeze(-1)
-    if mode == "max":
-        return packing.wide(states).masked_fill(weight == 0, float("-inf")).amax(dim=1)
-    summed = (packing.wide(states) * weight).sum(dim=1)
-    return summed / weight.sum(dim=1).clamp(min=1)
-
-
-def _without_prompt(mask: Tensor, skip: Tensor) -> Tensor:
-    return mask * (torch.arange(mask.shape[1], device=mask.device) >= skip[:, None])
-
-
-def compute_dtype(name: Dtype, device: str) -> torch.dtype:
-    """Resolve a precision; auto is bfloat16 where the hardware multiplies it natively, else float32."""
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+    def _write_weights(self, folder: Path) -> dict[str, Any]:
+        """Write weights and tokenizer; returns the files of the layout beside them."""
+        if isinstance(self.transformer, StaticTable):
+            static.save(folder, self.tokenizer, self.transformer)
+            return modeldir.static_files(self.prompts, normalize=self.normalize)
+        dtype = next(self.transformer.parameters()).dtype
+        self.transformer.float().save_pretrained(folder, safe_serialization=True)
+        self.transformer.to(dtype)
+        self.tokenizer.save_pretrained(folder)
+        return modeldir.layout_files(
+            self.dim,
+            self.max_length,
+            self.pooling,
+            self.prompts,
+            normalize=self.normalize,
+            include_prompt=self.include_prompt,
+        )

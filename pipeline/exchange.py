@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.columns import hashes, words
 from pipeline.errors import UserError
-from pipeline.files import filesystem, join, read_json, write_json
+from pipeline.files import filesystem, join, open_arrow, read_json, write_json
 from pipeline.tally import Tally
 from pipeline.text import hash64
 
@@ -36,7 +37,7 @@ class Exchange:
             return
         fs, file_name = filesystem(join(self.path, name, f"{part}.arrow"))
         fs.makedirs(posixpath.dirname(file_name), exist_ok=True)
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
         partial_name = f"{file_name}.partial"
         with fs.open(partial_name, "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
             for rows in self._cut(table, by):
@@ -44,13 +45,21 @@ class Exchange:
         fs.mv(partial_name, file_name)
 
     def read(self, name: str, bucket: int, schema: pa.Schema) -> pa.Table:
-        """Read one bucket of everything staged under `name`, in the order of the parts' names."""
+        """Read one bucket of everything staged under `name`, in the order of the parts' names.
+
+        `schema` may name some of the columns only: the others are not unpacked.
+        """
         fs, folder = filesystem(join(self.path, name))
         tables = [schema.empty_table()]
         for file_name in sorted(fs.glob(join(folder, "*.arrow"))) if fs.exists(folder) else []:
-            with fs.open(file_name, "rb") as file:
-                tables.append(pa.Table.from_batches([pa.ipc.open_file(file).get_batch(bucket)]))
+            with open_arrow(fs, file_name) as file:
+                tables.append(_batch(file, bucket, schema))
         return pa.concat_tables(tables)
+
+    def has(self, name: str) -> bool:
+        """Whether anything is staged under `name`."""
+        fs, folder = filesystem(join(self.path, name))
+        return bool(fs.exists(folder))
 
     def _cut(self, table: pa.Table, by: str) -> list[pa.Table]:
         if self.buckets == 1:
@@ -64,19 +73,30 @@ class Exchange:
 
 
 def numbers(names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """64-bit numbers of keys [N], by which they are bucketed; keys that are numbers already stand for themselves.
+    """64-bit numbers of keys [N], by which they are bucketed; numbers and keys of texts stand for themselves.
 
     The seed differs from that of the splits, so that buckets do not follow them.
     """
     if pa.types.is_uint64(names.type):
         found: npt.NDArray[np.uint64] = names.to_numpy()
         return found
-    return np.array([hash64("bucket", name) for name in names.to_pylist()], dtype=np.uint64)
+    if pa.types.is_fixed_size_binary(names.type):
+        return words(names)
+    return hashes(names, "bucket")
 
 
 def bucket_of(value: str, buckets: int) -> int:
     """Bucket of a key."""
     return hash64("bucket", value) % buckets
+
+
+def _batch(file: Any, bucket: int, schema: pa.Schema) -> pa.Table:
+    """Columns of `schema` of one bucket of a file, the others left packed."""
+    reader = pa.ipc.open_file(file)
+    if len(schema) < len(reader.schema):
+        places = [reader.schema.get_field_index(name) for name in schema.names]
+        reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=places))
+    return pa.Table.from_batches([reader.get_batch(bucket)]).select(schema.names)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

@@ -20,6 +20,7 @@ from pipeline import schema
 from pipeline.errors import UserError
 
 ROW_GROUP_ROWS = 65_536
+REPETITIVE = ("source", "split", "reason", "category", "relevance", "weight")
 _WHOLE_FILE = 256 << 20  # files up to this size are fingerprinted whole, larger ones by head, tail and size
 
 
@@ -54,6 +55,23 @@ def store_folder(local: str, path: str) -> None:
     if fs.exists(root):
         fs.rm(root, recursive=True)
     fs.put(local.rstrip("/") + "/", root, recursive=True)
+
+
+@contextmanager
+def new_folder(path: str) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `path`: by a rename here, file by file on a remote store."""
+    if "://" in path:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            store_folder(folder, path)
+        return
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
 
 
 def fetch_folder(path: str) -> str:
@@ -133,22 +151,60 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
         raise UserError(f"{path}: not readable as Parquet: {' '.join(str(error).split())}") from error
 
 
+@contextmanager
+def open_arrow(fs: Any, name: str) -> Iterator[Any]:
+    """Open a file that Arrow reads here and there: by itself where it is local, through fsspec where not."""
+    if "file" in fs.protocol:
+        with pa.OSFile(name, "rb") as file:
+            yield file
+    else:
+        with fs.open(name, "rb") as file:
+            yield file
+
+
 def read_parquet(path: str, table: str | None = None, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file; with `table`, check it against that contract first."""
     with open_parquet(path) as parquet:
         if table in schema.TABLES:
             schema.check(parquet.schema_arrow, str(table), path)
-        return parquet.read(columns=columns)
+        try:
+            return parquet.read(columns=columns)
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise UserError(f"{path}: {_unreadable(parquet)}: {' '.join(str(error).split())}") from error
 
 
-def write_parquet(path: str, table: pa.Table) -> None:
-    """Write one Parquet file (zstd, row groups of at most 64k rows) under a temporary name, then rename it.
+def _unreadable(parquet: pq.ParquetFile) -> str:
+    """Name the first row group of a file that cannot be read, and its rows."""
+    start = 0
+    for number in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(number).num_rows
+        try:
+            parquet.read_row_group(number)
+        except (pa.ArrowInvalid, OSError):
+            return f"row group {number} (rows {start} to {start + rows - 1}) is not readable"
+        start += rows
+    return "not readable as Parquet"
 
-    The temporary name is the writer's own: a task that Ray runs twice does not spoil its twin's file.
+
+def write_parquet(path: str, table: pa.Table, group_rows: int = ROW_GROUP_ROWS) -> None:
+    """Write one Parquet file (zstd, row groups of at most 64k rows or of `group_rows`) under a temporary name, then
+    rename it.
+
+    The temporary name is the writer's own: a task that Ray runs twice does not spoil its twin's file. Only columns
+    that say the same over and over get a dictionary; building one of texts and ids takes longer than packing them.
     """
     fs, name = filesystem(path)
     fs.makedirs(posixpath.dirname(name), exist_ok=True)
     partial = f"{name}.{uuid.uuid4().hex[:8]}.partial"
     with fs.open(partial, "wb") as file:
-        pq.write_table(table, file, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+        pq.write_table(
+            table,
+            file,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[name for name in table.column_names if name in REPETITIVE],
+            row_group_size=group_rows,
+        )
     fs.mv(partial, name)

@@ -1,6 +1,9 @@
-"""What is measured: retrieval metrics by trec_eval's own code, triplet accuracy, and rank correlation.
+"""What is measured of rankings, by trec_eval's own code, and of triplets; rank correlation.
 
 Retrieval metrics are named as in the field: `ndcg@10`, `mrr@10`, `map`, `recall@100`, `hit@1`; any cut-off works.
+`ndcg@10:judged` first drops documents that nobody judged from a ranking (trec_eval -J; condensed lists, Sakai 2007),
+`ndcg@10:linear` takes the grade itself for the gain, as trec_eval, BEIR and MTEB do, and `judged@10` is the share of
+the first ten that somebody judged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import pairscores
 from pipeline.errors import UserError
 
 Judgments = Mapping[str, Mapping[str, int]]
@@ -18,24 +22,31 @@ Floats = npt.NDArray[np.float64]
 
 RETRIEVAL = ("ndcg@10", "mrr@10", "map", "recall@100", "hit@1")
 _TREC = {"ndcg": "ndcg_cut", "recall": "recall", "hit": "success", "mrr": "recip_rank", "map": "map"}
+_OWN = ("judged",)
+_VARIANTS = ("judged", "linear")
 _HIGHEST_GRADE = 30  # 2^30 - 1 still fits the C code's 32-bit judgments
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A retrieval metric and its cut-off; None means the whole ranking."""
+    """A retrieval metric, its cut-off (None means the whole ranking) and its variant (judged, linear or none)."""
 
     kind: str
     cutoff: int | None
+    variant: str = ""
 
     @classmethod
     def parse(cls, name: str) -> "Metric":
-        """Read `ndcg@10`; only `map` and `mrr` may go without a cut-off."""
-        kind, at, cutoff = name.partition("@")
+        """Read `ndcg@10` or `ndcg@10:judged`; only `map` and `mrr` may go without a cut-off."""
+        plain, colon, variant = name.partition(":")
+        kind, at, cutoff = plain.partition("@")
         whole = kind in {"map", "mrr"} and not at
-        if kind not in _TREC or not (whole or (cutoff.isdigit() and int(cutoff) > 0)):
-            raise UserError(f"unknown metric '{name}'; write one of {', '.join(_TREC)} with a cut-off, as in ndcg@10")
-        return cls(kind, int(cutoff) if cutoff else None)
+        if kind not in {*_TREC, *_OWN} or not (whole or (cutoff.isdigit() and int(cutoff) > 0)):
+            known = ", ".join([*_TREC, *_OWN])
+            raise UserError(f"unknown metric '{name}'; write one of {known} with a cut-off, as in ndcg@10")
+        if colon and (variant not in _VARIANTS or kind in _OWN or (variant == "linear" and kind != "ndcg")):
+            raise UserError(f"unknown metric '{name}'; a variant is :judged, or :linear of ndcg, as in ndcg@10:judged")
+        return cls(kind, int(cutoff) if cutoff else None, variant)
 
 
 def depth(names: Sequence[str]) -> int:
@@ -66,21 +77,36 @@ def retrieval(rankings: Rankings, judgments: Judgments, names: Sequence[str] = R
     Every judged query with a relevant document counts, with 0 where its ranking is missing or empty; queries without
     one are skipped, since no ranking of theirs can be right or wrong.
     """
-    judged = {query: gains(grades) for query, grades in judgments.items() if any(g > 0 for g in grades.values())}
-    return {name: _score(Metric.parse(name), rankings, judged) for name in names}
+    graded = {query: grades for query, grades in judgments.items() if any(g > 0 for g in grades.values())}
+    judged = {query: gains(grades) for query, grades in graded.items()}
+    plain = {query: {doc: max(0, int(grade)) for doc, grade in grades.items()} for query, grades in graded.items()}
+    found = {}
+    for name in names:
+        metric = Metric.parse(name)
+        found[name] = _score(metric, rankings, plain if metric.variant == "linear" else judged)
+    return found
 
 
 def _score(metric: Metric, rankings: Rankings, judged: Judgments) -> dict[str, float]:
     """Run trec_eval once; it cuts reciprocal rank and average precision nowhere, so there the ranking is cut."""
     import pytrec_eval
 
+    if metric.kind == "judged":
+        return {query: _judged_share(rankings.get(query, ())[: metric.cutoff], judged[query]) for query in judged}
     measure, key = _TREC[metric.kind], _TREC[metric.kind]
     cut = metric.cutoff
     if metric.kind in {"ndcg", "recall", "hit"}:
         measure, key, cut = f"{measure}.{metric.cutoff}", f"{measure}_{metric.cutoff}", None
-    runs = {query: _scored(rankings[query][:cut]) for query in judged if rankings.get(query)}
+    held = {query: rankings.get(query, ()) for query in judged}
+    if metric.variant == "judged":
+        held = {query: [doc for doc in docs if doc in judged[query]] for query, docs in held.items()}
+    runs = {query: _scored(docs[:cut]) for query, docs in held.items() if docs}
     found = pytrec_eval.RelevanceEvaluator(judged, {measure}).evaluate(runs) if runs else {}
     return {query: float(found[query][key]) if query in found else 0.0 for query in judged}
+
+
+def _judged_share(docs: Sequence[str], grades: Mapping[str, int]) -> float:
+    return sum(doc in grades for doc in docs) / len(docs) if docs else 0.0
 
 
 def _scored(docs: Sequence[str]) -> dict[str, float]:
@@ -108,8 +134,6 @@ def triplet_accuracy(margins: Floats) -> float:
 
 def spearman(scores: Floats, gold: Floats) -> float | None:
     """Spearman's rank correlation of model scores [N] with graded gold scores [N]; None where either is constant."""
-    from scipy.stats import spearmanr
-
-    if len(gold) < 2 or np.ptp(gold) == 0 or np.ptp(scores) == 0:
+    if not (pairscores.varies(scores) and pairscores.varies(gold)):
         return None
-    return float(spearmanr(scores, gold).statistic)
+    return float(pairscores.spearman(scores, gold, pairscores.ones(len(gold)))[0])

@@ -53,6 +53,7 @@ def read_layout(folder: str) -> dict[str, Any]:
         "include_prompt": True,
         "prompts": {},
         "max_length": None,
+        "static": False,
     }
     if (root / "modules.json").exists():
         layout["normalize"] = False
@@ -69,6 +70,8 @@ def _read_module(root: Path, module: dict[str, Any], layout: dict[str, Any]) -> 
         layout["transformer"] = module["path"]
         settings = root / module["path"] / "sentence_bert_config.json"
         layout["max_length"] = _json(settings).get("max_seq_length") if settings.exists() else None
+    elif kind == "StaticEmbedding":
+        layout["transformer"], layout["static"] = module["path"], True
     elif kind == "Pooling":
         config = _json(root / module["path"] / "config.json")
         modes = [name for name, key in POOLING_KEYS.items() if config.get(key)] or [config.get("pooling_mode")]
@@ -78,7 +81,9 @@ def _read_module(root: Path, module: dict[str, Any], layout: dict[str, Any]) -> 
     elif kind == "Normalize":
         layout["normalize"] = True
     else:
-        raise UserError(f"model {root}: module '{kind}' is not supported; Transformer, Pooling and Normalize are")
+        raise UserError(
+            f"model {root}: module '{kind}' is not supported; Transformer, Pooling, Normalize and StaticEmbedding are"
+        )
 
 
 def _json(path: Path) -> Any:
@@ -148,13 +153,8 @@ def layout_files(
 ) -> dict[str, Any]:
     """Name the Sentence-Transformers files beside the weights and what they hold."""
     kinds = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
-    folders = ["", "1_Pooling", "2_Normalize"]
-    modules = [
-        {"idx": i, "name": str(i), "path": folders[i], "type": f"sentence_transformers.models.{kind}"}
-        for i, kind in enumerate(kinds)
-    ]
     files: dict[str, Any] = {
-        "modules.json": modules,
+        "modules.json": _modules(kinds),
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
         "1_Pooling/config.json": {
             "word_embedding_dimension": dim,
@@ -162,10 +162,32 @@ def layout_files(
             "pooling_mode_mean_sqrt_len_tokens": False,
             "include_prompt": include_prompt,
         },
-        "config_sentence_transformers.json": {
-            "prompts": prompts,
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
+        "config_sentence_transformers.json": _settings(prompts),
     }
     return files | ({"2_Normalize/config.json": {}} if normalize else {})
+
+
+def static_files(prompts: dict[str, str], *, normalize: bool) -> dict[str, Any]:
+    """Name the Sentence-Transformers files beside a static encoder's weights and what they hold."""
+    kinds = ["StaticEmbedding", *(["Normalize"] if normalize else [])]
+    files: dict[str, Any] = {
+        "modules.json": _modules(kinds),
+        "config_sentence_transformers.json": _settings(prompts),
+    }
+    return files | ({"1_Normalize/config.json": {}} if normalize else {})
+
+
+def _modules(kinds: list[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{kind}" if i else "",
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for i, kind in enumerate(kinds)
+    ]
+
+
+def _settings(prompts: dict[str, str]) -> dict[str, Any]:
+    return {"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"}

@@ -5,7 +5,6 @@ see one bucket each: all of a query id, all of a document id, all of a kept quer
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -14,10 +13,11 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.config import Config
+from pipeline.judged import Judged
 from pipeline.schema import TABLES
 from pipeline.similar import SimilarConfig
 from pipeline.sources.record import SCHEMAS
-from pipeline.splits import SplitConfig, held_out
+from pipeline.splits import SplitConfig
 from pipeline.tally import EXAMPLES, Tally
 from pipeline.text import hash64
 
@@ -130,89 +130,6 @@ def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tupl
     return judgments.filter(found).set_column(index, column, other["kept"].take(rows)), rows, found.to_numpy(False)
 
 
-@dataclass(frozen=True)
-class Judged:
-    """The queries of a bucket that have judgments, with these judgments: best first within a query."""
-
-    queries: pa.Table  # table `queries` and the group
-    judgments: pa.Table  # MATCHED, sorted by query, falling relevance, document; split is the query's
-
-
-def judge(
-    queries: pa.Table,
-    matched: pa.Table,
-    splits: SplitConfig,
-    unjudged: Mapping[str, str],
-    units: Mapping[str, str],
-    tally: Tally,
-) -> Judged:
-    """Settle the split and group of each query and keep one judgment a query and document, the most relevant.
-
-    A query's split is forced by its own row, else by its judgments (test before dev before train), else follows from
-    the hash of its group: its own group, else the smallest of its documents' groups, else the query. A judgment forced
-    into another split than its query's is left out (`held_out_query`): kept, it would leak or change an evaluation.
-    `units` names what a group belongs to where near duplicates tie it to others.
-    """
-    matched = _best_first(matched)
-    ids = queries["id"].combine_chunks()
-    row = pc.index_in(matched["query_id"], ids).to_numpy()
-    split, group = _settle(queries, matched, row, splits, units)
-    forced = matched["split"].to_pylist()
-    stays = np.array([s is None or s == split[r] for s, r in zip(forced, row, strict=True)], dtype=bool)
-    tally.drop("held_out_query", int((~stays).sum()))
-    matched, row = matched.filter(pa.array(stays)), row[stays]
-    matched, row = _one_each(matched, row, tally)
-    asked = np.zeros(queries.num_rows, dtype=bool)
-    asked[row] = True
-    for source in queries["source"].filter(pa.array(~asked)).to_pylist():
-        tally.drop(unjudged.get(source, "query_without_judgment"))
-    queries = queries.set_column(queries.schema.get_field_index("split"), "split", pa.array(split, pa.string()))
-    queries = queries.set_column(queries.schema.get_field_index("group"), "group", pa.array(group, pa.string()))
-    named = queries.rename_columns(["query_id" if name == "id" else name for name in queries.column_names])
-    index = matched.schema.get_field_index("split")
-    matched = matched.set_column(index, "split", pa.array([split[r] for r in row], pa.string()))
-    return Judged(named.filter(pa.array(asked)), matched)
-
-
-def _settle(
-    queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig, units: Mapping[str, str]
-) -> tuple[list[str], list[str]]:
-    """Split and group of each query."""
-    forced: list[list[str | None]] = [[] for _ in range(queries.num_rows)]
-    topics: list[list[str]] = [[] for _ in range(queries.num_rows)]
-    for r, split, topic in zip(row, matched["split"].to_pylist(), matched["group"].to_pylist(), strict=True):
-        forced[r].append(split)
-        if topic:
-            topics[r].append(topic)
-    own = zip(queries["id"].to_pylist(), queries["split"].to_pylist(), queries["group"].to_pylist(), strict=True)
-    settled = []
-    for index, (name, split, group) in enumerate(own):
-        group = group or min(topics[index], default=name)
-        group = units.get(group, group)
-        settled.append((split or held_out(forced[index]) or splits.assign(group), group))
-    return [split for split, _ in settled], [group for _, group in settled]
-
-
-def _best_first(matched: pa.Table) -> pa.Table:
-    order = [("query_id", "ascending"), ("relevance", "descending"), ("doc_id", "ascending"), ("order", "ascending")]
-    return matched.sort_by(order).combine_chunks()
-
-
-def _one_each(matched: pa.Table, row: np.ndarray, tally: Tally) -> tuple[pa.Table, np.ndarray]:
-    """Keep the first judgment of each query and document; others are counted unless they say more about the same."""
-    documents = matched["doc_id"].to_pylist()
-    refines = matched["refines"].to_pylist()
-    best: dict[tuple[int, str], int] = {}
-    stays = np.ones(len(documents), dtype=bool)
-    for index, place in enumerate(zip(row.tolist(), documents, strict=True)):
-        first = best.setdefault(place, index)
-        if first != index:
-            stays[index] = False
-            if bool(refines[first]) == bool(refines[index]):
-                tally.drop("duplicate_judgment", 1, f"{matched['query_id'][index]} -> {place[1]}")
-    return matched.filter(pa.array(stays)), row[stays]
-
-
 def positives(judged: Judged, config: PairConfig, tally: Tally) -> pa.Table:
     """Rows of table `pairs`: the judgments that are relevant enough, at most `max_per_query` of a query."""
     relevant = judged.judgments.filter(pc.greater_equal(judged.judgments["relevance"], config.min_relevance))
@@ -233,10 +150,17 @@ def positives(judged: Judged, config: PairConfig, tally: Tally) -> pa.Table:
         "split": relevant["split"],
         "group_id": judged.queries["group"].take(at),
         "relevance": pc.cast(relevant["relevance"], pa.float32()),
-        "weight": pa.array([config.weights.get(grade) for grade in relevant["relevance"].to_pylist()], pa.float32()),
+        "weight": _weights(relevant["relevance"], config),
         "reason": relevant["reason"],
     }
     return pa.table(columns, schema=TABLES["pairs"])
+
+
+def _weights(grades: pa.ChunkedArray, config: PairConfig) -> pa.Array:
+    """What pairs [N] of these grades count."""
+    if not config.weights:
+        return pa.nulls(len(grades), pa.float32())
+    return pa.array([config.weights.get(grade) for grade in grades.to_pylist()], pa.float32())
 
 
 def title_pairs(documents: pa.Table, splits: SplitConfig) -> pa.Table:

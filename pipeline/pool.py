@@ -21,9 +21,18 @@ class Pool:
     num_cpus: float
     num_gpus: float
     threads: int
+    most: int = 0  # actors that it may grow to where the cluster grows
 
     @classmethod
-    def plan(cls, asked: int | None, work: int, *, on_gpus: bool = True) -> "Pool":
+    def plan(
+        cls,
+        asked: int | None,
+        work: int,
+        *,
+        on_gpus: bool = True,
+        most: int | None = None,
+        threads: int | None = None,
+    ) -> "Pool":
         """Divide the cluster: an actor a GPU, else one for each four CPUs, unless `asked`; never more than work.
 
         A pool keeps its actors to the end, so that one logical CPU is left to the other tasks of Ray Data.
@@ -32,7 +41,8 @@ class Pool:
         size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
         size = max(1, min(size, work))
         share = int(100 * max(cpus - 1, cpus / 2) / size) / 100
-        return cls(size, max(share, 0.01), min(1.0, gpus / size), max(1, cpus // size))
+        ceiling = max(size, min(most or size, work))
+        return cls(size, max(share, 0.01), min(1.0, gpus / size), threads or max(1, cpus // size), ceiling)
 
 
 class Worker:
@@ -56,9 +66,10 @@ class Worker:
 
 
 def limit_threads(threads: int) -> None:
-    """Hold torch to `threads` threads, and to the cores that there are."""
+    """Hold torch to `threads` threads, and to the cores that there are; tokenizers use several or one."""
     import torch
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
     torch.set_num_threads(max(1, min(threads, os.cpu_count() or 1)))
 
 
@@ -73,7 +84,7 @@ def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any],
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         worker,
         fn_constructor_kwargs=settings,
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
+        compute=ray.data.ActorPoolStrategy(min_size=pool.size, max_size=max(pool.size, pool.most)),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
     )

@@ -1,13 +1,16 @@
 """The first step of a build: a block of a source into clean, keyed records, staged by kind."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from itertools import count
+from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.cleaning import CleanConfig
+from pipeline.columns import keys, normalised, shortened
 from pipeline.exchange import Exchange
 from pipeline.sources.amazon import Amazon
 from pipeline.sources.beir import Beir
@@ -19,13 +22,12 @@ from pipeline.sources.huggingface import HuggingFace
 from pipeline.sources.jsonl import JsonLines
 from pipeline.sources.msmarco import MsMarco
 from pipeline.sources.parquet import Parquet
-from pipeline.sources.record import SCHEMAS, Block, Parsed, SourceConfig
+from pipeline.sources.record import ROWS, Block, Parsed, Record, SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad
 from pipeline.sources.stackexchange import StackExchange
 from pipeline.sources.wands import Wands
 from pipeline.tally import Tally
-from pipeline.text import key, normalise, shorten
 
 Source = Annotated[
     StackExchange
@@ -47,7 +49,7 @@ Source = Annotated[
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right"), "judgments": ()}
 _ASIDE = ("title", "body")
-Record = dict[str, Any]
+_STAGED_BYTES = 64 << 20  # records that are held before they are staged
 
 
 @dataclass(frozen=True)
@@ -60,38 +62,54 @@ class Limits:
 
 
 def stage(source: SourceConfig, block: Block, limits: Limits, exchange: Exchange, part: str) -> Tally:
-    """Read one block, clean its records and stage them; chunk by chunk, so that memory does not grow with the block."""
-    total = Tally()
-    for number, parsed in enumerate(source.parse(block)):
+    """Read one block, clean its records and stage them; piece by piece, so that memory does not follow the block."""
+    total, number = Tally(), count()
+    waiting: dict[str, list[pa.Table]] = {}
+    for parsed in source.parse(block):
         for kind, records in parsed.kinds.items():
             table = clean(kind, records, limits, parsed)
-            exchange.write(kind, f"{part}-{number:05d}", table, by=BUCKETED_BY[kind])
             parsed.tally.counts[kind] += table.num_rows
+            waiting.setdefault(kind, []).append(table)
         total.add(parsed.tally)
+        if sum(table.nbytes for tables in waiting.values() for table in tables) > _STAGED_BYTES:
+            _write(waiting, exchange, f"{part}-{next(number):05d}")
+    _write(waiting, exchange, f"{part}-{next(number):05d}")
     return total
 
 
-def clean(kind: str, records: Iterable[Record], limits: Limits, parsed: Parsed) -> pa.Table:
+def _write(waiting: dict[str, list[pa.Table]], exchange: Exchange, part: str) -> None:
+    for kind, tables in waiting.items():
+        exchange.write(kind, part, pa.concat_tables(tables), by=BUCKETED_BY[kind])
+    waiting.clear()
+
+
+def clean(kind: str, records: list[Record] | pa.Table, limits: Limits, parsed: Parsed) -> pa.Table:
     """Table (`SCHEMAS[kind]`) of the records with usable texts, in normal form and with the key of their text."""
-    kept = [record for record in records if _clean(kind, record, limits, parsed.tally)]
-    kept = limits.rules.apply(kept, _TEXTS[kind], parsed.tally)
-    for record in kept:
-        if "text" in record:
-            record["key"] = key(record["text"])
-    return pa.Table.from_pylist(kept, schema=SCHEMAS[kind])
-
-
-def _clean(kind: str, record: Record, limits: Limits, tally: Tally) -> bool:
-    """Clean a record in place; False, counted, when a text of it is empty or too short."""
+    rows = records if isinstance(records, pa.Table) else pa.Table.from_pylist(records, schema=ROWS[kind])
     for name in _ASIDE:
-        if record.get(name):
-            record[name] = shorten(limits.rules.strip(normalise(record[name]), tally), limits.most)
+        if name in rows.column_names:
+            text = shortened(limits.rules.stripped(normalised(rows[name]), parsed.tally), limits.most)
+            rows = rows.set_column(rows.schema.get_field_index(name), name, text)
     for name in _TEXTS[kind]:
-        text = limits.rules.strip(normalise(record[name]), tally)
-        if len(text) < limits.least:
-            reason = "too_short" if text else "empty_text"
-            tally.offend(record["line"], reason, f"{kind}: {record.get('id', name)} has {len(text)} characters")
-            return False
-        record[name] = shorten(text, limits.most)
-        tally.counts["shortened"] += len(text) > limits.most
-    return True
+        rows = _clean(kind, name, rows, limits, parsed.tally)
+    rows = limits.rules.apply(rows, _TEXTS[kind], parsed.tally)
+    if "text" in rows.column_names and (rows["key"].null_count or limits.rules.max_tokens):
+        rows = rows.set_column(rows.schema.get_field_index("key"), "key", keys(rows["text"]))
+    return rows.drop_columns("line")
+
+
+def _clean(kind: str, name: str, rows: pa.Table, limits: Limits, tally: Tally) -> pa.Table:
+    """Rows with column `name` in normal form, without those where it is empty or too short: they are counted."""
+    texts = limits.rules.stripped(normalised(rows[name]), tally)
+    length = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
+    for place in np.flatnonzero(length < limits.least).tolist():
+        reason = "too_short" if length[place] else "empty_text"
+        label = rows["id"][place].as_py() if "id" in rows.column_names else name
+        tally.offend(rows["line"][place].as_py(), reason, f"{kind}: {label} has {length[place]} characters")
+    stays = length >= limits.least
+    tally.counts["shortened"] += int((length > limits.most).sum())
+    texts = shortened(texts, limits.most)
+    if name == "text" and not rows["key"].null_count and not pc.all(pc.equal(rows[name], texts)).as_py():
+        rows = rows.set_column(rows.schema.get_field_index("key"), "key", pa.nulls(len(texts), pa.binary(16)))
+    rows = rows.set_column(rows.schema.get_field_index(name), name, texts)
+    return rows if stays.all() else rows.filter(pa.array(stays))

@@ -7,22 +7,22 @@ be told from the directory alone, whoever was killed when.
 import json
 import posixpath
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
+from itertools import accumulate, islice
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import textfiles
 from pipeline.artifact import digest
 from pipeline.errors import UserError
 from pipeline.files import filesystem, fingerprint_file, join, open_parquet, write_parquet
 
-PARQUET, JSON_LINES = (".parquet",), (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+PARQUET = (".parquet",)
 _COUNTS = b"tripletail.counts"
 _BATCH_ROWS = 4096
+_HEAD_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Shard:
     path: str
     start: int
     rows: int
-    offset: int  # byte where the first row begins; JSON lines only
+    offset: int  # byte where the first row begins; not of Parquet
     name: str
 
 
 def find(place: str) -> list[str]:
-    """Find the Parquet and JSON-lines files of a file name, directory or glob, in order of name.
+    """Find the Parquet, JSON-lines, CSV, TSV and text files of a file name, directory or glob, in order of name.
 
     Raises UserError when there is none.
     """
@@ -49,9 +49,9 @@ def find(place: str) -> list[str]:
         found = fs.glob(root)
     else:
         found = [root] if fs.exists(root) else []
-    files = sorted(name for name in found if name.endswith(PARQUET + JSON_LINES))
+    files = sorted(name for name in found if name.endswith(PARQUET + textfiles.SUFFIXES))
     if not files:
-        kinds = ", ".join(PARQUET + JSON_LINES)
+        kinds = ", ".join(PARQUET + textfiles.SUFFIXES)
         raise UserError(f"input {place}: " + (f"holds no {kinds} file" if found else "no such file or directory"))
     local = {"file", "local"} & set(fs.protocol if isinstance(fs.protocol, tuple) else [fs.protocol])
     return files if local else [fs.unstrip_protocol(name) for name in files]
@@ -66,15 +66,37 @@ def fingerprint(files: Sequence[str]) -> str:
     return digest([[posixpath.basename(path), fingerprint_file(path)] for path in files])
 
 
-def plan(files: Sequence[str], rows_per_shard: int, salt: str) -> list[Shard]:
-    """Cut files into shards of at most `rows_per_shard` rows; `salt` goes into the names of their outputs."""
+def plan(files: Sequence[str], rows_per_shard: int, salt: str, marks: Sequence[str] | None = None) -> list[Shard]:
+    """Cut files into shards of at most `rows_per_shard` rows; `salt` goes into the names of their outputs.
+
+    So does the mark of each file, where there are marks: its content, so that a name tells what it was made of.
+    """
     shards: list[Shard] = []
-    for path in files:
+    for path, mark in zip(files, marks or [""] * len(files), strict=True):
         for start, rows, offset in _cuts(path, rows_per_shard):
             index = len(shards)
-            key = digest([salt, posixpath.basename(path), start, rows, offset])[:8]
+            key = digest([salt, mark, posixpath.basename(path), start, rows, offset])[:16]
             shards.append(Shard(index, path, start, rows, offset, f"part-{index:06d}-{key}"))
     return shards
+
+
+def adopt(folder: str, plan: Sequence[Shard]) -> list[str]:
+    """Give outputs in `folder` that a plan wants under another number their new name; return those it does not want.
+
+    An output is known by the key in its name, so that files added before its own do not matter.
+    """
+    fs, root = filesystem(folder)
+    names = map(posixpath.basename, fs.glob(join(root, "*.parquet"))) if fs.exists(root) else []
+    held = {_key(name): name for name in names}
+    for shard in plan:
+        old, new = held.pop(_key(shard.name), None), f"{shard.name}.parquet"
+        if old and old != new:
+            fs.mv(join(root, old), join(root, new))
+    return [join(folder, name) for name in sorted(held.values())]
+
+
+def _key(name: str) -> str:
+    return name.removesuffix(".parquet").rpartition("-")[2]
 
 
 def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
@@ -84,39 +106,29 @@ def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
             total = file.metadata.num_rows
         yield from ((start, min(size, total - start), 0) for start in range(0, total, size))
         return
-    start = rows = first = offset = 0
-    with _lines(path) as file:
-        for line in file:
-            if line.strip():
-                first = offset if rows == 0 else first
-                rows += 1
-            offset += len(line)
-            if rows == size:
-                yield start, rows, first
-                start, rows = start + rows, 0
-    if rows:
-        yield start, rows, first
-
-
-@contextmanager
-def _lines(path: str) -> Iterator[Any]:
-    with fsspec.open(path, "rb", compression="infer") as file:
-        yield file
+    start = 0
+    found = textfiles.offsets(path)
+    while chunk := list(islice(found, size)):
+        yield start, len(chunk), chunk[0]
+        start += len(chunk)
 
 
 def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a shard's rows; raises UserError naming a column that the file does not have."""
+    """Read columns of a shard's rows; raises UserError naming a column that the file does not have.
+
+    Rows of text files that cannot be read are left out: the table is that much shorter than `shard.rows`.
+    """
     if not shard.path.endswith(PARQUET):
-        return _read_json(shard, columns)
+        return _read_text(shard, shard.rows, columns)
     with open_parquet(shard.path) as file:
         _check_columns(shard.path, columns, file.schema_arrow.names)
         return pa.Table.from_batches(list(_slices(file, shard, columns)))
 
 
 def head(shard: Shard, columns: Sequence[str]) -> pa.Table:
-    """Read the first row of a shard: enough to tell whether the columns are there and of which type."""
+    """Read the first rows of a shard: enough to tell whether the columns are there and of which type."""
     if not shard.path.endswith(PARQUET):
-        return _read_json(replace(shard, rows=1), columns)
+        return _read_text(shard, min(_HEAD_ROWS, shard.rows), columns)
     with open_parquet(shard.path) as file:
         _check_columns(shard.path, columns, file.schema_arrow.names)
         return file.schema_arrow.empty_table().select(list(columns))
@@ -144,26 +156,12 @@ def _check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> No
             raise UserError(f"{path}: has no column '{name}'; it has {', '.join(found)}")
 
 
-def _read_json(shard: Shard, columns: Sequence[str]) -> pa.Table:
-    rows: list[dict[str, Any]] = []
-    with _lines(shard.path) as file:
-        file.seek(shard.offset)
-        while len(rows) < shard.rows:
-            line = file.readline()
-            if line.strip():
-                rows.append(_parsed(line, shard.path, shard.start + len(rows) + 1))
-    _check_columns(shard.path, columns, sorted({key for row in rows for key in row}))
+def _read_text(shard: Shard, count: int, columns: Sequence[str]) -> pa.Table:
+    found = islice(textfiles.rows(shard.path, shard.offset, shard.start), count)
+    rows = [row for row in found if row is not None]
+    if rows:
+        _check_columns(shard.path, columns, sorted({key for row in rows for key in row}))
     return pa.table({name: _column([row.get(name) for row in rows], shard.path, name) for name in columns})
-
-
-def _parsed(line: bytes, path: str, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}: row {number} is not valid JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{path}: row {number} is {type(row).__name__}, wanted an object")
-    return row
 
 
 def _column(values: list[Any], path: str, name: str) -> pa.Array:

@@ -2,14 +2,17 @@
 
 from typing import Literal
 
+import numpy as np
+import pyarrow as pa
 from pydantic import Field, model_validator
 
+from pipeline.columns import hashes
 from pipeline.config import Config
 from pipeline.text import hash64
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-HELD_OUT_FIRST = {"test": 0, "dev": 1, "train": 2, None: 3}
+HELD_OUT_ORDER = pa.array(["test", "dev", "train"])  # which split wins where one thing stands in several
 _NAMES: dict[str, Split] = {name: name for name in SPLITS} | {"validation": "dev", "valid": "dev", "val": "dev"}
 
 
@@ -31,6 +34,12 @@ class SplitConfig(Config):
             raise ValueError(f"train + dev + test must be 1, is {total:g}")
         return self
 
+    def assigned(self, groups: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """Splits of groups [N], as `assign` gives them."""
+        share = hashes(groups, self.seed).astype(np.float64) / 2.0**64
+        dev = (share < self.train + self.dev) | (self.test == 0)
+        return pa.array(np.array(SPLITS)[np.where(share < self.train, 0, np.where(dev, 1, 2))], pa.string())
+
     def assign(self, group: str) -> Split:
         """Split of a group: stable whatever else is in the corpus, so a grown corpus moves no group."""
         share = hash64(self.seed, group) / 2**64
@@ -42,8 +51,3 @@ class SplitConfig(Config):
 def named(value: object) -> Split | None:
     """Read the name of a split as other corpora write it; None where it is none."""
     return _NAMES.get(str(value).strip().lower())
-
-
-def held_out(splits: list[str | None]) -> str | None:
-    """Return the split that wins when one query stands in several: test before dev before train."""
-    return min(splits, key=HELD_OUT_FIRST.__getitem__, default=None)

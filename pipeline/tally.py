@@ -28,12 +28,11 @@ class Tally:
     def offend(self, line: int, reason: str, detail: str = "") -> None:
         """Count one input row that was left out, with its line in the block."""
         self.dropped[reason] += 1
-        if sum(known == reason for _, known, _ in self.offenders) < EXAMPLES:
-            self.offenders.append((line, reason, detail))
+        self._first([(line, reason, detail)])
 
     def place(self, path: str, first_line: int) -> None:
         """Turn offenders into examples that name the file and the line, once the lines before are known."""
-        for line, reason, detail in self.offenders:
+        for line, reason, detail in sorted(self.offenders, key=lambda offender: offender[0]):
             self._show(reason, f"{path}:{first_line + line} {detail or reason.replace('_', ' ')}")
         self.offenders = []
 
@@ -44,8 +43,17 @@ class Tally:
         for reason, examples in other.examples.items():
             for example in examples:
                 self._show(reason, example)
-        self.offenders.extend(other.offenders)
+        self._first(other.offenders)
         self.rows += other.rows
+
+    def _first(self, offenders: list[tuple[int, str, str]]) -> None:
+        """Keep the first few offenders of each reason, by line, in whatever order they are met."""
+        for line, reason, detail in offenders:
+            known = [place for place, (_, name, _) in enumerate(self.offenders) if name == reason]
+            if len(known) < EXAMPLES:
+                self.offenders.append((line, reason, detail))
+            elif line < self.offenders[last := max(known, key=lambda place: self.offenders[place][0])][0]:
+                self.offenders[last] = (line, reason, detail)
 
     def _show(self, reason: str, example: str) -> None:
         shown = self.examples.setdefault(reason, [])

@@ -23,6 +23,7 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,31}\d{0,2});", re.IG
 _DROPPED = re.compile(
     "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
 )
+_UNKNOWN = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]")  # XML, and with it lxml, refuses these
 
 
 def html_to_text(markup: str) -> str:
@@ -41,8 +42,8 @@ def html_to_text(markup: str) -> str:
         if not isinstance(element.tag, str) or element.tag in _SILENT:
             element.text = None
         elif element.tag in _BLOCKS:
-            element.text = "\n" + (element.text or "")
-            element.tail = "\n" + (element.tail or "")
+            element.text = "\n" + _UNKNOWN.sub(" ", element.text or "")
+            element.tail = "\n" + _UNKNOWN.sub(" ", element.tail or "")
     return str(root.xpath("string()"))
 
 

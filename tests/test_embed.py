@@ -17,7 +17,9 @@ import pytest
 from pipeline import schema, shards
 from pipeline.artifact import Artifact, Draft
 from pipeline.config import validate
-from pipeline.embed import EmbedConfig, check_ids, run, vectors_table, with_text
+from pipeline.embed.columns import matrix, vectors_table, with_text
+from pipeline.embed.ids import check_ids
+from pipeline.embed.job import EmbedConfig, run
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 
@@ -79,7 +81,7 @@ def test_ids_that_are_missing_or_twice_are_named(tmp_path: Path):
 
 
 def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.embed._IDS_A_PASS", 4)
+    monkeypatch.setattr("pipeline.embed.ids._IDS_A_PASS", 4)
     path = write_rows(tmp_path / "a.parquet", 30)
     check_ids(shards.plan([str(path)], 7, ""), "id")
     twice = pa.concat_tables([pq.read_table(path), pa.table({"id": ["d11"], "text": ["x"]})])
@@ -235,6 +237,47 @@ def test_a_killed_worker_loses_no_row(tmp_path: Path, minilm: str, ray_session: 
     done = run(settings(out, input=str(path), rows_per_shard=5))
     assert killed, "the job was over before its worker could be killed"
     assert done.read("vectors")["id"].to_pylist() == [f"d{row}" for row in range(1500)]
+
+
+@pytest.mark.ray
+def test_only_what_is_new_is_embedded_and_what_is_gone_is_left_out(tmp_path: Path, minilm: str, ray_session: None):
+    folder, also = tmp_path / "in", [{"dtype": "int8"}, {"dtype": "binary", "dim": 64}]
+    folder.mkdir()
+    rows = [{"id": f"d{row}", "title": f"t{row}", "text": text} for row, text in enumerate(texts(25))]
+    write_lines(folder / "b.jsonl", [*rows, {"id": "x", "title": "", "text": "  "}])
+    with (folder / "b.jsonl").open("a") as file:
+        file.write("no json\n")
+    more = {"input": str(folder), "columns": ["title"], "also": also, "incremental": True, "dtype": "float16"}
+    first = run(settings(tmp_path / "out", **more))
+    assert first.manifest.dropped == {"empty_text": 1, "unreadable_row": 1} and first.rows("vectors") == 25
+    ranges = first.manifest.notes["calibration"]
+    before = files_now(tmp_path / "out")
+
+    (folder / "a.csv").write_text("id,title,text\na1,new,warm wool scarf\n")
+    second = run(settings(tmp_path / "out", **more))
+    table = second.read("vectors")
+    assert table["id"].to_pylist() == ["a1", *(f"d{row}" for row in range(25))]
+    assert table["title"].to_pylist() == ["new", *(f"t{row}" for row in range(25))]
+    assert set(before.values()) < set(files_now(tmp_path / "out").values())
+    assert second.manifest.notes["calibration"] == ranges
+
+    rows[3]["text"], rows[4]["title"] = "a text of another kind", "renamed"
+    write_lines(folder / "b.jsonl", rows[1:])
+    third = run(settings(tmp_path / "out", **more))
+    found = third.read("vectors")
+    assert found["id"].to_pylist() == ["a1", *(f"d{row}" for row in range(1, 25))]
+    assert third.manifest.notes["copied"] == 23 and third.manifest.dropped == {}
+    assert found["title"][4].as_py() == "renamed"
+    fresh = run(settings(tmp_path / "fresh", **more, calibration=str(tmp_path / "out" / "calibration.json")))
+    for name in ("vector", "vector_int8"):
+        ours, wanted = (matrix(one.read("vectors")[name], ranges) for one in (third, fresh))
+        assert np.abs(ours - wanted).max() < 0.02
+    with pytest.raises(UserError, match="another setting of also"):
+        run(settings(tmp_path / "out", **more | {"also": []}))
+
+
+def files_now(out: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_ino for file in out.glob("vectors/*.parquet")}
 
 
 @pytest.mark.ray

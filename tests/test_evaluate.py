@@ -15,10 +15,11 @@ from pipeline.artifact import Artifact, begin
 from pipeline.config import validate
 from pipeline.encoder import Encoder
 from pipeline.errors import UserError
-from pipeline.evaluate import figures, outputs, story
+from pipeline.evaluate import contrasts, outputs, story
 from pipeline.evaluate.corpus import Corpus, Piece
 from pipeline.evaluate.job import EvaluateConfig, run
-from pipeline.evaluate.measure import BM25, Measured, Plan, measure
+from pipeline.evaluate.measure import measure
+from pipeline.evaluate.measured import BM25, Measured, Plan
 from pipeline.evaluate.probes import lexical_triplets, make_probes, wanted_ids
 from pipeline.evaluate.questions import Questions, read_questions
 from pipeline.metrics import gains, retrieval
@@ -185,13 +186,22 @@ def test_comparison_names_what_differs():
     base = {f"q{i}": float(v) for i, v in enumerate(rng.random(60))}
     tuned = {query: value + 0.1 for query, value in base.items()}
     noise = {query: value + float(rng.normal(0, 0.1)) for query, value in base.items()}
-    found = figures.compare({"base": {"map": base}, "tuned": {"map": tuned}, "same": {"map": noise}}, "base", seed=0)
+    values = {"base": {"map": base}, "tuned": {"map": tuned}, "same": {"map": noise}}
+    found = contrasts.compare(values, contrasts.contrasts(values, "base"), seed=0)
     assert next((test["model"], test["won"], test["lost"]) for test in found) == ("tuned", 60, 0)
     assert found[0]["difference"] == pytest.approx(0.1)
     assert found[0]["p_value"] == 1 / 10_001 and found[0]["p_holm"] == 2 / 10_001
     assert found[1]["p_value"] > 0.05
     both = {name: {"map": values, "ndcg@10": values} for name, values in (("base", base), ("tuned", tuned))}
-    assert [test["p_holm"] for test in figures.compare(both, "base", seed=0)] == [1 / 10_001] * 2
+    tested = contrasts.compare(both, [("tuned", "base")], seed=0)
+    assert [test["p_holm"] for test in tested] == [1 / 10_001] * 2
+    every = contrasts.compare(values, contrasts.contrasts(values, "base", every=True), seed=0)
+    assert [(test["model"], test["baseline"]) for test in every] == [
+        ("tuned", "base"),
+        ("same", "base"),
+        ("same", "tuned"),
+    ]
+    assert every[0]["p_holm"] == 3 / 10_001, "Holm takes all three as one family"
 
 
 def test_trec_scores_fall_where_scores_tie():
@@ -285,7 +295,7 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
         np.testing.assert_allclose(scores, np.take_along_axis(cosines, held, axis=1), atol=2e-6)
         wanted = retrieval(dict(zip(asked.query_ids, ranked.tolist(), strict=True)), asked.judgments)
         for metric, values in wanted.items():
-            assert found["models"][name][metric] == pytest.approx(np.mean(list(values.values())))
+            assert found["models"][name][metric] == pytest.approx(np.mean(list(values.values())), abs=1e-9)
             low, high = found["models"][name]["ci95"][metric]
             assert low <= found["models"][name][metric] <= high
         assert 0 <= found["models"][name]["triplet_accuracy"] <= 1
@@ -320,6 +330,51 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
     for name in ("base", "tuned"):
         for metric in ("ndcg@10", "map", "recall@100", "triplet_accuracy", "spearman"):
             assert other["models"][name][metric] == pytest.approx(found["models"][name][metric], abs=1e-6)
+
+
+def spread(data, folder, files):
+    """The same artifact with 600 documents, dealt to so many files."""
+    draft = begin(str(folder), "build", {}, {"made": "here"}, overwrite=False)
+    docs = data.read("corpus").to_pylist()
+    docs += [{**docs[n % 59], "doc_id": f"more {n}", "category": docs[n % 59]["text"][:3]} for n in range(540)]
+    docs = [{**doc, "text": f"{doc['text']} {'It is so. ' * (n % 7)}"} for n, doc in enumerate(docs)]
+    for part, chunk in enumerate(np.array_split(np.arange(600), files)):
+        draft.write("corpus", rows("corpus", [docs[n] for n in chunk]), part)
+    for name in ("queries", "qrels", "triplets", "labelled"):
+        draft.write(name, data.read(name))
+    return draft.finish(["corpus", "queries", "qrels", "triplets", "labelled"])
+
+
+@pytest.mark.ray
+def test_the_same_file_for_any_number_of_shards_and_actors(data, minilm, ray_session, tmp_path):
+    found, settings = [], {"variants": {"dims": [96], "dtypes": ["int8", "binary"]}, "bm25": False}
+    models = {"only": {"model": minilm, "layers": 1, "dtype": "float32", "max_length": 48}}
+    for files, actors in ((1, 1), (7, 3)):
+        held = spread(data, tmp_path / f"in {files}" / "data", files)
+        done = run(config_for(held, minilm, models=models, num_actors=actors, **settings))
+        names = ["metrics.json", "only.trec", *(f"{one}/part-00000.parquet" for one in outputs.UNIT_TABLES)]
+        found.append({name: Path(done.path, name).read_bytes() for name in names})
+        assert len(Corpus(held).pieces()) == 3
+    one, other = found
+    for name in one:
+        assert one[name] == other[name], f"{name} depends on the shards"
+    told = json.loads(one["metrics.json"])
+    assert {(v["dim"], v["dtype"]) for v in told["variants"]} == {
+        (384, "int8"),
+        (96, "int8"),
+        (384, "binary"),
+        (96, "binary"),
+    }
+    only = told["models"]["only"]
+    for name in ("ndcg@10", "triplet_accuracy", "spearman", "pearson", "v_measure"):
+        low, high = only["ci95"][name]
+        assert low <= only[name] <= high, name
+    per_query = pq.read_table(Path(done.path, "per_query"))
+    assert set(per_query["model"].to_pylist()) == {"only", *(f"only:{v['dim']}:{v['dtype']}" for v in told["variants"])}
+    pairs = pq.read_table(Path(done.path, "per_pair"))
+    assert pairs.column_names == ["model", "left", "right", "score", "cosine"] and len(pairs) == told["labelled_pairs"]
+    page = Path(done.path, "report.html").read_text()
+    assert "Smaller vectors" in page and "Map of the corpus" in page
 
 
 def guard_data(folder):

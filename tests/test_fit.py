@@ -18,9 +18,10 @@ from pipeline import artifact
 from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from training import fit
 from training.checkpoint import Progress, State, load_weights
-from training.loop import Loop, LoopConfig, milestones, rate_at
+from training.drive import milestones
+from training.fit import job as fit
+from training.loop import Loop, LoopConfig, rate_at
 from training.losses.infonce import InfoNCE
 from training.rows import ValidationConfig, load, load_validation
 
@@ -250,6 +251,27 @@ def test_validation_sample_holds_every_relevant_document(tmp_path):
     assert len(found.queries) == 5
     assert len(found.documents) == 20
     assert all(doc in found.documents for grades in found.judgments.values() for doc in grades)
+
+
+def test_validation_beside_training_measures_the_checkpoint(tmp_path):
+    import ray.train
+
+    from training.fit.beside import measure
+    from training.keeper import beside
+
+    data = make_data(tmp_path)
+    config = settings(tmp_path, loop={**SETTINGS["loop"], "learning_rate": 0.01, "max_steps": 2})
+    encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
+    loop = Loop(encoder, InfoNCE(), load(["pairs"], data, None, None, None), config.loop)
+    checks = load_validation(data, config.validation)
+    before = checks(encoder)
+    for step, batch in loop.plan(0):
+        loop.step(loop.work(batch), step)
+    loop.state(Progress(2, "plan")).write(tmp_path / "checkpoint")
+    checkpoint = ray.train.Checkpoint.from_directory(str(tmp_path / "checkpoint"))
+    found = measure(checkpoint, config.model_dump(mode="json"), config.places)
+    assert found == pytest.approx(checks(encoder)) and found != pytest.approx(before)
+    assert beside(config.places["log"]) == [{"step": 2, **found}]
 
 
 def test_the_rate_rises_then_falls():

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from pipeline.sources.amazon import Amazon, literal
 from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
-from pipeline.sources.jsonl import JsonLines
+from pipeline.sources.jsonl import JsonLines, decode, objects
 from pipeline.sources.msmarco import MsMarco
-from pipeline.sources.record import SourceConfig
+from pipeline.sources.record import Parsed, SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, passages
 from pipeline.sources.stackexchange import StackExchange
@@ -91,6 +93,63 @@ def test_broken_bytes_are_counted_or_refused(name: str, changes: list[tuple[floa
     assert tally.counts["rows"] or not rows
     if not changes:
         assert rows and not tally.dropped
+
+
+FIELDS = ["id", "_id", "question", "answer", "answers", "text", "title", "query", "doc_id", "query_id", "relevance"]
+FIELDS += ["score", "left", "right", "category", "tags", "part", "split", "description", "name", "anchor", "positive"]
+PLAIN = st.one_of(texts, st.sampled_from(["", " a ", "<b>x</b>", "train", "validation", "2", "E"]), st.integers(-3, 3))
+VALUES = st.one_of(
+    PLAIN, PLAIN, st.none(), st.lists(texts, max_size=3), st.floats(), st.booleans(), st.dictionaries(texts, texts)
+)
+SORTS = [texts, texts | st.none(), st.integers(0, 3), st.lists(texts, max_size=3), st.sampled_from(["1", "E", "x"])]
+TABLES = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(SORTS), min_size=4).flatmap(
+    lambda columns: st.lists(st.fixed_dictionaries({}, optional=columns), max_size=6)
+)
+KINDS = {
+    "qa": {"fields": {"split": "split", "group": "part"}},
+    "pair": {"html": False, "grades": {"E": 3}},
+    "product": {"fields": {"group": "part"}, "separator": "/"},
+    "document": {},
+    "query": {"split": "dev"},
+    "judgment": {"grades": {"E": 3}},
+    "rated": {},
+    "labelled": {"scale": 5},
+}
+
+
+def cleaned(parts: Iterable[Parsed]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """Clean records by kind in the order of the input, and all that was counted."""
+    kinds, total = defaultdict(list), Tally()
+    for parsed in parts:
+        for kind, records in parsed.kinds.items():
+            kinds[kind] += clean(kind, records, Limits(1, 20), parsed).to_pylist()
+        total.add(parsed.tally)
+    counted = total.plain() | {
+        "offenders": sorted(total.offenders),
+        "counts": {k: n for k, n in total.counts.items() if n},
+    }
+    return {kind: sorted(rows, key=repr) for kind, rows in kinds.items() if rows}, counted
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(quick, max_examples=20)
+@given(
+    rows=TABLES | st.lists(st.dictionaries(st.sampled_from(FIELDS), VALUES) | st.sampled_from([[], 1]), max_size=8),
+    changes=st.one_of(st.just([]), mutations),
+    ends=st.sampled_from(["\n", "\r\n", "\n\n", " \n"]),
+    size=st.sampled_from([30, 1 << 20]),
+)
+@example(rows=[{"question": "a", "answer": "b", "id": None}] * 3, changes=[], ends="\n", size=99)
+@example(rows=[{"question": "a", "answers": ["b", "c"], "relevance": 2}], changes=[], ends="\n", size=99)
+def test_json_lines_by_columns_are_those_by_rows(
+    kind: str, rows: list[Any], changes: list[tuple[float, int, bytes]], ends: str, size: int, tmp_path: Path
+):
+    raw = "".join(json.dumps(row, ensure_ascii=False) + ends for row in rows)
+    (tmp_path / "f").write_bytes(mutated(raw.encode(), changes))
+    source = JsonLines.model_validate({"path": "f", "kind": kind, **KINDS[kind]})
+    for block in source.blocks(str(tmp_path), 0, size):
+        by_rows = cleaned(objects(block, source, "s", "p-", decode))
+        assert cleaned(objects(block, source, "s", "p-")) == by_rows
 
 
 @quick

@@ -1,103 +1,98 @@
-"""What finds candidates beside the exact search: FAISS indexes, and BM25 fused with the vectors."""
+"""The index and search in it: near enough to exact, what answers show, and what is refused."""
+
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import shards
-from pipeline.embed import vectors_table
+from pipeline import search
+from pipeline.artifact import Artifact, Draft
+from pipeline.config import validate
+from pipeline.embed.columns import Format, calibrated, columns
+from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from pipeline.lexical import Lexical
-from pipeline.mining import index, words
-from pipeline.mining.keys import text_keys
-from pipeline.mining.known import Block, Positions
-from pipeline.search import top_k, unit
+from pipeline.index.ask import Searcher
+from pipeline.index.job import IndexConfig, run
+from pipeline.index.kinds import Flat, Hnsw, IvfPq, recall
+
+NAMES = ("kettle", "lamp", "mug", "shoes", "scarf", "headphones", "bicycle", "hose", "tripod", "sofa", "oven", "tent")
+WORDS = ("red", "wireless", "large", "cheap", "wooden", "steel", "soft", "old", "small")
+ENCODER = EncoderConfig(layers=1, dtype="float32")
+FORMATS = (Format(), Format(dtype="int8", dim=64))
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Vector files of clustered documents, the vectors, and anchors near them."""
-    folder = tmp_path_factory.mktemp("vectors")
-    rng = np.random.default_rng(0)
-    centres = rng.normal(size=(40, 24))
-    vectors = unit((centres[rng.integers(0, 40, 1500)] + 0.6 * rng.normal(size=(1500, 24))).astype(np.float32))
-    vectors = vectors.astype(np.float16).astype(np.float32)
-    anchors = unit((vectors[rng.integers(0, 1500, 60)] + 0.1 * rng.normal(size=(60, 24))).astype(np.float32))
-    files = []
-    for first in (0, 700, 1100):
-        last = {0: 700, 700: 1100, 1100: 1500}[first]
-        names = pa.chunked_array([[f"d{row}" for row in range(first, last)]])
-        shards.commit(str(folder), f"part-{first}", vectors_table(names, vectors[first:last], "float16"), {})
-        files.append(str(folder / f"part-{first}.parquet"))
-    return files, vectors, anchors.astype(np.float16).astype(np.float32)
+def vectors(tmp_path_factory, minilm) -> Artifact:
+    """Vectors of 108 products, in two files, as the embedding job leaves them."""
+    texts = [f"{word} {name}" for name in NAMES for word in WORDS]
+    encoder = Encoder.load(ENCODER, "cpu")
+    made = encoder.encode(texts, "document")
+    ranges = calibrated(made, FORMATS, scaled=True)
+    ids = pa.chunked_array([[f"p{row}" for row in range(len(texts))]])
+    table = columns(ids, made, FORMATS, ranges, True).append_column("title", pa.array(texts))
+    draft = Draft(str(tmp_path_factory.mktemp("run") / "vectors"), "embed", {}, {})
+    draft.write("vectors", table.slice(0, 60), 0)
+    draft.write("vectors", table.slice(60), 1)
+    notes = {"encoder": encoder.identity, "model": ENCODER.model_dump(mode="json"), "calibration": ranges}
+    return draft.finish(["vectors"], **notes)
 
 
-INDEXES = [index.Ivf(lists=30, probes=10), index.Hnsw(links=16, build_breadth=60, breadth=80)]
+def settings(vectors: Artifact, out: Path, **more) -> IndexConfig:
+    return validate(IndexConfig, {"vectors": vectors.path, "out": str(out), "threads": 1} | more)
 
 
-@pytest.mark.parametrize("config", INDEXES, ids=["ivf", "hnsw"])
-def test_an_index_finds_nearly_all_in_exact_order_and_never_what_is_barred(corpus, tmp_path, config):
-    pytest.importorskip("faiss", reason="the extra [ann] is not installed")
-    files, vectors, anchors = corpus
-    place = str(tmp_path / "index")
-    assert index.build(config, files, place, 1) == 1500
-    opened = index.load(config, place, 1)
-    exact = top_k(anchors, [vectors], 12)
-    barred = (np.repeat(np.arange(60), 3), exact[1][:, :3].ravel())
-    for holes in (None, barred):
-        hit, there = index.recall(opened, anchors, files, 12, holes)
-        assert there == 720 and hit / there > 0.9
-        rows = index.approximate(opened, anchors, files, 12, holes)
-        scores = np.einsum("akd,ad->ak", vectors[rows].astype(np.float64), anchors.astype(np.float64))
-        assert (rows >= 0).all() and (np.diff(scores.astype(np.float32), axis=1) <= 0).all()
-        assert all(len(set(row)) == 12 for row in rows.tolist())
-    assert not (set(zip(*barred, strict=True)) & {(a, r) for a, row in enumerate(rows.tolist()) for r in row})
-    assert index.approximate(opened, anchors[:2], files, 2000).shape == (2, 2000)
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_search_shows_the_nearest_documents_with_titles_and_scores(vectors, tmp_path, kind):
+    pytest.importorskip("faiss")
+    made = run(settings(vectors, tmp_path / "index", type={"type": kind}))
+    assert made.manifest.notes["recall"] >= 0.99
+    found, exact = Searcher(made.path)("wireless headphones", 5), Searcher(vectors.path)("wireless headphones", 5)
+    assert found[0].title == "wireless headphones" and found[0].score == pytest.approx(1, abs=1e-5)
+    assert [hit.doc_id for hit in found] == [hit.doc_id for hit in exact]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact], abs=1e-5)
+    assert run(settings(vectors, tmp_path / "index", type={"type": kind})).manifest == made.manifest
 
 
-def test_a_wide_search_of_lists_is_exact(corpus, tmp_path):
-    pytest.importorskip("faiss", reason="the extra [ann] is not installed")
-    files, vectors, anchors = corpus
-    config = index.Ivf(lists=8, probes=8)
-    index.build(config, files, str(tmp_path / "index"), 1)
-    found = index.approximate(index.load(config, str(tmp_path / "index"), 1), anchors, files, 50)
-    assert (found == top_k(anchors, [vectors], 50)[1]).mean() > 0.99  # bytes a number, twice as many looked at
+def test_columns_of_codes_and_fewer_dimensions_can_be_indexed(vectors, tmp_path):
+    pytest.importorskip("faiss")
+    made = run(settings(vectors, tmp_path / "index", column="vector_int8_64"))
+    assert made.manifest.notes["dim"] == 64
+    assert Searcher(made.path)("wireless headphones", 1)[0].title == "wireless headphones"
 
 
-def test_no_library_is_said(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match=r"pip install 'tripletail\[ann\]'"):
-        index.library()
-
-
-def test_fusion_is_its_formula():
-    found = words.fused(np.array([4, 9, 2, -1]), np.array([2, 7, 4]), 4, 60)
-    score = {4: 1 / 61 + 1 / 63, 9: 1 / 62, 2: 1 / 63 + 1 / 61, 7: 1 / 62}
-    assert found.tolist() == sorted(score, key=lambda row: (-score[row], row)) == [2, 4, 7, 9]
-    assert words.fused(np.array([-1, -1, -1]), np.array([5]), 3, 60).tolist() == [5, -1, -1]
-
-
-TEXTS = ["red apple pie", "green pear", "apple tart with apple", "a car", "red car", "pear and apple cider"]
+def test_what_does_not_fit_is_refused(vectors, tmp_path):
+    pytest.importorskip("faiss")
+    with pytest.raises(UserError, match=r"no column of vectors 'title'; it has vector, vector_int8_64"):
+        run(settings(vectors, tmp_path / "a", column="title"))
+    with pytest.raises(UserError, match="needs 256 vectors to learn its codes from, there are 108"):
+        run(settings(vectors, tmp_path / "b", type={"type": "ivfpq"}))
+    with pytest.raises(UserError, match="is no artifact of index or embed"):
+        Searcher(str(tmp_path))
+    other = Encoder.load(ENCODER, "cpu")
+    other.transformer.embeddings.word_embeddings.weight.data[:, 0] += 1
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match="was made by another model"):
+        Searcher(vectors.path, model=str(tmp_path / "other"))
 
 
-@pytest.mark.parametrize("fuse", [True, False])
-def test_words_bring_candidates_and_score_all_of_them(tmp_path, fuse):
-    folder = str(tmp_path / "words")
-    corpus = tmp_path / "corpus.parquet"
-    texts = [TEXTS[0], "  ", *TEXTS[1:], None]  # blank documents are no rows of the encoded corpus
-    shards.commit(str(tmp_path), "corpus", pa.table({"text": texts}), {})
-    words.build([str(corpus)], folder)
-    index_ = words.load(folder)
-    block = Block(
-        ["q", "r"], np.zeros((2, 2), np.float32), text_keys(["", ""]), np.array([0, 0, 1]), ["a", "b", "c"],
-        text_keys(["", "", ""]), [None] * 3, ["red apple", "zebra"],
-    )  # fmt: skip
-    held = Positions(np.array([0, -1, 1]), (np.array([0]), np.array([0])))
-    dense = np.array([[3, 4, 1], [5, -1, -1]])
-    rows, scores, positives = words.search(index_, block, dense, held, 3, words.LexicalCandidates(fuse=fuse))
-    every = Lexical(TEXTS).scores("red apple")
-    assert rows.tolist() == ([[4, 3, 2], [5, -1, -1]] if fuse else dense.tolist())
-    assert scores[0].tolist() == every[rows[0]].tolist() and scores[1, 0] == 0 and np.isnan(scores[1, 1:]).all()
-    assert positives[0] == every[0] > 0 and np.isnan(positives[1]) and positives[2] == 0
+@pytest.mark.parametrize("kind", [Flat(), Hnsw(), IvfPq(cells=16, probes=12, bytes=16)])
+def test_every_kind_finds_what_exact_search_finds(kind):
+    faiss = pytest.importorskip("faiss")
+    from pipeline.index.kinds import Blocks, fill
+
+    rng = np.random.default_rng(4)
+    centres = rng.normal(size=(40, 32))
+    points = search.unit((centres[rng.integers(0, 40, 2000)] + 0.4 * rng.normal(size=(2000, 32))).astype(np.float32))
+
+    class Held(Blocks):
+        dim, count = 32, 2000
+
+        def __iter__(self):
+            return iter(np.split(points, 4))
+
+    index = fill(kind, Held(), 1)
+    assert isinstance(index, faiss.Index) and index.ntotal == 2000
+    _, exact = search.top_k(points[:100], [points], 10)
+    assert recall(index.search(points[:100], 10)[1], exact) >= (0.6 if kind.type == "ivfpq" else 0.98)
+    assert np.array_equal(Held().sample(500), points[::4])

@@ -11,7 +11,8 @@ from pipeline.encoder import Encoder
 from tests.ranks import run_ranks
 from tests.test_loop import BUDGET, make_parts
 from training.average import EMA, Average, Mean
-from training.checkpoint import AVERAGE, Progress, State, load_weights
+from training.checkpoint import AVERAGE, Keeper, Progress, State, load_weights
+from training.drive import Drive
 from training.loop import Embed, Loop
 from training.losses.infonce import InfoNCE
 from training.losses.keep import Keep
@@ -35,7 +36,7 @@ def keeping(**config) -> Loop:
 def step(**config):
     """This rank's part of a step with dropout off: its gradient after the reduction, and what is reported."""
     loop = keeping(dropout=0.0, **config)
-    report = loop.backward(loop.work(loop.first.batches[0]), 0)
+    report = loop.backward(loop.work(loop.feed.first), 0)
     return {"grad": flat(loop), "report": torch.tensor([report["moved"], report["loss"]], dtype=torch.float64)}
 
 
@@ -47,8 +48,8 @@ def flat(loop: Loop) -> torch.Tensor:
 def naive():
     """The same by a formula of a few lines: InfoNCE and the mean of 1 - cosine, all texts in one process."""
     loop = keeping(dropout=0.0)
-    rows, encoder, base = loop.rows, loop.module.encoder, loop.base.encoder
-    chosen = loop.first.batches[0]
+    rows, encoder, base = make_parts(12)[1], loop.module.encoder, loop.base.encoder
+    chosen = loop.work(loop.feed.first).rows
     texts = [[of[row] for row in chosen] for of in (rows.anchors, rows.positives)]
     texts.append([text for row in chosen for text in rows.negatives[row]])
     tokens = [row for part in texts for row in encoder.tokenize(part, "document")]
@@ -82,7 +83,7 @@ def test_the_base_stays_and_a_first_step_has_not_moved():
     encoder, rows, settings = make_parts(12, dropout=0.0, max_steps=2)
     loop = Loop(encoder, SUM, rows, settings)
     before = {name: value.clone() for name, value in loop.base.encoder.state_dict().items()}
-    work = loop.work(loop.first.batches[0])
+    work = loop.work(loop.feed.first)
     first, second = (loop.step(work, 0)["moved"] for _ in range(2))
     assert first == pytest.approx(0.0, abs=1e-6) and second > 1e-5
     assert all(torch.equal(value, before[name]) for name, value in loop.base.encoder.state_dict().items())
@@ -94,7 +95,7 @@ def test_a_larger_weight_keeps_the_vectors_nearer():
         encoder, rows, settings = make_parts(16, dropout=0.0, learning_rate=3e-4, schedule="constant", warmup=0.0)
         loss = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=weight, loss=Keep())])
         loop = Loop(encoder, loss, rows, settings)
-        work = loop.work(loop.first.batches[0])
+        work = loop.work(loop.feed.first)
         return [loop.step(work, 0)["moved"] for _ in range(8)][-1]
 
     assert moved(20.0) < 0.7 * moved(0.01)
@@ -107,7 +108,7 @@ def test_dropout_is_the_same_with_and_without_the_base():
     for loop in (alone, beside):
         loop.module.train()
         torch.manual_seed(3)
-        drawn.append(loop.embed(loop.work(loop.first.batches[0]), 0).query)
+        drawn.append(loop.embed(loop.work(loop.feed.first), 0).query)
     torch.testing.assert_close(*drawn, rtol=0, atol=0)
 
 
@@ -162,13 +163,13 @@ def test_resume_is_exact_and_the_model_is_the_average(tmp_path: Path, kind):
     whole, first, second = (averaging(kind) for _ in range(3))
     train(whole, 0, 6)
     train(first, 0, 4)
-    first.state(4, "plan").write(tmp_path / "middle")
-    found = second.state(0, "plan").read(tmp_path / "middle")
+    first.state(Progress(4, "plan")).write(tmp_path / "middle")
+    found = second.state(Progress(0, "plan")).read(tmp_path / "middle")
     train(second, found.step, 6)
     for name, value in whole.average.held.items():
         assert torch.equal(value, second.average.held[name]), name
         assert torch.equal(whole.average.trained[name], second.average.trained[name]), name
-    whole.state(6, "plan").write(tmp_path / "last")
+    whole.state(Progress(6, "plan")).write(tmp_path / "last")
     model = averaging(kind).module
     load_weights(model, tmp_path / "last")
     for name, value in model.named_parameters():
@@ -184,7 +185,7 @@ def test_a_share_of_the_base_is_taken_of_the_average(tmp_path: Path):
     loop = averaging(EMA(decay=0.7))
     base = {name: value.detach().clone() for name, value in loop.module.named_parameters()}
     train(loop, 0, 3)
-    loop.state(3, "plan").write(tmp_path)
+    loop.state(Progress(3, "plan")).write(tmp_path)
     other = averaging(EMA(decay=0.7)).module
     load_weights(other, tmp_path, share=0.25)
     name = next(name for name in loop.average.held if name.endswith("query.weight"))
@@ -192,19 +193,16 @@ def test_a_share_of_the_base_is_taken_of_the_average(tmp_path: Path):
     torch.testing.assert_close(dict(other.named_parameters())[name].detach(), expected, rtol=0, atol=1e-7)
 
 
-class Memory:
+class Memory(Keeper):
     """A keeper that remembers what a validation saw and what was saved."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.rows, self.saved = folder, [], []
 
-    def restore(self):
-        return None
-
     def log(self, row):
         self.rows.append(row)
 
-    def save(self, metrics, state: State):
+    def save(self, metrics, state: State, **_):
         state.write(self.folder / str(metrics["step"]))
         self.saved.append((metrics, state.progress))
 
@@ -219,10 +217,10 @@ def test_validation_measures_the_model_that_is_saved(tmp_path: Path):
         return {"sum": float(sum(value.detach().double().sum() for value in encoder.parameters()))}
 
     keeper = Memory(tmp_path)
-    loop.run(keeper, validate, "plan")
+    Drive(loop, keeper, validate, "plan").run()
     assert [(metrics["step"], progress) for metrics, progress in keeper.saved] == [
-        (2, Progress(2, "plan")),
-        (4, Progress(4, "plan")),
+        (2, Progress(2, "plan", 16, 1, 8, 4, 13)),
+        (4, Progress(4, "plan", 32, 1, 8, 4, 13)),
     ]
     last = validate(loop.module.encoder)["sum"]
     for metrics, _ in keeper.saved:
@@ -250,5 +248,5 @@ def test_every_rank_holds_the_same_average():
 
 def test_a_run_without_average_leaves_none(tmp_path: Path):
     loop = Loop(make_parts(8)[0], InfoNCE(), *make_parts(8)[1:])
-    loop.state(0, "plan").write(tmp_path)
+    loop.state(Progress(0, "plan")).write(tmp_path)
     assert not (tmp_path / AVERAGE).exists()

@@ -11,10 +11,10 @@ import torch
 
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from training.batches import Rows, rows_from
 from training.loop import Loop, LoopConfig
 from training.losses.infonce import InfoNCE
 from training.optimizer import Optimizer
+from training.texts import Rows, rows_from
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = 256
@@ -48,7 +48,7 @@ def gradient(loop: Loop) -> torch.Tensor:
     """Gradient of the first batch in float64, with dropout."""
     loop.module.double()
     loop.module.train()
-    work = loop.work(loop.first.batches[0])
+    work = loop.work(loop.feed.first)
     torch.manual_seed(3)
     loop.backward(work, 0)
     return torch.cat([p.grad.reshape(-1) for p in loop.module.parameters() if p.grad is not None])
@@ -80,7 +80,7 @@ def test_checkpointing_keeps_fewer_activations():
         loop, sizes = make_loop(**config), []
         loop.module.train()
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
-            loop.encode(loop.work(loop.first.batches[0]).columns["positive"], [0] * len(loop.rows))
+            loop.encode(loop.work(loop.feed.first).columns["positive"], [0] * 16)
         return sum(sizes)
 
     assert kept(gradient_checkpointing=True) < 0.2 * kept()
@@ -91,7 +91,7 @@ def test_a_model_without_checkpointing_is_named():
     encoder = loop.module.encoder
     encoder.transformer = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"loop\.gradient_checkpointing"):
-        Loop(encoder, InfoNCE(), loop.rows, LoopConfig(batch_size=16, gradient_checkpointing=True))
+        Loop(encoder, InfoNCE(), make_parts()[1], LoopConfig(batch_size=16, gradient_checkpointing=True))
 
 
 PEAK = """
@@ -104,7 +104,7 @@ def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 rows, tokens = map(int, sys.argv[1:])
 loop = make_loop(rows, 64, tokens or 8192, cache_tokens=tokens or None)
-work = loop.work(loop.first.batches[0])
+work = loop.work(loop.feed.first)
 before = peak()
 loop.module.train()
 loop.backward(work, 0)
@@ -132,7 +132,7 @@ def test_float16_trains_as_float32_does():
     reports = {}
     for precision in ("float32", "float16"):
         loop = make_loop(8, 6, precision=precision, dropout=0.0)
-        work = loop.work(loop.first.batches[0])
+        work = loop.work(loop.feed.first)
         reports[precision] = [loop.step(work, 0) for _ in range(2)]
     for wide, half in zip(*reports.values(), strict=True):
         assert half["scale"] == 65536.0 and "scale" not in wide

@@ -14,8 +14,8 @@ from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from tests.ranks import run_ranks
 from tests.test_fit import SETTINGS, make_data, settings
-from training import fit
 from training.checkpoint import Progress, State, load_weights
+from training.fit import job as fit
 from training.loop import Embed, Loop, LoopConfig
 from training.lora import LoraConfig, attach, merge
 from training.losses.infonce import InfoNCE
@@ -104,7 +104,7 @@ def reduced(folder: str) -> dict[str, torch.Tensor]:
     """Gradients of one rank after DDP's reduction, with the gradient cache."""
     loop = make_loop(Path(folder), cache_tokens=256, dropout=0.0)
     loop.module.train()
-    loop.backward(loop.work(loop.first.batches[0]), 0)
+    loop.backward(loop.work(loop.feed.first), 0)
     wrapped = isinstance(loop.model, DistributedDataParallel)
     assert wrapped == (loop.size > 1)
     return {name: value.grad for name, value in loop.module.named_parameters() if value.grad is not None}

@@ -11,7 +11,7 @@ import pytest
 from pipeline import schema, shards
 from pipeline.artifact import Artifact, Draft
 from pipeline.config import validate
-from pipeline.embed import vectors_table
+from pipeline.embed.columns import vectors_table
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from pipeline.mining.candidates import exact, measured
@@ -231,7 +231,7 @@ def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every
     cross = {"model": reranker_directory(tmp_path / "reranker", minilm), "dtype": "float32", "top": 9}
     more = {
         "lexical": {}, "cross": cross, "cache": str(tmp_path / "cache"),
-        "index": {"type": "ivf", "lists": 2, "probes": 2},
+        "index": {"type": "hnsw"},
         "rule": {"num_negatives": 3, "max_percentage": None, "max_cross_score": 0.9, "max_lexical_percentage": 2.0},
     }  # fmt: skip
     first = run(settings(data, tmp_path / "one", num_actors=1, **more))

@@ -186,6 +186,7 @@ def test_groups_that_near_duplicate_queries_tie_are_one_unit(inline: None, tmp_p
 def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     import torch
 
+    from tests.test_rows import travelling
     from training.losses.masks import MaskConfig, document_mask
     from training.losses.objective import Batch
     from training.rows import load
@@ -195,7 +196,7 @@ def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     artifact = build(recipe, tmp_path / "run")
     rows = load(["pairs"], artifact, None, None, None)
     count = len(rows)
-    beside = {name: torch.from_numpy(value) for name, value in rows.beside(np.arange(count)).items()}
+    beside = {name: torch.from_numpy(value) for name, value in travelling(rows).items()}
     vectors = torch.zeros(count, 2)
     batch = Batch(
         query=vectors,

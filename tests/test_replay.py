@@ -1,6 +1,7 @@
 """Replay: batches of another corpus at a fixed share, one source each, the same for any number of ranks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,95 +14,105 @@ from pipeline.schema import TABLES
 from tests.test_batches import siblings, table
 from tests.test_fit import make_data, settings
 from tests.test_rows import made, pair
-from training import fit
-from training.batches import compose, deal, rows_from, stable_id
-from training.fit import TrainConfig
-from training.replay import SCOPE, Mixed, Replay, load_mixed, scoped, spread
+from training.batches import stable_id
+from training.composer import Steps, merged
+from training.epoch import REPLAY, Recipe
+from training.feed import Made, Reader
+from training.fit import job as fit
+from training.fit.config import TrainConfig
+from training.replay import SCOPE, Replay, load_mixed, scoped
 from training.rows import clusters, read_table, relevant
+from training.texts import rows_from
 
 SIZE = 8
+TOKENS = lambda texts, role: [[1] * (1 + len(text) % 3) for text in texts]  # noqa: E731
 
 
 @pytest.fixture(scope="module")
 def rows():
     """190 own rows with siblings and a shared document, then 60 replayed ones."""
-    others = [(f"other {i // 2}", f"document {i}") for i in range(60)]
-    return rows_from(table(siblings() + others), {})
+    return twofold(60)
 
 
-def count(rows, mixed: Mixed, epochs: int) -> list[tuple[int, int]]:
-    """Own and replayed batches of each epoch; none holds both."""
+def twofold(replayed: int):
+    others = [(f"other {i // 2}", f"document {i}") for i in range(replayed)]
+    return replace(rows_from(table(siblings() + others), {}), stream=[""] * 190 + [REPLAY] * replayed)
+
+
+def batches(rows, share: float | None, seed: int = 5, epochs: int = 1, first: int = 0) -> list[list[list[int]]]:
+    """Row numbers of the batches of epochs."""
+    made = Made(rows, TOKENS, Recipe(SIZE, seed, replay=share))
     found = []
-    for epoch in range(epochs):
-        parts = [{bool(row >= mixed.start) for row in batch} for batch in mixed(rows, SIZE, 5, epoch).batches]
-        assert all(len(part) == 1 for part in parts)
-        found.append((sum({False} == part for part in parts), sum({True} == part for part in parts)))
+    for number in range(first, first + epochs):
+        reader = Reader(made(number), number)
+        steps = [reader.table(reader.spot(step)) for step in range(len(reader))]
+        assert all(len(set(table["stream"].to_pylist())) == 1 for table in steps)
+        found.append([table["row"].to_pylist() for table in steps])
     return found
 
 
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.2, 0.5, 0.8])
 def test_the_share_holds_over_epochs(rows, share):
-    counts = count(rows, Mixed(190, share), 12)
+    counts = [[sum(b[0] < 190 for b in one), sum(b[0] >= 190 for b in one)] for one in batches(rows, share, epochs=12)]
     own, replayed = map(sum, zip(*counts, strict=True))
     assert replayed / (own + replayed) == pytest.approx(share, abs=0.004)
     assert max(n for _, n in counts) - min(n for _, n in counts) <= 1 + 0.5 * share / (1 - share)
 
 
 def test_every_own_row_is_placed_once_or_reported(rows):
-    epoch = Mixed(190, 0.3)(rows, SIZE, 1, 2)
-    own = [row for batch in epoch.batches for row in batch if row < 190]
-    assert sorted([*own, *epoch.left_out.tolist()]) == list(range(190))
+    epochs = Made(rows, TOKENS, Recipe(SIZE, 1, replay=0.3))
+    epoch = epochs(2)
+    own = [row for row in epoch.read("rows")["row"].to_pylist() if row < 190]
+    left = epoch.read("left")["row"].to_pylist() if epoch.has("left") else []
+    assert sorted([*own, *left]) == list(range(190))
 
 
 def test_replayed_rows_come_again_only_when_all_have_come(rows):
-    batches = [batch for batch in Mixed(190, 0.5)(rows, SIZE, 1, 0).batches if batch[0] >= 190]
+    (one,) = batches(rows, 0.5, seed=1)
+    again = [sorted(batch) for batch in one if batch[0] >= 190]
     passes = 60 // SIZE
-    first = np.concatenate(batches[:passes])
+    first = np.concatenate(again[:passes])
     assert len(set(first.tolist())) == len(first)
-    assert len(batches) > 2 * passes
-    assert [batch.tolist() for batch in batches[:passes]] != [batch.tolist() for batch in batches[passes : 2 * passes]]
+    assert len(again) > 2 * passes
+    assert again[:passes] != again[passes : 2 * passes]
 
 
 def test_composition_is_pure_and_changes_with_epoch_and_seed(rows):
     def chosen(seed, epoch):
-        return [tuple(batch) for batch in Mixed(190, 0.2)(rows, SIZE, seed, epoch).batches]
+        return str(batches(rows, 0.2, seed, first=epoch))
 
     assert chosen(1, 0) == chosen(1, 0)
-    assert len({tuple(chosen(*place)) for place in ((1, 0), (1, 1), (2, 0))}) == 3
-    for batch in chosen(1, 0):
-        for size in (1, 2, 3, 4):
-            parts = [deal(np.array(batch), np.arange(len(rows)), rank, size) for rank in range(size)]
-            assert sorted(np.concatenate(parts).tolist()) == sorted(batch)
+    assert len({chosen(*place) for place in ((1, 0), (1, 1), (2, 0))}) == 3
 
 
 def test_no_known_positive_is_a_negative(rows):
-    for batch in Mixed(190, 0.4)(rows, SIZE, 3, 1).batches:
+    for batch in batches(rows, 0.4, seed=3, first=1)[0]:
         for row in batch:
             known = set(rows.known[row][rows.known[row] >= 0].tolist())
             assert not known & {int(rows.positive_id[other]) for other in batch if other != row}
 
 
-def test_replayed_batches_are_evenly_spread():
-    mark = lambda batches: "".join("r" if len(batch) else "o" for batch in batches)  # noqa: E731
-    own, replayed = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    assert mark(spread([own] * 8, [replayed] * 2)) == "oooor" * 2
-    assert mark(spread([own] * 2, [replayed] * 4)) == "orrorr"
-    assert mark(spread([own] * 3, [])) == "ooo"
+def test_streams_are_evenly_spread_and_a_short_batch_is_last():
+    def order(*streams: Steps) -> str:
+        table = merged(list(streams), [[number] for number in range(len(streams))], 4)
+        steps = table.to_pylist()
+        assert [one["step"] for one in steps] == list(range(len(steps)))
+        return "".join("or"[one["file"]] if one["rows"] == 4 else "s" for one in steps)
+
+    assert order(Steps(["o"], [8]), Steps(["r"], [2])) == "oorooooroo"
+    assert order(Steps(["o"], [2]), Steps(["r"], [4])) == "rorror"
+    assert order(Steps(["o"], [3], short=2), Steps(["r"], [3])) == "ororrs"
 
 
 def test_without_replay_nothing_changes(rows):
-    only = rows_from(table(siblings()), {})
     for epoch in (0, 3):
-        mixed = [batch.tolist() for batch in Mixed(190, 0.2)(rows, SIZE, 1, epoch).batches if batch[0] < 190]
-        alone = compose(rows, SIZE, 1, epoch, slice(0, 190))
-        assert mixed == [batch.tolist() for batch in alone.batches]
-        placed = sorted(row for batch in compose(only, SIZE, 1, epoch).batches for row in batch.tolist())
-        assert set(placed) <= set(range(190))
+        mixed = [batch for batch in batches(rows, 0.2, 1, first=epoch)[0] if batch[0] < 190]
+        assert mixed == batches(rows_from(table(siblings()), {}), None, 1, first=epoch)[0]
 
 
-def test_too_few_rows_to_replay_are_named(rows):
+def test_too_few_rows_to_replay_are_named():
     with pytest.raises(UserError, match=r"replay: 5 rows do not fill a batch of 8; lower loop\.batch_size"):
-        Mixed(245, 0.2)(rows, SIZE, 1, 0)
+        batches(twofold(5), 0.2)
 
 
 @pytest.fixture
@@ -128,8 +139,8 @@ def two(tmp_path):
 def test_ids_of_two_artifacts_do_not_meet(two):
     data, other = two
     own = read_table(["pairs"], data, None)
-    rows, mixed = load_mixed(own, data, Replay(data=other.path, share=0.5, rows=["pairs", "triplets"]), other, None)
-    assert (mixed, len(rows)) == (Mixed(3, 0.5), 6)
+    rows = load_mixed(own, data, Replay(data=other.path, share=0.5, rows=["pairs", "triplets"]), other, None)
+    assert rows.stream == [""] * 3 + [REPLAY] * 3
     assert rows.positives[:4] == ["own 0", "own 1", "own 2", "other 0"]
     kinds = [np.concatenate([rows.query_id[part], rows.positive_id[part]]) for part in (slice(0, 3), slice(3, 6))]
     assert not set(kinds[0].tolist()) & set(kinds[1].tolist())
@@ -143,7 +154,7 @@ def test_ids_of_two_artifacts_do_not_meet(two):
 def test_scoped_rows_keep_their_schema_and_texts(two):
     table = read_table(["triplets"], two[1], None)
     renamed = scoped(table)
-    assert renamed.schema == table.schema == TABLES["triplets"]
+    assert renamed.schema == table.schema and set(TABLES["triplets"]) < set(table.schema)
     assert renamed["negatives"].to_pylist()[0][0]["text"] == "no"
 
 

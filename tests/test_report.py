@@ -3,96 +3,51 @@
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from lxml import html
 
-from pipeline.report.examples import shorten
-from pipeline.report.findings import Example, Findings, Hit, Kept
+from pipeline.report.findings import Findings
 from pipeline.report.page import render
-from pipeline.report.wording import decimal, headline, leakage, metric_name, p_value, remarks, signed
-
-HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
-
-
-def figures(ndcg, hit):
-    interval = {"ndcg@10": [ndcg - 0.02, ndcg + 0.02], "hit@1": [hit - 0.02, hit + 0.02]}
-    return {"ndcg@10": ndcg, "hit@1": hit, "triplet_accuracy": 0.5, "mean_margin": -0.03, "ci95": interval}
+from pipeline.report.wording import decimal, headline, leakage, metric_name, p_value, remarks, shorten, signed
+from tests import told
+from tests.told import HOSTILE, comparison, figures, kept
 
 
-def comparison(difference, p):
-    return {
-        "model": "tuned",
-        "baseline": "base",
-        "metric": "ndcg@10",
-        "difference": difference,
-        "ci95": [difference - 0.01, difference + 0.01],
-        "won": 30,
-        "lost": 9,
-        "p_value": p,
-        "p_holm": p,
-    }
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def findings():
-    rng = np.random.default_rng(0)
-    hits = [Hit(1, HOSTILE, False), Hit(2, "plain", True)]
-    example = Example(HOSTILE, 0.0, 1.0, {"base": hits, "tuned": hits[::-1]}, HOSTILE)
-    curves = [{"step": s, "epoch": s / 10, "loss": 2.0 / s, "lr": 1e-4, "pairs_per_s": 9.0} for s in range(1, 60)]
-    curves += [{"step": s, "ndcg@10": 0.3 + s / 1000, HOSTILE: 0.2} for s in (20, 40, 59)]
-    groups = {name: rng.normal(mean, 0.1, 300).astype(np.float32) for name, mean in (("relevant", 0.7), ("random", 0))}
-    return Findings(
-        run=HOSTILE,
-        split="test",
-        queries=1200,
-        documents=9000,
-        baseline="base",
-        subject="tuned",
-        metrics=["ndcg@10", "hit@1"],
-        figures={"base": figures(0.401, 0.43), "tuned": figures(0.512, 0.61)},
-        comparisons=[comparison(0.111, 0.0002)],
-        triplet_source=HOSTILE,
-        curves=curves,
-        similarities={"base": groups, "tuned": groups},
-        won=[example],
-        lost=[example],
-        skipped={"query_without_relevant_document": 3},
-        tables={"corpus": 9000},
-        dropped={"empty_text": 4},
-        data={"data": HOSTILE},
-        environment={"torch": "2"},
-        command=f"python -m scripts.evaluate --run '{HOSTILE}'",
-    )
+    return told.findings()
 
 
-def test_page_parses_and_holds_what_it_should(findings):
-    text = render(findings)
-    page = html.document_fromstring(text)
-    assert text.startswith("<!doctype html>")
+@pytest.fixture(scope="module")
+def drawn(findings):
+    return render(findings)
+
+
+def test_page_parses_and_holds_what_it_should(drawn):
+    page = html.document_fromstring(drawn)
+    assert drawn.startswith("<!doctype html>")
     assert [h.text_content() for h in page.iter("h2")] == [
+        "At a glance",
         "Models",
         "Against base",
         "Training",
         "Similarities",
+        "Smaller vectors",
+        "Map of the corpus",
         "Queries",
         "Data and leakage",
         "How it was measured",
         "Where it comes from",
     ]
-    assert len(page.findall(".//figure")) == 4 and len(list(page.iter("svg"))) == 4
-    assert len(page.findall(".//details")) == 2
+    assert len(page.findall(".//figure")) == 9 and len(list(page.iter("svg"))) == 8
+    assert len(page.findall(".//details")) == 3
+    assert len(page.xpath("//svg[@class='map']/circle")) == 800
+    assert len(page.xpath("//tbody[@class='below']/tr")) == 1 + 11
     assert "query without relevant document" in page.text_content()
     ids = page.xpath("//@id")
     assert len(ids) == len(set(ids))
-    wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', drawn))
     assert {a or b for a, b in wanted} <= set(ids)
-
-
-def kept(before, after, p):
-    test = comparison(after - before, p)
-    models = {"bm25": figures(0.6, 0.5), "base": figures(before, 0.43), "tuned": figures(after, 0.61)}
-    return Kept(HOSTILE, "dev", 246, 2890, models, [test, {**test, "model": "bm25"}])
 
 
 def test_what_it_kept(findings):
@@ -118,8 +73,7 @@ def test_what_it_kept(findings):
     assert "<script" not in render(guarded)
 
 
-def test_every_tag_is_closed(findings):
-    text = render(findings)
+def test_every_tag_is_closed(drawn):
     for tag in (
         "section",
         "div",
@@ -136,11 +90,11 @@ def test_every_tag_is_closed(findings):
         "dl",
         "style",
     ):
-        assert len(re.findall(rf"<{tag}[\s>]", text)) == text.count(f"</{tag}>"), tag
+        assert len(re.findall(rf"<{tag}[\s>]", drawn)) == drawn.count(f"</{tag}>"), tag
 
 
-def test_page_loads_nothing(findings):
-    page = html.document_fromstring(render(findings))
+def test_page_loads_nothing(drawn):
+    page = html.document_fromstring(drawn)
     assert not list(page.iter("script", "link", "iframe", "object", "embed", "img", "image"))
     loaded = [
         value for value in page.xpath("//@src | //@href | //@*[name()='xlink:href']") if not value.startswith("#")
@@ -159,16 +113,15 @@ def test_hostile_text_stays_text(findings):
     assert shown == [shorten(HOSTILE)] * 2
 
 
-def test_colours_come_from_the_page(findings):
-    text = render(findings)
-    drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
-    assert "var(--series-1)" in drawn and "var(--ink-soft)" in drawn
-    assert not re.search(r"#0102|#000000|#ffffff", drawn)
-    assert "prefers-color-scheme: dark" in text
+def test_colours_come_from_the_page(drawn):
+    svg = "".join(re.findall(r"<svg.*?</svg>", drawn, flags=re.DOTALL))
+    assert "var(--series-1)" in svg and "var(--ink-soft)" in drawn
+    assert not re.search(r"#0102|#000000|#ffffff", svg)
+    assert "prefers-color-scheme: dark" in drawn
 
 
-def test_page_is_the_same_twice(findings):
-    assert render(findings) == render(findings)
+def test_page_is_the_same_twice(findings, drawn):
+    assert render(findings) == drawn
 
 
 def test_page_with_one_model_and_nothing_else():
@@ -226,3 +179,52 @@ def test_the_page_says_what_leaked(findings):
     kept = replace(leaky, leakage=dict(leaky.leakage) | {"action": "report"})
     assert "figures may be too high: 3 near leaked query" in leakage(kept)[1]
     assert "3 near leaked query" in render(kept) and HOSTILE not in render(kept)
+
+
+def rows_of(text, title):
+    """Cells of the tables of a section."""
+    page = html.document_fromstring(text)
+    (part,) = [one for one in page.iter("section") if one.findtext("h2") == title]
+    return [[cell.text_content() for cell in row.iter("td")] for row in part.iter("tr")]
+
+
+def test_every_pair_has_a_matrix(findings):
+    third = {**findings.figures, "third": figures(0.45, 0.5)}
+    every = [*findings.comparisons, comparison(0.05, 0.03, "third"), comparison(-0.062, 0.4, "third", "tuned")]
+    text = render(replace(findings, figures=third, comparisons=every))
+    assert "Every pair, nDCG@10" in text and "Every pair" not in render(findings)
+    matrix = rows_of(text, "Against base")[-3:]
+    assert matrix[0] == ["tuned", "-", "+.111p 0.0002", "+.062p 0.400"]
+    assert matrix[1] == ["base", "-.111p 0.0002", "-", "-.050p 0.030"]
+    assert matrix[2] == ["third", "-.062p 0.400", "+.050p 0.030", "-"]
+
+
+def test_statistics_have_no_winners_but_thresholds(findings):
+    pairs = {"spearman": 0.7, "f1": 0.8, "f1_threshold": 0.61, "ci95": {"spearman": [0.6, 0.75], "f1": [0.7, 0.9]}}
+    tested = {**comparison(0.1, 0.01, metric="spearman"), "won": None, "lost": None}
+    only = replace(
+        findings, queries=0, figures={"base": pairs, "tuned": pairs}, comparisons=[tested], variants=[], guards=[]
+    )
+    text = render(only)
+    assert ".800.700 to .900at cosine .610" in rows_of(text, "Models")[1]
+    assert rows_of(text, "Against base")[1][3] == "-"
+    assert "trec_eval" not in text and "Labelled pairs" not in text
+    assert "Spearman .700 against .700" in headline(only)
+
+
+def test_what_is_won_is_drawn_in_proportion(drawn):
+    page = html.document_fromstring(drawn)
+    parts = {i.get("class"): i for i in page.xpath("//div[@class='bar']/i")}
+    assert {name: i.get("style") for name, i in parts.items()} == {
+        "won": "flex-grow:700",
+        "tied": "flex-grow:391",
+        "lost": "flex-grow:109",
+    }
+    assert page.xpath("//div[@class='outcome']/@aria-label") == ["tuned: 700 better, 391 equal, 109 worse"]
+
+
+def test_the_browser_may_load_nothing(drawn):
+    page = html.document_fromstring(drawn)
+    assert page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content") == [
+        "default-src 'none'; style-src 'unsafe-inline'"
+    ]

@@ -14,6 +14,7 @@ from training.batches import compose, stable_id
 from training.loop import Loop, LoopConfig
 from training.losses.cosent import CoSENT
 from training.rows import ValidationConfig, guided, load, load_validation
+from training.tokens import beside, keys, present, tokenised
 
 NUMBERS = range(12)
 
@@ -63,6 +64,18 @@ def data(tmp_path):
     )
 
 
+def tokens_of(rows) -> pa.Table:
+    """Rows as epochs hold them, a token a text."""
+    return tokenised(rows, lambda texts, role: [[1]] * len(texts))
+
+
+def travelling(rows, which=None) -> dict[str, np.ndarray]:
+    """What travels with the texts of some rows."""
+    table = tokens_of(rows)
+    chosen = table if which is None else table.take(which)
+    return beside(chosen, present(table), rows.known.shape[1])
+
+
 def ids(*names):
     return [stable_id(name) for name in names]
 
@@ -80,7 +93,7 @@ def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
 def test_labelled_pairs_beside_pairs(data):
     rows = load(["pairs", "labelled"], data, None, None, None)
     assert rows.score.tolist()[:5] == [3, 1, 2, 0, 1 / 8]
-    assert len(rows) == 12 and len(compose(rows, 6, 0, 0).batches) == 2
+    assert len(rows) == 12 and len(compose(keys(tokens_of(rows)), 6).batches) == 2
 
 
 def test_a_judged_row_is_a_query_with_all_its_judged_documents(data):
@@ -130,8 +143,8 @@ def test_scores_reach_the_loss_of_a_step(data):
     rows = load(["labelled"], data, None, None, None)
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
     loop = Loop(encoder, CoSENT(), rows, LoopConfig(batch_size=8, precision="float32", dropout=0.0, validations=0))
-    chosen = loop.first.batches[0]
-    work = loop.work(chosen)
+    work = loop.work(loop.feed.first)
+    chosen = work.rows
     batch = loop.embed(work, 0)
     by_row = dict(zip(batch.positive_id.tolist(), batch.score.tolist(), strict=True))
     assert by_row == {int(rows.positive_id[row]): float(rows.score[row]) for row in chosen}
@@ -161,7 +174,7 @@ def test_guide_vectors_are_found_by_id_and_reach_the_loss(data, tmp_path, capsys
     negatives = made(tmp_path / "more", "mine", triplets=[pair("q1", "d2", negatives=given), pair("q3", "d1")])
     rows = guided(load(["mined"], data, negatives, None, None), guide.opened(settings))
     assert "1 of 6 texts of the rows have no vector" in capsys.readouterr().err
-    found = {name: words.view(np.float16) for name, words in rows.beside(np.array([1, 0])).items() if "guide" in name}
+    found = {name: words.view(np.float16) for name, words in travelling(rows, [1, 0]).items() if "guide" in name}
     nothing = np.full(6, np.nan)
     expected = {
         "query.guide": [values[0], values[5]],

@@ -43,13 +43,23 @@ def records(
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     total, lines = Tally(), 0
     for block in source.blocks(str(root), 0, block_bytes):
+        read = Tally()
         for parsed in source.parse(block):
-            parsed.tally.place(Path(block.path).name, lines if block.start else 0)
             for kind, rows in parsed.kinds.items():
-                kinds[kind] += [{k: v for k, v in row.items() if k not in ("line", "source")} for row in rows]
-            lines = (lines if block.start else 0) + parsed.tally.rows
-            total.add(parsed.tally)
-    return kinds, total
+                kinds[kind] += [{k: v for k, v in row.items() if k not in ("line", "source")} for row in told(rows)]
+            read.add(parsed.tally)
+        lines = lines if block.start else 0
+        read.place(Path(block.path).name, lines)
+        lines += read.rows
+        total.add(read)
+    return {kind: sorted(rows, key=lambda row: row["order"]) for kind, rows in kinds.items()}, total
+
+
+def told(rows: pa.Table | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records, whether they were read by rows or by columns; a key can be computed and is not told."""
+    if isinstance(rows, list):
+        return rows
+    return [{k: v for k, v in row.items() if v is not None and k != "key"} for row in rows.to_pylist()]
 
 
 def without_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -214,7 +224,7 @@ def test_parquet_folder(tmp_path: Path):
         pq.write_table(pa.table(judged), tmp_path / f"qrels.{split}.parquet")
     source = Parquet(path=".", group="title")
     kinds, tally = records(source, tmp_path, block_bytes=1)
-    found = [(row["id"], row["text"], row["category"], row["group"]) for row in kinds["documents"]]
+    found = [(row["id"], row["text"], row.get("category"), row.get("group")) for row in kinds["documents"]]
     assert found == [("d1", "T. one", "c", "T"), ("d2", "two", None, None)]
     assert [(row["id"], row["split"]) for row in kinds["queries"]] == [("q1", "train"), ("q2", "dev")]
     assert [(row["query_id"], row["relevance"], row["split"]) for row in kinds["judgments"]] == [

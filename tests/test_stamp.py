@@ -49,7 +49,7 @@ def test_content_is_every_column_that_is_looked_at(tmp_path, change):
     "change",
     [
         {"top_k": 40}, {"split": "dev"}, {"exclude": {"same_text": False}}, {"lexical": {}},
-        {"index": {"type": "ivf"}}, {"rows_per_shard": 7},
+        {"index": {"type": "hnsw"}}, {"rows_per_shard": 7},
     ],
 )  # fmt: skip
 def test_a_candidates_key_knows_the_search(change):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.splits import SplitConfig, held_out, named
+from pipeline.splits import SplitConfig, named
 from pipeline.text import hash64, html_to_text, identifier, key, normalise, shorten
 
 
@@ -92,6 +92,3 @@ def test_names_of_splits():
         None,
         None,
     ]
-    assert held_out([None, "train", "dev"]) == "dev"
-    assert held_out(["train", "test", "dev"]) == "test"
-    assert held_out([]) is None

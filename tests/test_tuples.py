@@ -11,7 +11,7 @@ from pipeline.artifact import Draft
 from pipeline.encoder import EncoderConfig
 from pipeline.mining.tuples import labelled_lists, labelled_pairs, n_tuples, tuples
 from pipeline.modeldir import find
-from scripts.export import main
+from scripts.export_negatives import main
 
 
 def triplets(count=6):

@@ -1,38 +1,118 @@
-"""The model card: what the directory is, what it was made of, and what was measured."""
+"""The model card: what the directory is, how it is used, what it was made of, and what was measured."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
 
-def write(settings: dict[str, Any], measured: list[dict[str, Any]], rows: int, sources: list[str]) -> str:
-    """Compose README.md of a model directory from the run's settings and its validation figures."""
-    encoder, loop, loss = settings["encoder"], settings["loop"], settings["loss"]
-    columns = [key for key in (measured[0] if measured else {}) if key != "step"]
-    table = [f"| step | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    table += [f"| {row['step']} | {' | '.join(f'{row[key]:.4f}' for key in columns)} |" for row in measured]
-    lora = settings.get("lora")
-    adapters = f", low-rank adapters of rank {lora['rank']} (merged; alone in `adapter/`)" if lora else ""
-    lines = [
-        "---",
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, sentence-similarity, feature-extraction, tripletail]",
-        "---",
-        "",
-        "# Sentence-embedding model trained with Tripletail",
-        "",
-        f"Started from `{encoder['model']}`; trained on {rows:,} rows from {', '.join(sources)} with the "
-        f"`{loss['type']}` loss, global batches of {loop['batch_size']} rows, "
-        f"negatives shared by all workers{adapters}.",
-        "",
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        'model = SentenceTransformer("path/to/this/directory")',
-        'queries = model.encode(["wireless headphones"], prompt_name="query")',
-        'documents = model.encode(["Bluetooth earbuds", "running shoes"], prompt_name="document")',
-        "print(model.similarity(queries, documents))",
-        "```",
+from pipeline import __version__, card
+from pipeline.config import Config
+
+MEASURED = "measured"
+_USE = """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/directory")
+queries = model.encode(["wireless headphones"], prompt_name="query")
+documents = model.encode(["Bluetooth earbuds", "running shoes"], prompt_name="document")
+print(model.similarity(queries, documents))
+```"""
+_SETTINGS = ("batch_size", "epochs", "max_steps", "learning_rate", "warmup", "weight_decay", "average", "seed")
+
+
+class CardConfig(Config):
+    """What only its maker knows about a model; it goes onto the card and decides nothing else."""
+
+    name: str | None = Field(None, description="how the card calls the model")
+    license: str | None = Field(None, description="identifier as the Hub has it, such as apache-2.0")
+    language: list[str] = Field([], description="codes of the languages of the training texts, such as en")
+    licenses: dict[str, str] = Field({}, description="licence of each source: {questions: CC BY-SA 4.0}")
+    note: str | None = Field(None, description="a paragraph of your own")
+
+
+def write(
+    settings: dict[str, Any],
+    measured: list[dict[str, Any]],
+    rows: int,
+    sources: list[str],
+    lineage: Mapping[str, str] | None = None,
+) -> str:
+    """Compose README.md of a model directory from the run's settings, its inputs and its validation figures.
+
+    The evaluate job puts its figures into the part `measured`.
+    """
+    about = CardConfig.model_validate(settings.get("card") or {})
+    base = settings["encoder"]["model"]
+    title = about.name or "Sentence-embedding model trained with Tripletail"
+    front = {
+        "license": about.license,
+        "language": about.language,
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "tripletail"],
+        "base_model": base if _on_the_hub(base) else None,
+    }
+    parts = [
+        f"# {title}",
+        about.note or "",
+        f"Started from `{base}`; trained on {rows:,} rows from {', '.join(sources)} with the "
+        f"`{settings['loss']['type']}` loss, global batches of {settings['loop']['batch_size']} rows, "
+        f"negatives shared by all workers{_adapters(settings)}.",
+        f"## Use\n\n{_USE}",
+        card.part(MEASURED, "## Measured\n\nNot yet: `python -m scripts.evaluate` writes its figures here."),
+        _validation(measured),
+        f"## Training\n\n{_training(settings)}",
+        f"## Data\n\n{_data(sources, about)}",
+        f"## Lineage\n\n{_lineage(lineage or {})}",
+        f"## Licence\n\n{_licence(about, base)}",
     ]
-    if measured:
-        held_out = "held-out pairs" if "spearman" in columns else "held-out queries, sampled corpus"
-        lines += ["", f"## Validation while training ({held_out})", "", *table]
-    return "\n".join(lines) + "\n"
+    return card.compose(front, "\n\n".join(part for part in parts if part))
+
+
+def _on_the_hub(name: str) -> bool:
+    """Whether a base can be a link on the Hub: an owner and a name, and no path."""
+    owner, slash, rest = name.partition("/")
+    return bool(slash) and "/" not in rest and not name.startswith((".", "~", "/")) and ":" not in owner
+
+
+def _adapters(settings: dict[str, Any]) -> str:
+    lora = settings.get("lora")
+    return f", low-rank adapters of rank {lora['rank']} (merged; alone in `adapter/`)" if lora else ""
+
+
+def _validation(measured: list[dict[str, Any]]) -> str:
+    if not measured:
+        return ""
+    columns = [key for key in measured[0] if key != "step"]
+    held_out = "held-out pairs" if "spearman" in columns else "held-out queries, sampled corpus"
+    rows = [[str(row["step"]), *(f"{row[key]:.4f}" for key in columns)] for row in measured]
+    return f"## Validation while training ({held_out})\n\n{card.table(['step', *columns], rows)}"
+
+
+def _training(settings: dict[str, Any]) -> str:
+    """List the settings that decide a training; config.json beside its log holds all of them."""
+    loop, encoder = settings["loop"], settings["encoder"]
+    held = {"loss": settings["loss"]["type"], "rows": ", ".join(settings.get("rows", []))}
+    held |= {name: loop[name] for name in _SETTINGS if loop.get(name) is not None}
+    held |= {name: encoder[name] for name in ("max_length", "layers") if encoder.get(name)}
+    if settings.get("tuned_share", 1.0) != 1.0:
+        held["share of the tuned weights"] = settings["tuned_share"]
+    return card.table(["setting", "value"], [[name.replace("_", " "), _shown(value)] for name, value in held.items()])
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _data(sources: list[str], about: CardConfig) -> str:
+    return card.table(["source", "licence"], [[name, about.licenses.get(name, "not stated")] for name in sources])
+
+
+def _lineage(lineage: Mapping[str, str]) -> str:
+    rows = [["tripletail", __version__], *([name, f"`{mark}`"] for name, mark in lineage.items())]
+    return card.table(["made of", "fingerprint"], rows)
+
+
+def _licence(about: CardConfig, base: str) -> str:
+    own = about.license or "not stated"
+    return f"This model: {own}. Its base, `{base}`: {card.licence(base) or 'see there'}. The data: see above."

@@ -22,6 +22,7 @@ from pipeline.chunks import by_tokens
 Tokens = list[list[int]]
 Encode = Callable[[Tokens, list[int]], Tensor]
 Cut = Callable[[list[int], int], list[npt.NDArray[np.int64]]]
+Piece = tuple[int, npt.NDArray[np.int64]]  # a seed, and the texts that are encoded under it, apart from all others
 
 
 class Plain:
@@ -34,9 +35,16 @@ class Plain:
         self.encode = encode
         self.learned: dict[str, Tensor] = dict(learned)
 
-    def __call__(self, tokens: Tokens, skip: list[int]) -> Tensor:
+    def __call__(self, tokens: Tokens, skip: list[int], pieces: list[Piece] | None = None) -> Tensor:
         """Encode the R texts of a step into [R, D] float32 at least."""
-        return _wide(self.encode(tokens, skip))
+        if not pieces:
+            return _wide(self.encode(tokens, skip))
+        parts = []
+        for seed, rows in pieces:
+            torch.manual_seed(seed)
+            parts.append(_wide(self.encode([tokens[i] for i in rows], [skip[i] for i in rows])))
+        back = np.argsort(np.concatenate([rows for _, rows in pieces]), kind="stable")
+        return torch.cat(parts).index_select(0, torch.from_numpy(back).to(parts[0].device))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss over the vectors and `learned` to the parameters."""
@@ -63,14 +71,16 @@ class Cached:
         self.chunks: list[_Chunk] = []
         self.vectors = torch.zeros(0)
 
-    def __call__(self, tokens: Tokens, skip: list[int]) -> Tensor:
+    def __call__(self, tokens: Tokens, skip: list[int], pieces: list[Piece] | None = None) -> Tensor:
         """Encode the R texts of a step into a leaf [R, D]; the loss shall use `learned` as it is now."""
         self.learned = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
-        order = self.cut([len(row) for row in tokens], self.budget) or [np.zeros(0, dtype=np.int64)]
+        order, seeds = self._cut([len(row) for row in tokens], pieces)
         device = next(self.model.parameters()).device
         self.chunks, parts = [], []
-        for number, rows in enumerate(order):
+        for number, (rows, seed) in enumerate(zip(order, seeds, strict=True)):
             kept = number == len(order) - 1
+            if seed is not None:
+                torch.manual_seed(seed)
             chunk = _Chunk([tokens[i] for i in rows], [skip[i] for i in rows], rows, _Random.now(device))
             with torch.set_grad_enabled(kept), self._sync(number):
                 vectors = self.encode(chunk.tokens, chunk.skip)
@@ -94,6 +104,19 @@ class Cached:
                     surrogate = surrogate + self._scalars() + (0.0 if chunk.tokens else _nothing_of(self.model))
                 surrogate.backward()  # type: ignore[no-untyped-call]
         before.restore()
+
+    def _cut(
+        self, lengths: list[int], pieces: list[Piece] | None
+    ) -> tuple[list[npt.NDArray[np.int64]], list[int | None]]:
+        """Chunks of texts, none of two pieces, and the seed under which each first chunk of a piece begins."""
+        order: list[npt.NDArray[np.int64]] = []
+        seeds: list[int | None] = []
+        every: list[tuple[int | None, npt.NDArray[np.int64]]] = [(None, np.arange(len(lengths)))]
+        for seed, rows in pieces or every:
+            chunks = [rows[chunk] for chunk in self.cut([lengths[i] for i in rows], self.budget)]
+            order += chunks
+            seeds += [seed if number == 0 else None for number in range(len(chunks))]
+        return order or [np.zeros(0, dtype=np.int64)], seeds or [None]
 
     def _scalars(self) -> Tensor | float:
         """A sum whose gradients are those that the loss gave its learned scalars, so that DDP reduces them too."""

@@ -5,6 +5,7 @@ the 64-bit ids, without gradient: any query has a guide's score with any documen
 model runs while training (Solatorio 2024, GISTEmbed, arXiv 2402.16829).
 """
 
+import builtins
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,19 @@ class Guide:
     positive_at: Ints  # [n]
     negative_at: list[Ints]
 
-    def beside(self, mine: Ints) -> dict[str, Ints]:
-        """Vectors of the rows `mine` [m] as words [., G / 4] of 64 bits, by the names that a gather takes."""
-        negatives = np.concatenate([np.zeros(0, np.int64), *(self.negative_at[row] for row in mine)])
-        places = {"query": self.query_at[mine], "positive": self.positive_at[mine], "negative": negatives}
-        return {f"{column}.guide": self.vectors[at].view(np.int64) for column, at in places.items()}
+    def part(self, rows: slice) -> "Guide":
+        """The same for some of the rows."""
+        return Guide(self.vectors, self.query_at[rows], self.positive_at[rows], self.negative_at[rows])
+
+    def bytes(self) -> dict[str, pa.Array]:
+        """Vectors of queries, positives and negatives, end to end, as bytes of float16; null where there is none."""
+        negatives = np.concatenate([np.zeros(0, np.int64), *self.negative_at])
+        places = {"query": self.query_at, "positive": self.positive_at, "negative": negatives}
+        return {name: pa.array([self._one(place) for place in at.tolist()], pa.binary()) for name, at in places.items()}
+
+    def _one(self, place: int) -> builtins.bytes | None:
+        vector = self.vectors[place]
+        return None if np.isnan(vector[0]) else vector.tobytes()
 
 
 def opened(config: GuideConfig | None) -> dict[str, Artifact]:

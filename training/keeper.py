@@ -1,115 +1,190 @@
-"""What a run keeps while it trains: checkpoints by Ray Train, metrics as JSON lines, and a line on the terminal."""
+"""What a run keeps while it trains, by Ray Train: committed checkpoints, metrics as JSON lines, bad batches, notes."""
 
 import json
+import math
+import shutil
 import tempfile
-import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.console import say
-from training.checkpoint import STATE, State
+from training.checkpoint import Checkpoints, Keeper, Progress, State, damage
+from training.lines import Lines
+from training.trackers import Tracker, Writer
+
+METRICS, BAD, BESIDE, LEDGER = "metrics.jsonl", "bad", "validations", "ledger"
 
 
-class MetricsFile:
-    """Metrics as JSON lines, written whole each time, so that any file system can hold them."""
+class RayKeeper(Keeper):
+    """Checkpoints by Ray Train; metrics, notes and rows of bad batches in the run's own directory `log`.
 
-    def __init__(self, path: str) -> None:
-        self.fs, self.name = files.filesystem(path)
+    A checkpoint counts when Ray's controller has committed it. `durable` and uploads `now` wait for that; one that is
+    stored beside training is committed a little later, and until then a death goes back to the one before.
+    With `measured`, each checkpoint of a milestone is validated by Ray beside training.
+    """
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return every row written so far."""
-        if not self.fs.exists(self.name):
-            return []
-        lines = self.fs.cat_file(self.name).decode().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+    def __init__(
+        self, log: str, config: Checkpoints, trackers: Sequence[Tracker] = (), *, measured: bool = False
+    ) -> None:
+        import ray.train
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the file."""
-        self.fs.pipe_file(self.name, "".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-class RayKeeper:
-    """Checkpoints by Ray Train, committed before training goes on; metrics in the run's own file."""
-
-    def __init__(self, metrics: MetricsFile) -> None:
-        self.metrics, self.lines = metrics, metrics.rows()
+        self.log_place, self.config, self.chosen, self.measured = log, config, trackers, measured
+        self.lines = Lines(files.join(log, METRICS))
+        self.rank = int(ray.train.get_context().get_world_rank())
+        self.ledger = Lines(files.join(log, LEDGER, f"rank-{self.rank}.jsonl"))
+        self.beside = config.upload == "beside" or (config.upload == "auto" and not self.lines.local)
+        self.writers: list[Writer] = []
+        self.damaged: list[str] = []
+        self.known: set[int] = set()  # steps whose validation beside training is in the metrics
+        self.notice: Any = None
 
     def restore(self) -> Path | None:
-        """Return the newest committed checkpoint; metrics of steps after it are forgotten."""
-        import ray.train
+        """Return the newest committed checkpoint that is whole; those that are not are noted and passed over."""
+        for checkpoint in _committed():
+            folder = local(checkpoint)
+            wrong = damage(folder)
+            if not wrong:
+                return folder
+            self.damaged.append(f"checkpoint {folder.name}: {wrong}; going back to the one before")
+        return None
 
-        found = ray.train.get_checkpoint()
-        if found is None:
-            self.lines = []
-            return None
-        folder = Path(found.to_directory())
-        step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
-        self.lines = [row for row in self.lines if row["step"] <= step]
-        return folder
+    def begin(self, progress: Progress, before: Progress | None) -> None:
+        """Cut the metrics back to where the run begins, and say where that is."""
+        if self.rank != 0:
+            return
+        rows = [row for row in self.lines.rows() if before is not None and row["step"] <= progress.step]
+        self.known = {row["step"] for row in rows if "steps" not in row and "note" not in row}
+        notes = list(self.damaged)
+        if before:
+            workers = f"{progress.world} workers" if progress.world > 1 else "1 worker"
+            was = "" if before.world == progress.world else f", {before.world} before"
+            notes.append(f"goes on after step {progress.step} of {progress.total} with {workers}{was}")
+        self.lines.replace([*rows, *({"step": progress.step, "note": note} for note in notes)])
+        self._cut_ledger(progress.step if before else 0)
+        self.writers = [one.open(self.log_place, progress.step) for one in self.chosen] + [Gauges()]
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a row of metrics."""
-        self.lines.append(row)
-        self.metrics.write(self.lines)
+        """Add a row of metrics, here and in every tracker; before it what was measured beside training."""
+        for one in [*self._measured_beside(), row]:
+            self.lines.append(one)
+            for writer in self.writers:
+                writer.log(one)
 
-    def save(self, metrics: dict[str, float], state: State) -> None:
-        """Report a checkpoint, written by rank 0, and wait until the controller has committed it."""
+    def note(self, step: int, text: str) -> None:
+        """Add a sentence for the user."""
+        self.lines.append({"step": step, "note": text})
+
+    def save(self, metrics: dict[str, float], state: State, *, durable: bool = False, milestone: bool = False) -> None:
+        """Report a checkpoint, written by rank 0; where it shall be durable, wait until the controller has it."""
         import ray.train
-        from ray.train import CheckpointConsistencyMode
+        from ray.train import CheckpointConsistencyMode, CheckpointUploadMode
 
-        if ray.train.get_context().get_world_rank() == 0:
-            with tempfile.TemporaryDirectory() as folder:
-                state.write(Path(folder))
-                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        now = durable or not self.beside
+        if self.rank == 0:
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(_written(state)),
+                checkpoint_upload_mode=CheckpointUploadMode.SYNC if now else CheckpointUploadMode.ASYNC,
+                delete_local_checkpoint_after_upload=True,
+                validation=self.measured and milestone,
+            )
         else:
             ray.train.report(metrics, checkpoint=None)
-        ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+        if now:
+            ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+
+    def taken(self, step: int, rows: list[int]) -> None:
+        """Add a step to this rank's ledger."""
+        if self.config.ledger:
+            self.ledger.append({"step": step, "rows": rows})
+
+    def set_aside(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """Write this rank's rows of a bad batch as a file of its own."""
+        files.write_json(
+            files.join(self.log_place, BAD, f"step-{step:06d}-rank-{self.rank}.json"), {"step": step, "rows": rows}
+        )
+
+    def leaving(self) -> bool:
+        """Ask Ray whether a node of the run is to be drained or reclaimed; True once for each notice."""
+        import ray.train
+
+        notice = ray.train.get_preemption_info()
+        fresh = notice is not None and notice != self.notice
+        self.notice = notice
+        return fresh
+
+    def end(self) -> None:
+        """Write what is held back and close the trackers."""
+        self.ledger.flush()
+        if self.rank == 0:
+            self.lines.flush()
+            for writer in self.writers:
+                writer.close()
+
+    def _cut_ledger(self, step: int) -> None:
+        """Strike steps after the one that the run goes on from, of all ranks: they are taken again."""
+        fs, root = files.filesystem(files.join(self.log_place, LEDGER))
+        for name in fs.glob(files.join(root, "*.jsonl")) if fs.exists(root) else ():
+            place = Lines(fs.unstrip_protocol(name))
+            place.replace([row for row in place.rows() if row["step"] <= step])
+
+    def _measured_beside(self) -> list[dict[str, Any]]:
+        """Validations that were made beside training since the last row."""
+        if not self.measured:
+            return []
+        fresh = [row for row in beside(self.log_place) if row["step"] not in self.known]
+        self.known |= {row["step"] for row in fresh}
+        return fresh
 
 
-class Follow:
-    """Print the metrics file as it grows, while the driver waits for the workers."""
+class Gauges(Writer):
+    """The newest figures as gauges of Ray's metrics, which Prometheus reads from every node."""
 
-    def __init__(self, path: str, metric: str) -> None:
-        self.file, self.metric, self.seen = MetricsFile(path), metric, 0
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
+    def __init__(self) -> None:
+        self.gauges: dict[str, Any] = {}
 
-    def __enter__(self) -> "Follow":
-        self.thread.start()
-        return self
+    def log(self, row: dict[str, Any]) -> None:
+        """Set a gauge a figure: `ray_tripletail_train_loss` and so on."""
+        from ray.util.metrics import Gauge
 
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
-        self._print()
-
-    def _watch(self) -> None:
-        while not self.over.wait(1.0):
-            self._print()
-
-    def _print(self) -> None:
-        rows = self.file.rows()
-        for row in rows[min(self.seen, len(rows)) :]:
-            say(_line(row, self.metric))
-        self.seen = len(rows)
+        for name, value in row.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                continue
+            if name not in self.gauges:
+                safe = "".join(letter if letter.isalnum() else "_" for letter in name)
+                self.gauges[name] = Gauge(f"tripletail_train_{safe}", description=f"{name} of the training run")
+            self.gauges[name].set(float(value))
 
 
-_OF_THE_RUN = frozenset(
-    {"step", "steps", "epoch", "loss", "learning_rate", "scale", "grad_norm", "bad_steps", "padding"}
-    | {"seconds_per_step", "pairs_per_s", "tokens_per_s"}
-)
+def _written(state: State) -> str:
+    """Write a checkpoint to a directory of its own, which Ray removes when it is stored; nothing stays on an error."""
+    folder = tempfile.mkdtemp(prefix="checkpoint-")
+    try:
+        state.write(Path(folder))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
-def _line(row: dict[str, Any], metric: str) -> str:
-    if metric in row:
-        return f"train: step {row['step']}: validation {metric} {row[metric]:.4f}"
-    left = (row["steps"] - row["step"]) * row["seconds_per_step"]
-    parts = [f"loss {row['loss']:.4f}"]
-    parts += [f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.items() if name not in _OF_THE_RUN]
-    parts += [
-        f"{row['pairs_per_s']:.1f} pairs/s",
-        f"{row['tokens_per_s']:.0f} tokens/s",
-        f"padding {row['padding']:.1%}",
-    ]
-    return f"train: step {row['step']}/{row['steps']}: {', '.join(parts)}, {left:.0f} s left"
+def _committed() -> list[Any]:
+    """Checkpoints that Ray's controller knows, newest first."""
+    import ray.train
+    from ray.train import CheckpointConsistencyMode
+
+    found = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+    return [one.checkpoint for one in sorted(found, key=lambda one: one.metrics["step"], reverse=True)]
+
+
+def local(checkpoint: Any) -> Path:
+    """The directory of a checkpoint of Ray Train on this machine; brought here from a store."""
+    path = Path(checkpoint.path)
+    return path if checkpoint.filesystem.type_name == "local" else Path(checkpoint.to_directory())
+
+
+def beside(log: str) -> list[dict[str, Any]]:
+    """Validations that were made beside training, in the order of their steps."""
+    fs, root = files.filesystem(files.join(log, BESIDE))
+    names = fs.glob(files.join(root, "*.json")) if fs.exists(root) else []
+    return sorted((json.loads(fs.cat_file(name)) for name in names), key=lambda row: row["step"])

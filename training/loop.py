@@ -2,36 +2,38 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import Config
 from pipeline.dropout import cheapen
-from pipeline.encoder import Encoder, Tokens, compute_dtype
+from pipeline.encoder import Encoder, Tokens
 from pipeline.errors import UserError
-from training import batches, memory
+from pipeline.precision import compute_dtype
+from training import batches
 from training.average import Average, Averaging
-from training.checkpoint import Keeper, Progress, State
+from training.checkpoint import Progress, State
 from training.compiled import compile_calls, told
+from training.epoch import Recipe
+from training.feed import Feed, Made, Spot, slots_for
 from training.frozen import Frozen
 from training.gather import gather, world
-from training.gradcache import Cached, Plain
+from training.gradcache import Cached, Piece, Plain
 from training.losses.objective import Batch, Objective
-from training.meter import Meter
+from training.meter import Pace
 from training.optimizer import Optimizer
+from training.texts import Rows
 
+GRADES = ("query.score", "query.weight", "query.teacher")
 COLUMNS = ("query", "positive", "negative")
 Validate = Callable[[Encoder], dict[str, float]]
-Compose = Callable[[batches.Rows, int, int, int], batches.Epoch]
 
 
 class LoopConfig(Config):
@@ -54,9 +56,14 @@ class LoopConfig(Config):
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
     average: Averaging | None = Field(None, description="validate and save a running average of the weights")
     seed: int = 13
+    slots: int | None = Field(
+        None, ge=1, description="parts of a batch, whose tokens balance, dealt to the workers; default 12 or a multiple"
+    )
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
     max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
+    patience: int | None = Field(None, ge=1, description="stop after this many validations that were no better")
+    min_gain: float = Field(0.0, ge=0, description="what a validation must gain over the best to be better")
 
 
 class Embed(nn.Module):
@@ -75,10 +82,13 @@ class Embed(nn.Module):
 
 @dataclass(frozen=True)
 class Work:
-    """One rank's part of a global batch, tokenised."""
+    """One rank's part of a global batch: tokens, ids, row numbers, and its slots with the rows of each."""
 
     columns: dict[str, Tokens]
     ids: dict[str, Tensor]
+    rows: batches.Ints
+    slots: list[int]
+    counts: list[int]
 
 
 class Loop:
@@ -88,11 +98,11 @@ class Loop:
         self,
         encoder: Encoder,
         objective: Objective,
-        rows: batches.Rows,
+        data: Rows | Feed,
         config: LoopConfig,
-        compose: Compose = batches.compose,
     ) -> None:
-        self.config, self.rows, self.objective, self.compose = config, rows, objective, compose
+        """Train on a feed of composed epochs, or on rows in memory, which every rank then composes for itself."""
+        self.config, self.objective = config, objective
         self.rank, self.size = world()
         if config.batch_size < 4 * self.size:
             raise UserError(
@@ -116,6 +126,7 @@ class Loop:
         self.model: nn.Module = self.module
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.pace = Pace(encoder.device)
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         self.optimizer = Optimizer(
             self.module,
@@ -128,45 +139,26 @@ class Loop:
         self.passes: Plain | Cached = Plain(self.encode, learned)
         if config.cache_tokens is not None:
             self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.cut)
-        self.cost = np.array(
-            [
-                len(a) + len(p) + sum(map(len, n))
-                for a, p, n in zip(rows.anchors, rows.positives, rows.negatives, strict=True)
-            ]
-        )
-        self.first = compose(rows, config.batch_size, config.seed, 0)
-        if not self.first.batches:
-            raise UserError(f"training rows: {len(rows)} are too few for a batch of {config.batch_size}")
-        self.total = min(config.max_steps or 1 << 60, config.epochs * len(self.first.batches))
+        self.feed = data if isinstance(data, Feed) else self._composed(data)
+        self.steps, self.mark = self.feed.steps, batches.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
+        self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
+        self.drops = _drops(encoder)
         self.average = Average(self.module, config.average, self.total) if config.average else None
 
-    def plan(self, start: int) -> Iterator[tuple[int, batches.Ints]]:
-        """Yield (step, global batch) from step `start` to the last."""
-        step, epoch, composed = 0, 0, self.first
-        while step < self.total:
-            for batch in composed.batches:
-                if step >= start:
-                    yield step, batch
-                step += 1
-                if step == self.total:
-                    return
-            epoch += 1
-            composed = self.compose(self.rows, self.config.batch_size, self.config.seed, epoch)
+    def _composed(self, rows: Rows) -> Feed:
+        config, slots = self.config, slots_for(self.config.slots, self.size)
+        return Feed(Made(rows, self.module.encoder.tokenize, Recipe(config.batch_size, config.seed, slots)))
 
-    def work(self, batch: batches.Ints) -> Work:
-        """Take this rank's rows of a global batch and tokenise them."""
-        mine = batches.deal(batch, self.cost, self.rank, self.size)
-        rows, encoder = self.rows, self.module.encoder
-        texts = {
-            "query": [rows.anchors[row] for row in mine],
-            "positive": [rows.positives[row] for row in mine],
-            "negative": [text for row in mine for text in rows.negatives[row]],
-        }
-        device = encoder.device
-        return Work(
-            {name: encoder.tokenize(texts[name], "query" if name == "query" else "document") for name in COLUMNS},
-            {name: torch.from_numpy(value).to(device) for name, value in rows.beside(mine).items()},
-        )
+    def plan(self, start: int) -> Iterator[tuple[int, Spot]]:
+        """Yield (step, its place in the epochs) from step `start` to the last."""
+        return self.feed.plan(start, self.total)
+
+    def work(self, spot: Spot) -> Work:
+        """Take this rank's rows of a global batch."""
+        part = self.feed.part(spot, self.rank, self.size)
+        device = self.module.encoder.device
+        ids = {name: torch.from_numpy(value).to(device) for name, value in part.beside.items()}
+        return Work(part.texts, ids, part.rows, part.slots, part.counts)
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
         """Token ids of R texts into [R, D], in the precision of the forward pass."""
@@ -184,20 +176,32 @@ class Loop:
         tokens = [row for name in COLUMNS for row in work.columns[name]]
         counts = [len(work.columns[name]) for name in COLUMNS]
         skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
-        vectors = self.passes(tokens, skips)
+        vectors = self.passes(tokens, skips, self._pieces(work, step))
         columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
-        every = gather(columns, work.ids, step=step)
+        self.pace.arrived()
+        every = gather(columns, work.ids, step=step, plan=self.mark)
         with self._precision():
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
         return Batch.of(every, step=step, progress=step / self.total, base=base)
 
+    def _pieces(self, work: Work, step: int) -> list[Piece] | None:
+        """Texts by slot and the random numbers of each, so that dropout is the same for any number of ranks."""
+        if not self.drops:
+            return None
+        slot = np.repeat(work.slots, work.counts)
+        of_negatives = slot[work.ids["negative.row"].cpu().numpy()]
+        every = np.concatenate([slot, slot, of_negatives])
+        seed = f"{self.config.seed}/{step}"
+        return [(batches.stable_id(f"{seed}/{one}"), np.flatnonzero(every == one)) for one in work.slots]
+
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
+        self.pace.begin()
         self.optimizer.zero_grad()
         batch = self.embed(work, step)
         share = self.objective(batch, self.passes.learned)
         self.passes.backward(self.optimizer.scaled(share.loss * self.size))
-        return _summed({"loss": share.loss.detach(), **share.report})
+        return self.pace.summed({"loss": share.loss.detach(), **share.report})
 
     def step(self, work: Work, step: int) -> dict[str, float]:
         """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
@@ -209,47 +213,32 @@ class Loop:
             self.average.update(step)
         return report
 
-    def state(self, done: int, plan: str) -> State:
-        """What a checkpoint after `done` steps is made of."""
-        return State(self.module, self.optimizer, Progress(done, plan), self.average)
+    def described(self, work: Work) -> list[dict[str, Any]]:
+        """Rows of this rank's part of a batch to read: ids as they are gathered, texts as the model saw them."""
+        ids = {name: value.tolist() for name, value in work.ids.items()}
+        texts = {name: self.module.encoder.tokenizer.batch_decode(rows) for name, rows in work.columns.items()}
+        owner = ids.get("negative.row", [])
+        return [
+            {
+                "query_id": ids["query.id"][row],
+                "positive_id": ids["positive.id"][row],
+                "query": texts["query"][row],
+                "positive": texts["positive"][row],
+                "negatives": [text for text, of in zip(texts["negative"], owner, strict=True) if of == row],
+                **{name: ids[name][row] for name in ("query.label",) if name in ids},
+                **{name: _number(ids[name][row]) for name in GRADES if name in ids},
+            }
+            for row in range(len(texts["query"]))
+        ]
+
+    def state(self, progress: Progress) -> State:
+        """What a checkpoint is made of."""
+        return State(self.module, self.optimizer, progress, self.average)
 
     def measure(self, validate: Validate) -> dict[str, float]:
         """Validate what would be saved now: the average where there is one, else the weights."""
         with self.average.inside() if self.average else nullcontext():
             return validate(self.module.encoder)
-
-    def run(self, keeper: Keeper, validate: Validate | None, plan: str = "") -> None:
-        """Train to the end, from the newest checkpoint when there is one."""
-        found = keeper.restore()
-        start = self.state(0, plan).read(found).step if found else 0
-        due = milestones(self.total, self.config.validations)
-        if start == 0 and validate:
-            self._log(keeper, {"step": 0, **self.measure(validate)})
-        meter = Meter(self.module.encoder)
-        with ThreadPoolExecutor(1) as pool:
-            for step, batch, work in _ahead(pool, self.plan(start), self.work):
-                report = self.step(work, step)
-                meter.add(len(batch), work.columns.values())
-                done = step + 1
-                if done % self.config.log_every == 0 or done == self.total:
-                    memory.trim()
-                    place = {"step": done, "steps": self.total, "epoch": done / len(self.first.batches)}
-                    self._log(keeper, place | report | meter.read() | {"bad_steps": self.optimizer.bad})
-                if done in due:
-                    found_metrics = self.measure(validate) if validate else {}
-                    if validate:
-                        self._log(keeper, {"step": done, **found_metrics})
-                    keeper.save({"step": done, **found_metrics}, self.state(done, plan))
-                    meter = Meter(self.module.encoder)
-
-    def _log(self, keeper: Keeper, row: dict[str, Any]) -> None:
-        if self.rank == 0:
-            keeper.log(row)
-
-
-def milestones(total: int, count: int) -> set[int]:
-    """Steps after which to validate and save: `count` of them evenly spread, the last step always."""
-    return {total} | {round(total * part / count) for part in range(1, count)} - {0} if count else {total}
 
 
 def rate_at(step: int, total: int, config: LoopConfig) -> float:
@@ -262,26 +251,9 @@ def rate_at(step: int, total: int, config: LoopConfig) -> float:
     return config.learning_rate * fall
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, plan: Iterator[tuple[int, batches.Ints]], work: Callable[[batches.Ints], Work]
-) -> Iterator[tuple[int, batches.Ints, Work]]:
-    """Tokenise the next batch while this one trains."""
-    item = next(plan, None)
-    future = pool.submit(work, item[1]) if item else None
-    while item and future:
-        coming = next(plan, None)
-        ready = future.result()
-        future = pool.submit(work, coming[1]) if coming else None
-        yield *item, ready
-        item = coming
-
-
-def _summed(shares: dict[str, Tensor]) -> dict[str, float]:
-    """Sum shares over ranks in one small collective."""
-    values = torch.stack([value.float() for value in shares.values()])
-    if world()[1] > 1:
-        dist.all_reduce(values)
-    return dict(zip(shares, values.tolist(), strict=True))
+def _number(bits: int) -> str:
+    """A float64 that travelled as its bits, in words: it may be what is wrong with a row."""
+    return repr(float(np.int64(bits).view(np.float64)))
 
 
 def _checkpoint(transformer: Any) -> None:
@@ -298,3 +270,12 @@ def _set_dropout(module: nn.Module, share: float) -> None:
             part.p = share
         if isinstance(getattr(part, "dropout_prob", None), float):
             setattr(part, "dropout_prob", share)  # noqa: B010  attention keeps its own copy
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether anything in a module is dropped at random: its dropout layers, and attention that keeps its own share."""
+    return any(
+        (isinstance(part, nn.Dropout) and part.p > 0)
+        or any("dropout" in name and isinstance(value, float) and value > 0 for name, value in vars(part).items())
+        for part in module.modules()
+    )

@@ -64,12 +64,13 @@ class Optimizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict()}
+        return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict(), "bad": self.bad}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.adamw.load_state_dict(state["adamw"])
         self.scaler.load_state_dict(state["scaler"])
+        self.bad = int(state["bad"])
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -1,13 +1,13 @@
 """Replay: batches of another corpus among those of a run's own, so that training does not forget it.
 
-A global batch is of one source. Negatives from another domain are easy and teach nothing, so a mixed batch would lose
-the replayed share of its negatives; and two corpora that hold the same document under two ids never meet in one, so
-nothing known to be right becomes a negative. Batches are equally big: a share of the batches is that share of the rows.
+A global batch is of one of the two. Negatives from another domain are easy and teach nothing, so a mixed batch would
+lose the replayed share of its negatives; and two corpora that hold the same document under two ids never meet in one,
+so nothing known to be right becomes a negative. Batches are equally big: a share of the batches is that share of the
+rows. Each epoch replays other rows; where it wants more than there are, they come again in another order.
 Source: experience replay (Rolnick et al. 2019, arXiv 1811.11682).
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Literal
 
 import pyarrow as pa
@@ -15,9 +15,9 @@ from pydantic import Field
 
 from pipeline.artifact import Artifact
 from pipeline.build.made import Made
-from pipeline.errors import UserError
-from training.batches import Epoch, Ints, Rows, compose, rows_from, stable_id
+from training.epoch import REPLAY
 from training.rows import clusters, read_table, relevant, sampled
+from training.texts import Rows, rows_from
 
 SCOPE = "replay\t"  # goes before the ids of replayed rows: two artifacts may use the same
 
@@ -30,64 +30,13 @@ class Replay(Made):
     max_rows: int | None = Field(None, ge=2, description="replay from a stable sample of this many rows")
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """Composition of an epoch from the run's own rows, each once, and batches of the rows from `start` on between them.
-
-    Pure in (rows, size, seed, epoch) as `batches.compose` is. Each epoch replays other rows; where it wants more than
-    there are, they come again in another order.
-    """
-
-    start: int
-    share: float
-
-    def __call__(self, rows: Rows, size: int, seed: int, epoch: int) -> Epoch:
-        """Compose the batches of an epoch, the replayed ones evenly spread; `left_out` are own rows."""
-        own = compose(rows, size, seed, epoch, slice(0, self.start))
-        ideal = len(own.batches) * self.share / (1 - self.share)
-        count = math.floor((epoch + 1) * ideal + 0.5) - math.floor(epoch * ideal + 0.5)
-        return Epoch(spread(own.batches, self._replayed(rows, size, seed, epoch, count)), own.left_out)
-
-    def _replayed(self, rows: Rows, size: int, seed: int, epoch: int, count: int) -> list[Ints]:
-        """The first `count` full batches of as many passes over the replayed rows as that takes."""
-        found: list[Ints] = []
-        turn = 0
-        while len(found) < count:
-            key = stable_id(f"{seed}/replay/{turn}")
-            composed = compose(rows, size, key, epoch, slice(self.start, len(rows)))
-            full = [batch for batch in composed.batches if len(batch) == size]
-            if not full:
-                raise UserError(
-                    f"replay: {len(rows) - self.start} rows do not fill a batch of {size}; lower loop.batch_size or "
-                    "replay a bigger corpus"
-                )
-            found += full[: count - len(found)]
-            turn += 1
-        return found
-
-
-def spread(own: list[Ints], others: list[Ints]) -> list[Ints]:
-    """Put the others between a run's own batches at even distances; an own batch comes first where there is one."""
-    total, taken = len(own) + len(others), 0
-    batches: list[Ints] = []
-    for place in range(total):
-        if (place + 1) * len(others) // total > taken:
-            batches.append(others[taken])
-            taken += 1
-        else:
-            batches.append(own[place - taken])
-    return batches
-
-
-def load_mixed(
-    own: pa.Table, data: Artifact, replay: Replay, other: Artifact, max_negatives: int | None
-) -> tuple[Rows, Mixed]:
-    """Rows of a run's own table and of the replayed artifact behind them, and the composition of both."""
+def load_mixed(own: pa.Table, data: Artifact, replay: Replay, other: Artifact, max_negatives: int | None) -> Rows:
+    """Rows of a run's own table and of the replayed artifact behind them, in two streams."""
     again = scoped(sampled(read_table(list(replay.rows), other, None), replay.max_rows))
     table = pa.concat_tables([own, again], promote_options="default")
     known = relevant(data) | {SCOPE + q: [SCOPE + d for d in found] for q, found in relevant(other).items()}
     near = clusters(data) | {SCOPE + d: SCOPE + cluster for d, cluster in clusters(other).items()}
-    return rows_from(table, known, max_negatives, near), Mixed(len(own), replay.share)
+    return replace(rows_from(table, known, max_negatives, near), stream=[""] * len(own) + [REPLAY] * len(again))
 
 
 def scoped(table: pa.Table) -> pa.Table:

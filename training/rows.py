@@ -1,6 +1,7 @@
 """Training rows and the validation sample of a run, read from its artifacts."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -13,7 +14,8 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.schema import TABLES
 from training import guide, validation
-from training.batches import Rows, rows_from, stable_id
+from training.batches import stable_id
+from training.texts import Rows, rows_from
 
 Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]
 RIGHT = 0.5  # labelled pairs of this score and above are right: their documents are known to be relevant
@@ -29,6 +31,8 @@ class ValidationConfig(Config):
     metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
         "auto", description="the best checkpoint is the best of this; auto: ndcg@10, of labelled pairs alone spearman"
     )
+    beside: bool = Field(False, description="measure checkpoints in a task of their own while training goes on")
+    beside_limit_s: float = Field(1800.0, gt=0, description="give up a validation beside training after so long")
 
     def measured(self, data: Artifact) -> str:
         """Name the metric for a data set."""
@@ -49,6 +53,8 @@ def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) ->
         if kind == "mined" and negatives is None:
             raise UserError("rows: 'mined' needs mined negatives; run `python -m scripts.mine` first")
         table = READERS[kind](negatives if kind == "mined" and negatives else data)
+        table = table.append_column("table", pa.array([kind] * len(table), pa.string()))
+        table = table.append_column("at", pa.array(range(len(table)), pa.int64()))
         parts.append(table.filter(pc.equal(table["split"], "train")))
     table = pa.concat_tables(parts, promote_options="default")
     if not len(table):
@@ -56,10 +62,21 @@ def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) ->
     return table
 
 
+def shaped(kind: Kind, table: pa.Table, held: Artifact) -> pa.Table:
+    """Rows of a stored table, whole or in part, under the names of triplets.
+
+    Raises UserError where a labelled pair has no score.
+    """
+    if kind == "labelled":
+        return _labelled(table, held)
+    if kind == "pairs":
+        field = TABLES["triplets"].field("negatives")
+        return table.append_column(field, pa.nulls(len(table), field.type))
+    return table
+
+
 def _pairs(data: Artifact) -> pa.Table:
-    field = TABLES["triplets"].field("negatives")
-    table = data.read("pairs")
-    return table.append_column(field, pa.nulls(len(table), field.type))
+    return shaped("pairs", data.read("pairs"), data)
 
 
 def _triplets(data: Artifact) -> pa.Table:
@@ -77,9 +94,8 @@ def _mined(negatives: Artifact) -> pa.Table:
     return table.append_column("teacher", pa.array([scores.get(name) for name in names], pa.float32()))
 
 
-def _labelled(data: Artifact) -> pa.Table:
+def _labelled(found: pa.Table, data: Artifact) -> pa.Table:
     """Labelled pairs under the names of pairs."""
-    found = data.read("labelled")
     score = found["score"]
     if score.null_count:
         raise UserError(f"{data.path}: {score.null_count} labelled pairs have no score; leave them out of the source")
@@ -131,7 +147,7 @@ READERS: dict[Kind, Callable[[Artifact], pa.Table]] = {
     "triplets": _triplets,
     "mined": _mined,
     "judged": _judged,
-    "labelled": _labelled,
+    "labelled": lambda data: shaped("labelled", data.read("labelled"), data),
 }
 
 
@@ -142,17 +158,33 @@ def load(
     max_negatives: int | None,
     max_rows: int | None,
     mix: dict[str, float] | None = None,
+    temperature: float | None = None,
 ) -> Rows:
     """Read rows with every known positive of their queries; `max_rows` keeps a stable sample.
 
     Raises UserError where `mix` names a source that gave no row.
     """
-    table = read_table(kinds, data, negatives)
-    sources = sorted(set(table["source"].to_pylist()))
-    for name in mix or ():
-        if name not in sources:
-            raise UserError(f"mix: no training row is of source '{name}'; there are {', '.join(sources)}")
-    return rows_from(sampled(table, max_rows), relevant(data), max_negatives, clusters(data), mix)
+    table = sampled(read_table(kinds, data, negatives), max_rows)
+    counts = Counter[str](table["source"].to_pylist())
+    shares = mixed(counts, mix or {}, temperature)
+    return rows_from(table, relevant(data), max_negatives, clusters(data), shares)
+
+
+def mixed(counts: Mapping[str, int], mix: Mapping[str, float], temperature: float | None) -> dict[str, float]:
+    """How often an epoch takes the rows of each source, which has `counts` rows; nothing where each comes once.
+
+    `mix` says it outright. A temperature T takes a share of each source that goes with the T-th root of its rows, of as
+    many rows as there are: 1 leaves them as they are, and the higher, the more alike are big and small sources.
+    Source: Devlin et al. 2018 (multilingual BERT), Raffel et al. 2019 (T5, arXiv 1910.10683, section 3.5.2).
+    """
+    for name in mix:
+        if name not in counts:
+            raise UserError(f"mix: no training row is of source '{name}'; there are {', '.join(sorted(counts))}")
+    if temperature is None:
+        return dict(mix)
+    roots = {name: count ** (1 / temperature) for name, count in counts.items()}
+    scale = sum(counts.values()) / sum(roots.values())
+    return {name: mix.get(name, 1.0) * scale * root / counts[name] for name, root in roots.items()}
 
 
 def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from pipeline.artifact import Draft
 from pipeline.exchange import Exchange
 from pipeline.files import filesystem, join, read_parquet, write_parquet
+from pipeline.judged import Judged
 from pipeline.leaks import ASKED, KEYS, Asked, LeakConfig, asked, both, in_one, keys_of, leaks
-from pipeline.pairs import Judged
 from pipeline.schema import TABLES
 from pipeline.sources.record import SCHEMAS
 from pipeline.tally import EXAMPLES, Tally

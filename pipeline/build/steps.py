@@ -19,16 +19,15 @@ from pipeline.build.units import UnitSteps
 from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
 from pipeline.exchange import Exchange
 from pipeline.files import join
+from pipeline.judged import Judged, judge
 from pipeline.lookalikes import DOCUMENTS, PAIRS, SHARD_BYTES, lookalikes
 from pipeline.pairs import (
     ASKED,
     MATCHED,
-    Judged,
     body_pairs,
     in_units,
     join_documents,
     join_queries,
-    judge,
     positives,
     tagged,
     title_pairs,

@@ -1,8 +1,9 @@
 """The corpus as numbered rows, read in pieces: nothing here holds more than one batch of documents."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,29 +18,31 @@ VECTOR_ROWS = 65_536
 
 @dataclass(frozen=True)
 class Piece:
-    """One shard of the corpus: its first row there, and the column to take, text (to be encoded) or vector."""
+    """Rows of the corpus that follow each other, of one file or several: the first of them, and the column to take."""
 
-    shard: shards.Shard
+    shards: tuple[shards.Shard, ...]
     first_row: int
     column: str
 
     @property
     def rows(self) -> int:
         """Documents in it."""
-        return self.shard.rows
+        return sum(shard.rows for shard in self.shards)
 
     def read(self) -> pa.ChunkedArray:
-        """Read the column of these rows."""
-        return shards.read(self.shard, [self.column]).column(self.column)
+        """Read the column of these rows: text, to be encoded, or vector."""
+        parts = [shards.read(shard, [self.column]).column(self.column) for shard in self.shards]
+        return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
 
-    def packed(self) -> dict[str, Any]:
-        """Return it as a row for Ray Data."""
-        return asdict(self)
+    def packed(self) -> str:
+        """Return it as JSON, for a row of Ray Data."""
+        return json.dumps([[asdict(shard) for shard in self.shards], self.first_row, self.column])
 
     @classmethod
-    def unpack(cls, row: dict[str, Any]) -> "Piece":
+    def unpack(cls, packed: str) -> "Piece":
         """Take it back from a row."""
-        return cls(shards.Shard(**row["shard"]), row["first_row"], row["column"])
+        held, first_row, column = json.loads(packed)
+        return cls(tuple(shards.Shard(**shard) for shard in held), first_row, column)
 
 
 class Corpus:
@@ -54,15 +57,18 @@ class Corpus:
         return self.rows
 
     def pieces(self, column: str = "text", rows: int | None = None) -> list[Piece]:
-        """Cut the table into pieces.
+        """Cut the table into pieces of rows that follow each other.
 
-        Their size depends on the corpus alone, about 64 of them between 256 and 16,384 rows, so that what is encoded
-        together does not depend on the number of actors.
+        Their size depends on the number of rows alone, about 64 of them between 256 and 16,384 rows, and they go
+        across files: what is encoded together depends neither on the number of actors nor on that of files.
         """
         size = rows or min(16_384, max(256, -(-len(self) // 64)))
-        cuts = shards.plan(self.files, size, "evaluate")
-        firsts = np.cumsum([0, *(cut.rows for cut in cuts)])
-        return [Piece(cut, int(first), column) for cut, first in zip(cuts, firsts, strict=False)]
+        whole = shards.plan(self.files, max(1, len(self)), "evaluate")
+        ends = np.cumsum([0, *(shard.rows for shard in whole)]).tolist()
+        return [
+            Piece(tuple(_overlap(whole, ends, first, min(first + size, len(self)))), first, column)
+            for first in range(0, len(self), size)
+        ]
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """Stream the table: first row and rows."""
@@ -99,3 +105,11 @@ class Corpus:
         for _, batch in self.batches([self.key]):
             sha.update("".join(f"{doc}\0" for doc in batch.column(self.key).to_pylist()).encode())
         return sha.hexdigest()
+
+
+def _overlap(whole: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:
+    """Parts of files that hold the rows from `first` to before `last`; file i holds those from ends[i] on."""
+    for shard, start, end in zip(whole, ends, ends[1:], strict=False):
+        low, high = max(first, start), min(last, end)
+        if low < high:
+            yield replace(shard, start=low - start, rows=high - low)

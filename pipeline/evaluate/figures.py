@@ -1,105 +1,179 @@
-"""From rankings and similarities to the figures of a report: means, intervals, comparisons."""
+"""From rankings and similarities to the figures of a report: means and statistics, each with its interval."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline import clustering, duplicates, pairscores
 from pipeline.evaluate.probes import Probes
 from pipeline.evaluate.questions import Questions
-from pipeline.metrics import PerQuery, mean, spearman, triplet_accuracy, triplet_margins
-from pipeline.significance import bootstrap_interval, holm, permutation_test
+from pipeline.evaluate.sample import Sample
+from pipeline.metrics import PerQuery, mean, triplet_margins
+from pipeline.significance import bootstrap_interval, percentiles, resamples
 
 Floats = npt.NDArray[np.float32]
+Weighted = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+RESAMPLES = 2000
+TEXTS_MINED = 20_000
 
 
-def retrieval_figures(values: PerQuery, seed: int) -> dict[str, Any]:
-    """Mean of each metric over queries, and their 95% bootstrap intervals; nothing where there is no query."""
+@dataclass(frozen=True)
+class Statistic:
+    """A figure that is no mean over units: its value, and its bootstrap samples [S]; all models share the resamples."""
+
+    value: float
+    samples: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, statistic: Weighted, units: int, seed: int, width: int = 0) -> "Statistic":
+        """Take a statistic of N units, given as a function of weights [S, N] that makes `width` numbers of a sample."""
+        samples = [statistic(weights) for weights in resamples(units, RESAMPLES, seed, width)]
+        return cls(float(statistic(pairscores.ones(units))[0]), np.concatenate(samples))
+
+    def centred(self) -> "Statistic":
+        """Move the samples to the value: where resampling itself raises it, only their spread says something."""
+        return Statistic(self.value, self.samples + (self.value - self.samples.mean()))
+
+
+def mean_figures(values: PerQuery, seed: int) -> dict[str, Any]:
+    """Mean of each metric over its units, and their 95% bootstrap intervals; nothing where there is no unit."""
     if not any(values.values()):
         return {}
     means: dict[str, Any] = {name: mean(found) for name, found in values.items()}
-    intervals = {name: list(bootstrap_interval(_vector(found), seed=seed)) for name, found in values.items()}
+    intervals = {name: list(bootstrap_interval(vector(found), seed=seed)) for name, found in values.items()}
     return means | {"ci95": intervals}
 
 
-def triplet_figures(similarities: Floats, probes: Probes, triplets: int) -> dict[str, Any]:
-    """Share of triplets told apart and mean margin; nothing where there are no triplets."""
+def statistic_figures(statistics: Mapping[str, Statistic]) -> dict[str, Any]:
+    """Value of each statistic and its interval."""
+    if not statistics:
+        return {}
+    values: dict[str, Any] = {name: statistic.value for name, statistic in statistics.items()}
+    return values | {"ci95": {name: list(percentiles(one.samples)) for name, one in statistics.items()}}
+
+
+def joined(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge figures with the intervals that each brings."""
+    figures = {name: value for part in parts for name, value in part.items() if name != "ci95"}
+    intervals = {name: value for part in parts for name, value in part.get("ci95", {}).items()}
+    return figures | ({"ci95": intervals} if intervals else {})
+
+
+def triplet_values(similarities: Floats, probes: Probes, triplets: int) -> PerQuery:
+    """Of each triplet whether it is told apart, and its margin; nothing where there are no triplets."""
     if not triplets:
         return {}
     nearest = np.full(triplets, -np.inf)
     np.maximum.at(nearest, np.array(probes.owner), similarities[probes.parts["negative"]].astype(np.float64))
     positive = similarities[probes.parts["positive"]].astype(np.float64)
     margins = triplet_margins(positive, [np.array([value]) for value in nearest])
-    return {"triplet_accuracy": triplet_accuracy(margins), "mean_margin": float(margins.mean())}
-
-
-def graded_figures(vectors: Floats, questions: Questions) -> dict[str, Any]:
-    """Spearman's correlation of cosines with gold scores, and average precision where gold is yes or no."""
-    if not questions.labelled:
-        return {}
-    left, right, gold = (np.array(column) for column in zip(*questions.labelled, strict=True))
-    cosine = np.einsum("ij,ij->i", vectors[left].astype(np.float64), vectors[right].astype(np.float64))
-    found: dict[str, Any] = {"spearman": spearman(cosine, gold)}
-    grades = np.unique(gold)
-    if len(grades) == 2:
-        from sklearn.metrics import average_precision_score
-
-        found["average_precision"] = float(average_precision_score(gold == grades[1], cosine))
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def compare(values: Mapping[str, PerQuery], baseline: str, seed: int) -> list[dict[str, Any]]:
-    """Test every model against the baseline on every metric, paired by query.
-
-    Holm's correction takes the models that are compared on one metric as a family; the metrics are views of the same
-    rankings, and the first of them is the one to decide by.
-    """
-    tests = [
-        _test(model, baseline, metric, values[model][metric], values[baseline][metric], seed)
-        for model in values
-        if model != baseline
-        for metric in values[model]
-        if values[model][metric]
-    ]
-    for metric in {test["metric"]: None for test in tests}:
-        family = [test for test in tests if test["metric"] == metric]
-        for test, p in zip(family, holm([test["p_value"] for test in family]), strict=True):
-            test["p_holm"] = p
-    return tests
-
-
-def _test(
-    model: str, baseline: str, metric: str, ours: Mapping[str, float], theirs: Mapping[str, float], seed: int
-) -> dict[str, Any]:
-    a, b = _vector(ours), np.array([theirs[query] for query in ours], np.float64)
     return {
-        "model": model,
-        "baseline": baseline,
-        "metric": metric,
-        "difference": float((a - b).mean()),
-        "ci95": list(bootstrap_interval(a - b, seed=seed)),
-        "won": int((a > b).sum()),
-        "lost": int((a < b).sum()),
-        "p_value": permutation_test(a, b, seed=seed),
+        "triplet_accuracy": {str(number): float(margin > 0) for number, margin in enumerate(margins)},
+        "mean_margin": {str(number): float(margin) for number, margin in enumerate(margins)},
     }
 
 
-def per_query_table(values: Mapping[str, PerQuery], query_ids: Sequence[str]) -> pa.Table:
-    """One row a model and query, one column a metric."""
+def pair_cosines(left: Floats, right: Floats, questions: Questions) -> npt.NDArray[np.float64]:
+    """Cosines [N] of the labelled pairs, from vectors of length 1 of all texts [T, D]."""
+    places = np.array([pair[:2] for pair in questions.labelled], np.int64).reshape(-1, 2)
+    found: npt.NDArray[np.float64] = np.einsum(
+        "ij,ij->i", left[places[:, 0]].astype(np.float64), right[places[:, 1]].astype(np.float64)
+    )
+    return found
+
+
+def gold_of(questions: Questions) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_] | None]:
+    """Gold scores [N] of the labelled pairs, and which are right [N] where gold is yes or no."""
+    gold = np.array([pair[2] for pair in questions.labelled], np.float64)
+    grades = np.unique(gold)
+    return gold, gold == grades[1] if len(grades) == 2 else None
+
+
+def pair_statistics(cosine: npt.NDArray[np.float64], questions: Questions, seed: int) -> dict[str, Statistic]:
+    """Correlations of cosines with gold scores; average precision, best F1 and accuracy where gold is yes or no."""
+    gold, right = gold_of(questions)
+    if not (pairscores.varies(gold) and pairscores.varies(cosine)):
+        return {}
+    wanted: dict[str, Weighted] = {
+        "spearman": lambda weights: pairscores.spearman(cosine, gold, weights),
+        "pearson": lambda weights: pairscores.pearson(cosine, gold, weights),
+    }
+    if right is not None:
+        wanted = {
+            "average_precision": lambda weights: pairscores.average_precision(cosine, right, weights),
+            "f1": lambda weights: pairscores.best_f1(cosine, right, weights),
+            "accuracy": lambda weights: pairscores.best_accuracy(cosine, right, weights),
+        } | wanted
+    return {name: Statistic.of(statistic, len(gold), seed) for name, statistic in wanted.items()}
+
+
+def pair_cuts(cosine: npt.NDArray[np.float64], questions: Questions) -> dict[str, float]:
+    """Thresholds of best F1 and best accuracy, where gold is yes or no."""
+    _, right = gold_of(questions)
+    if right is None:
+        return {}
+    return pairscores.f1_cut(cosine, right) | pairscores.accuracy_cut(cosine, right)
+
+
+def duplicate_statistics(
+    vectors: Floats, questions: Questions, seed: int
+) -> tuple[dict[str, Statistic], dict[str, float]]:
+    """Mine all texts of the labelled pairs for duplicates, the right pairs being those known; with the best cut."""
+    _, right = gold_of(questions)
+    if right is None:
+        return {}, {}
+    places = sorted({place for left, other, _ in questions.labelled for place in (left, other)})[:TEXTS_MINED]
+    number = {place: count for count, place in enumerate(places)}
+    pairs = [pair[:2] for pair, is_right in zip(questions.labelled, right, strict=True) if is_right]
+    known = [(number[a], number[b]) for a, b in pairs if a in number and b in number]
+    mined = duplicates.mine(vectors[places], known)
+    if not len(mined.wanted):
+        return {}, {}
+    statistics: dict[str, Weighted] = {
+        "duplicate_average_precision": mined.average_precision,
+        "duplicate_f1": mined.best_f1,
+    }
+    cut = pairscores.f1_cut(mined.scores, mined.known, len(mined.wanted))
+    found = {
+        name: Statistic.of(statistic, mined.texts, seed, len(mined.scores)) for name, statistic in statistics.items()
+    }
+    return found, {f"duplicate_{name}": value for name, value in cut.items()}
+
+
+def cluster_statistics(vectors: Floats, sample: Sample, seed: int) -> dict[str, Statistic]:
+    """V-measure of k-means over the sampled documents, as many clusters as categories; nothing without categories.
+
+    A document drawn twice agrees with itself, which makes resampled clusters purer: so the samples are centred.
+    """
+    places, labels = sample.groups()
+    if not len(places):
+        return {}
+    assigned = clustering.assign(vectors[places], int(labels.max()) + 1)
+    found = Statistic.of(lambda weights: clustering.v_measure(assigned, labels, weights), len(places), seed)
+    return {"v_measure": found.centred()}
+
+
+def unit_table(values: Mapping[str, PerQuery], units: Sequence[str], name: str = "query_id") -> pa.Table:
+    """One row a model and unit (query, triplet), one column a metric."""
     parts = [
         pa.table(
             {
-                "model": [model] * len(query_ids),
-                "query_id": list(query_ids),
-                **{name: [found[query] for query in query_ids] for name, found in metrics.items()},
+                "model": [model] * len(units),
+                name: list(units),
+                **{metric: [found[unit] for unit in units] for metric, found in metrics.items()},
             }
         )
         for model, metrics in values.items()
+        if metrics
     ]
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts, promote_options="default")
 
 
-def _vector(values: Mapping[str, float]) -> npt.NDArray[np.float64]:
+def vector(values: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """Values in the order of their units."""
     return np.fromiter(values.values(), np.float64)

@@ -8,8 +8,8 @@ from pydantic import Field, field_validator
 from pipeline.artifact import Artifact
 from pipeline.build.made import Made
 from pipeline.console import say
-from pipeline.evaluate.figures import compare
-from pipeline.evaluate.measure import Plan, measure
+from pipeline.evaluate.measure import measure
+from pipeline.evaluate.measured import Plan, tests
 from pipeline.evaluate.questions import Questions, read_questions
 from pipeline.report.findings import Kept
 
@@ -59,6 +59,6 @@ def measure_guard(watched: Watch, plan: Plan, baseline: str) -> Kept:
         queries=len(questions.query_ids),
         documents=len(measured.corpus),
         models=measured.figures,
-        comparisons=compare(measured.values, baseline, plan.seed) if baseline in measured.values else [],
+        comparisons=tests(measured, baseline, plan.seed),
         skipped=questions.skipped,
     )

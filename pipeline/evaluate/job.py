@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -13,12 +13,22 @@ from pipeline.config import JobConfig
 from pipeline.console import say
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
-from pipeline.evaluate.figures import compare, per_query_table
+from pipeline.evaluate.card import tell_card
 from pipeline.evaluate.guards import Guard, measure_guard, watch
-from pipeline.evaluate.measure import BM25, Measured, Plan, measure
-from pipeline.evaluate.outputs import print_table, read_curves, runs_table, trec_lines, write_text
+from pipeline.evaluate.measure import measure
+from pipeline.evaluate.measured import BM25, Measured, Plan, tests
+from pipeline.evaluate.outputs import (
+    UNIT_TABLES,
+    print_table,
+    read_curves,
+    runs_table,
+    trec_lines,
+    unit_tables,
+    write_text,
+)
 from pipeline.evaluate.questions import Questions, read_questions
-from pipeline.evaluate.story import command_line, tell
+from pipeline.evaluate.story import commands, subject_of, tell
+from pipeline.evaluate.variants import VariantsConfig
 from pipeline.files import filesystem, fingerprint_file, join, read_json, write_json
 from pipeline.metrics import RETRIEVAL, Metric, depth
 from pipeline.report.findings import Kept
@@ -34,9 +44,15 @@ class EvaluateConfig(JobConfig):
     out: str | None = Field(None, description="where the report goes; default {run}/report")
     split: str = Field("test", description="split whose queries are asked")
     encoder: EncoderConfig | None = Field(None, description="untrained model `base`; default: what training began with")
-    models: dict[str, EncoderConfig] = Field({}, description="encoders by name; default base and tuned ({run}/model)")
+    models: dict[str, EncoderConfig] = Field(
+        {}, description="further encoders by name, a path or settings, beside base and tuned ({run}/model)"
+    )
     bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
-    baseline: str = Field("base", description="model that every other is tested against")
+    baseline: str | None = Field(None, description="model that every other is tested against; default base")
+    tests: Literal["baseline", "every"] = Field("baseline", description="every: test each pair of models")
+    variants: VariantsConfig | None = Field(
+        VariantsConfig(), description="cut and quantised vectors, measured beside; null for none"
+    )
     guards: list[Guard] = Field([], description="other corpora: what the models lost or kept there")
     metrics: list[str] = Field(list(RETRIEVAL), min_length=1, description="the first decides the headline")
     max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
@@ -54,6 +70,14 @@ class EvaluateConfig(JobConfig):
         for name in names:
             Metric.parse(name)
         return list(dict.fromkeys(names))
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _paths(cls, models: Any) -> Any:
+        """Let `{name: path}` mean `{name: {model: path}}`."""
+        if not isinstance(models, dict):
+            return models
+        return {name: {"model": one} if isinstance(one, str) else one for name, one in models.items()}
 
     @field_validator("models")
     @classmethod
@@ -83,27 +107,50 @@ class EvaluateConfig(JobConfig):
         return {key: value for key, value in super().digested().items() if key != "num_actors"}
 
     def resolved(self) -> "EvaluateConfig":
-        """Fill in the default models; the tuned one brings its own length, prompts and layers.
+        """Fill in base, tuned and the baseline; the tuned model brings its own length, prompts and layers.
 
-        Raises UserError when the baseline is not compared.
+        Raises UserError when the baseline, or a model whose variants are wanted, is not compared.
         """
-        models = self.models or self._default_models()
+        models = self._all_models()
         names = [*([BM25] if self.bm25 else []), *models]
-        if self.baseline not in names:
-            raise UserError(f"baseline '{self.baseline}' is not among the models; choose from {', '.join(names)}")
-        return self.model_copy(update={"models": models})
+        baseline = self.baseline or ("base" if "base" in models else next(iter(models), BM25))
+        if baseline not in names:
+            raise UserError(f"baseline '{baseline}' is not among the models; choose from {', '.join(names)}")
+        for name in (self.variants.models or []) if self.variants else []:
+            if name not in models:
+                raise UserError(f"variants.models: '{name}' is not among the encoders; choose from {', '.join(models)}")
+        return self.model_copy(update={"models": models, "baseline": baseline})
 
-    def _default_models(self) -> dict[str, EncoderConfig]:
-        base = self.encoder or self._began_with()
-        tuned = {"model": join(self.run, "model"), "max_length": None, "prompts": None, "layers": None}
-        return {"base": base, "tuned": base.model_copy(update=tuned)}
+    def _all_models(self) -> dict[str, EncoderConfig]:
+        """Base and tuned where they are named, there was a training, or nothing else is asked for; then all others."""
+        trained = join(self.run, "model")
+        fs, place = filesystem(trained)
+        defaults = {}
+        if not self.models or self.encoder or self._training():
+            defaults["base"] = self.encoder or self._began_with()
+        if not self.models or fs.exists(place):
+            tuned = {"model": trained, "max_length": None, "prompts": None, "layers": None}
+            defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).model_copy(update=tuned)
+        return {**defaults, **self.models}
+
+    @property
+    def shrunk(self) -> tuple[str, ...]:
+        """Models whose variants are measured."""
+        if self.variants is None or not self.models:
+            return ()
+        subject = subject_of(list(self.models), str(self.baseline))
+        return tuple(self.variants.models or [subject])
+
+    def _training(self) -> str | None:
+        """Path of the training's own settings, where there was one."""
+        path = join(self.place(self.training, "training"), "config.json")
+        fs, name = filesystem(path)
+        return path if fs.exists(name) else None
 
     def _began_with(self) -> EncoderConfig:
         """Return the encoder of the training's own settings; the sample model where there was no training."""
-        path = join(self.place(self.training, "training"), "config.json")
-        fs, name = filesystem(path)
-        held = read_json(path).get("encoder") if fs.exists(name) else None
-        return EncoderConfig.model_validate(held or {})
+        path = self._training()
+        return EncoderConfig.model_validate((read_json(path).get("encoder") if path else None) or {})
 
 
 def run(config: EvaluateConfig) -> Artifact:
@@ -125,9 +172,11 @@ def run(config: EvaluateConfig) -> Artifact:
         vectors=config.place(config.vectors, "vectors"),
         actors=config.num_actors,
         seed=config.seed,
+        variants=config.variants,
+        shrunk=config.shrunk,
     )
     measured = measure(data, questions, plan)
-    guards = [measure_guard(one, plan, config.baseline) for one in watched]
+    guards = [measure_guard(one, plan, str(config.baseline)) for one in watched]
     return _write(config, data, draft, measured, read_curves(training), guards)
 
 
@@ -174,13 +223,14 @@ def _write(
     guards: list[Kept],
 ) -> Artifact:
     """Write every output, the manifest last."""
-    comparisons = compare(measured.values, config.baseline, config.seed) if config.baseline in measured.values else []
+    baseline = str(config.baseline)
+    comparisons = tests(measured, baseline, config.seed, every=config.tests == "every")
     out, questions = draft.path, measured.questions
     for model in measured.docs:
         draft.write("runs", runs_table(measured, model), part=model)
         write_text(join(out, f"{model}.trec"), trec_lines(measured, model))
-    if questions.query_ids:
-        draft.write("per_query", per_query_table(measured.values, questions.query_ids))
+    for name, rows in unit_tables(measured).items():
+        draft.write(name, rows)
     findings = tell(
         measured,
         data,
@@ -189,15 +239,19 @@ def _write(
         guards,
         run=config.run,
         split=config.split,
-        baseline=config.baseline,
+        baseline=baseline,
         metrics=config.metrics,
-        command=command_line(join(out, "config.json")),
+        seed=config.seed,
+        commands=commands(config.run, data.path, out),
     )
     write_text(join(out, "report.html"), render(findings))
+    trained = join(config.run, "model")
+    if findings.subject in config.models and config.models[findings.subject].model == trained:
+        tell_card(trained, findings)
     write_json(join(out, "metrics.json"), _figures(config, measured, questions, comparisons, guards))
     _print(config, measured.figures, comparisons, len(questions.query_ids), guards)
     draft.drop(questions.skipped)
-    done = draft.finish(["runs", "per_query"])
+    done = draft.finish(["runs", *UNIT_TABLES], pace=measured.pace)
     say(f"evaluate: report in {join(out, 'report.html')}")
     return done
 
@@ -209,7 +263,8 @@ def _print(
     queries: int,
     guards: list[Kept],
 ) -> None:
-    print_table(figures, comparisons, config.metrics, f"split {config.split}, {queries:,} queries")
+    against = [test for test in comparisons if test["baseline"] == config.baseline]
+    print_table(figures, against, config.metrics, f"split {config.split}, {queries:,} queries")
     for guard in guards:
         title = f"guard {guard.name}, split {guard.split}, {guard.queries:,} queries"
         print_table(guard.models, guard.comparisons, config.metrics, title)
@@ -231,9 +286,11 @@ def _figures(
         "baseline": config.baseline,
         "triplets": len(questions.triplets),
         "triplet_source": measured.triplet_source,
-        "labelled_pairs": len(questions.labelled),
         "skipped": questions.skipped,
+        "labelled_pairs": len(questions.labelled),
+        "sampled_documents": len(measured.sample.rows),
         "models": measured.figures,
+        "variants": [smaller.told() for smaller in measured.smaller],
         "comparisons": comparisons,
         "guards": [asdict(guard) for guard in guards],
     }

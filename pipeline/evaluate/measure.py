@@ -1,8 +1,6 @@
 """Measure every model on one split: BM25 in this process, encoders one after the other on Ray."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,44 +9,23 @@ from pipeline.artifact import MANIFEST, Artifact
 from pipeline.console import say
 from pipeline.encoder import EncoderConfig
 from pipeline.evaluate import figures
+from pipeline.evaluate.contrasts import compare, compare_statistics, corrected
 from pipeline.evaluate.corpus import VECTOR_ROWS, Corpus, Piece
-from pipeline.evaluate.probes import Probes, lexical_triplets, make_probes, wanted_ids
+from pipeline.evaluate.measured import BM25, Measured, Plan, Smaller
+from pipeline.evaluate.probes import lexical_triplets, make_probes, wanted_ids
 from pipeline.evaluate.questions import Questions
 from pipeline.evaluate.ranking import Asked, answer, ask
+from pipeline.evaluate.sample import draw
+from pipeline.evaluate.variants import Variant, calibrate
+from pipeline.evaluate.variants import plan as variants_of
 from pipeline.files import filesystem, join
 from pipeline.lexical import Lexical
-from pipeline.metrics import PerQuery, depth, retrieval
-from pipeline.search import Best
+from pipeline.metrics import depth, retrieval
+from pipeline.search import Best, unit
 
-BM25 = "bm25"
+Floats = npt.NDArray[np.float32]
+
 FEW_TRIPLETS = 20  # fewer of the data's own say nothing, and BM25's stand in
-
-
-@dataclass
-class Measured:
-    """What came out: by model its ranking, values a query, figures; and the similarities of the encoders' probes."""
-
-    corpus: Corpus
-    questions: Questions
-    probes: Probes = field(default_factory=Probes)
-    best: dict[str, Best] = field(default_factory=dict)
-    docs: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    values: dict[str, PerQuery] = field(default_factory=dict)
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    similarities: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
-    triplet_source: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to measure."""
-
-    models: Mapping[str, EncoderConfig]
-    bm25: bool
-    metrics: list[str]
-    vectors: str
-    actors: int | None
-    seed: int
 
 
 def measure(data: Artifact, questions: Questions, plan: Plan) -> Measured:
@@ -64,7 +41,9 @@ def measure(data: Artifact, questions: Questions, plan: Plan) -> Measured:
     rows = measured.corpus.find(wanted_ids(questions))
     _count_unheld(questions, rows)
     first = make_probes(questions, rows, len(measured.corpus), plan.seed)
-    asked = {name: ask(config, questions.texts, first.loose) for name, config in plan.models.items()}
+    measured.sample = draw(measured.corpus, plan.seed)
+    single = (questions.texts, first.loose, measured.sample.texts)
+    asked = {name: ask(config, *single) for name, config in plan.models.items()}
     if lexical:
         _measure_lexical(measured, plan)
     _choose_triplets(measured, rows)
@@ -92,23 +71,25 @@ def _measure_lexical(measured: Measured, plan: Plan) -> None:
         best.scores[place, : len(rows)], best.rows[place, : len(rows)] = scores, rows
     _record(measured, BM25, best, plan)
     if questions.triplets:
-        measured.figures[BM25] |= _lexical_triplet_figures(index, measured, plan.seed)
+        _lexical_triplets(index, measured, plan.seed)
 
 
-def _lexical_triplet_figures(index: Lexical, measured: Measured, seed: int) -> dict[str, Any]:
+def _lexical_triplets(index: Lexical, measured: Measured, seed: int) -> None:
     """Triplet accuracy of BM25 scores; nothing where a triplet's document is not in the corpus, so has no score."""
     questions, corpus = measured.questions, measured.corpus
     probes = make_probes(questions, corpus.find(wanted_ids(questions)), len(corpus), seed)
     if probes.loose:
-        return {}
+        return
     text, row = probes.arrays()
     found = np.zeros(len(row), np.float32)
     asked = np.unique(text[: probes.parts["negative"].stop])
     for place in asked:
         scores = index.scores(questions.texts[place])
         found[text == place] = scores[row[text == place]]
-    accuracy = figures.triplet_figures(found, probes, len(questions.triplets))
-    return {"triplet_accuracy": accuracy["triplet_accuracy"]}
+    told_apart = figures.triplet_values(found, probes, len(questions.triplets))["triplet_accuracy"]
+    measured.triplets[BM25] = {"triplet_accuracy": told_apart}
+    own = figures.mean_figures(measured.triplets[BM25], seed)
+    measured.figures[BM25] = figures.joined(measured.figures[BM25], own)
 
 
 def _choose_triplets(measured: Measured, rows: dict[str, int]) -> None:
@@ -133,28 +114,90 @@ def _measure_encoder(
     stored = stored_vectors(plan.vectors, data, measured.corpus, asked.identity)
     say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(measured.corpus):,} documents")
     pieces = stored or measured.corpus.pieces()
-    queries = len(measured.questions.query_ids)
-    found = answer(config, asked, pieces, queries, depth(plan.metrics), measured.probes, plan.actors)
+    questions, whole = measured.questions, plan.variants if name in plan.shrunk else None
+    variants = variants_of(whole, asked.dim) if whole else []
+    depths = (len(questions.query_ids), depth(plan.metrics))
+    found = answer(config, asked, pieces, *depths, measured.probes, variants, plan.actors)
     measured.similarities[name] = found.similarities
+    measured.sampled[name] = ray.get(asked.sample)
     _record(measured, name, found.best, plan)
-    own = measured.figures[name]
-    own |= figures.triplet_figures(found.similarities, measured.probes, len(measured.questions.triplets))
-    own |= figures.graded_figures(ray.get(asked.vectors), measured.questions)
-    own["encoder"] = asked.identity
-    own["seconds"] = round(found.seconds, 2)
-    own["documents_per_second"] = round(len(measured.corpus) / max(found.seconds, 1e-9), 1)
+    told_apart = figures.triplet_values(found.similarities, measured.probes, len(questions.triplets))
+    measured.triplets[name] = told_apart
+    texts = ray.get(asked.vectors)
+    cuts = _statistics(measured, name, texts, plan.seed)
+    measured.figures[name] = figures.joined(
+        measured.figures[name],
+        figures.mean_figures(told_apart, plan.seed),
+        figures.statistic_figures(measured.statistics[name]),
+        cuts,
+        {"encoder": asked.identity, "dim": asked.dim},
+    )
+    documents = len(measured.corpus)
+    measured.pace[name] = {
+        "seconds": round(found.seconds, 2),
+        "documents_per_second": round(documents / max(found.seconds, 1e-9), 1),
+    }
+    for variant, best in found.variants.items():
+        measured.smaller.append(_smaller(measured, name, variant, best, texts, plan))
+    _correct_smaller(measured, name)
+
+
+def _statistics(measured: Measured, name: str, texts: Floats, seed: int) -> dict[str, float]:
+    """Take the statistics of a model; returns the cuts at which some of them were reached."""
+    questions = measured.questions
+    taken, cuts = figures.cluster_statistics(measured.sampled[name], measured.sample, seed), {}
+    if questions.labelled:
+        cosines = figures.pair_cosines(texts, texts, questions)
+        mined, mined_cuts = figures.duplicate_statistics(texts, questions, seed)
+        taken = figures.pair_statistics(cosines, questions, seed) | mined | taken
+        cuts = figures.pair_cuts(cosines, questions) | mined_cuts
+        measured.cosines[name] = cosines
+    measured.statistics[name] = taken
+    return cuts
+
+
+def _smaller(measured: Measured, name: str, variant: Variant, best: Best, texts: Floats, plan: Plan) -> Smaller:
+    """Measure a variant and test its first metric, and all statistics of pairs, against the whole vectors."""
+    questions, metric = measured.questions, plan.metrics[0]
+    values = retrieval(_documents(measured, best), questions.judgments, plan.metrics)
+    statistics = {}
+    if questions.labelled:
+        ranges = calibrate([variant], measured.sampled[name] if len(measured.sample.rows) else texts)
+        stored = variant.stored(texts, ranges[variant.dim])
+        cosines = figures.pair_cosines(variant.asked(texts), unit(stored), questions)
+        statistics = figures.pair_statistics(cosines, questions, plan.seed)
+    both = [("smaller", "whole")]
+    first = {"smaller": {metric: values[metric]}, "whole": {metric: measured.values[name][metric]}}
+    tests = compare(first, both, plan.seed)
+    tests += compare_statistics({"smaller": statistics, "whole": measured.statistics[name]}, both)
+    shown = figures.joined(figures.mean_figures(values, plan.seed), figures.statistic_figures(statistics))
+    return Smaller(name, variant, shown, values, tests)
+
+
+def _correct_smaller(measured: Measured, name: str) -> None:
+    """Name the models of the variants' tests and take those of one model and metric as a family."""
+    own = [smaller for smaller in measured.smaller if smaller.model == name]
+    for smaller in own:
+        for test in smaller.tests:
+            test |= {"model": smaller.name, "baseline": name}
+    corrected([test for smaller in own for test in smaller.tests])
 
 
 def _record(measured: Measured, name: str, best: Best, plan: Plan) -> None:
     """Keep a ranking with its document ids, and what the metrics make of it."""
-    ids = measured.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
     measured.best[name] = best
-    measured.docs[name] = {
+    measured.docs[name] = _documents(measured, best)
+    measured.values[name] = retrieval(measured.docs[name], measured.questions.judgments, plan.metrics)
+    measured.figures[name] = figures.mean_figures(measured.values[name], plan.seed)
+
+
+def _documents(measured: Measured, best: Best) -> dict[str, list[str]]:
+    """Ids of the documents of a ranking, by query."""
+    ids = measured.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
+    return {
         query: [ids[row]["doc_id"] for row in found[found >= 0].tolist()]
         for query, found in zip(measured.questions.query_ids, best.rows, strict=True)
     }
-    measured.values[name] = retrieval(measured.docs[name], measured.questions.judgments, plan.metrics)
-    measured.figures[name] = figures.retrieval_figures(measured.values[name], plan.seed)
 
 
 def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str, str]) -> list[Piece] | None:

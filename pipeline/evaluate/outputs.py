@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import UserError
-from pipeline.evaluate.measure import Measured
+from pipeline.evaluate.figures import unit_table
+from pipeline.evaluate.measured import Measured
 from pipeline.files import filesystem, join
 from pipeline.report.wording import decimal, metric_name, p_value
 from pipeline.search import Best
 
-_SHOWN = ("triplet_accuracy", "spearman", "average_precision")
+UNIT_TABLES = ("per_query", "per_triplet", "per_pair")
+_SHOWN = ("triplet_accuracy", "spearman", "average_precision", "v_measure")
 
 
 def runs_table(measured: Measured, model: str) -> pa.Table:
@@ -29,6 +31,26 @@ def runs_table(measured: Measured, model: str) -> pa.Table:
             "score": pa.array(best.scores[held], pa.float32()),
         }
     )
+
+
+def unit_tables(measured: Measured) -> dict[str, pa.Table]:
+    """Return every figure before it was averaged: a row a model and query, triplet, or labelled pair."""
+    questions, found = measured.questions, {}
+    if questions.query_ids:
+        values = measured.values | {smaller.name: smaller.values for smaller in measured.smaller}
+        found["per_query"] = unit_table(values, questions.query_ids)
+    if questions.triplets and any(measured.triplets.values()):
+        numbers = [str(number) for number in range(len(questions.triplets))]
+        found["per_triplet"] = unit_table(measured.triplets, numbers, "triplet")
+    if measured.cosines:
+        left, right, gold = zip(*questions.labelled, strict=True)
+        sides = {name: [questions.texts[place] for place in side] for name, side in (("left", left), ("right", right))}
+        parts = [
+            pa.table({"model": [model] * len(gold), **sides, "score": gold, "cosine": cosines})
+            for model, cosines in measured.cosines.items()
+        ]
+        found["per_pair"] = pa.concat_tables(parts)
+    return found
 
 
 def trec_lines(measured: Measured, model: str) -> str:

@@ -4,6 +4,7 @@ No vector of a document leaves its actor and no queries x corpus matrix exists; 
 whose order does not matter.
 """
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pipeline.console import Progress
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.evaluate.corpus import Piece
 from pipeline.evaluate.probes import Probes
+from pipeline.evaluate.variants import Ranked, Variant, calibrate, empty, rank
 from pipeline.pool import Pool, limit_threads
 from pipeline.search import Best, dots, top_k, unit
 
@@ -26,37 +28,45 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Asked:
-    """The question side of one model: vectors [T, D] in the object store, of loose documents too, and its identity."""
+    """The question side of one model: vectors [T, D] in the object store, of loose and of sampled documents too."""
 
     vectors: Any
     loose: Any
+    sample: Any
     identity: dict[str, str]
+    dim: int
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one model made of the corpus: best rows of each query, similarities of the probes, and its pace."""
+    """What one model made of the corpus: best rows of each query, similarities of the probes, and its pace.
+
+    Beside them the best rows under each of its variants.
+    """
 
     best: Best
     similarities: Floats
     seconds: float
+    variants: dict[Variant, Best]
 
 
-def ask(config: EncoderConfig, texts: Sequence[str], loose: Sequence[str]) -> Asked:
-    """Encode query-side texts and loose documents once, in a Ray task, and leave the vectors in the object store."""
+def ask(config: EncoderConfig, texts: Sequence[str], loose: Sequence[str], sample: Sequence[str]) -> Asked:
+    """Encode query-side texts and single documents once, in a Ray task, and leave the vectors in the object store."""
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=min(1, engine.gpus()), num_returns=3)(encode_texts)
-    vectors, other, identity = task.remote(config, list(texts), list(loose), engine.cpus())
-    return Asked(vectors, other, ray.get(identity))
+    task = ray.remote(num_cpus=1, num_gpus=min(1, engine.gpus()), num_returns=4)(encode_texts)
+    queries, other, drawn, told = task.remote(config, list(texts), list(loose), list(sample), engine.cpus())
+    identity, dim = ray.get(told)
+    return Asked(queries, other, drawn, identity, dim)
 
 
 def encode_texts(
-    config: EncoderConfig, texts: list[str], loose: list[str], threads: int
-) -> tuple[Floats, Floats, dict[str, str]]:
-    """Encode queries [T, D] and documents [L, D], both of length 1; with them the encoder's identity."""
+    config: EncoderConfig, texts: list[str], loose: list[str], sample: list[str], threads: int
+) -> tuple[Floats, Floats, Floats, tuple[dict[str, str], int]]:
+    """Encode queries [T, D] and documents [L, D], [S, D], all of length 1; with them the encoder's identity and D."""
     encoder = _load(config, threads)
-    return unit(encoder.encode(texts, "query")), unit(encoder.encode(loose, "document")), encoder.identity
+    documents = [unit(encoder.encode(part, "document")) for part in (loose, sample)]
+    return unit(encoder.encode(texts, "query")), documents[0], documents[1], (encoder.identity, encoder.dim)
 
 
 def answer(
@@ -66,6 +76,7 @@ def answer(
     queries: int,
     k: int,
     probes: Probes,
+    variants: Sequence[Variant],
     actors: int | None,
 ) -> Answer:
     """Rank every piece for the first `queries` texts and take the probes' similarities along.
@@ -78,27 +89,68 @@ def answer(
     started = time.monotonic()
     text, row = probes.arrays()
     best, found = Best.empty(queries, k), np.full(len(row), np.nan, np.float32)
+    ranked = {variant: empty(variant, queries, k) for variant in variants}
     progress = Progress("evaluate", sum(piece.rows for piece in pieces), "documents")
-    if pieces:
-        for part in _parts(config, asked, list(pieces), queries, k, (text, row), actors):
-            best.merge(Best(_matrix(part, "scores", queries), _matrix(part, "rows", queries)))
-            found[_array(part, "probe")] = _array(part, "similarity")
-            progress.add(part["documents"][0].as_py())
+    ranges = calibrate(list(variants), ray.get(asked.sample)) if variants else {}
+    settings = {"config": config, "vectors": asked.vectors, "queries": queries, "k": k}
+    beside = ray.put(((text, row), list(variants), ranges))
+    for part in _parts(list(pieces), settings | {"beside": beside}, actors) if pieces else ():
+        best.merge(part.best)
+        for variant, held in zip(variants, part.variants, strict=True):
+            ranked[variant].merge(held)
+        found[part.probe] = part.similarity
+        progress.add(part.documents)
     loose = row < 0
     if loose.any():
         found[loose] = dots(ray.get(asked.vectors), ray.get(asked.loose), text[loose], -1 - row[loose])
-    return Answer(best, found, time.monotonic() - started)
+    tops = {variant: held.top(k) for variant, held in ranked.items()}
+    return Answer(best, found, time.monotonic() - started, tops)
 
 
-def _parts(
-    config: EncoderConfig, asked: Asked, pieces: list[Piece], queries: int, k: int, pairs: Any, actors: int | None
-) -> Iterator[pa.Table]:
-    """Run the pieces through a pool of rankers; one row a piece comes back."""
+@dataclass(frozen=True)
+class Part:
+    """What one piece gives: its best rows of each query, under each variant too, and its probes' similarities."""
+
+    documents: int
+    best: Best
+    variants: list[Ranked]
+    probe: npt.NDArray[np.int64]
+    similarity: Floats
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """List its arrays; those of a variant are scores, rows and, of binary vectors, scores to rank anew by."""
+        own: list[npt.NDArray[Any]] = [self.best.scores, self.best.rows, self.probe, self.similarity]
+        for held in self.variants:
+            own += [held.best.scores, held.best.rows, *([] if held.anew is None else [held.anew])]
+        return own
+
+    def packed(self) -> pa.Table:
+        """Return it as one row: the arrays as bytes, each with its shape and type."""
+        arrays = self.arrays()
+        heads = [[str(array.dtype), *array.shape] for array in arrays]
+        held = pa.array([[array.tobytes() for array in arrays]], pa.list_(pa.large_binary()))
+        about = json.dumps([self.documents, [ranked.anew is not None for ranked in self.variants], heads])
+        return pa.table({"about": [about], "arrays": held})
+
+    @classmethod
+    def unpack(cls, row: pa.Table) -> "Part":
+        """Take it back from a row."""
+        documents, anew, heads = json.loads(row["about"][0].as_py())
+        held = row["arrays"][0].values
+        arrays = iter(
+            np.frombuffer(cell.as_buffer(), head[0]).reshape(head[1:]) for cell, head in zip(held, heads, strict=True)
+        )
+        best, probe, similarity = Best(next(arrays), next(arrays)), next(arrays), next(arrays)
+        variants = [Ranked(Best(next(arrays), next(arrays)), next(arrays) if one else None) for one in anew]
+        return cls(documents, best, variants, probe, similarity)
+
+
+def _parts(pieces: list[Piece], settings: dict[str, Any], actors: int | None) -> Iterator[Part]:
+    """Run the pieces through a pool of rankers; one part a piece comes back."""
     import ray
 
     pool = Pool.plan(actors, len(pieces))
-    rows = [piece.packed() for piece in pieces]
-    settings = {"config": config, "vectors": asked.vectors, "pairs": ray.put(pairs), "queries": queries, "k": k}
+    rows = [{"piece": piece.packed()} for piece in pieces]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Ranker,
         fn_constructor_kwargs={**settings, "threads": pool.threads},
@@ -108,30 +160,37 @@ def _parts(
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
     )
-    yield from dataset.iter_batches(batch_size=1, batch_format="pyarrow")
+    for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow"):
+        yield Part.unpack(row)
 
 
 class Ranker:
     """An actor that holds one encoder and the query vectors."""
 
-    def __init__(self, config: EncoderConfig, vectors: Any, pairs: Any, queries: int, k: int, threads: int) -> None:
+    def __init__(self, config: EncoderConfig, vectors: Any, beside: Any, queries: int, k: int, threads: int) -> None:
         import ray
 
         self.config, self.threads, self.k = config, threads, k
-        self.vectors, (self.text, self.row) = ray.get(vectors), ray.get(pairs)
+        self.vectors = ray.get(vectors)
+        (self.text, self.row), self.variants, self.ranges = ray.get(beside)
         self.queries = self.vectors[:queries]
         self._encoder: Encoder | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Turn one row, a piece, into one row: its best rows of each query and its probes' similarities."""
-        piece = Piece.unpack(batch.to_pylist()[0])
+        """Turn one row, a piece, into one row, its part of the answer."""
+        return self.part(Piece.unpack(batch["piece"][0].as_py())).packed()
+
+    def part(self, piece: Piece) -> Part:
+        """Rank one piece."""
         documents = unit(self._vectors(piece))
-        scores, rows = top_k(self.queries, [documents], min(self.k, piece.rows), first_row=piece.first_row)
+        best = Best(*top_k(self.queries, [documents], min(self.k, piece.rows), first_row=piece.first_row))
+        ranked = [
+            rank(variant, self.queries, documents, self.ranges[variant.dim], self.k, piece.first_row)
+            for variant in self.variants
+        ]
         probe = np.flatnonzero((self.row >= piece.first_row) & (self.row < piece.first_row + piece.rows))
         similarity = dots(self.vectors, documents, self.text[probe], self.row[probe] - piece.first_row)
-        arrays: dict[str, npt.NDArray[Any]] = {"scores": scores, "rows": rows, "probe": probe, "similarity": similarity}
-        packed = {name: pa.array([value.tobytes()], pa.large_binary()) for name, value in arrays.items()}
-        return pa.table({"documents": [piece.rows], **packed})
+        return Part(piece.rows, best, ranked, probe, similarity)
 
     def _vectors(self, piece: Piece) -> Floats:
         column = piece.read()
@@ -141,17 +200,6 @@ class Ranker:
         if self._encoder is None:
             self._encoder = _load(self.config, self.threads)
         return self._encoder.encode(column.to_pylist(), "document")
-
-
-_TYPES = {"scores": np.float32, "similarity": np.float32, "rows": np.int64, "probe": np.int64}
-
-
-def _array(part: pa.Table, name: str) -> npt.NDArray[Any]:
-    return np.frombuffer(part[name][0].as_buffer(), _TYPES[name])
-
-
-def _matrix(part: pa.Table, name: str, queries: int) -> npt.NDArray[Any]:
-    return _array(part, name).reshape(queries, -1) if queries else np.empty((0, 0), _TYPES[name])
 
 
 def _load(config: EncoderConfig, threads: int) -> Encoder:

@@ -3,7 +3,6 @@
 import os
 import platform
 import shlex
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +13,10 @@ import numpy.typing as npt
 
 from pipeline import __version__
 from pipeline.artifact import Artifact
-from pipeline.evaluate.measure import Measured
-from pipeline.report.findings import Example, Findings, Hit, Kept
+from pipeline.evaluate import landscape
+from pipeline.evaluate.measured import Measured
+from pipeline.files import filesystem, join
+from pipeline.report.findings import Example, Findings, Hit, Kept, Landscape
 
 EXAMPLES, DOCUMENTS = 5, 3
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pytrec-eval-terrier", "bm25s")
@@ -40,7 +41,8 @@ def tell(
     split: str,
     baseline: str,
     metrics: list[str],
-    command: str,
+    seed: int,
+    commands: list[str],
 ) -> Findings:
     """Gather everything that the page shows."""
     subject = subject_of(list(measured.figures), baseline)
@@ -68,8 +70,26 @@ def tell(
         leakage=manifest.notes.get("leakage") or {},
         data={"data": data.path, "data fingerprint": manifest.fingerprint, "data made": manifest.created},
         environment=environment(),
-        command=command,
+        commands=commands,
+        variants=[smaller.told() for smaller in measured.smaller],
+        landscapes=_landscapes(measured, subject, baseline, seed),
+        landscape_method=landscape.METHOD,
     )
+
+
+def _landscapes(measured: Measured, subject: str, baseline: str, seed: int) -> dict[str, Landscape]:
+    """Draw the sampled documents under the baseline and the subject, where they are encoders and enough to draw."""
+    sample, chosen = measured.sample, landscape.drawn(measured.sample)
+    if len(chosen) < landscape.FEWEST:
+        return {}
+    coloured = landscape.colours(sample)
+    names = [coloured[place] for place in chosen]
+    texts = [sample.texts[place] for place in chosen]
+    return {
+        model: Landscape(landscape.places(measured.sampled[model][chosen], seed), names, texts)
+        for model in dict.fromkeys([baseline, subject])
+        if model in measured.sampled
+    }
 
 
 def _similarities(measured: Measured, subject: str, baseline: str) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
@@ -138,8 +158,13 @@ def processor() -> str:
     return f"{name}, {usable} CPUs"
 
 
-def command_line(config_path: str) -> str:
-    """Return the command that made this report; a call from Python is told by the recipe that it left."""
-    if Path(sys.argv[0]).as_posix().endswith("scripts/evaluate.py"):
-        return shlex.join(["python", "-m", "scripts.evaluate", *sys.argv[1:]])
-    return shlex.join(["python", "-m", "scripts.evaluate", "--config", config_path])
+def commands(run: str, data: str, out: str) -> list[str]:
+    """List the commands that made this, each from the settings that its job left: build, mine, train, evaluate."""
+    places = {"build": data, "mine": join(run, "negatives"), "train": join(run, "training"), "evaluate": out}
+    found = []
+    for job, place in places.items():
+        fs, config = filesystem(join(place, "config.json"))
+        if fs.exists(config):
+            given = shlex.join(["--config", join(place, "config.json"), "--run", run])
+            found.append(f"python -m scripts.{job} {given}")
+    return found

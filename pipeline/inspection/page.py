@@ -4,7 +4,7 @@ from html import escape
 
 from pipeline.inspection.survey import Survey
 from pipeline.inspection.wording import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
-from pipeline.report.page import document, figure, section, table
+from pipeline.report.parts import document, figure, section, table
 from pipeline.report.plots import distribution
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema, shards
-from pipeline.embed import not_blank, vectors_table
+from pipeline.embed.columns import not_blank, vectors_table
 from pipeline.encoder import Encoder, EncoderConfig, Role
 from pipeline.errors import UserError
 from pipeline.files import filesystem, join, read_parquet

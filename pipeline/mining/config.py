@@ -23,7 +23,7 @@ class MineConfig(JobConfig):
     encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the model that searches")
     split: str = Field("train", description="pairs of this split get negatives")
     top_k: int = Field(50, ge=1, description="candidates kept for an anchor")
-    index: Index = Field(default_factory=Exact, description="how the nearest are found: exact, ivf or hnsw")
+    index: Index = Field(default_factory=Exact, description="how the nearest are found: exact, hnsw or ivfpq")
     lexical: LexicalCandidates | None = Field(None, description="BM25 beside the vectors")
     cross: CrossConfig | None = Field(None, description="the reranker that scores candidates and positives")
     rule: Rule = Field(default_factory=Rule, description="which candidates become negatives")

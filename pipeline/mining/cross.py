@@ -11,10 +11,10 @@ from pydantic import Field
 from pipeline import chunks, modeldir
 from pipeline.artifact import digest
 from pipeline.config import Config
-from pipeline.encoder import Dtype, compute_dtype
 from pipeline.errors import UserError
 from pipeline.files import fingerprint_file
 from pipeline.mining.cells import Floats
+from pipeline.precision import Dtype, compute_dtype
 
 _TOKENISED = 8192  # pairs whose tokens are held at once
 

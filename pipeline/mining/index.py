@@ -1,8 +1,7 @@
 """Approximate search for large corpora: a FAISS index whose recall is measured, and whose finds are scored exactly."""
 
-import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +12,8 @@ from pipeline import shards
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.files import filesystem
-from pipeline.mining.candidates import as_matrix, vectors
+from pipeline.index.kinds import Blocks, Hnsw, IvfPq, fill, library
+from pipeline.mining.candidates import vectors
 from pipeline.mining.cells import Floats, Rows
 from pipeline.search import dots, top_k
 
@@ -26,89 +26,38 @@ class Exact(Config):
     type: Literal["exact"] = "exact"
 
 
-class Ivf(Config):
-    """Inverted lists: an anchor looks at the lists nearest to it (Jegou et al. 2011); vectors in bytes."""
-
-    type: Literal["ivf"] = "ivf"
-    lists: int | None = Field(None, ge=1, description="default: 4 times the square root of the documents")
-    probes: int = Field(32, ge=1, description="lists looked at for an anchor: recall against time")
-    train_rows: int = Field(200_000, ge=1, description="documents that the lists are learnt from, evenly spaced")
+Index = Annotated[Exact | Hnsw | IvfPq, Field(discriminator="type")]
 
 
-class Hnsw(Config):
-    """A graph of neighbours (Malkov and Yashunin 2016, arXiv 1603.09320); vectors in half precision."""
+class Files(Blocks):
+    """The vectors of an encoded corpus."""
 
-    type: Literal["hnsw"] = "hnsw"
-    links: int = Field(32, ge=2, description="links of a document")
-    build_breadth: int = Field(200, ge=1, description="candidates looked at when a document is linked")
-    breadth: int = Field(256, ge=1, description="candidates looked at for an anchor: recall against time")
+    def __init__(self, corpus: Sequence[str]) -> None:
+        self.corpus, self.count, self.dim = corpus, 0, 0
+        for table in shards.batches(corpus, ["vector"]):
+            self.count, self.dim = self.count + table.num_rows, table.schema.field("vector").type.list_size
+        if not self.count:
+            raise UserError("index: no document has a text")
 
-
-Index = Annotated[Exact | Ivf | Hnsw, Field(discriminator="type")]
-
-
-def library() -> Any:
-    """Import FAISS, or say how to install it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError("index: FAISS is not installed; pip install 'tripletail[ann]', or index type exact") from error
-    return faiss
+    def __iter__(self) -> Iterator[Floats]:
+        """Yield blocks [n, D]."""
+        return vectors(self.corpus)
 
 
-def build(config: Ivf | Hnsw, corpus: Sequence[str], path: str, threads: int) -> int:
-    """Index the encoded corpus into one file, whole or not at all; return the documents in it.
-
-    Memory: a byte a number for ivf, two for hnsw and its links; the vectors are streamed in.
-    """
-    faiss = library()
-    faiss.omp_set_num_threads(threads)
-    count, width = _shape(corpus)
-    if isinstance(config, Ivf):
-        lists = min(config.lists or max(1, int(4 * count**0.5)), max(1, count))
-        index = faiss.index_factory(width, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-        index.train(_sample(corpus, count, max(config.train_rows, lists)))
-    else:
-        index = faiss.index_factory(width, f"HNSW{config.links},SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = config.build_breadth
-        index.train(_sample(corpus, count, 1024))
-    for part in vectors(corpus):
-        index.add(part)
-    _store(faiss, index, path)
-    return count
-
-
-def _shape(corpus: Sequence[str]) -> tuple[int, int]:
-    count = width = 0
-    for table in shards.batches(corpus, ["vector"]):
-        count, width = count + table.num_rows, table.schema.field("vector").type.list_size
-    if not count:
-        raise UserError("index: no document has a text")
-    return count, width
-
-
-def _sample(corpus: Sequence[str], count: int, wanted: int) -> Floats:
-    """Vectors of evenly spaced documents."""
-    rows = np.unique(np.linspace(0, count - 1, min(count, wanted)).astype(np.int64))
-    first, parts = 0, []
-    for table in shards.batches(corpus, ["vector"]):
-        near = rows[slice(*np.searchsorted(rows, [first, first + table.num_rows]))] - first
-        parts.append(as_matrix(table["vector"])[near])
-        first += table.num_rows
-    return np.concatenate(parts)
-
-
-def _store(faiss: Any, index: Any, path: str) -> None:
+def build(kind: Hnsw | IvfPq, corpus: Sequence[str], path: str, threads: int) -> int:
+    """Index the encoded corpus into one file, whole or not at all; return the documents in it."""
+    index = fill(kind, Files(corpus), threads)
     fs, name = filesystem(path)
     with tempfile.TemporaryDirectory() as folder:
         local = str(Path(folder) / "index")
-        faiss.write_index(index, local)
-        fs.makedirs(os.path.dirname(name), exist_ok=True)  # noqa: PTH120  may be remote
+        library().write_index(index, local)
+        fs.makedirs(name.rpartition("/")[0], exist_ok=True)
         fs.put(local, f"{name}.partial")
     fs.mv(f"{name}.partial", name)
+    return int(index.ntotal)
 
 
-def load(config: Ivf | Hnsw, path: str, threads: int) -> Any:
+def load(kind: Hnsw | IvfPq, path: str, threads: int) -> Any:
     """Open an index for searching; a local one of inverted lists stays on disk and is mapped."""
     faiss = library()
     faiss.omp_set_num_threads(threads)
@@ -117,11 +66,8 @@ def load(config: Ivf | Hnsw, path: str, threads: int) -> Any:
         local = str(Path(tempfile.mkdtemp()) / "index")
         fs.get(name, local)
         name = local
-    index = faiss.read_index(name, faiss.IO_FLAG_MMAP if isinstance(config, Ivf) else 0)
-    if isinstance(config, Ivf):
-        faiss.extract_index_ivf(index).nprobe = config.probes
-    else:
-        index.hnsw.efSearch = config.breadth
+    index = faiss.read_index(name, faiss.IO_FLAG_MMAP if isinstance(kind, IvfPq) else 0)
+    kind.ready(faiss, index)
     return index
 
 

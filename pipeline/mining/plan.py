@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from pipeline import engine, schema, shards
 from pipeline.artifact import Artifact, digest
-from pipeline.encoder import Encoder, EncoderConfig, compute_dtype
+from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.mining.actors import DOCUMENT
 from pipeline.mining.config import MineConfig
 from pipeline.mining.stamp import contents, search_key, vector_key
+from pipeline.precision import compute_dtype
 from pipeline.shards import Shard
 
 
@@ -56,8 +57,9 @@ def draw(config: MineConfig, data: Artifact, model: Model) -> Plan:
         "document": contents(cut["corpus"], DOCUMENT),
         "query": contents(cut["pairs"], ["anchor_id", "anchor", "split"]),
     }
+    described = model.identity | {"backend": model.config.backend}
     keys = {
-        role: [vector_key(model.identity, model.prompts[role], f"{role} {config.split}", one) for one in found]
+        role: [vector_key(described, model.prompts[role], f"{role} {config.split}", one) for one in found]
         for role, found in held.items()
     }
     pairs = contents(cut["pairs"], schema.TABLES["pairs"].names)

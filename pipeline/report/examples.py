@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from pipeline.report.findings import Example, Findings, Hit
-from pipeline.report.wording import decimal, metric_name
-
-_SHOWN = 240  # characters of a document
+from pipeline.report.wording import decimal, metric_name, shorten
 
 
 def example_section(findings: Findings) -> str:
@@ -44,11 +42,3 @@ def _example(example: Example, metric: str) -> str:
 def _hit(hit: Hit) -> str:
     mark = '<span class="mark">relevant</span> ' if hit.relevant else ""
     return f'<li value="{hit.rank}"{" class=right" if hit.relevant else ""}>{mark}{escape(shorten(hit.text))}</li>'
-
-
-def shorten(text: str, most: int = _SHOWN) -> str:
-    """One line of at most `most` characters, cut between words."""
-    line = " ".join(text.split())
-    if len(line) <= most:
-        return line
-    return line[: most - 3].rsplit(" ", 1)[0] + " ..."

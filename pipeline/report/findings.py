@@ -29,6 +29,15 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Landscape:
+    """Documents of the corpus in two dimensions [N, 2], in the unit square, with their texts and colours' names."""
+
+    points: npt.NDArray[np.float32]
+    names: list[str]
+    texts: list[str]
+
+
+@dataclass(frozen=True)
 class Kept:
     """What was measured on a guard, as metrics.json has it: a corpus that training was not about."""
 
@@ -70,8 +79,15 @@ class Findings:
     leakage: Mapping[str, Any] = field(default_factory=dict)  # the manifest's; empty where it was not looked for
     data: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    command: str = ""
+    commands: list[str] = field(default_factory=list)
+    variants: list[dict[str, Any]] = field(default_factory=list)  # those of metrics.json
+    landscapes: Mapping[str, Landscape] = field(default_factory=dict)  # by model
+    landscape_method: str = ""
 
     def comparison(self, model: str, metric: str) -> dict[str, Any] | None:
         """Return the test of one model and metric against the baseline."""
-        return next((c for c in self.comparisons if (c["model"], c["metric"]) == (model, metric)), None)
+        return next((c for c in self.against() if (c["model"], c["metric"]) == (model, metric)), None)
+
+    def against(self) -> list[dict[str, Any]]:
+        """Return the tests against the baseline."""
+        return [test for test in self.comparisons if test["baseline"] == self.baseline]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.report.wording import metric_name
+from pipeline.report.wording import decimal, metric_name
 
 # matplotlib wants colours it knows; each stands for a variable of style.css and is replaced by it
 _INK, _FAINT = "#010203", "#010204"
@@ -45,14 +45,14 @@ _NOT_CURVES = {"step", "epoch", "loss", "lr", "seconds"}
 
 
 @contextmanager
-def _figure(name: str, out: list[str]) -> Iterator[Any]:
+def _figure(name: str, out: list[str], height: float = _SIZE[1]) -> Iterator[Any]:
     """Open one pair of axes; afterwards `out` holds the figure as SVG."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
         FigureCanvasSVG(figure)
         yield figure.add_subplot()
         text = StringIO()
@@ -112,6 +112,62 @@ def distribution(counts: npt.NDArray[np.int64], label: str, name: str) -> str:
         axes.set_xlabel(label)
         axes.set_ylabel("share of rows")
         axes.set_ylim(bottom=0)
+    return out[0]
+
+
+def standings(points: Mapping[str, tuple[float, float, float]], label: str, subject: str, name: str) -> str:
+    """Figure (value, low, high) of each model as a dot on its interval, the first model on top."""
+    out: list[str] = []
+    with _figure(name, out, height=0.8 + 0.42 * len(points)) as axes:
+        for place, (model, (value, low, high)) in enumerate(points.items()):
+            colour = _SERIES[0] if model == subject else _SERIES[2]
+            axes.plot([low, high], [-place, -place], color=colour, linewidth=2.2, solid_capstyle="round")
+            axes.plot([value], [-place], color=colour, marker="o", markersize=7)
+            axes.annotate(
+                decimal(value),
+                (value, -place),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8.5,
+                color=_INK,
+            )
+        axes.set_yticks([-place for place in range(len(points))], list(points))
+        axes.set_ylim(-len(points) + 0.5, 0.75)
+        axes.grid(axis="x")
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(label)
+    return out[0]
+
+
+def sizes(lines: Mapping[str, Sequence[tuple[int, int, float]]], label: str, name: str) -> str:
+    """Quality over the bytes of a vector, a line for each type of points (bytes, dimensions, quality)."""
+    out: list[str] = []
+    with _figure(name, out) as axes:
+        for colour, (dtype, points) in zip(_SERIES, lines.items(), strict=False):
+            held = sorted(points)
+            axes.plot(
+                [point[0] for point in held],
+                [point[2] for point in held],
+                color=colour,
+                linewidth=1.6,
+                marker="o",
+                markersize=4,
+                label=dtype,
+            )
+            for size, dim, value in held:
+                axes.annotate(
+                    str(dim), (size, value), (0, 5), textcoords="offset points", ha="center", fontsize=7, color=_INK
+                )
+        ticks = sorted({point[0] for points in lines.values() for point in points})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 7))], [str(t) for t in ticks[:: max(1, -(-len(ticks) // 7))]])
+        axes.minorticks_off()
+        axes.margins(y=0.14)
+        axes.set_xlabel("bytes a vector")
+        axes.set_ylabel(label)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=3)
     return out[0]
 
 

@@ -11,14 +11,25 @@ _NAMES = {
     "triplet_accuracy": "Triplet accuracy",
     "mean_margin": "Mean margin",
     "spearman": "Spearman",
+    "pearson": "Pearson",
     "average_precision": "Average precision",
+    "f1": "Best F1",
+    "accuracy": "Best accuracy",
+    "duplicate_average_precision": "Duplicates, AP",
+    "duplicate_f1": "Duplicates, best F1",
+    "v_measure": "V-measure",
+    "judged": "Judged",
 }
+
+_INSTEAD = ("average_precision", "spearman", "triplet_accuracy", "v_measure")  # where there are no queries
+_VARIANTS = {"judged": "judged only", "linear": "linear gain"}
 
 
 def metric_name(key: str) -> str:
     """Spell a metric as the field does: ndcg@10 is nDCG@10."""
-    kind, at, cutoff = key.partition("@")
-    return _NAMES.get(kind, kind.replace("_", " ")) + at + cutoff
+    plain, colon, variant = key.partition(":")
+    kind, at, cutoff = plain.partition("@")
+    return _NAMES.get(kind, kind.replace("_", " ")) + at + cutoff + (f", {_VARIANTS[variant]}" if colon else "")
 
 
 def decimal(value: float, digits: int = 3) -> str:
@@ -51,6 +62,14 @@ def reason(key: str) -> str:
     return key.replace("_", " ")
 
 
+def shorten(text: str, most: int = 240) -> str:
+    """One line of at most `most` characters, cut between words."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    return line[: most - 3].rsplit(" ", 1)[0] + " ..."
+
+
 def headline(findings: Findings) -> str:
     """Say the result of the run in one sentence."""
     subject, baseline = findings.subject, findings.baseline
@@ -63,7 +82,7 @@ def headline(findings: Findings) -> str:
         parts.append(f"{subject} finds the right answer first for {ours['hit@1']:.0%} of {unseen}{other}")
     metric = next((name for name in findings.metrics if name in ours), None)
     if metric is None:
-        metric = next((name for name in ("spearman", "triplet_accuracy") if name in ours), None)
+        metric = next((name for name in _INSTEAD if name in ours), None)
     if metric is not None:
         parts.append(_figure(findings, metric, alone, named=not parts))
     return "; ".join(parts) if parts else f"{subject} was measured, but the split asks nothing that has a figure"

@@ -4,10 +4,17 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from pipeline.sources import lines
-from pipeline.sources.mapping import Mapping, Row
+import numpy as np
+
+from pipeline.sources import jsontables, lines
+from pipeline.sources.batches import Batch
+from pipeline.sources.lines import Lines
+from pipeline.sources.mapping import ROLES, Mapping, Row
 from pipeline.sources.paths import Paths
 from pipeline.sources.record import Block, Parsed, chunks
+
+PIECE_BYTES, LEAST_LINES = 8 << 20, 256
+Place = tuple[int, tuple[int, bytes]]
 
 
 class JsonLines(Paths, Mapping):
@@ -25,21 +32,44 @@ def objects(
     block: Block, mapping: Mapping, label: str, prefix: str, rows_of: Callable[[bytes], list[Row] | str] | None = None
 ) -> Iterator[Parsed]:
     """Read the lines of a block through a mapping; `rows_of` makes rows of a line, or says why it cannot."""
-    rows_of = rows_of or decode
 
-    def take(row: tuple[int, tuple[int, bytes]], parsed: Parsed) -> None:
+    def take(row: Place, parsed: Parsed) -> None:
         line, (offset, raw) = row
         if not raw.strip():
             return
         parsed.tally.counts["rows"] += 1
-        found = rows_of(raw)
+        found = (rows_of or decode)(raw)
         if isinstance(found, str):
             parsed.tally.offend(line, "unreadable_row", found)
             return
         for one in found:
             mapping.take(one, line, {"source": label, "order": block.order(offset)}, prefix, parsed)
 
-    return chunks(enumerate(lines.read(block), 1), take)
+    def by_columns(piece: Lines) -> Iterator[Parsed]:
+        """Read what can be read by columns so, the rest line by line; a broken line costs its neighbourhood only."""
+        sound = jsontables.sound(piece)
+        places = np.flatnonzero(sound)
+        schema = jsontables.types(piece, fields) if len(places) else None
+        if schema is None:
+            yield from chunks(piece.rows(), take)
+            return
+        table = jsontables.table(piece.only(places), len(places), schema)
+        if table is None and len(piece) > LEAST_LINES:
+            for half in piece.halves():
+                yield from by_columns(half)
+            return
+        orders = block.order(0) + piece.offset + piece.starts[places]
+        read = table is not None and Batch(mapping, table, piece.line + places, orders, label, prefix).take()
+        if read:
+            parsed, odd = read
+            yield parsed
+            sound[places[odd]] = False
+        yield from chunks(piece.rows(np.flatnonzero(~sound) if read else None), take)
+
+    fields = {name for role in ROLES[mapping.kind] for name in mapping.names(role)} | set(mapping.attributes)
+    if rows_of is not None:
+        return chunks(enumerate(lines.read(block), 1), take)
+    return (parsed for piece in lines.pieces(block, PIECE_BYTES) for parsed in by_columns(piece))
 
 
 def decode(raw: bytes) -> list[Row] | str:

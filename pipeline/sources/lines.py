@@ -7,8 +7,12 @@ import lzma
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import UserError
@@ -47,6 +51,65 @@ def read(block: Block) -> Iterator[tuple[int, bytes]]:
         while (block.end < 0 or offset < block.end) and (line := raw.readline()):
             yield offset, (line.removeprefix(BOM) if offset == 0 else line).rstrip(b"\r\n")
             offset += len(line)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some whole lines of a block: their bytes, where these begin in the file, and the number of the first line."""
+
+    data: bytes
+    offset: int
+    line: int
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where each line begins in `data`, and where the last one ends [N + 1]."""
+        ends = np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n")) + 1
+        last = [] if len(ends) and ends[-1] == len(self.data) else [len(self.data)]
+        return np.concatenate([[0], ends, last]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def halves(self) -> tuple["Lines", "Lines"]:
+        """Cut in two."""
+        half = len(self) // 2
+        at = int(self.starts[half])
+        rest = Lines(self.data[at:], self.offset + at, self.line + half)
+        return Lines(self.data[:at], self.offset, self.line), rest
+
+    def only(self, places: npt.NDArray[np.int64]) -> bytes:
+        """Bytes of the lines at some places."""
+        if len(places) == len(self):
+            return self.data
+        return b"".join(self.data[self.starts[place] : self.starts[place + 1]] for place in places.tolist())
+
+    def rows(self, places: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        """Number, byte offset in the file and content of every line, or of those at some places; without its end."""
+        chosen = range(len(self)) if places is None else places.tolist()
+        for place in chosen:
+            start, end = int(self.starts[place]), int(self.starts[place + 1])
+            raw = self.data[start:end].rstrip(b"\r\n")
+            at = self.offset + start
+            yield self.line + place, (at, raw.removeprefix(BOM) if at == 0 else raw)
+
+
+def pieces(block: Block, size: int) -> Iterator[Lines]:
+    """Lines that start in the block, about `size` bytes at a time; the file's byte-order mark is kept."""
+    with stream(block.path) as raw:
+        offset, line = block.start, 1
+        if offset:
+            raw.seek(offset - 1)
+            offset += len(raw.readline()) - 1
+        while block.end < 0 or offset < block.end:
+            data = raw.read(size if block.end < 0 else min(size, block.end - offset))
+            if not data:
+                return
+            if not data.endswith(b"\n"):
+                data += raw.readline()
+            found = Lines(data, offset, line)
+            yield found
+            offset, line = offset + len(data), line + len(found)
 
 
 @contextmanager

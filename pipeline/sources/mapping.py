@@ -141,7 +141,7 @@ class Mapping(Templated):
             _MAKERS[self.kind](self, row, place, prefix, parsed)
         except UnusableRow as problem:
             parsed.tally.offend(line, "missing_field", str(problem))
-        except (ValueError, OverflowError) as problem:
+        except (ValueError, TypeError, OverflowError) as problem:
             parsed.tally.offend(line, "unreadable_row", str(problem))
 
     def split_of(self, row: Row) -> Split | None:
@@ -198,7 +198,7 @@ def _document(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parse
     if mapping.get(row, "text") is None:
         mapping.need(row, "title" if mapping.get(row, "title") is not None else "text")
     attributes = mapping.attributes_of(row)
-    category, tags = path_of(mapping.get(row, "category"), mapping.separator), _tags(mapping.get(row, "tags"))
+    category, tags = path_of(mapping.get(row, "category"), mapping.separator), tags_of(mapping.get(row, "tags"))
     text = mapping.compose(title, body, category, tags, attributes)
     body = described(body, attributes)
     record: Row = {"title": title, "text": text, "body": body, "category": category, "tags": tags}
@@ -206,7 +206,8 @@ def _document(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parse
     parsed.add("documents", **_identity(mapping.get(row, "id"), "d", text, prefix), **record, **place)
 
 
-def _tags(value: Any) -> list[str]:
+def tags_of(value: Any) -> list[str]:
+    """Tags from a list or from one string with commas."""
     items = value if isinstance(value, list) else string(value).split(",")
     return [tag for tag in (normalise(string(item)) for item in items) if tag]
 
@@ -247,7 +248,7 @@ def _pair(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -
         text = html_to_text(positive) if mapping.html else positive
         given = mapping.get(row, "doc_id") if len(positives) == 1 else None
         document = _identity(given, "d", text, prefix)
-        parsed.add("documents", **document, mention=True, title="", text=text, body=text, tags=[], **place)
+        parsed.add("documents", **document, mention=True, title="", text=text, tags=[], **place)
         ids = {"query_id": query["id"], "doc_id": document["id"]}
         parsed.add("judgments", **ids, relevance=grade, reason=f"{mapping.kind} of {place['source']}", **place)
 

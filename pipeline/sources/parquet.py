@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from pipeline.errors import UserError
 from pipeline.files import filesystem, open_parquet
+from pipeline.sources.batches import Batch, Numbers
 from pipeline.sources.mapping import Kind, Mapping, Row, check_columns
 from pipeline.sources.paths import expand
 from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, existing
@@ -93,7 +95,13 @@ class Parquet(SourceConfig, Templated):
             parsed.tally.counts["rows"] += 1
             spec.take(values, line, {"source": self.label, "order": order}, self.prefix, parsed)
 
-        return chunks(rows_of(block), take)
+        for lines, orders, batch in batches_of(block):
+            read = Batch(spec, batch, lines, orders, self.label, self.prefix).take()
+            if read:
+                yield read[0]
+            left = np.flatnonzero(read[1]) if read else np.arange(len(lines))
+            values = batch.take(left).to_pylist() if len(left) else []
+            yield from chunks(zip(lines[left].tolist(), orders[left].tolist(), values, strict=True), take)
 
 
 def cut(path: str, shown: str, like: Block, block_bytes: int) -> tuple[list[str], list[Block]]:
@@ -116,12 +124,18 @@ def cut(path: str, shown: str, like: Block, block_bytes: int) -> tuple[list[str]
     return columns, blocks
 
 
-def rows_of(block: Block) -> Iterator[tuple[int, int, Row]]:
-    """Line in the block, order and values of every row of the block's row groups; damaged data raises UserError."""
+def batches_of(block: Block) -> Iterator[tuple[Numbers, Numbers, pa.Table]]:
+    """Lines in the block, orders and rows of its row groups, a batch at a time; damaged data raises UserError."""
     with open_parquet(block.path) as parquet:
         before = sum(parquet.metadata.row_group(i).num_rows for i in range(block.start))
-        groups, line = list(range(block.start, block.end)), 0
+        groups, line = list(range(block.start, block.end)), 1
         for batch in parquet.iter_batches(CHUNK_ROWS, row_groups=groups):
-            for row in batch.to_pylist():
-                line += 1
-                yield line, block.order(before + line), row
+            lines = np.arange(line, line + batch.num_rows)
+            yield lines, block.order(before) + lines, pa.Table.from_batches([batch])
+            line += batch.num_rows
+
+
+def rows_of(block: Block) -> Iterator[tuple[int, int, Row]]:
+    """Line in the block, order and values of every row of the block's row groups."""
+    for lines, orders, batch in batches_of(block):
+        yield from zip(lines.tolist(), orders.tolist(), batch.to_pylist(), strict=True)

@@ -74,6 +74,10 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
 }
 
+LINE = pa.field("line", pa.int64())  # of the block in which a record stands, to name it
+ROWS = {kind: schema.append(LINE) for kind, schema in SCHEMAS.items()}
+Record = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -95,14 +99,16 @@ class Block:
 
 @dataclass
 class Parsed:
-    """Records of one chunk of a block by kind; a record names the columns of its kind that it has."""
+    """Records of one chunk of a block by kind: tables (`ROWS`), or lists of what each record has of their columns."""
 
-    kinds: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    kinds: dict[str, pa.Table | list[Record]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
     def add(self, kind: str, **record: Any) -> None:
         """Take a record."""
-        self.kinds.setdefault(kind, []).append(record)
+        held = self.kinds.setdefault(kind, [])
+        assert isinstance(held, list), "a chunk is read by rows or by columns"
+        held.append(record)
 
 
 def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Parsed]:

@@ -1,0 +1,91 @@
+"""OpenVINO: on a CPU the fastest way through a transformer, in float32, bfloat16 or calibrated int8.
+
+Two streams of requests keep all threads at work; each takes the next batch as soon as it is free.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.backends.runtime import INPUTS, STATES, Batch, Take, feed
+from pipeline.errors import UserError
+
+FILE = "openvino/openvino_model.xml"
+INT8_FILE = "openvino/openvino_model_int8.xml"
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "bf16"}
+
+
+class States(torch.nn.Module):
+    """A transformer that takes its inputs by place and returns token states alone, as graphs are made from."""
+
+    def __init__(self, transformer: torch.nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.transformer, self.names = transformer, tuple(names)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs [B, L] each into token states [B, L, H]."""
+        states: torch.Tensor = self.transformer(**dict(zip(self.names, inputs, strict=True))).last_hidden_state
+        return states
+
+
+def library() -> Any:
+    """Import openvino, or raise UserError that names the extra."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError("backend openvino: install it with `pip install 'tripletail[openvino]'`") from error
+    return openvino
+
+
+def graph(transformer: torch.nn.Module, names: Sequence[str]) -> Any:
+    """Turn a float32 transformer into an OpenVINO model of dynamic batch and length."""
+    openvino = library()
+    example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
+    shapes = [openvino.PartialShape([-1, -1])] * len(names)
+    with torch.inference_mode():
+        model = openvino.convert_model(States(transformer, names).eval(), example_input=example, input=shapes)
+    for port, name in zip(model.inputs, names, strict=True):
+        port.set_names({name})
+    model.output(0).set_names({STATES})
+    return model
+
+
+def compiled(model: Any, dtype: str, threads: int, streams: int) -> Any:
+    """Compile a model for the CPU."""
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINTS[dtype],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
+    }
+    return library().Core().compile_model(model, "CPU", settings)
+
+
+class OpenVino:
+    """A compiled model and its queue of requests."""
+
+    def __init__(self, model: Any, dtype: str, threads: int) -> None:
+        self.label = "openvino"
+        streams = min(2, threads)
+        self.model = compiled(model, dtype, threads, streams)
+        self.names = [port.get_any_name() for port in self.model.inputs]
+        self.queue = library().AsyncInferQueue(self.model, streams)
+
+    def __call__(self, batches: Sequence[Batch], take: Take) -> None:
+        """Compute every batch; a failure in a callback surfaces here."""
+        self.queue.set_callback(lambda request, place: take(place, request.get_output_tensor(0).data))
+        for place, batch in enumerate(batches):
+            self.queue.start_async(feed(self.names, batch), place)
+        self.queue.wait_all()
+
+
+def read(path: Path) -> Any:
+    """Read a model that was exported before."""
+    return library().Core().read_model(str(path))
+
+
+def inputs_of(tokenizer: Any) -> list[str]:
+    """Names of the inputs that a model with this tokenizer takes."""
+    types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
+    return [*INPUTS[:2], *(INPUTS[2:] if types else ())]

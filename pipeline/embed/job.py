@@ -1,0 +1,234 @@
+"""The embedding job: a corpus, or files of texts, into shards of vectors; it does only what is missing."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from pipeline import shards
+from pipeline.artifact import Artifact, Draft, begin, digest
+from pipeline.config import JobConfig
+from pipeline.console import say
+from pipeline.embed.columns import Dtype, Format, Ranges, check, with_text
+from pipeline.embed.ids import check_ids
+from pipeline.embed.worker import Task, calibrate, encode
+from pipeline.encoder import Encoder, EncoderConfig, Role
+from pipeline.errors import UserError
+from pipeline.files import filesystem, fingerprint_file, join, read_json, write_json
+from pipeline.shards import Shard
+
+TABLES: dict[str, tuple[str, str]] = {"document": ("corpus", "doc_id"), "query": ("queries", "query_id")}
+SPEED = frozenset({"num_actors", "max_actors", "threads"})  # settings that change no vector
+GROWS = ("data", "input")  # inputs that may change: what is there of the same model is kept
+CALIBRATION = "calibration.json"
+MANY = 2048  # texts from which on a faster runtime is worth the seconds that it takes to be made
+
+
+class EmbedConfig(JobConfig):
+    """Settings of the embedding job."""
+
+    data: str | None = Field(None, description="artifact of build; default {run}/data")
+    input: str | list[str] | None = Field(
+        None, description="instead of data: Parquet, JSON lines, CSV, TSV or text; files, directories or globs"
+    )
+    id_column: str | None = Field(None, description="default: doc_id or query_id of data, 'id' of an input")
+    text_column: str = Field("text", description="column with the text that is embedded")
+    columns: list[str] = Field([], description="further columns of the input that the vectors carry along")
+    encoder: EncoderConfig | None = Field(None, description="default: the model in {run}/model")
+    role: Role = Field("document", description="document embeds the corpus, query embeds the queries")
+    out: str | None = Field(None, description="default {run}/vectors")
+    dtype: Dtype = Field("float32", description="numbers of the column `vector`; binary: signs, eight a byte")
+    dim: int | None = Field(None, ge=1, description="leading dimensions of it, for Matryoshka models; default: all")
+    also: list[Format] = Field([], description="further columns in the same pass, such as {dtype: int8, dim: 128}")
+    calibration: str | None = Field(
+        None, description="calibration.json of another artifact, for queries in the int8 of their corpus"
+    )
+    calibration_rows: int = Field(1024, ge=1, description="texts that int8 is calibrated on where none is given")
+    incremental: bool = Field(False, description="keep a hash of each text: after changes embed only new texts")
+    rows_per_shard: int = Field(4096, ge=1, description="texts of one output file, the unit that a restart repeats")
+    num_actors: int | None = Field(None, ge=1, description="default: one a GPU, else one for each four CPUs")
+    max_actors: int | None = Field(None, ge=1, description="actors to grow to where the cluster does")
+    threads: int | None = Field(None, ge=1, description="threads of an actor; default: its share of the CPUs")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_model(cls, data: Any) -> Any:
+        """Let `encoder: {max_length: 128}` mean the model of this run, not the sample model."""
+        if isinstance(data, dict) and isinstance(data.get("encoder"), dict):
+            run = data.get("run", cls.model_fields["run"].default)
+            return {**data, "encoder": {"model": join(str(run), "model"), **data["encoder"]}}
+        return data
+
+    @model_validator(mode="after")
+    def _one_input(self) -> "EmbedConfig":
+        if self.data and self.input:
+            raise ValueError("give data or input, not both")
+        return self
+
+    @property
+    def formats(self) -> tuple[Format, ...]:
+        """The columns of vectors, `vector` first."""
+        return (Format(dtype=self.dtype, dim=self.dim), *self.also)
+
+    def digested(self) -> dict[str, Any]:
+        """Leave out how many work on it, and which files: those may grow."""
+        return {key: value for key, value in super().digested().items() if key not in SPEED | {"input", "data"}}
+
+
+def run(config: EmbedConfig) -> Artifact:
+    """Embed every text of the input into `{run}/vectors`: table vectors (id, vector [D], other formats, columns).
+
+    One output file a shard of the input, named after the content it was made of and renamed into place when whole. So
+    the same command does only what is missing, after a kill and after files were added, and leaves out what is gone.
+    The manifest comes last, after rows and ids were counted again.
+
+    Raises UserError on a bad model, a bad input, ids that are missing or twice, and a finished artifact made by
+    another model or with other settings.
+    """
+    inputs, files, id_column = _source(config)
+    encoder = config.encoder or EncoderConfig.model_validate({"model": join(config.run, "model")})
+    identity, dim = weighed(encoder)
+    check(config.formats, dim, config.columns)
+    out = config.out or join(config.run, "vectors")
+    source = {**inputs, "encoder": digest(identity)}
+    draft = begin(out, "embed", config.digested(), source, overwrite=config.overwrite, keep=True, grows=GROWS)
+    if isinstance(draft, Artifact):
+        say(f"embed: {out} is already done: {draft.rows('vectors'):,} vectors")
+        return draft
+    salt = digest([draft.settings, source["encoder"]])
+    plan = shards.plan(files, config.rows_per_shard, salt, [fingerprint_file(path) for path in files])
+    _check_columns(plan, config, id_column)
+    check_ids(plan, id_column)
+    folder = join(out, "vectors")
+    task = Task(
+        encoder,
+        config.role,
+        id_column,
+        config.text_column,
+        tuple(config.columns),
+        folder,
+        config.formats,
+        config.incremental,
+        sum(shard.rows for shard in plan) >= MANY,
+    )
+    stale = shards.adopt(folder, plan)
+    ranges = _ranges(config, task, plan, out, dim)
+    encode(plan, task, ranges, stale, {name: getattr(config, name) for name in SPEED})
+    return _finish(draft, plan, task, identity, dim, ranges)
+
+
+def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
+    """Return the inputs to record, the files and the id column."""
+    if config.input:
+        places = [config.input] if isinstance(config.input, str) else config.input
+        files = list(dict.fromkeys(path for place in places for path in shards.find(place)))
+        return {"input": shards.fingerprint(files)}, files, config.id_column or "id"
+    table, id_column = TABLES[config.role]
+    data = Artifact.open(config.data or join(config.run, "data"), "build")
+    return {"data": data.manifest.fingerprint}, data.files(table), config.id_column or id_column
+
+
+def weighed(encoder: EncoderConfig) -> tuple[dict[str, str], int]:
+    """Load a model on the driver, where its errors are quick and plain; its description without precision, its width.
+
+    The precision follows the hardware of the actors; they record it with each shard.
+    """
+    loaded = Encoder.load(encoder, "cpu")
+    identity = dict(loaded.identity)
+    identity.pop("dtype")
+    return identity, loaded.dim
+
+
+def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -> None:
+    """Refuse files without the columns, or with others than the first file's where they are carried along."""
+    names = list(dict.fromkeys([id_column, config.text_column, *config.columns]))
+    first: pa.Schema | None = None
+    for shard in plan:
+        if shard.start == 0:
+            head = shards.head(shard, names)
+            with_text(head, shard.path, id_column, config.text_column)
+            kinds = head.select(config.columns).schema
+            first = first or kinds
+            if shard.path.endswith(shards.PARQUET) and not kinds.equals(first):
+                raise UserError(f"{shard.path}: columns {kinds.to_string(show_schema_metadata=False)} differ in type")
+
+
+def _ranges(config: EmbedConfig, task: Task, plan: Sequence[Shard], out: str, dim: int) -> Ranges:
+    """Calibration of int8: given, or kept from an earlier run, or measured now and kept."""
+    wanted = {str(form.dim or dim) for form in config.formats if form.dtype == "int8"}
+    path = join(out, CALIBRATION)
+    fs, root = filesystem(path)
+    kept = path if fs.exists(root) else None
+    if (given := config.calibration or kept) is not None:
+        found: Ranges = read_json(given)["ranges"]
+        if missing := wanted - set(found):
+            raise UserError(f"{given}: has no calibration for {', '.join(sorted(missing))} dimensions")
+    else:
+        found = calibrate(task, plan, config.calibration_rows)
+    if found and not kept:
+        write_json(path, {"ranges": found, "rows": None if config.calibration else config.calibration_rows})
+    return found
+
+
+def _read_counts(folder: str, shard: Shard) -> dict[str, Any]:
+    counts = shards.committed(folder, shard.name)
+    if counts is None:
+        raise UserError(f"{folder}: shard {shard.name} is missing or damaged; run the same command again")
+    return counts
+
+
+def _finish(
+    draft: Draft, plan: list[Shard], task: Task, identity: dict[str, str], dim: int, ranges: Ranges
+) -> Artifact:
+    """Count rows and ids again, remove what is not of this plan, then write the manifest."""
+    folder, dtypes, copied = task.folder, set(), 0
+    for shard in plan:
+        counts = _read_counts(folder, shard)
+        if counts["rows"] + counts["left_out"] != shard.rows:
+            raise UserError(f"{folder}: shard {shard.name} lacks rows of {shard.path}; give --overwrite")
+        empty = counts["left_out"] - counts["unreadable"]
+        draft.drop({"empty_text": empty, "unreadable_row": counts["unreadable"]})
+        dtypes.add(counts["dtype"])
+        copied += counts["copied"]
+    shards.sweep(folder)
+    _remove(shards.adopt(folder, plan))
+    written = list(written_vectors(plan, folder))
+    check_ids(written, "id")
+    first = task.formats[0]
+    notes: dict[str, Any] = {"encoder": identity | {"dtype": "+".join(sorted(dtypes))}}
+    notes |= {"dim": first.dim or dim, "dtype": first.dtype}
+    described = [{"column": "vector", **first.model_dump()}] + [
+        {"column": one.name, **one.model_dump()} for one in task.formats[1:]
+    ]
+    notes |= {
+        "model": task.encoder.model_dump(mode="json"),
+        "role": task.role,
+        "formats": described,
+        "columns": list(task.carried),
+    }
+    artifact = draft.finish(["vectors"], **notes, **({"calibration": ranges} if ranges else {}), copied=copied)
+    if artifact.rows("vectors") != sum(shard.rows for shard in written):
+        raise UserError(f"{folder}: holds files of other work; give --overwrite")
+    _tell(artifact, copied)
+    return artifact
+
+
+def _tell(artifact: Artifact, copied: int) -> None:
+    notes, dropped = artifact.manifest.notes, artifact.manifest.dropped
+    left = "".join(f", {count:,} rows left out ({reason})" for reason, count in dropped.items())
+    left += f", {copied:,} copied of texts embedded before" if copied else ""
+    say(f"embed: {artifact.path}: {artifact.rows('vectors'):,} vectors of {notes['dim']} {notes['dtype']}{left}")
+
+
+def _remove(paths: Sequence[str]) -> None:
+    for path in paths:
+        fs, root = filesystem(path)
+        fs.rm(root)
+
+
+def written_vectors(plan: Sequence[Shard], folder: str) -> Iterator[Shard]:
+    """The outputs of a plan, as shards that can be read again."""
+    for shard in plan:
+        path = join(folder, f"{shard.name}.parquet")
+        yield Shard(shard.index, path, 0, _read_counts(folder, shard)["rows"], 0, shard.name)

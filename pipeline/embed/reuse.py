@@ -1,0 +1,67 @@
+"""Vectors of texts that have not changed: found again by the hash of the text, 16 bytes of memory each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.files import open_parquet, read_parquet
+from pipeline.text import hash64
+
+KEY = "text_key"
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Where the vectors of earlier texts are: keys [n] rising, and the file and row of each."""
+
+    files: list[str]
+    keys: Ints
+    file: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int32]
+
+    @classmethod
+    def read(cls, files: Sequence[str]) -> "Earlier":
+        """Read the keys of files of vectors."""
+        keys, file, row = [np.empty(0, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+        for number, path in enumerate(files):
+            with open_parquet(path) as parquet:
+                held = parquet.read(columns=[KEY])[KEY].to_numpy()
+            keys.append(held)
+            file.append(np.full(len(held), number, np.int32))
+            row.append(np.arange(len(held), dtype=np.int32))
+        every = np.concatenate(keys)
+        order = np.argsort(every, kind="stable")
+        return cls(list(files), every[order], np.concatenate(file)[order], np.concatenate(row)[order])
+
+    def find(self, keys: Ints) -> Ints:
+        """Places of keys among the earlier ones; -1 for none."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.int64)
+        at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, -1)
+
+    def take(self, places: Ints, names: Sequence[str]) -> pa.Table:
+        """Columns of the rows at these places, in their order."""
+        file, row = self.file[places], self.row[places]
+        order = np.argsort(file, kind="stable")
+        parts = [
+            _table(self.files[number]).select(list(names)).take(pa.array(row[order][file[order] == number]))
+            for number in np.unique(file)
+        ]
+        back = np.argsort(order, kind="stable")
+        return pa.concat_tables(parts).take(pa.array(back))
+
+
+@lru_cache(maxsize=4)
+def _table(path: str) -> pa.Table:
+    return read_parquet(path)
+
+
+def keys_of(texts: Sequence[str]) -> Ints:
+    """Hash of each text as [n] int64."""
+    return np.array([hash64(text) for text in texts], np.uint64).view(np.int64)

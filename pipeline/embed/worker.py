@@ -1,0 +1,150 @@
+"""The actors of the embedding job: a shard of rows into one committed file of vectors, and how fast that goes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import engine, shards
+from pipeline.console import Progress, say
+from pipeline.embed.columns import Format, Ranges, calibrated, columns, with_text
+from pipeline.embed.reuse import KEY, Earlier, keys_of
+from pipeline.encoder import Encoder, EncoderConfig, Role
+from pipeline.pool import Pool, Worker, limit_threads, stream
+from pipeline.shards import Shard
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every actor of a job is told."""
+
+    encoder: EncoderConfig
+    role: Role
+    id_column: str
+    text_column: str
+    carried: tuple[str, ...]
+    folder: str
+    formats: tuple[Format, ...]
+    incremental: bool
+    fast: bool  # whether there are texts enough that making a runtime pays
+
+    def load(self, threads: int) -> Encoder:
+        """Load the encoder of an actor."""
+        limit_threads(threads)
+        encoder = Encoder.load(self.encoder)
+        return encoder.hasten(threads) if self.fast else encoder
+
+    def texts(self, shard: Shard) -> pa.Table:
+        """Table (id, text, carried columns) of a shard's rows that have a text."""
+        names = dict.fromkeys([self.id_column, self.text_column, *self.carried])
+        return with_text(shards.read(shard, list(names)), shard.path, self.id_column, self.text_column, self.carried)
+
+
+def encode(plan: Sequence[Shard], task: Task, ranges: Ranges, stale: Sequence[str], pools: dict[str, Any]) -> None:
+    """Have every shard that is not committed encoded by a pool; `stale` are files with vectors of earlier texts."""
+    missing = [shard for shard in plan if shards.committed(task.folder, shard.name) is None]
+    progress = Pace("embed", sum(shard.rows for shard in plan), "texts")
+    progress.skip(progress.total - sum(shard.rows for shard in missing))
+    if progress.first:
+        say(f"embed: goes on after {progress.first:,} of {progress.total:,} texts")
+    if not missing:
+        return
+    import ray
+
+    engine.start()
+    earlier = ray.put(Earlier.read(stale)) if task.incremental and stale else None
+    pool = Pool.plan(pools["num_actors"], len(missing), most=pools["max_actors"], threads=pools["threads"])
+    settings = {"task": task, "ranges": ranges, "earlier": [earlier], "threads": pool.threads}
+    for done in stream([asdict(one) for one in missing], EncodeShard, settings, pool):
+        progress.tell(done)
+        progress.add(done["rows"])
+
+
+class Pace(Progress):
+    """Progress that also tells tokens a second and the share of padding."""
+
+    tokens = padded = 0
+
+    def tell(self, done: dict[str, int]) -> None:
+        """Count the tokens of a shard, and with padding."""
+        self.tokens += done["tokens"]
+        self.padded += done["padded"]
+
+    def beside(self, seconds: float) -> str:
+        """Return what stands beside the rate."""
+        padding = 1 - self.tokens / self.padded if self.padded else 0.0
+        return f", {self.tokens / seconds:,.0f} tokens/s, {padding:.1%} padding"
+
+
+class EncodeShard(Worker):
+    """Encodes shards: rows of an input into one committed file of vectors."""
+
+    def __init__(self, task: Task, ranges: Ranges, earlier: list[Any], threads: int) -> None:
+        import ray
+
+        self.task, self.ranges, self.encoder = task, ranges, task.load(threads)
+        self.earlier: Earlier | None = ray.get(earlier[0]) if earlier[0] is not None else None
+
+    def work(self, item: dict[str, Any]) -> dict[str, int]:
+        """Encode one shard and commit it; return its rows, and the tokens that were computed.
+
+        One that is committed is left: Ray does a finished item again when the node with its result is lost.
+        """
+        shard = Shard(**item)
+        if shards.committed(self.task.folder, shard.name) is not None:
+            return {"rows": shard.rows, "tokens": 0, "padded": 0}
+        rows = self.task.texts(shard)
+        texts = rows.column("text").to_pylist()
+        found, counts = self._vectors(rows.column("id"), texts)
+        for name in self.task.carried:
+            found = found.append_column(name, rows.column(name))
+        held = {"left_out": shard.rows - rows.num_rows, "dtype": self.encoder.identity["dtype"]}
+        held |= {"unreadable": shard.rows - shards.read(shard, [self.task.id_column]).num_rows, **counts}
+        shards.commit(self.task.folder, shard.name, found, held)
+        return {"rows": shard.rows, "tokens": counts["tokens"], "padded": counts["padded"]}
+
+    def _vectors(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
+        """Columns of vectors, and of the texts' keys where they are kept; vectors of earlier texts are copied."""
+        if not self.task.incremental:
+            return self._encoded(ids, texts)
+        keys = keys_of(texts)
+        places = self.earlier.find(keys) if self.earlier else np.full(len(keys), -1)
+        new = np.flatnonzero(places < 0)
+        table, counts = self._encoded(ids.take(pa.array(new)), [texts[row] for row in new])
+        old = np.flatnonzero(places >= 0)
+        if self.earlier and len(old):
+            names = table.column_names[1:]
+            kept = self.earlier.take(places[old], names).add_column(0, "id", ids.take(pa.array(old)))
+            back = np.argsort(np.concatenate([new, old]), kind="stable")
+            table = pa.concat_tables([table, kept.cast(table.schema)]).take(pa.array(back))
+        return table.append_column(KEY, pa.array(keys)), counts | {"copied": len(old)}
+
+    def _encoded(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
+        tokens = self.encoder.tokenize(texts, self.task.role)
+        vectors = self.encoder.vectors(tokens, self.task.role)
+        lengths = [len(row) for row in tokens]
+        share = self.encoder.padding_share(lengths)
+        counts = {"tokens": sum(lengths), "padded": round(sum(lengths) / (1 - share)), "copied": 0}
+        table = columns(ids, vectors, self.task.formats, self.ranges, scaled=self.encoder.normalize)
+        return table, counts
+
+
+def calibrate(task: Task, plan: Sequence[Shard], rows: int) -> Ranges:
+    """Range of each dimension that int8 needs, from texts of shards spread over the whole plan, in a task of Ray."""
+    if not any(form.dtype == "int8" for form in task.formats) or not plan:
+        return {}
+    import ray
+
+    engine.start()
+    sample = [plan[place] for place in np.unique(np.linspace(0, len(plan) - 1, 16).astype(int))]
+    run = ray.remote(num_cpus=1, num_gpus=min(1, engine.gpus()))(_ranges)
+    found: Ranges = ray.get(run.remote(task, sample, -(-rows // len(sample)), engine.cpus()))
+    return found
+
+
+def _ranges(task: Task, sample: list[Shard], rows: int, threads: int) -> Ranges:
+    encoder = task.load(threads)
+    texts = [text for shard in sample for text in task.texts(shard).column("text").slice(0, rows).to_pylist()]
+    return calibrated(encoder.encode(texts, task.role), task.formats, scaled=encoder.normalize)

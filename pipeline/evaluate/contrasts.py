@@ -1,0 +1,84 @@
+"""Tests between models, paired by what was asked, and corrected for their number."""
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from typing import Any
+
+from pipeline.evaluate.figures import Statistic, vector
+from pipeline.metrics import PerQuery
+from pipeline.significance import bootstrap_interval, bootstrap_p, holm, percentiles, permutation_test
+
+Test = dict[str, Any]
+
+
+def contrasts(models: Iterable[str], baseline: str, *, every: bool = False) -> list[tuple[str, str]]:
+    """Pairs (model, baseline) to test: every model against the baseline, or each of all pairs once."""
+    names = list(models)
+    if not every:
+        return [(name, baseline) for name in names if name != baseline and baseline in names]
+    ordered = [name for name in names if name == baseline] + [name for name in names if name != baseline]
+    return [(model, other) for other, model in combinations(ordered, 2)]
+
+
+def compare(values: Mapping[str, PerQuery], pairs: Iterable[tuple[str, str]], seed: int) -> list[Test]:
+    """Test means over units by permutation, on every metric that both models of a pair have, corrected by Holm."""
+    tests = [
+        _mean_test(model, other, metric, values[model][metric], values[other][metric], seed)
+        for model, other in pairs
+        for metric in values.get(model, {})
+        if values[model][metric] and metric in values.get(other, {})
+    ]
+    return corrected(tests)
+
+
+def compare_statistics(found: Mapping[str, Mapping[str, Statistic]], pairs: Iterable[tuple[str, str]]) -> list[Test]:
+    """Test statistics by their paired bootstrap samples, corrected by Holm."""
+    tests = []
+    for model, other in pairs:
+        for metric in found.get(model, {}):
+            if metric in found.get(other, {}):
+                tests.append(_statistic_test(model, other, metric, found[model][metric], found[other][metric]))
+    return corrected(tests)
+
+
+def corrected(tests: list[Test]) -> list[Test]:
+    """Add p-values corrected by Holm's method.
+
+    The tests on one metric are a family; the metrics are views of the same rankings, and the first of them is the one
+    to decide by.
+    """
+    for metric in {test["metric"]: None for test in tests}:
+        family = [test for test in tests if test["metric"] == metric]
+        for test, p in zip(family, holm([test["p_value"] for test in family]), strict=True):
+            test["p_holm"] = p
+    return tests
+
+
+def _mean_test(
+    model: str, other: str, metric: str, ours: Mapping[str, float], theirs: Mapping[str, float], seed: int
+) -> Test:
+    a, b = vector(ours), vector({unit: theirs[unit] for unit in ours})
+    return {
+        "model": model,
+        "baseline": other,
+        "metric": metric,
+        "difference": float((a - b).mean()),
+        "ci95": list(bootstrap_interval(a - b, seed=seed)),
+        "won": int((a > b).sum()),
+        "lost": int((a < b).sum()),
+        "p_value": permutation_test(a, b, seed=seed),
+    }
+
+
+def _statistic_test(model: str, other: str, metric: str, ours: Statistic, theirs: Statistic) -> Test:
+    differences = ours.samples - theirs.samples
+    return {
+        "model": model,
+        "baseline": other,
+        "metric": metric,
+        "difference": ours.value - theirs.value,
+        "ci95": list(percentiles(differences)),
+        "won": None,
+        "lost": None,
+        "p_value": bootstrap_p(differences),
+    }

@@ -1,0 +1,118 @@
+"""Export a model directory: with graphs for other runtimes beside its weights, or to the Hugging Face Hub."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline import chunks, shards
+from pipeline.backends import int8, onnx, openvino
+from pipeline.backends.runtime import Batch
+from pipeline.config import JobConfig
+from pipeline.console import say
+from pipeline.embed.columns import not_blank
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+from pipeline.files import fetch_folder, join, new_folder
+
+_CALIBRATION_TOKENS = 4096  # of a batch
+
+
+class ExportConfig(JobConfig):
+    """Settings of an export."""
+
+    model: str | None = Field(None, description="model directory; default {run}/model")
+    out: str | None = Field(None, description="where the directory with the graphs goes; default: into the model's own")
+    to: list[Literal["onnx", "openvino", "int8"]] = Field(["onnx"], description="graphs to make")
+    input: str | None = Field(None, description="texts that int8 is calibrated on: Parquet, JSON lines, CSV or text")
+    text_column: str = "text"
+    calibration_rows: int = Field(256, ge=8, description="texts that int8 is calibrated on, spread over the input")
+    least_cosine: float = Field(
+        0.99, gt=0, le=1, description="of calibration texts to float32; the layers that cost most stay as they are"
+    )
+    threads: int = Field(2, ge=1)
+    push: str | None = Field(None, description="name on the Hugging Face Hub to upload to, such as user/model")
+    private: bool = Field(True, description="whether a repository that the upload makes is private")
+    endpoint: str | None = Field(None, description="another hub than huggingface.co")
+
+
+def run(config: ExportConfig) -> str:
+    """Write the graphs that were asked for and return the directory that holds them.
+
+    `onnx/model.onnx` and `openvino/openvino_model.xml` are where Sentence Transformers' backends of these names look
+    for them; `openvino/openvino_model_int8.xml` is what `encoder.dtype: int8` takes. Raises UserError for a static
+    model, for int8 without texts, and where a package is missing.
+    """
+    place = config.model or join(config.run, "model")
+    encoder = Encoder.load(EncoderConfig(model=place, dtype="float32"), "cpu")
+    if encoder.transformer.config.model_type == "static" and config.to:
+        raise UserError(f"export {place}: a static model has no graph; give --to '[]' to upload it alone")
+    if "int8" in config.to and not config.input:
+        raise UserError("export to int8: needs texts to calibrate on; give --input")
+    out = config.out or encoder.folder
+    if config.out:
+        with new_folder(config.out) as folder:
+            shutil.copytree(encoder.folder, folder, dirs_exist_ok=True)
+            _graphs(config, encoder, folder)
+    else:
+        _graphs(config, encoder, Path(out))
+    if config.push:
+        push(fetch_folder(out) if "://" in out else out, config.push, private=config.private, endpoint=config.endpoint)
+    return out
+
+
+def _graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
+    names = openvino.inputs_of(encoder.tokenizer)
+    for form in config.to:
+        if form == "onnx":
+            onnx.export(encoder.transformer, names, folder / onnx.FILE)
+            say(f"export: {folder / onnx.FILE}")
+            continue
+        graph = openvino.graph(encoder.transformer, names)
+        if form == "int8":
+            found = int8.quantised(graph, list(_sample(config, encoder)), config.threads, config.least_cosine)
+            graph = found.model
+            say(
+                f"export: {found.layers} of {found.of} linear layers in int8, calibrated on {config.input}: "
+                f"mean cosine {found.cosine:.5f}"
+            )
+        path = folder / (openvino.INT8_FILE if form == "int8" else openvino.FILE)
+        path.parent.mkdir(exist_ok=True)
+        openvino.library().save_model(graph, str(path), compress_to_fp16=False)
+        say(f"export: {path}")
+
+
+def _sample(config: ExportConfig, encoder: Encoder) -> Iterator[Batch]:
+    """Batches of texts that are spread over the input."""
+    plan = shards.plan(shards.find(str(config.input)), config.calibration_rows, "")
+    texts: list[str] = []
+    some = np.unique(np.linspace(0, len(plan) - 1, 16).astype(int))
+    for place in some:
+        column = shards.strings(shards.read(plan[place], [config.text_column]), config.text_column, plan[place].path)
+        texts += column.filter(not_blank(column)).slice(0, -(-config.calibration_rows // len(some))).to_pylist()
+    if not texts:
+        raise UserError(f"{config.input}: holds no text in column '{config.text_column}' to calibrate on")
+    tokens = encoder.tokenize(texts, "document")
+    for chunk in chunks.by_tokens([len(row) for row in tokens], _CALIBRATION_TOKENS):
+        yield chunks.padded([tokens[row] for row in chunk], encoder.tokenizer.pad_token_id or 0)
+
+
+def push(folder: str, name: str, *, private: bool, endpoint: str | None = None) -> str:
+    """Upload a model directory to the Hub, in one commit; returns its address.
+
+    The token is the one that `hf auth login` keeps, or HF_TOKEN. Raises UserError with what the hub answered.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi(endpoint=endpoint)
+    try:
+        hub.create_repo(name, private=private, exist_ok=True)
+        commit = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by Tripletail")
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"push {name}: {reason or type(error).__name__}") from error
+    say(f"export: {commit.commit_url}")
+    return str(commit.commit_url)

@@ -1,0 +1,128 @@
+"""The index job: an artifact of vectors into a FAISS index, with its recall against exact search."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from pipeline import search, shards
+from pipeline.artifact import Artifact, begin
+from pipeline.config import JobConfig
+from pipeline.console import say
+from pipeline.embed.columns import matrix
+from pipeline.errors import UserError
+from pipeline.files import filesystem, join, open_parquet
+from pipeline.index.kinds import Blocks, Flat, Floats, Kind, Rows, fill, library, recall
+
+INDEX = "index.faiss"
+Ranges = dict[str, Any]
+
+
+class IndexConfig(JobConfig):
+    """Settings of the index job."""
+
+    vectors: str | None = Field(None, description="artifact of embed; default {run}/vectors")
+    out: str | None = Field(None, description="default {run}/index")
+    column: str = Field("vector", description="column of the vectors, such as vector_int8_128")
+    type: Kind = Field(default_factory=Flat, discriminator="type", description="flat, hnsw or ivfpq")
+    top_k: int = Field(10, ge=1, description="neighbours that recall is measured on")
+    sample: int = Field(500, ge=1, description="vectors that recall is measured with")
+    threads: int = Field(0, ge=0, description="default: one a CPU")
+
+    def digested(self) -> dict[str, Any]:
+        """Leave out what changes no result."""
+        return {key: value for key, value in super().digested().items() if key != "threads"}
+
+
+class Stored(Blocks):
+    """Vectors of an artifact, at length 1."""
+
+    def __init__(self, artifact: Artifact, column: str) -> None:
+        self.files, self.column, self.count = artifact.files("vectors"), column, artifact.rows("vectors")
+        self.ranges: Ranges = artifact.manifest.notes.get("calibration", {})
+        held = artifact.manifest.tables["vectors"].columns
+        if column not in held or "vector" not in column:
+            names = ", ".join(name for name in held if name.startswith("vector"))
+            raise UserError(f"{artifact.path}: has no column of vectors '{column}'; it has {names}")
+        self.dim = next(iter(self)).shape[1]
+
+    def __iter__(self) -> Iterator[Floats]:
+        """Yield the vectors of one row group after the other."""
+        for table in shards.batches(self.files, [self.column]):
+            yield search.unit(matrix(table[self.column], self.ranges))
+
+
+def run(config: IndexConfig) -> Artifact:
+    """Build an index of vectors into `{run}/index`: index.faiss, and table documents in the order of its rows.
+
+    Recall is measured with vectors of the corpus itself, each of which is no neighbour of its own. Raises UserError
+    without faiss or vectors, and on a finished artifact made of others.
+    """
+    faiss = library()
+    vectors = Artifact.open(config.vectors or f"{config.run}/vectors", "embed")
+    out = config.out or f"{config.run}/index"
+    inputs = {"vectors": vectors.manifest.fingerprint}
+    draft = begin(out, "index", config.digested(), inputs, overwrite=config.overwrite)
+    if isinstance(draft, Artifact):
+        say(f"index: {out} is already done")
+        return draft
+    if not vectors.rows("vectors"):
+        raise UserError(f"{vectors.path}: holds no vector")
+    blocks, started = Stored(vectors, config.column), time.monotonic()
+    index = fill(config.type, blocks, config.threads or faiss.omp_get_max_threads())
+    seconds = time.monotonic() - started
+    size = _write(faiss, index, join(out, INDEX))
+    for number, table in enumerate(_documents(blocks.files)):
+        draft.write("documents", table, number)
+    found, rate = measured(config, blocks, index)
+    notes = {"type": config.type.type, "recall": found, "top_k": config.top_k, "bytes": size, "dim": blocks.dim}
+    model = {name: vectors.manifest.notes.get(name) for name in ("encoder", "model")}
+    say(
+        f"index: {out}: {blocks.count:,} vectors as {config.type.type} in {seconds:.1f} s, {size / 2**20:,.1f} MiB, "
+        f"recall@{config.top_k} {found:.4f} of exact search, {rate:,.0f} queries/s"
+    )
+    return draft.finish(["documents"], **notes, **model)
+
+
+def measured(config: IndexConfig, blocks: Blocks, index: Any) -> tuple[float, float]:
+    """Recall against exact search, and queries a second, over a sample of the vectors."""
+    every = max(1, -(-blocks.count // config.sample))
+    queries = blocks.sample(config.sample)
+    own: Rows = np.arange(len(queries), dtype=np.int64) * every
+    k = min(config.top_k, blocks.count - 1)
+    if k < 1:
+        return 1.0, 0.0
+    _, exact = search.top_k(queries, blocks, k, barred=(np.arange(len(queries)), own))
+    started = time.monotonic()
+    _, found = index.search(queries, k + 1)
+    rate = len(queries) / max(1e-9, time.monotonic() - started)
+    others = np.array([[row for row in rows if row != mine][:k] for rows, mine in zip(found, own, strict=True)])
+    return recall(others, exact), rate
+
+
+def _documents(files: list[str]) -> Iterator[pa.Table]:
+    """What an answer shows of the documents: all columns but the vectors, one table a file."""
+    for path in files:
+        names = [name for name in _names(path) if not name.startswith("vector") and name != "text_key"]
+        yield pa.concat_tables(shards.batches([path], names))
+
+
+def _names(path: str) -> list[str]:
+    with open_parquet(path) as file:
+        names: list[str] = file.schema_arrow.names
+        return names
+
+
+def _write(faiss: Any, index: Any, path: str) -> int:
+    """Write the index to a path that may be remote; returns its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / INDEX
+        faiss.write_index(index, str(local))
+        fs, name = filesystem(path)
+        fs.put(str(local), name)
+        return local.stat().st_size

@@ -1,0 +1,185 @@
+"""The part of the page that shows where the models stand: at a glance, as figures, and tested against each other."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from pipeline.report.findings import Findings
+from pipeline.report.parts import figure, folded, note, pair, section, table
+from pipeline.report.plots import standings
+from pipeline.report.wording import count, decimal, metric_name, p_value, signed
+
+Figures = Mapping[str, Any]
+
+TASKS = (
+    "triplet_accuracy",
+    "mean_margin",
+    "average_precision",
+    "f1",
+    "accuracy",
+    "spearman",
+    "pearson",
+    "duplicate_average_precision",
+    "duplicate_f1",
+    "v_measure",
+)
+_CUTS = {"f1": "f1_threshold", "accuracy": "accuracy_threshold", "duplicate_f1": "duplicate_f1_threshold"}
+_SURE = 0.05
+
+
+def leading(findings: Findings) -> str | None:
+    """Name the figure that decides: the first metric, else the first of the other tasks that was measured."""
+    held = [name for name in [*findings.metrics, *TASKS] if any(name in f for f in findings.figures.values())]
+    return held[0] if held else None
+
+
+def glance(findings: Findings) -> str:
+    """Draw the deciding figure of every model with its interval, and queries won and lost against the baseline."""
+    metric = leading(findings)
+    if metric is None:
+        return ""
+    held = {name: own for name, own in findings.figures.items() if metric in own.get("ci95", {})}
+    if len(held) < 2:
+        return ""
+    points = {name: (own[metric], *own["ci95"][metric]) for name, own in held.items()}
+    shown = standings(points, metric_name(metric), findings.subject, "standing")
+    caption = f"{metric_name(metric)} of each model and its 95% bootstrap interval."
+    return section("At a glance", pair(figure(shown, caption, caption), _outcomes(findings, metric)))
+
+
+def _outcomes(findings: Findings, metric: str) -> str:
+    """Bars of what each model wins, ties and loses against the baseline."""
+    tests = [test for test in findings.against() if test["metric"] == metric and test["won"] is not None]
+    if not tests:
+        return ""
+    total = max(findings.queries, 1)
+    bars = "".join(_bar(test, total) for test in tests)
+    key = '<p class="key"><i class="won"></i>better<i class="tied"></i>equal<i class="lost"></i>worse</p>'
+    caption = f"{metric_name(metric)} of each of {count(total)} queries against {findings.baseline}."
+    return f"<figure>{key}{bars}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _bar(test: Figures, total: int) -> str:
+    parts = {"won": test["won"], "tied": total - test["won"] - test["lost"], "lost": test["lost"]}
+    widths = "".join(
+        f'<i class="{kind}" style="flex-grow:{number}"><span>{count(number)}</span></i>'
+        for kind, number in parts.items()
+        if number
+    )
+    told = f"{test['model']}: {parts['won']} better, {parts['tied']} equal, {parts['lost']} worse"
+    return (
+        f'<div class="outcome" role="img" aria-label="{escape(told)}">'
+        f'<b>{escape(test["model"])}</b><div class="bar">{widths}</div></div>'
+    )
+
+
+def models(findings: Findings) -> str:
+    """Show every figure of every model with its interval; variants stand below, in small print."""
+    parts = []
+    retrieval = _held(findings, findings.metrics)
+    if retrieval:
+        parts.append(_figures_table(findings, retrieval, _variant_rows(findings, retrieval)))
+    tasks = _held(findings, TASKS)
+    if tasks:
+        groups = {} if retrieval else _variant_rows(findings, tasks)
+        parts.append(("<h3>Beyond retrieval</h3>\n" if retrieval else "") + _figures_table(findings, tasks, groups))
+    said = (
+        "Below a figure stands its 95% bootstrap interval over queries, triplets, pairs or documents. The best is bold."
+    )
+    return section("Models", *parts, note(said))
+
+
+def _held(findings: Findings, names: Sequence[str]) -> list[str]:
+    return [name for name in names if any(name in figures for figures in findings.figures.values())]
+
+
+def _figures_table(findings: Findings, names: list[str], groups: dict[str, list[list[str]]]) -> str:
+    best = {name: max(own[name] for own in findings.figures.values() if name in own) for name in names}
+    rows = [
+        [escape(model), *(_cell(own, name, best[name]) for name in names)] for model, own in findings.figures.items()
+    ]
+    return table(["Model", *(escape(metric_name(name)) for name in names)], rows, groups=groups)
+
+
+def _variant_rows(findings: Findings, names: list[str]) -> dict[str, list[list[str]]]:
+    """Rows of the variants by model: dimensions and type in place of a name."""
+    found: dict[str, list[list[str]]] = {}
+    for variant in findings.variants:
+        if not any(name in variant for name in names):
+            continue
+        name = f"{variant['dim']} {variant['dtype']}<small>{count(variant['bytes'])} bytes</small>"
+        cells = [_cell(variant, metric, None) for metric in names]
+        whole = findings.figures.get(variant["model"], {}).get("dim")
+        title = f"{variant['model']}, smaller vectors" + (f" (whole: {whole} float32)" if whole else "")
+        found.setdefault(title, []).append([name, *cells])
+    return found
+
+
+def _cell(figures: Figures, metric: str, best: float | None) -> str:
+    if metric not in figures:
+        return '<span class="none">-</span>'
+    value = figures[metric]
+    shown = f"<b>{decimal(value)}</b>" if value == best else decimal(value)
+    interval = figures.get("ci95", {}).get(metric)
+    shown += f"<small>{decimal(interval[0])} to {decimal(interval[1])}</small>" if interval else ""
+    cut = figures.get(_CUTS.get(metric, ""))
+    return shown + (f"<small>at cosine {decimal(cut)}</small>" if cut is not None else "")
+
+
+def comparisons(findings: Findings) -> str:
+    """Show the tests against the baseline, those of the deciding figure first, and the matrix of all pairs."""
+    tests, metric = findings.against(), leading(findings)
+    if not tests:
+        return ""
+    first = [test for test in tests if test["metric"] == metric]
+    rest = [test for name in dict.fromkeys(t["metric"] for t in tests) for test in tests if test["metric"] == name]
+    rest = [test for test in rest if test["metric"] != metric]
+    parts = [_tests(first)] if first else []
+    if rest:
+        parts.append(folded(f"Tests on {len({t['metric'] for t in rest})} further figures", _tests(rest)))
+    parts.append(_matrix(findings, metric))
+    said = (
+        "Two-sided and paired: a permutation test with 10,000 samples over queries and triplets, the bootstrap with "
+        "2,000 for figures that are no means. Holm takes the tests on one metric as a family. Bold: below 0.05."
+    )
+    return section(f"Against {findings.baseline}", *parts, note(said))
+
+
+def _tests(tests: Sequence[Figures]) -> str:
+    head = ["Model", "Metric", "Difference", "Won / lost", "p", "p, Holm"]
+    return table(head, [_test(test) for test in tests], words=2)
+
+
+def _test(test: Figures) -> list[str]:
+    low, high = test["ci95"]
+    corrected = p_value(test["p_holm"])
+    outcome = "-" if test["won"] is None else f"{count(test['won'])} / {count(test['lost'])}"
+    return [
+        escape(test["model"]),
+        escape(metric_name(test["metric"])),
+        f"{signed(test['difference'])}<small>{signed(low)} to {signed(high)}</small>",
+        outcome,
+        p_value(test["p_value"]),
+        f"<b>{corrected}</b>" if test["p_holm"] < _SURE else corrected,
+    ]
+
+
+def _matrix(findings: Findings, metric: str | None) -> str:
+    """Each model of a row against each of a column, where all pairs were tested."""
+    tests = {(t["model"], t["baseline"]): t for t in findings.comparisons if t["metric"] == metric}
+    if all(baseline == findings.baseline for _, baseline in tests):
+        return ""
+    names = list(dict.fromkeys(name for pair_of in tests for name in pair_of))
+    rows = [[escape(a), *(_against(tests, a, b) for b in names)] for a in names]
+    head = ["Row less column", *(escape(name) for name in names)]
+    return f"<h3>Every pair, {escape(metric_name(str(metric)))}</h3>\n" + table(head, rows)
+
+
+def _against(tests: Mapping[tuple[str, str], Figures], a: str, b: str) -> str:
+    test, turned = tests.get((a, b)), tests.get((b, a))
+    found = test or turned
+    if found is None:
+        return '<span class="none">-</span>'
+    text = signed(found["difference"] if test else -found["difference"])
+    text = f"<b>{text}</b>" if found["p_holm"] < _SURE else text
+    return f"{text}<small>p {p_value(found['p_holm'])}</small>"

@@ -1,0 +1,38 @@
+"""Make a static encoder out of a model: `python -m scripts.distil --model DIR --out DIR [--dim 256]`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config import JobConfig, main
+from pipeline.console import Progress, say
+from pipeline.distill import distil
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.files import join
+from pipeline.modeldir import SAMPLE_MODEL
+
+
+class DistilConfig(JobConfig):
+    """Settings of a distillation."""
+
+    model: str = Field(SAMPLE_MODEL, description="model whose vocabulary and knowledge are taken")
+    out: str | None = Field(None, description="directory of the static model; default {run}/static")
+    dim: int | None = Field(256, ge=8, description="dimensions of the static vectors")
+    method: Literal["distill", "embeddings"] = Field(
+        "distill", description="embed each token with the model, or take its own input embeddings"
+    )
+
+
+def run(config: DistilConfig) -> str:
+    """Write a static model that `SentenceTransformer(path)` loads, and return its directory."""
+    encoder = Encoder.load(EncoderConfig(model=config.model), "auto")
+    progress = Progress("distil", len(encoder.tokenizer), "tokens")
+    made = distil(encoder, config.dim, config.method, progress.add)
+    out = config.out or join(config.run, "static")
+    made.save(out)
+    say(f"distil: {out}: {len(encoder.tokenizer):,} tokens of {made.dim} dimensions")
+    return out
+
+
+if __name__ == "__main__":
+    main(DistilConfig, "distil", run)

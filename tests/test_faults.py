@@ -1,0 +1,184 @@
+"""What a failed run says, what an earlier run in the same place means, how a cluster is divided: all without one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import artifact, engine
+from pipeline.config import user_cause, validate
+from pipeline.errors import UserError
+from training.fit.again import settle
+from training.fit.config import TrainConfig
+from training.fit.resources import Shortage, resources
+from training.fit.trainer import NAME, SNAPSHOT, committed, tidy
+
+
+def failed(*errors: Exception) -> Exception:
+    from ray.train import WorkerGroupError
+
+    return WorkerGroupError("workers failed", dict(enumerate(errors)))
+
+
+def died(reason: str) -> Exception:
+    from ray.core.generated.common_pb2 import ActorDiedErrorContext
+    from ray.exceptions import ActorDiedError
+
+    return ActorDiedError(ActorDiedErrorContext(error_message=reason, actor_id=b"1" * 16))
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ([UserError("data: too few rows"), RuntimeError("Connection closed by peer")], "^data: too few rows$"),
+        ([RuntimeError("boom"), OSError(28, "No space left on device", "/x/y")], "^/x/y: No space left on device$"),
+        ([MemoryError("no"), RuntimeError("Connection closed by peer [127.0.0.1]:1")], "ran out of memory, after 2"),
+        ([RuntimeError("DefaultCPUAllocator: can't allocate memory")], "ran out of memory"),
+        ([died("The actor died because of an OOM: out of memory")], "ran out of memory"),
+        (
+            [died("worker process has died"), RuntimeError("Connection closed by peer")],
+            "a worker died, after 2",
+        ),
+        ([RuntimeError("Timed out waiting 60000ms for recv operation")], "within collective_timeout_s 60 s, after 2"),
+    ],
+)
+def test_a_failed_run_is_one_line(errors, words):
+    from training.fit.faults import explained
+
+    told = explained(failed(*errors), 2, 60.0)
+    assert told is not None and "\n" not in str(told)
+    with pytest.raises(UserError, match=words):
+        raise told
+
+
+def test_a_defect_keeps_its_traceback():
+    from training.fit.faults import explained
+
+    assert explained(failed(KeyError("query"), ValueError("shapes")), 2, 60.0) is None
+
+
+def test_a_users_error_ends_a_run_without_a_restart():
+    from ray.train import ControllerError
+
+    from training.fit.faults import Final
+
+    with pytest.raises(UserError, match="No space left"):
+        Final().after_exception(None, {1: RuntimeError("lost"), 0: OSError(28, "No space left on device")})
+    Final().after_exception(None, {0: died("killed")})
+    assert user_cause(ControllerError(UserError("as it was"))) == "as it was"
+
+
+def begun(log: Path, settings: dict, inputs: dict, steps: list[int]) -> None:
+    """An unfinished run with checkpoints of these steps."""
+    artifact.begin(str(log), "train", settings, inputs, overwrite=True)
+    held = [{"checkpoint_dir_name": f"checkpoint_{step}", "metrics": {"step": step}} for step in steps]
+    for one in held:
+        (log / NAME / one["checkpoint_dir_name"]).mkdir(parents=True)
+    (log / NAME).mkdir(exist_ok=True)
+    snapshot = {"checkpoint_results": held, "latest_checkpoint_result": held[-1] if held else None}
+    (log / NAME / SNAPSHOT).write_text(json.dumps(snapshot))
+
+
+SETTINGS = {"loss": {"temperature": 0.05}, "loop": {"seed": 13}}
+
+
+def config(**given) -> TrainConfig:
+    return validate(TrainConfig, given)
+
+
+def test_an_unfinished_run_of_other_settings_is_refused_by_name(tmp_path: Path):
+    log = tmp_path / "training"
+    begun(log, SETTINGS, {"data": "a"}, [3, 9])
+    settle(config(), str(log), SETTINGS, {"data": "a"})
+    settle(config(resume=True), str(log), SETTINGS, {"data": "a"})
+    changed = {"loss": {"temperature": 0.1}, "loop": {"seed": 13}}
+    with pytest.raises(UserError, match=r"at step 9, with another setting of loss.temperature \(was 0.05, now 0.1\)"):
+        settle(config(), str(log), changed, {"data": "a"})
+    with pytest.raises(UserError, match=r"from another input \(data\); .*--fresh"):
+        settle(config(resume=True), str(log), SETTINGS, {"data": "b"})
+    settle(config(overwrite=True), str(log), changed, {"data": "a"})
+
+
+def test_what_has_no_checkpoint_yet_is_begun_anew_but_not_resumed(tmp_path: Path):
+    log = tmp_path / "training"
+    begun(log, SETTINGS, {"data": "a"}, [])
+    settle(config(), str(log), {"loss": {}}, {"data": "a"})
+    for place in (log, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=r"--resume: .* holds no checkpoint to go on from"):
+            settle(config(resume=True), str(place), SETTINGS, {"data": "a"})
+
+
+def test_fresh_removes_a_run_and_nothing_else(tmp_path: Path):
+    log = tmp_path / "training"
+    begun(log, SETTINGS, {"data": "a"}, [3])
+    settle(config(fresh=True), str(log), SETTINGS, {"data": "a"})
+    assert not log.exists()
+    log.mkdir()
+    (log / "thesis.txt").write_text("mine")
+    settle(config(fresh=True), str(log), SETTINGS, {"data": "a"})
+    assert (log / "thesis.txt").exists()
+
+
+def test_how_a_run_is_carried_out_is_not_what_it_is():
+    plain = config()
+    other = config(workers={"min": 1, "max": 4}, max_failures=9, checkpoints={"keep": 5}, resume=True)
+    assert plain.digested() == other.digested()
+    assert plain.digested() != config(loop={"seed": 1}).digested()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"resume": True, "fresh": True}, "give one of the two"),
+        ({"workers": {"min": 3, "max": 2}}, "min 3 is more than max 2"),
+        ({"loop": {"patience": 2, "validations": 0}}, "loop.patience needs loop.validations"),
+        ({"loop": {"patience": 2}, "validation": {"beside": True}}, "not validation.beside"),
+        ({"workers": 0}, "setting 'workers' is 0: .*wanted a number from 1 on, or min and max"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given, words):
+    with pytest.raises(UserError, match=words):
+        config(**given)
+
+
+def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
+    begun(tmp_path, SETTINGS, {}, [3, 9])
+    (tmp_path / NAME / "checkpoint_half").mkdir()
+    tidy(str(tmp_path))
+    assert sorted(path.name for path in (tmp_path / NAME).glob("checkpoint_?")) == ["checkpoint_3", "checkpoint_9"]
+    assert not (tmp_path / NAME / "checkpoint_half").exists()
+    assert [figures["step"] for figures in committed(str(tmp_path)).values()] == [3, 9]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "given", "wanted"),
+    [
+        (2, 0, {}, (2, 1.0, False)),
+        (16, 0, {"workers": 4}, (4, 4.0, False)),
+        (16, 0, {"workers": {"min": 2, "max": 8}}, ((2, 8), 2.0, False)),
+        (3, 0, {"workers": 2, "validation": {"beside": True}}, (2, 1.0, False)),
+        (32, 4, {}, (4, 8.0, True)),
+        (1, 0, {"workers": {"min": 1, "max": 4}}, ((1, 4), 1.0, False)),
+    ],
+)
+def test_the_cluster_is_divided(monkeypatch, cpus, gpus, given, wanted):
+    monkeypatch.setattr(engine, "cpus", lambda: cpus)
+    monkeypatch.setattr(engine, "gpus", lambda: gpus)
+    found = resources(config(**given))
+    assert (found.count, found.each["CPU"], found.on_gpu) == wanted
+
+
+def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(engine, "cpus", lambda: 2)
+    monkeypatch.setattr(engine, "gpus", lambda: 0)
+    given = resources(config(workers=2))
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    now = iter([100.0, 110.0, 165.0])
+    monkeypatch.setattr("training.fit.resources.time.monotonic", lambda: next(now))
+    shortage = Shortage(given, 60.0)
+    shortage.look()
+    shortage.look()
+    with pytest.raises(UserError, match="workers 2: the cluster has 1 CPU since 60 s, wanted 1 CPU each"):
+        shortage.look()

@@ -1,0 +1,76 @@
+"""Where metrics go: the file of lines, TensorBoard, MLflow."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from training import trackers
+from training.lines import Lines
+
+ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.5}, {"step": 2, "ndcg@10": 0.5}]
+
+
+@pytest.mark.parametrize("place", ["{tmp}/log/metrics.jsonl", "memory://lines/metrics.jsonl"])
+def test_lines_are_appended_and_cut_back(place: str, tmp_path: Path):
+    path = place.format(tmp=tmp_path)
+    writer = Lines(path)
+    writer.replace([])
+    for row in ROWS:
+        writer.append(row)
+    writer.flush()
+    assert Lines(path).rows() == ROWS
+    first, end = Lines(path).read(0)
+    assert first.count("\n") == 3
+    again = Lines(path)
+    again.replace(ROWS[:1])
+    again.append({"step": 9})
+    again.flush()
+    assert Lines(path).rows() == [ROWS[0], {"step": 9}]
+    assert Lines(path).size() < end
+
+
+def test_a_line_that_is_not_whole_waits(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2, "lo')
+    lines = Lines(str(path))
+    assert lines.read(0) == ('{"step": 1}\n', 12)
+    with path.open("ab") as file:
+        file.write(b'ss": 3}\n')
+    assert lines.read(12) == ('{"step": 2, "loss": 3}\n', 35)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"tensorboard is not installed; pip install 'tripletail\[trackers\]'"):
+        trackers.TensorBoard().check()
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, rows in ((0, ROWS), (1, [{"step": 2, "steps": 3, "loss": 1.25}])):
+        writer = trackers.TensorBoard().open(str(tmp_path), start)
+        for row in rows:
+            writer.log(row)
+        writer.close()
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(one.step, one.value) for one in found.Scalars("loss")] == [(1, 2.0), (2, 1.25)]
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow.tracking import MlflowClient
+
+    uri = (tmp_path / "store").as_uri()
+    for row in (ROWS[0], ROWS[2]):
+        writer = trackers.MLflow(uri=uri).open(str(tmp_path), 0)
+        writer.log(row)
+        writer.close()
+    client = MlflowClient(uri)
+    number = client.get_experiment_by_name("tripletail").experiment_id
+    (run,) = client.search_runs([number])
+    assert run.data.metrics == {"loss": 2.0, "ndcg_at_10": 0.5}
+    assert run.info.status == "FINISHED"

@@ -1,0 +1,1 @@
+"""The training job on Ray Train."""

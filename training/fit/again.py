@@ -1,0 +1,38 @@
+"""What a run does where an earlier one has been: go on with it, begin anew, or refuse and name what is different.
+
+plain      a finished run of the same data and settings is left as it is, an unfinished one goes on at its last
+checkpoint; another one is refused, unless it lost nothing yet (no checkpoint) or --overwrite is given
+--resume   as plain, but refused where there is nothing to go on with
+--fresh    whatever is there is removed first
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline import artifact, files
+from pipeline.errors import UserError
+from training.fit.config import TrainConfig
+from training.fit.trainer import committed
+
+
+def settle(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
+    """Make way for the run, or raise UserError."""
+    fs, root = files.filesystem(log)
+    ours = fs.exists(files.join(root, artifact.CONFIG))
+    if config.fresh and ours:
+        fs.rm(root, recursive=True)
+        return
+    if fs.exists(files.join(root, artifact.MANIFEST)):
+        return  # a finished run: the artifact itself says what is different
+    held = committed(log) if ours else {}
+    if not held:
+        if config.resume:
+            raise UserError(f"--resume: {log} holds no checkpoint to go on from; leave --resume out to begin")
+        return
+    changed = artifact.difference(log, "train", settings, inputs)
+    if changed and not config.overwrite:
+        step = max(figures["step"] for figures in held.values())
+        raise UserError(
+            f"{log}: holds an unfinished run at step {step}, {changed}; put that back to go on, give --fresh to start "
+            "anew, or another --run"
+        )

@@ -1,0 +1,123 @@
+"""The recipe of a training run."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline import files
+from pipeline.attention import PACKED
+from pipeline.config import Config, JobConfig
+from pipeline.encoder import EncoderConfig
+from training.card import CardConfig
+from training.checkpoint import Checkpoints
+from training.guide import GuideConfig
+from training.loop import LoopConfig
+from training.lora import LoraConfig
+from training.losses.infonce import InfoNCE
+from training.losses.union import Loss
+from training.replay import Replay
+from training.rows import Kind, ValidationConfig
+from training.trackers import Tracker
+
+OPERATION = frozenset(  # how a run is carried out: none of it makes the result another one
+    {"resume", "fresh", "workers", "max_failures", "checkpoints", "trackers", "collective_timeout_s", "place_timeout_s"}
+)
+
+
+class Elastic(Config):
+    """As many workers as the cluster has room for: a run goes on with fewer after a loss, and with more later."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+    look_s: float = Field(60.0, ge=0, description="seconds between looks for room for more workers")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Elastic":
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class TrainConfig(JobConfig):
+    """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
+
+    data: str | None = Field(None, description="artifact of build; default {run}/data")
+    negatives: str | None = Field(None, description="artifact of mine; default {run}/negatives where it exists")
+    out: str | None = Field(None, description="model directory; default {run}/model")
+    encoder: EncoderConfig = EncoderConfig()
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
+    loss: Loss = InfoNCE()
+    rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
+    guide: GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
+    max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
+    draw: Literal["fresh", "first"] = Field(
+        "fresh", description="which max_negatives of a row's: others each epoch, or always the first"
+    )
+    max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    one_source: bool = Field(False, description="global batches of rows of one source each")
+    replay: Replay | None = Field(None, description="another corpus in some of the batches")
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
+    )
+    mix_temperature: float | None = Field(
+        None, ge=1, description="take of each source what goes with this root of its rows: the higher, the more alike"
+    )
+    loop: LoopConfig = LoopConfig()
+    tuned_share: float = Field(
+        1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
+    )
+    validation: ValidationConfig = ValidationConfig()
+    card: CardConfig = CardConfig()
+    workers: int | Elastic | None = Field(
+        None, description="a number, or {min, max}; default: one a GPU, else one a CPU up to 2"
+    )
+    checkpoints: Checkpoints = Checkpoints()
+    trackers: list[Tracker] = Field([], description="where metrics go besides the run's own file")
+    max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
+    collective_timeout_s: float = Field(60.0, ge=1, description="how long workers wait for one another in a step")
+    place_timeout_s: float = Field(60.0, ge=1, description="how long a run waits for room for its workers")
+    resume: bool = Field(False, description="go on with an unfinished run, or fail where there is none")
+    fresh: bool = Field(False, description="start anew, whatever is there")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _counted(cls, value: Any) -> Any:
+        if isinstance(value, str | int | float) and not (str(value).isdigit() and int(value) > 0):
+            raise ValueError("wanted a number from 1 on, or min and max")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.loop.compile and self.encoder.attention in PACKED:
+            raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
+        if self.replay and (self.mix or self.mix_temperature or self.one_source):
+            raise ValueError(
+                "replay says how often another corpus comes; leave mix, mix_temperature and one_source out"
+            )
+        if self.resume and self.fresh:
+            raise ValueError("resume goes on and fresh starts anew; give one of the two")
+        if self.loop.patience and (self.validation.beside or not self.loop.validations):
+            raise ValueError("loop.patience needs loop.validations in turn, not validation.beside")
+        return self
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Absolute places of data, model directory and training log."""
+        home = files.absolute(self.run)
+        return {
+            "data": files.absolute(self.data) if self.data else files.join(home, "data"),
+            "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
+            "replay": files.absolute(self.replay.place) if self.replay else "",
+            "model": files.absolute(self.out) if self.out else files.join(home, "model"),
+            "rows": files.join(home, "rows"),
+            "log": files.join(home, "training"),
+            "epochs": files.join(home, "training", "epochs"),
+        }
+
+    def digested(self) -> dict[str, Any]:
+        """Every setting that decides the result: how the run is carried out does not."""
+        return {key: value for key, value in super().digested().items() if key not in OPERATION}
+
+    def recipes(self) -> list[str]:
+        """Return the recipe of the replayed corpus."""
+        return [self.replay.recipe] if self.replay and self.replay.recipe else []

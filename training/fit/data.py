@@ -1,0 +1,177 @@
+"""What a run trains on: its rows, tokenised once, and the epochs of them, each composed while the one before trains."""
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import TracebackType
+
+from pipeline import exchange, files
+from pipeline.artifact import Artifact, digest
+from pipeline.config import user_cause
+from pipeline.console import say
+from pipeline.encoder import Encoder
+from pipeline.exchange import Exchange
+from pipeline.files import join, write_json
+from pipeline.tally import Tally
+from training.bulk import Bulk, buckets_for, write_bulk
+from training.composer import compose_epoch
+from training.epoch import Recipe, Spread, here
+from training.feed import FAILED, OPENED, epoch_place, slots_for
+from training.fit.config import TrainConfig
+from training.guide import opened
+from training.prepare import pieces, write_rows
+from training.replay import load_mixed
+from training.rows import Kind, guided, load, read_table, sampled
+from training.texts import Rows
+
+HERE = 50_000  # rows up to which composing in this process is over before Ray has started its tasks
+
+
+def prepared(
+    config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None, encoder: Encoder
+) -> Artifact:
+    """Rows of a run as an artifact, made anew where they are of other inputs or settings."""
+    wanted = {"rows", "max_negatives", "draw", "max_rows", "one_source", "mix", "mix_temperature", "guide", "replay"}
+    settings = {name: value for name, value in config.digested().items() if name in wanted}
+    inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
+    beside = {"negatives": negatives, "replay": replayed, **opened(config.guide)}
+    inputs |= {name: one.manifest.fingerprint for name, one in beside.items() if one}
+    place = config.places["rows"]
+    if sum(_stored(kind, data, negatives) for kind in config.rows) <= HERE or replayed:
+        rows = _loaded(config, data, negatives, replayed)
+        found = write_rows(place, settings, inputs, pieces(rows, encoder.tokenize))
+    else:
+        bulk = _bulk(config, data, negatives)
+        found = write_bulk(settings, inputs, bulk, on_ray(join(bulk.exchange.path, "marks")))
+    notes = found.manifest.notes
+    say(f"train: {notes['rows']:,} rows with {notes['tokens']:,} tokens of {', '.join(notes['sources'])}")
+    return found
+
+
+def _stored(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
+    """Rows of the table that a kind of rows is made of."""
+    if kind == "mined":
+        return negatives.rows("triplets") if negatives else 0
+    return data.rows("queries" if kind == "judged" else kind)
+
+
+def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> Bulk:
+    place = config.places["rows"]
+    bulk = Bulk(
+        config.rows,
+        data,
+        negatives,
+        config.encoder,
+        Exchange(join(place, "staging"), 1),
+        place,
+        config.max_negatives if config.draw == "first" else None,
+        config.max_rows,
+        config.mix,
+        config.mix_temperature,
+        config.one_source,
+        opened(config.guide),
+    )
+    return replace(bulk, exchange=Exchange(bulk.exchange.path, buckets_for(bulk)))
+
+
+def on_ray(marks: str) -> Spread:
+    """Tasks on Ray; each leaves a mark when it is through, and a killed job goes on from there."""
+    return lambda name, count, task: exchange.run(name, count, task, marks, exchange.nothing)
+
+
+def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None) -> Rows:
+    """Rows of a run, those of the replayed artifact in a stream of their own."""
+    most = config.max_negatives if config.draw == "first" else None
+    if config.replay and replayed:
+        own = sampled(read_table(config.rows, data, negatives), config.max_rows)
+        rows = load_mixed(own, data, config.replay, replayed, most)
+    else:
+        rows = load(config.rows, data, negatives, most, config.max_rows, config.mix, config.mix_temperature)
+    if config.one_source:
+        rows = replace(rows, stream=rows.source)
+    return guided(rows, opened(config.guide)) if config.guide else rows
+
+
+def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
+    """How the epochs of a run are composed, for any of these numbers of workers."""
+    loop = config.loop
+    return Recipe(
+        loop.batch_size,
+        loop.seed,
+        slots_for(loop.slots, math.lcm(*ranks)),
+        config.max_negatives,
+        config.draw == "fresh",
+        config.replay.share if config.replay else None,
+    )
+
+
+class _Over(Exception):
+    """Training has ended: what is being composed is not needed."""
+
+
+class Epochs:
+    """Composes the epochs of a run: the first before training begins, each other once the one before is being read."""
+
+    def __init__(self, rows: Artifact, how: Recipe, config: TrainConfig) -> None:
+        self.rows, self.how, self.home, self.loop = rows, how, config.places["epochs"], config.loop
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._ahead, daemon=True)
+        self.first = self._compose(0, self._spread(0))
+        left = ", ".join(f"{count:,} {reason}" for reason, count in self.first.manifest.dropped.items()) or "no row"
+        notes = self.first.manifest.notes
+        say(f"train: an epoch has {notes['steps']:,} steps, {notes['tokens']:,} tokens; left out of the first: {left}")
+
+    def __enter__(self) -> "Epochs":
+        self.thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def _compose(self, number: int, spread: Spread) -> Artifact:
+        place = epoch_place(self.home, number)
+        fs, failed = files.filesystem(place + FAILED)
+        if fs.exists(failed):
+            fs.rm(failed)
+        return compose_epoch(self.rows, self.how, number, place, spread)
+
+    def _spread(self, number: int) -> Spread:
+        """On Ray where there are many rows, as long as training does not hold the CPUs."""
+        if self.rows.rows("rows") <= HERE:
+            return here
+        return on_ray(join(epoch_place(self.home, number), "staging", "marks"))
+
+    def _beside(self, _: str, count: int, task: Callable[[int], Tally]) -> list[Tally]:
+        """Tasks in this process, until training is over."""
+        found = []
+        for number in range(count):
+            if self.over.is_set():
+                raise _Over
+            found.append(task(number))
+        return found
+
+    def _ahead(self) -> None:
+        """Compose epoch after epoch until there are steps enough."""
+        done, number = self.first.manifest.notes["steps"], 1
+        total = min(self.loop.max_steps or 1 << 60, self.loop.epochs * done)
+        while done < total:
+            opened_before = epoch_place(self.home, number - 1) + OPENED
+            fs, mark = files.filesystem(opened_before)
+            while not fs.exists(mark):
+                if self.over.wait(0.2):
+                    return
+            try:
+                done += self._compose(number, self._beside).manifest.notes["steps"]
+            except _Over:
+                return
+            except BaseException as error:
+                cause = user_cause(error)
+                write_json(epoch_place(self.home, number) + FAILED, {"error": cause or repr(error)})
+                if cause is None:
+                    raise
+                return
+            number += 1

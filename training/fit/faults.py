@@ -1,0 +1,81 @@
+"""What a failed run tells its user: which faults are final, and one line for each that is not a defect of ours."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ray.train import UserCallback
+
+from pipeline.config import user_cause
+from pipeline.errors import UserError
+
+
+class Final(UserCallback):  # type: ignore[misc]
+    """Ends a run at once on a fault that a restart would only meet again: a user's error, a full or read-only disk."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise what the user can fix; called in Ray's controller, which does not retry its own errors."""
+        for _, error in sorted(worker_exceptions.items()):
+            if cause := user_cause(error):
+                raise UserError(cause)
+
+
+def explained(error: BaseException, failures: int, limit_s: float) -> UserError | None:
+    """One line for a run that failed by its surroundings; None for a defect, which keeps its traceback.
+
+    `failures` is how many restarts were allowed, `limit_s` the time limit of a collective.
+    """
+    if cause := user_cause(error):
+        return UserError(cause)
+    texts = [f"{type(one).__name__}: {one}" for one in _chain(error)]
+    again = f"{failures} restarts" if failures != 1 else "one restart"
+    for marks, line in _LINES:
+        if any(mark in text.lower() for text in texts for mark in marks):
+            return UserError(line.format(again=again, limit=f"{limit_s:g}" if math.isfinite(limit_s) else "no"))
+    return None
+
+
+_LINES: list[tuple[tuple[str, ...], str]] = [
+    (
+        ("outofmemoryerror", "memoryerror", "out of memory", "can't allocate memory", "not enough memory"),
+        "a worker ran out of memory, after {again} from the last checkpoint too; lower loop.batch_size or "
+        "encoder.max_length, or set loop.cache_tokens",
+    ),
+    (
+        ("does not exist anymore",),
+        "a checkpoint that the run kept is gone from its directory; give --fresh to start anew",
+    ),
+    (
+        ("workergroupstartuptimeouterror", "workergroupstartupfailederror"),
+        "the workers found no place on the cluster; give fewer workers, or workers.min and workers.max, or raise "
+        "place_timeout_s",
+    ),
+    (
+        ("actordiederror", "actorunavailableerror", "worker died", "the actor died", "node_died", "preemptionerror"),
+        "a worker died, after {again} from the last checkpoint too (killed, out of memory, or its node was lost); the "
+        "same command goes on",
+    ),
+    (
+        ("timed out", "timeout", "wait timeout"),
+        "a worker was not heard of within collective_timeout_s {limit} s, after {again} from the last checkpoint too; "
+        "raise it where single steps take that long",
+    ),
+    (
+        ("connection closed by peer", "connection reset by peer"),
+        "the workers lost each other, after {again} from the last checkpoint too; the same command goes on",
+    ),
+]
+
+
+def _chain(error: BaseException) -> Iterable[BaseException]:
+    """An error, what it wraps, and what the workers of a group raised."""
+    seen: dict[int, BaseException] = {}
+    stack: list[BaseException | None] = [error]
+    while stack:
+        one = stack.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen[id(one)] = one
+        stack += [one.__cause__, one.__context__, getattr(one, "controller_failure", None)]
+        stack += list((getattr(one, "worker_failures", None) or {}).values())
+    return seen.values()

@@ -1,0 +1,73 @@
+"""The training job: check the inputs, train on Ray, leave a model directory."""
+
+from pathlib import Path
+
+from pipeline import artifact, engine
+from pipeline.artifact import Artifact
+from pipeline.console import say
+from pipeline.encoder import Encoder
+from training import card
+from training.checkpoint import load_weights
+from training.epoch import REPLAY
+from training.fit.again import settle
+from training.fit.config import TrainConfig
+from training.fit.data import Epochs, prepared, recipe
+from training.fit.resources import resources
+from training.fit.trainer import fit
+from training.guide import opened
+from training.loop import Embed
+from training.lora import attach, merge
+from training.losses.union import check
+
+
+def run(config: TrainConfig) -> str:
+    """Train and leave a model directory that Sentence Transformers loads; returns its path.
+
+    A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint;
+    `training.fit.again` says what --resume and --fresh change.
+    """
+    check(
+        config.loss,
+        [*config.rows, *(config.replay.rows if config.replay else ())],
+        guided=config.guide is not None,
+    )
+    for tracker in config.trackers:
+        tracker.check()
+    places = config.places
+    data = Artifact.open(places["data"], "build")
+    negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
+    base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
+    inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
+    if negatives:
+        inputs["negatives"] = negatives.manifest.fingerprint
+    replayed = config.replay.open() if config.replay else None
+    if replayed:
+        inputs["replay"] = replayed.manifest.fingerprint
+    inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
+    settle(config, places["log"], config.digested(), inputs)
+    draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
+    if isinstance(draft, Artifact):
+        say(f"train: already done: {places['model']}")
+        return places["model"]
+    engine.start()
+    plan = artifact.digest([draft.settings, draft.inputs])
+    rows = prepared(config, data, negatives, replayed, base)
+    given = resources(config)
+    with Epochs(rows, recipe(config, range(given.least, given.most + 1)), config) as epochs:
+        checkpoint, measured = fit(config, places, plan)
+    beside = _finished(config, base, checkpoint)
+    notes = rows.manifest.notes
+    own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
+    told = card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
+    base.save(places["model"], told, beside)
+    draft.drop(epochs.first.manifest.dropped)
+    draft.finish([], model=places["model"], rows=own, plan=plan, validation=measured)
+    say(f"train: done: {places['model']}")
+    return places["model"]
+
+
+def _finished(config: TrainConfig, base: Encoder, checkpoint: Path) -> dict[str, bytes]:
+    """Load the trained weights into the base; returns the files of adapters, which are merged into it."""
+    adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
+    load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else config.tuned_share)
+    return merge(base, adapters, config.encoder.model, config.tuned_share) if adapters else {}

@@ -1,0 +1,167 @@
+"""Ray Train around the workers: it places them, keeps their checkpoints and restarts them when one dies."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any, TypeVar
+
+from pipeline import files
+from pipeline.artifact import Artifact
+from pipeline.console import say
+from pipeline.errors import UserError
+from training.checkpoint import damage
+from training.fit.config import Elastic, TrainConfig
+from training.fit.resources import Resources, Shortage, resources
+from training.fit.worker import train_worker
+from training.follow import Follow
+from training.keeper import METRICS, beside, local
+from training.lines import Lines
+
+T = TypeVar("T")
+NAME = "ray"  # of Ray Train's directory below the run's log
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # where Ray Train names the checkpoints that it has committed
+
+
+def fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, list[dict[str, Any]]]:
+    """Run Ray Train; returns the directory of the best checkpoint and the validation figures.
+
+    Raises UserError where the surroundings failed the run: no place, a lost worker, memory, a full disk.
+    """
+    given = resources(config)
+    say(f"train: {given}")
+    metric = config.validation.measured(Artifact.open(places["data"], "build"))
+    tidy(places["log"])
+    _limits(config)
+    trainer = _trainer(config, places, plan, given, metric)
+    from ray.train import TrainingFailedError
+
+    from training.fit.faults import explained
+
+    try:
+        with Follow(files.join(places["log"], METRICS), metric):
+            result = _waiting(trainer.fit, Shortage(given, config.place_timeout_s))
+    except TrainingFailedError as error:
+        told = explained(error, config.max_failures, config.collective_timeout_s)
+        if told is None:
+            raise
+        raise told from error
+    lines = Lines(files.join(places["log"], METRICS))
+    if config.validation.beside:
+        _merge(lines, beside(places["log"]))
+    return _best(result, metric, places["log"]), [row for row in lines.rows() if metric in row]
+
+
+def _trainer(config: TrainConfig, places: dict[str, str], plan: str, given: Resources, metric: str) -> Any:
+    """Put Ray Train's trainer together."""
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from training.fit.beside import measure
+    from training.fit.faults import Final
+
+    settings = {"config": config.model_dump(mode="json"), "places": places}
+    checked = ray.train.ValidationConfig(
+        fn=measure,
+        task_config=ray.train.ValidationTaskConfig(fn_kwargs=settings, timeout_s=config.validation.beside_limit_s),
+        ray_remote_kwargs=given.check,
+    )
+    look = {"elastic_resize_monitor_interval_s": config.workers.look_s} if isinstance(config.workers, Elastic) else {}
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={**settings, "plan": plan, "cpus": given.each["CPU"], "metric": metric},
+        torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=given.count,
+            use_gpu=given.on_gpu,
+            resources_per_worker=given.each,
+            **look,
+        ),
+        run_config=ray.train.RunConfig(
+            name=NAME,
+            storage_path=places["log"],
+            failure_config=ray.train.FailureConfig(
+                max_failures=config.max_failures, controller_failure_limit=config.max_failures
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=config.checkpoints.keep,
+                checkpoint_score_attribute=metric if config.loop.validations else None,
+                checkpoint_score_order="max",
+            ),
+            callbacks=[Final()],
+        ),
+        validation_config=checked if config.validation.beside else None,
+    )
+
+
+def _limits(config: TrainConfig) -> None:
+    """Tell Ray Train how long it may wait; what the user's environment says already stays."""
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.place_timeout_s:g}")
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{config.collective_timeout_s:g}")
+
+
+def tidy(log: str) -> None:
+    """Remove what an interrupted storing left: directories of checkpoints that Ray Train never committed."""
+    fs, root = files.filesystem(files.join(log, NAME))
+    if not fs.exists(root):
+        return
+    known = set(committed(log))
+    for folder in fs.glob(files.join(root, "checkpoint_*")):
+        if fs.isdir(folder) and folder.rstrip("/").rsplit("/", 1)[-1] not in known:
+            fs.rm(folder, recursive=True)
+
+
+def committed(log: str) -> dict[str, dict[str, Any]]:
+    """Names of the checkpoints that Ray Train has committed, with their figures, in the order of their steps."""
+    fs, name = files.filesystem(files.join(log, NAME, SNAPSHOT))
+    if not fs.exists(name):
+        return {}
+    held = json.loads(fs.cat_file(name))
+    found = [*held["checkpoint_results"], *([held["latest_checkpoint_result"]] if held["checkpoint_results"] else [])]
+    return {one["checkpoint_dir_name"]: one["metrics"] for one in sorted(found, key=lambda one: one["metrics"]["step"])}
+
+
+def _best(result: Any, metric: str, log: str) -> Path:
+    """The directory of the best whole checkpoint by the metric, of the newest where none was measured."""
+    ranked = sorted(
+        result.best_checkpoints or [], key=lambda one: (one[1].get(metric, float("-inf")), one[1]["step"]), reverse=True
+    )
+    for checkpoint, figures in ranked:
+        folder = local(checkpoint)
+        if wrong := damage(folder):
+            say(f"train: checkpoint {folder.name}: {wrong}; passed over")
+            continue
+        kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
+        say(f"train: checkpoint of step {figures['step']}, the {kind}")
+        return folder
+    raise UserError(f"train: no whole checkpoint in {log}; give --fresh to start anew")
+
+
+def _merge(lines: Lines, measured: list[dict[str, Any]]) -> None:
+    """Bring validations that ended after the last row of metrics into the file."""
+    rows = lines.rows()
+    known = {row["step"] for row in rows if "steps" not in row and "note" not in row}
+    lines.replace([*rows, *(row for row in measured if row["step"] not in known)])
+
+
+def _waiting(work: Callable[[], T], shortage: Shortage) -> T:
+    """Call `work` on a thread and wait: on the main thread Ray Train takes Ctrl-C for itself and keeps it."""
+    done: Queue[T | BaseException] = Queue()
+
+    def call() -> None:
+        try:
+            done.put(work())
+        except BaseException as error:
+            done.put(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    while True:
+        with suppress(Empty):
+            result = done.get(timeout=0.5)
+            if isinstance(result, BaseException):
+                raise result
+            return result
+        shortage.look()

@@ -1,0 +1,46 @@
+"""What every worker of Ray Train runs: encoder, feed and loop from the settings, then the steps."""
+
+from typing import Any
+
+from pipeline.artifact import Artifact
+from pipeline.config import validate
+from pipeline.encoder import Encoder
+from training.drive import Drive
+from training.feed import Awaited, Feed
+from training.fit.config import TrainConfig
+from training.keeper import RayKeeper
+from training.loop import Loop
+from training.lora import attach
+from training.rows import load_validation
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """Run on every worker of Ray Train."""
+    import os
+
+    import ray.train
+    import torch
+    from ray.train.collective import barrier
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(max(1, int(settings["cpus"])))
+    config = validate(TrainConfig, settings["config"])
+    places = settings["places"]
+    data = Artifact.open(places["data"], "build")
+    checks = load_validation(data, config.validation) if config.loop.validations else None
+    device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
+    encoder = Encoder.load(
+        config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=not config.loop.compile
+    )
+    if config.lora:
+        attach(encoder, config.lora, config.loop.seed)
+    barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
+    feed = Feed(Awaited(places["epochs"], marks=ray.train.get_context().get_world_rank() == 0))
+    loop = Loop(encoder, config.loss, feed, config.loop)
+    barrier()
+    beside = config.validation.beside and checks is not None
+    keeper = RayKeeper(places["log"], config.checkpoints, config.trackers, measured=beside)
+    try:
+        Drive(loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, beside=beside).run()
+    finally:
+        keeper.end()

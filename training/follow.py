@@ -1,0 +1,96 @@
+"""The metrics file as lines on the terminal while it grows: progress, validations, notes, and a rank that is slow."""
+
+import json
+import threading
+from typing import Any
+
+from pipeline.console import say
+from training.lines import Lines
+
+SLOW = 1.5  # a rank that takes so many times the mean of all to reach the gather is named
+
+
+class Follow:
+    """Print the metrics file as it grows, while the driver waits for the workers."""
+
+    def __init__(self, path: str, metric: str) -> None:
+        self.file, self.metric = Lines(path), metric
+        self.every = 1.0 if self.file.local else 10.0
+        self.place = self.file.size()
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Follow":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+        self._print()
+
+    def _watch(self) -> None:
+        while not self.over.wait(self.every):
+            self._print()
+
+    def _print(self) -> None:
+        """Print what is new. Where the file was cut back to a checkpoint, that is from its newest note on."""
+        cut = self.file.cut(self.place)
+        text, self.place = self.file.read(0 if cut else self.place)
+        rows = [json.loads(line) for line in text.splitlines()]
+        if cut:
+            notes = [at for at, row in enumerate(rows) if "note" in row]
+            rows = rows[notes[-1] :] if notes else []
+        for row in rows:
+            for line in told(row, self.metric):
+                say(line)
+
+
+_OF_THE_RUN = frozenset(
+    {"step", "steps", "epoch", "loss", "learning_rate", "scale", "grad_norm", "bad_steps", "padding", "wait", "workers"}
+    | {"seconds_per_step", "pairs_per_s", "tokens_per_s", "slowest_rank", "slowest_rank_s", "mean_rank_s"}
+)
+
+
+def told(row: dict[str, Any], metric: str) -> list[str]:
+    """A row of the metrics file in words."""
+    if "note" in row:
+        return [f"train: {row['note']}"]
+    if metric in row:
+        return [f"train: step {row['step']}: validation {metric} {row[metric]:.4f}"]
+    return [] if "steps" not in row else [_progress(row), *_slow(row)]
+
+
+def _progress(row: dict[str, Any]) -> str:
+    left = (row["steps"] - row["step"]) * row["seconds_per_step"]
+    parts = [f"loss {_number(row['loss'], 4)}"]
+    parts += [f"{name.replace('_', ' ')} {_number(row[name], 3)}" for name in row if name not in _OF_THE_RUN]
+    parts += [
+        f"gradient {_number(row['grad_norm'], 3)}",
+        f"{row['pairs_per_s']:.1f} pairs/s",
+        f"{row['tokens_per_s']:.0f} tokens/s",
+        f"padding {row['padding']:.1%}",
+        f"wait {row['wait']:.1%}",
+    ]
+    parts += [f"{row['bad_steps']} steps skipped"] if row["bad_steps"] else []
+    return f"train: step {row['step']}/{row['steps']}: {', '.join(parts)}, {_span(left)} left"
+
+
+def _slow(row: dict[str, Any]) -> list[str]:
+    """Name a rank for which the others wait."""
+    slowest, mean = row.get("slowest_rank_s", 0.0), row.get("mean_rank_s", 0.0)
+    if slowest < SLOW * mean or slowest - mean < 0.05:
+        return []
+    return [f"train: worker {row['slowest_rank']} is slow: {slowest:.2f} s to the gather of a step, all {mean:.2f} s"]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "not finite" if value is None else f"{value:.{digits}f}"
+
+
+def _span(seconds: float) -> str:
+    """Seconds as one reads them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,72 @@
+"""A file of JSON lines that grows: appended to here, written whole now and then on a store that cannot append."""
+
+import json
+import time
+from typing import Any
+
+from pipeline import files
+
+WHOLE_S = 20.0  # seconds between writings of the whole file, where it cannot be appended to
+
+
+class Lines:
+    """Rows of one writer, and what readers see of them."""
+
+    def __init__(self, path: str) -> None:
+        self.fs, self.name = files.filesystem(path)
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.held: list[dict[str, Any]] | None = None  # every row, where the file is written whole
+        self.written = 0.0
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return every row written so far; a line that is not yet whole is left for later."""
+        return [json.loads(line) for line in self.read(0)[0].splitlines()]
+
+    def read(self, start: int) -> tuple[str, int]:
+        """Return whole lines from byte `start` on, and where they end."""
+        if not self.fs.exists(self.name):
+            return "", 0
+        found: bytes = self.fs.cat_file(self.name, start=start) if self.size() > start else b""
+        whole = found[: found.rfind(b"\n") + 1]
+        return whole.decode(), start + len(whole)
+
+    def cut(self, place: int) -> bool:
+        """Whether the file no longer holds what ended at `place`: it is shorter, or no line ends there."""
+        if self.size() < place:
+            return True
+        return place > 0 and bytes(self.fs.cat_file(self.name, start=place - 1, end=place)) != b"\n"
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return int(self.fs.size(self.name)) if self.fs.exists(self.name) else 0
+
+    def replace(self, rows: list[dict[str, Any]]) -> None:
+        """Write the file anew with these rows."""
+        self.held = None if self.local else list(rows)
+        self.fs.makedirs(self.name.rsplit("/", 1)[0], exist_ok=True)
+        self._write(rows)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row."""
+        if self.local:
+            self.fs.makedirs(self.name.rsplit("/", 1)[0], exist_ok=True)
+            with self.fs.open(self.name, "ab") as file:
+                file.write(_line(row))
+            return
+        self.held = self.rows() if self.held is None else self.held
+        self.held.append(row)
+        if time.monotonic() - self.written >= WHOLE_S:
+            self._write(self.held)
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        if self.held is not None:
+            self._write(self.held)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.fs.pipe_file(self.name, b"".join(map(_line, rows)))
+        self.written = time.monotonic()
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row, allow_nan=False) + "\n").encode()
