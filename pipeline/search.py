@@ -259,6 +259,9 @@ def dots(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floa
 
 def unit(vectors: Floats) -> Floats:
     """Vectors [N, D] scaled to length 1, so that the inner product is the cosine; zero vectors stay."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    scaled: Floats = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    scaled = np.empty(vectors.shape, np.float32)
+    for first in range(0, len(vectors), CORPUS_TILE):
+        part = vectors[first : first + CORPUS_TILE]
+        lengths = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
+        scaled[first : first + CORPUS_TILE] = part / np.where(lengths > 0, lengths, 1.0)
     return scaled

@@ -76,12 +76,13 @@ def search(side: str, folder: str, queries: int, documents: int, batch: int, thr
         from sentence_transformers.util import mine_hard_negatives
 
         settings |= {"use_faiss": side == "faiss"}
-    before = peak()
+    before, spent = peak(), time.process_time()
     begun = time.perf_counter()
     found = mine_hard_negatives(data, Given(folder), **settings)
     seconds = time.perf_counter() - begun
     negatives = sum(len(row) - 1 for row in found["positive"])
-    return {"seconds": seconds, "peak": peak(), "before": before, "negatives": negatives}
+    spent = time.process_time() - spent
+    return {"seconds": seconds, "cpu_seconds": spent, "peak": peak(), "before": before, "negatives": negatives}
 
 
 def capped(cap: int, queries: int, folder: str) -> dict[str, float]:

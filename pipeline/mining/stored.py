@@ -13,8 +13,8 @@ from pipeline.mining.cells import Floats
 from pipeline.mining.stamp import texts_key, weights_key
 from pipeline.search import unit
 
-_TEXTS = 16_384  # encoded at once
-_READ = 65_536  # rows read at once
+_TEXTS = 8192  # encoded at once
+_READ = 8192  # rows read at once
 
 
 @dataclass(frozen=True)
