@@ -194,9 +194,9 @@ def test_every_pair_has_a_matrix(findings):
     text = render(replace(findings, figures=third, comparisons=every))
     assert "Every pair, nDCG@10" in text and "Every pair" not in render(findings)
     matrix = rows_of(text, "Against base")[-3:]
-    assert matrix[0] == ["tuned", "-", "+.111p 0.0002", "+.062p 0.400"]
-    assert matrix[1] == ["base", "-.111p 0.0002", "-", "-.050p 0.030"]
-    assert matrix[2] == ["third", "-.062p 0.400", "+.050p 0.030", "-"]
+    assert matrix[0] == ["base", "-", "-.111p 0.0002", "-.050p 0.030"]
+    assert matrix[1] == ["tuned", "+.111p 0.0002", "-", "+.062p 0.400"]
+    assert matrix[2] == ["third", "+.050p 0.030", "-.062p 0.400", "-"]
 
 
 def test_statistics_have_no_winners_but_thresholds(findings):
