@@ -223,6 +223,15 @@ def test_what_is_won_is_drawn_in_proportion(drawn):
     assert page.xpath("//div[@class='outcome']/@aria-label") == ["tuned: 700 better, 391 equal, 109 worse"]
 
 
+def test_triplets_alone_have_standings_and_no_bars(findings):
+    own = {"triplet_accuracy": 0.6, "ci95": {"triplet_accuracy": [0.5, 0.7]}}
+    tested = comparison(0.1, 0.01, metric="triplet_accuracy")
+    only = replace(findings, queries=0, figures={"base": own, "tuned": own}, comparisons=[tested], variants=[])
+    page = html.document_fromstring(render(only))
+    assert "At a glance" in [h.text for h in page.iter("h2")] and not page.xpath("//div[@class='bar']")
+    assert page.findtext(".//p[@class='lead']").startswith("Triplets of split test over 9,000 documents.")
+
+
 def test_the_browser_may_load_nothing(drawn):
     page = html.document_fromstring(drawn)
     assert page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content") == [

@@ -48,11 +48,11 @@ def glance(findings: Findings) -> str:
 
 
 def _outcomes(findings: Findings, metric: str) -> str:
-    """Bars of what each model wins, ties and loses against the baseline."""
-    tests = [test for test in findings.against() if test["metric"] == metric and test["won"] is not None]
-    if not tests:
+    """Bars of the queries that each model wins, ties and loses against the baseline."""
+    tests = [test for test in findings.against() if test["metric"] == metric]
+    if not tests or metric not in findings.metrics:
         return ""
-    total = max(findings.queries, 1)
+    total = findings.queries
     bars = "".join(_bar(test, total) for test in tests)
     key = '<p class="key"><i class="won"></i>better<i class="tied"></i>equal<i class="lost"></i>worse</p>'
     caption = f"{metric_name(metric)} of each of {count(total)} queries against {findings.baseline}."
