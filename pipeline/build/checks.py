@@ -27,7 +27,8 @@ def publish(draft: Draft, table: str, rows: pa.Table, part: str, tally: Tally) -
     draft.write(table, rows, part)
     tally.counts[f"table {table}"] += rows.num_rows
     if "split" in rows.column_names:
-        tally.counts.update(f"split {table} {split}" for split in rows["split"].to_pylist())
+        for found in rows["split"].value_counts().to_pylist():
+            tally.counts[f"split {table} {found['values']}"] += found["counts"]
 
 
 @dataclass(frozen=True)
