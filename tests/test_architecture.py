@@ -39,7 +39,7 @@ FLOORS: dict[float, str] = {
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.miners "
     "pipeline.embed.ids pipeline.embed.reuse",
-    2.05: "pipeline.embed.columns pipeline.build.entries",
+    2.05: "pipeline.embed.columns pipeline.build.entries pipeline.build.prompts",
     2.1: "pipeline.build.near pipeline.build.checks pipeline.candidates pipeline.tuples pipeline.duplicates "
     "pipeline.embed.worker",
     2.2: "pipeline.build.units pipeline.mining pipeline.embed.job pipeline.index.kinds pipeline.export",
