@@ -29,6 +29,19 @@ class Lexical:
         self._index = bm25s.BM25(k1=K1, b=B, method="lucene")
         self._index.index(tokens, show_progress=False)
 
+    @classmethod
+    def load(cls, folder: str) -> "Lexical":
+        """Open an index that `save` left; it stays on disk and is mapped."""
+        import bm25s
+
+        made = cls.__new__(cls)
+        made._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
+        return made
+
+    def save(self, folder: str) -> None:
+        """Write the index into a folder."""
+        self._index.save(folder, show_progress=False)
+
     def scores(self, query: str) -> npt.NDArray[np.float32]:
         """Score a query against every document, [N] in corpus order; 0 where no word is shared."""
         import bm25s

@@ -17,7 +17,18 @@ NEGATIVE = pa.struct(
     ]
 )
 
-CANDIDATE = pa.struct([("doc_id", pa.string()), ("score", pa.float32()), ("cross_score", pa.float32())])
+CANDIDATE = pa.struct(
+    [
+        ("doc_id", pa.string()),
+        ("score", pa.float32()),  # cosine to the anchor under the mining model
+        ("cross_score", pa.float32()),  # of a reranker; null when none was asked
+        ("lexical_score", pa.float32()),  # BM25; null when not looked for
+        ("positive_similarity", pa.float32()),  # cosine to the pair's positive
+        ("cluster", pa.uint64()),  # key of its near-duplicate cluster, or of its text
+        ("same_category", pa.bool_()),  # as the pair's positive
+        ("shared_tags", pa.int32()),  # with the pair's positive
+    ]
+)
 
 _PAIR_FIELDS = [
     ("anchor_id", pa.string()),
@@ -75,6 +86,8 @@ TABLES: dict[str, pa.Schema] = {
             ("anchor_id", pa.string()),
             ("positive_id", pa.string()),
             ("positive_score", pa.float32()),
+            ("positive_cross_score", pa.float32()),
+            ("positive_lexical_score", pa.float32()),
             ("candidates", pa.list_(CANDIDATE)),
         ]
     ),

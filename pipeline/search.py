@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +11,12 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
 
+Keys = npt.NDArray[np.uint64]
+
 QUERY_TILE, CORPUS_TILE = 1024, 4096
-_PAIRS = 8192  # pairs whose exact product is taken at once
+_PAIRS = 256  # pairs whose exact product is taken at once: what the cache of a core holds
+_LARGE = 1e18  # beyond it products are not taken in bfloat16
+_NO_KEY = np.uint64(2**64 - 1)
 
 
 @dataclass
@@ -46,25 +52,27 @@ def top_k(
 
     Returns scores [Q, k] falling and rows [Q, k] counted from `first_row`; equal scores go by lower row, missing
     places have score -inf and row -1. A score is the float64 product rounded to float32, so neither the partition
-    into blocks nor the arithmetic of a tile decides a tie: a tile's float32 product only rules out rows that its
-    rounding error cannot save. `barred` is (query, row) pairs that are never found. Raises ValueError on widths
-    that differ and on vectors that are not finite.
+    into blocks nor the arithmetic of a tile decides a tie: a tile's rough product (bfloat16 where the hardware has it,
+    else float32) only rules out rows that its rounding error cannot save. `barred` is (query, row) pairs that are
+    never found. Raises ValueError on widths that differ and on vectors that are not finite.
     """
     queries = _checked(queries, "queries", None)
-    best = Best.empty(len(queries), k)
     if not k or not len(queries):
+        best = Best.empty(len(queries), k)
         return best.scores, best.rows
+    leaders = [_Leaders(_Rough(queries[at : at + QUERY_TILE]), k) for at in range(0, len(queries), QUERY_TILE)]
     start = first_row
     barred_queries, barred_rows = _by_row(barred)
-    for tile in _tiles(blocks, queries.shape[1]):
-        for first in range(0, len(queries), QUERY_TILE):
-            part = slice(first, first + QUERY_TILE)
-            near = slice(*np.searchsorted(barred_rows, [start, start + len(tile)]))
-            ours = (barred_queries[near] >= first) & (barred_queries[near] < first + QUERY_TILE)
-            hole = (barred_queries[near][ours] - first, barred_rows[near][ours] - start)
-            _search_tile(queries[part], tile, start, k, best.scores[part], best.rows[part], hole)
-        start += len(tile)
-    return best.scores, best.rows
+    for block in _tiles(blocks, queries.shape[1]):
+        tile = _Rough(block)
+        near = slice(*np.searchsorted(barred_rows, [start, start + len(block)]))
+        for place, ours in enumerate(leaders):
+            owner = barred_queries[near] - place * QUERY_TILE
+            held = (owner >= 0) & (owner < QUERY_TILE)
+            ours.meet(tile, start - first_row, (owner[held], barred_rows[near][held] - start))
+        start += len(block)
+    parts = [one.ranking(first_row) for one in leaders]
+    return np.concatenate([scores for scores, _ in parts]), np.concatenate([rows for _, rows in parts])
 
 
 def _by_row(barred: tuple[Rows, Rows] | None) -> tuple[Rows, Rows]:
@@ -90,29 +98,153 @@ def _checked(vectors: Floats, name: str, width: int | None) -> Floats:
     return checked
 
 
-def _search_tile(
-    queries: Floats, tile: Floats, start: int, k: int, scores: Floats, rows: Rows, hole: tuple[Rows, Rows]
-) -> None:
-    """Bring `scores` and `rows` [q, k] up to date, in place, with one tile [n, D] whose first row is `start`.
+class _Rough:
+    """Vectors [n, D] with a rounded form of them that is multiplied fast, their lengths and their rounding errors."""
 
-    `hole` is the (query, column) pairs of the tile that are barred.
-    """
-    approximate = queries @ tile.T
-    approximate[hole] = -np.inf
-    floor = scores[:, -1]
-    if len(tile) > k and np.isinf(floor).any():
-        floor = np.maximum(floor, np.partition(approximate, len(tile) - k, axis=1)[:, len(tile) - k])
-    query, column = np.nonzero((approximate >= (floor - _slack(queries, tile))[:, None]) & (approximate > -np.inf))
-    products = dots(queries, tile, query, column)
-    kept = products >= scores[query, -1]
-    _merge_ragged(scores, rows, query[kept], products[kept], start + column[kept])
+    def __init__(self, vectors: Floats) -> None:
+        self.exact, self.rough = vectors, _rounded(vectors)
+        self.lengths = np.linalg.norm(vectors, axis=1)
+        self.errors = np.zeros(len(vectors), np.float32)
+        if self.rough is not None:
+            self.errors = np.linalg.norm(vectors - self.rough.float().numpy(), axis=1)
+
+    def times(self, tile: "_Rough") -> tuple[Any, Floats, float]:
+        """Products [q, n] with a tile, a bound [q] on their error, and the relative error of their own rounding.
+
+        |q'd' - qd| <= |q' - q| |d'| + |q| |d' - d|, and accumulation in float32 adds D 2^-24 |q'| |d'| (Higham 2002,
+        eq. 3.5), counted twice since fused instructions round in their own ways.
+        """
+        longest, off = tile.lengths.max(initial=0.0), tile.errors.max(initial=0.0)
+        reach = (self.lengths + self.errors) * (longest + off)
+        bound = self.errors * (longest + off) + self.lengths * off + tile.exact.shape[1] * 2.0**-23 * reach
+        slack: Floats = (1.001 * bound).astype(np.float32)
+        if self.rough is None or tile.rough is None:
+            return self.exact @ tile.exact.T, slack, 0.0
+        return self.rough @ tile.rough.T, slack, 2.0**-8
 
 
-def _slack(queries: Floats, tile: Floats) -> Floats:
-    """Bound [q] on twice the float32 error of a product: 2 * D * 2^-23 * |q| * max|d| (Higham 2002, eq. 3.5)."""
-    longest = np.linalg.norm(tile, axis=1).max(initial=0.0)
-    bound: Floats = (2 * queries.shape[1] * 2.0**-23 * longest * np.linalg.norm(queries, axis=1)).astype(np.float32)
-    return bound
+@cache
+def _fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 natively, and torch is there to make it."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _rounded(vectors: Floats) -> Any:
+    """Vectors in bfloat16, or None where that is not fast or not possible."""
+    if not _fast_bfloat16() or np.abs(vectors).max(initial=0.0) > _LARGE:
+        return None
+    import torch
+
+    return torch.from_numpy(vectors if vectors.flags.writeable else vectors.copy()).bfloat16()
+
+
+class _Leaders:
+    """The best k rows so far of some queries: keys [q, k] rising, which order by falling score, then rising row."""
+
+    def __init__(self, queries: _Rough, k: int) -> None:
+        count = len(queries.exact)
+        self.queries, self.k = queries, k
+        self.keys = np.full((count, k), _NO_KEY, np.uint64)
+        self.floor = np.full(count, -np.inf, np.float32)  # no row below it is among the best
+        self.waiting = np.full((count, k), _NO_KEY, np.uint64)
+        self.filled = np.zeros(count, np.int64)
+
+    def meet(self, tile: _Rough, start: int, hole: tuple[Rows, Rows]) -> None:
+        """Take in a tile [n, D] whose first row is `start`; `hole` is the (query, column) pairs that are barred."""
+        rough, slack, relative = self.queries.times(tile)
+        rough[hole] = -np.inf
+        if np.isinf(self.floor).any():
+            self._raise_floor(rough, slack, relative)
+        query, column = _at_least(rough, self.floor - slack)
+        exact = dots(self.queries.exact, tile.exact, query, column)
+        kept = (exact >= self.floor[query]) & ~_barred(query, column, hole, len(tile.exact))
+        self._add(query[kept], _keys(exact[kept], start + column[kept]))
+
+    def _raise_floor(self, rough: Any, slack: Floats, relative: float) -> None:
+        """The k-th best of one tile, less what their error may be, is a floor."""
+        if rough.shape[1] <= self.k:
+            return
+        found = rough if isinstance(rough, np.ndarray) else rough.float().numpy()
+        last = np.partition(found, found.shape[1] - self.k, axis=1)[:, found.shape[1] - self.k]
+        self.floor = np.maximum(self.floor, last - relative * np.abs(last) - slack)
+
+    def _add(self, query: Rows, keys: Keys) -> None:
+        """Let rows wait until there are enough of them to sort; queries rise."""
+        counts = np.bincount(query, minlength=len(self.filled))
+        if ((self.filled + counts) > self.k).any():
+            self._settle()
+        if (counts > self.k).any():
+            self.waiting = np.full((len(counts), int(counts.max())), _NO_KEY, np.uint64)
+        place = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]
+        self.waiting[query, self.filled[query] + place] = keys
+        self.filled += counts
+        if self.filled.sum() * 4 >= self.keys.size:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Sort in what waits, and raise the floors."""
+        most = int(self.filled.max(initial=0))
+        if not most:
+            return
+        every = np.concatenate([self.keys, self.waiting[:, :most]], axis=1)
+        every.sort(axis=1)
+        self.keys = np.ascontiguousarray(every[:, : self.k])
+        self.waiting, self.filled = np.full((len(every), self.k), _NO_KEY, np.uint64), np.zeros(len(every), np.int64)
+        self.floor = np.maximum(self.floor, _scores(self.keys[:, -1]))
+
+    def ranking(self, first_row: int) -> tuple[Floats, Rows]:
+        """Scores [q, k] and rows [q, k]."""
+        self._settle()
+        rows = (self.keys & np.uint64(0xFFFFFFFF)).astype(np.int64) + first_row
+        return _scores(self.keys), np.where(self.keys == _NO_KEY, -1, rows)
+
+
+def _at_least(rough: Any, floor: Floats) -> tuple[Rows, Rows]:
+    """Where products [q, n] reach the floors [q] of their queries; in row-major order."""
+    if isinstance(rough, np.ndarray):
+        reached = rough >= floor[:, None]
+    else:
+        import torch
+
+        # Rounding is monotone: what was at least the floor before it is at least the floor rounded down.
+        low = torch.from_numpy(floor).bfloat16()
+        low = torch.where(
+            low.float() > torch.from_numpy(floor), torch.nextafter(low, torch.full_like(low, -np.inf)), low
+        )
+        reached = (rough >= low[:, None]).numpy()
+    if reached.shape[1] % 8:
+        query, column = np.nonzero(reached)
+        return query.astype(np.int64), column.astype(np.int64)
+    eight = np.flatnonzero(np.ascontiguousarray(reached).view(np.uint64))
+    part, bit = np.nonzero(reached.reshape(-1, 8)[eight])
+    at = eight[part] * 8 + bit
+    return at // reached.shape[1], at % reached.shape[1]
+
+
+def _barred(query: Rows, column: Rows, hole: tuple[Rows, Rows], width: int) -> npt.NDArray[np.bool_]:
+    """Which (query, column) pairs are barred: only where no floor is yet do they come so far."""
+    if not len(hole[0]):
+        return np.zeros(len(query), np.bool_)
+    barred: npt.NDArray[np.bool_] = np.isin(query * width + column, hole[0] * width + hole[1])
+    return barred
+
+
+def _keys(scores: Floats, rows: Rows) -> Keys:
+    """Keys that rise as (score falls, row rises): the bits of the score, in an order of integers, then the row."""
+    bits = scores.view(np.uint32)
+    rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return (~rising).astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
+
+
+def _scores(keys: Keys) -> Floats:
+    """Scores of keys; -inf where there is no row."""
+    rising = ~(keys >> np.uint64(32)).astype(np.uint32)
+    bits = np.where(rising >> 31, rising & np.uint32((1 << 31) - 1), ~rising)
+    return np.where(keys == _NO_KEY, np.float32(-np.inf), bits.astype(np.uint32).view(np.float32))
 
 
 def dots(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floats:
@@ -125,22 +257,11 @@ def dots(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floa
     return out + np.float32(0.0)  # -0 becomes 0, so that the two tie
 
 
-def _merge_ragged(scores: Floats, rows: Rows, query: Rows, found: Floats, found_rows: Rows) -> None:
-    """Merge found pairs, any number a query, into the best [q, k]: one sort by query, falling score, rising row."""
-    k = scores.shape[1]
-    touched, local = np.unique(query, return_inverse=True)
-    owner = np.concatenate([np.repeat(np.arange(len(touched)), k), local])
-    every_score = np.concatenate([scores[touched].ravel(), found])
-    every_row = np.concatenate([rows[touched].ravel(), found_rows])
-    order = np.lexsort((every_row, -every_score, owner))
-    counts = np.bincount(owner, minlength=len(touched))
-    first = np.cumsum(counts) - counts
-    chosen = order[first[:, None] + np.arange(k)]
-    scores[touched], rows[touched] = every_score[chosen], every_row[chosen]
-
-
 def unit(vectors: Floats) -> Floats:
     """Vectors [N, D] scaled to length 1, so that the inner product is the cosine; zero vectors stay."""
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    scaled: Floats = (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+    scaled = np.empty(vectors.shape, np.float32)
+    for first in range(0, len(vectors), CORPUS_TILE):
+        part = vectors[first : first + CORPUS_TILE]
+        lengths = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
+        scaled[first : first + CORPUS_TILE] = part / np.where(lengths > 0, lengths, 1.0)
     return scaled

@@ -1,7 +1,8 @@
 """Mine hard negatives for training pairs: `python -m scripts.mine --config RECIPE [flags]`."""
 
 from pipeline.config import main
-from pipeline.mine import MineConfig, run
+from pipeline.mining.config import MineConfig
+from pipeline.mining.job import run
 
 if __name__ == "__main__":
     main(MineConfig, "mine", run)

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 
 JOB_MODULES = {
     "build": ("pipeline.build.job", "BuildConfig"),
-    "mine": ("pipeline.mine", "MineConfig"),
+    "mine": ("pipeline.mining.job", "MineConfig"),
     "train": ("training.fit.job", "TrainConfig"),
     "embed": ("pipeline.embed.job", "EmbedConfig"),
     "evaluate": ("pipeline.evaluate.job", "EvaluateConfig"),

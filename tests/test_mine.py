@@ -1,6 +1,7 @@
 """Mining: exclusion and exact search without Ray; the job on a real model, whatever the number of actors."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,18 @@ import pytest
 
 from pipeline import schema, shards
 from pipeline.artifact import Artifact, Draft
-from pipeline.candidates import NONE, Block, Exclude, find, id_keys, known_positives, siblings, text_keys
 from pipeline.config import validate
 from pipeline.embed.columns import vectors_table
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
-from pipeline.mine import MineConfig, blocks, run
+from pipeline.mining.candidates import exact, measured
+from pipeline.mining.config import MineConfig
+from pipeline.mining.job import run
+from pipeline.mining.keys import NONE, Owned, id_keys, text_keys
+from pipeline.mining.known import Block, Exclude, known_positives, positions, siblings
+from pipeline.mining.plan import blocks
 from pipeline.search import unit
+from tests.test_cross import reranker_directory
 
 COLOURS, SIZES = ("red", "green", "blue", "black"), ("small", "large")
 THINGS = ("kettle", "lamp", "mug", "running shoes", "wool scarf", "wireless headphones", "bicycle", "garden hose")
@@ -78,12 +84,20 @@ def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[
             "text_key": text_keys(texts[start:end]),
             "id_key": id_keys([f"d{row}" for row in range(start, end)]),
             "cluster_key": id_keys(clusters[start:end]),
+            "category_key": id_keys([f"k{row % 7}" for row in range(start, end)]),
         }
         for name, column in keys.items():
             table = table.append_column(name, pa.array(column))
+        tags = [id_keys([f"t{row % 2}", f"t{row % 3 + 2}"]).tolist() for row in range(start, end)]
+        table = table.append_column("tag_keys", pa.array(tags, pa.list_(pa.uint64())))
         shards.commit(str(folder), f"part-{len(cuts)}-{start:03d}", table, {})
         files.append(str(folder / f"part-{len(cuts)}-{start:03d}.parquet"))
     return files
+
+
+def find(block: Block, files: list[str], known: Owned, bound: Owned, exclude: Exclude, k: int):
+    held = positions(block, files, known, bound, exclude)
+    return measured(block, files, exact(block, files, k, held.barred), held)
 
 
 def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):
@@ -104,22 +118,26 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
         positive_keys=text_keys([texts[row] for row in positives]),
         groups=[None] * 12,
     )
-    known = NONE.__class__(np.arange(12), id_keys(block.positive_ids))
-    exact = anchors.astype(np.float64) @ corpus.astype(np.float64).T
+    known = Owned(np.arange(12), id_keys(block.positive_ids))
+    products = anchors.astype(np.float64) @ corpus.astype(np.float64).T
+    twins = corpus.astype(np.float64) @ corpus.astype(np.float64).T
     wanted = []
     for row, place in enumerate(positives):
         near = set(range(4 * (place // 4), 4 * (place // 4) + 4)) if place < 40 and row < 11 else set()
         same = {at for at in range(300) if texts[at] == texts[place] or (row == 0 and at == 200)}
-        order = [at for at in np.lexsort((np.arange(300), -exact[row])) if at not in near | same]
+        order = [at for at in np.lexsort((np.arange(300), -products[row])) if at not in near | same]
         wanted.append([f"d{at}" for at in order[:20]])
     for cuts in ([], [7], [5, 100, 110, 299]):
         files = encoded(tmp_path, corpus, texts, clusters, cuts)
         found = find(block, files, known, NONE, Exclude(), 20)
         assert found.doc_ids == wanted
-        scores = [[exact[row, int(name[1:])] for name in names] for row, names in enumerate(wanted)]
+        scores = [products[row, int(name[1:])] for row, names in enumerate(wanted) for name in names]
         assert np.array_equal(found.scores, np.array(scores).astype(np.float32))
+        similar = [twins[positives[row], int(name[1:])] for row, names in enumerate(wanted[:-1]) for name in names]
+        assert np.array_equal(found.similar[: len(similar)], np.array(similar).astype(np.float32))
+        assert np.isnan(found.similar[len(similar) :]).all()
         assert np.array_equal(
-            found.positive_scores[:-1], exact[np.arange(11), positives[:-1]].astype(np.float32)
+            found.positive_scores[:-1], products[np.arange(11), positives[:-1]].astype(np.float32)
         ) and np.isnan(found.positive_scores[-1])
 
 
@@ -127,8 +145,8 @@ def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
     corpus = np.eye(3, 4, dtype=np.float16)
     files = encoded(tmp_path, corpus, ["a", "b", "c"], [None] * 3, [1])
     block = Block(["q"], np.ones((1, 4), np.float32), text_keys(["q"]), np.array([0]), ["d1"], text_keys(["b"]), [None])
-    found = find(block, files, NONE.__class__(np.array([0]), id_keys(["d1"])), NONE, Exclude(), 9)
-    assert found.doc_ids == [["d0", "d2"]] and np.isinf(found.scores[0, 2:]).all()
+    found = find(block, files, Owned(np.array([0]), id_keys(["d1"])), NONE, Exclude(), 9)
+    assert found.doc_ids == [["d0", "d2"]] and len(found.scores) == 2
 
 
 def test_known_positives_come_from_every_split_and_only_from_relevance_above_zero(data: str):
@@ -188,7 +206,7 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     }
     assert triplets[-1]["negatives"] == [] and notes["positive_not_in_corpus"] == 1
     check_against_brute_force(first, minilm)
-    assert not (tmp_path / "one" / ".vectors").exists()
+    assert not (tmp_path / "one" / ".work").exists()
 
     capfd.readouterr()
     before = (tmp_path / "one" / "manifest.json").stat().st_mtime_ns
@@ -201,8 +219,45 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     again = run(settings(data, tmp_path / "again", candidates=str(tmp_path / "one"), rule={"num_negatives": 2}))
     assert again.read("candidates").equals(first.read("candidates"))
     assert max(len(row) for row in again.read("triplets")["negatives"].to_pylist()) == 2
-    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule can change"):
+    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule and cross can change"):
         run(settings(data, tmp_path / "odd", candidates=str(tmp_path / "one"), rows_per_shard=5))
+
+
+@pytest.mark.ray
+def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every_number_of_actors(
+    data: str, tmp_path: Path, minilm: str, ray_session: None
+):
+    pytest.importorskip("faiss", reason="the extra [ann] is not installed")
+    cross = {"model": reranker_directory(tmp_path / "reranker", minilm), "dtype": "float32", "top": 9}
+    more = {
+        "lexical": {}, "cross": cross, "cache": str(tmp_path / "cache"),
+        "index": {"type": "hnsw"},
+        "rule": {"num_negatives": 3, "max_percentage": None, "max_cross_score": 0.9, "max_lexical_percentage": 2.0},
+    }  # fmt: skip
+    first = run(settings(data, tmp_path / "one", num_actors=1, **more))
+    notes = first.manifest.notes
+    assert notes["index_recall"] == 1.0 and notes["cross"]["top"] == "9"
+    for row in first.read("candidates").to_pylist():
+        scored = [one["cross_score"] for one in row["candidates"]]
+        assert None not in scored[:9] and set(scored[9:]) == {None} and row["positive_cross_score"] is not None
+        assert all(one["lexical_score"] is not None for one in row["candidates"])
+    names = [row["candidates"][0]["doc_id"] for row in first.read("candidates").to_pylist()]
+    assert len(set(names)) > 3
+
+    # Killed before its end: what was committed stays as it is, the rest is done again, vectors come from the cache.
+    vectors = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "manifest.json").unlink()
+    done = sorted((tmp_path / "two" / "triplets").iterdir())
+    assert len(done) == 4
+    for path in done[2:]:
+        path.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in done[:2]}
+    second = run(settings(data, tmp_path / "two", num_actors=4, **more))
+    for table in ("candidates", "triplets", "tuples"):
+        assert first.read(table).equals(second.read(table))
+    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in done}.items()
+    assert vectors == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
 
 
 def check_against_brute_force(artifact: Artifact, minilm: str) -> None:

@@ -1,20 +1,31 @@
 """Selection rules against cases made by hand."""
 
-import numpy as np
-import pytest
+from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import schema
 from pipeline.config import validate
 from pipeline.errors import UserError
-from pipeline.mine import MineConfig
-from pipeline.miners import Rule, ceiling, choose, lots, matches, negatives, reason
+from pipeline.mining.cells import Cells
+from pipeline.mining.config import MineConfig
+from pipeline.mining.keys import matches
+from pipeline.mining.rule import Rule, Strategy, ceiling, choose
+from pipeline.mining.select import reason, select, taken_ids
+from pipeline.text import hash64
 
 FREE = {"max_percentage": None}
 SCORES = np.array([[0.9, 0.8, 0.7, 0.6, 0.5]], np.float32)
 NINE = np.array([0.9], np.float32)
 
 
-def taken(scores, positive, draw=None, **rule) -> list[list[int]]:
-    choice = choose(np.asarray(scores, np.float32), np.asarray(positive, np.float32), Rule(**rule), draw)
+def taken(scores, positive, **rule) -> list[list[int]]:
+    cells = Cells.of_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
+    choice = choose(cells, Rule(**rule))
     return [np.flatnonzero(row).tolist() for row in choice.taken]
 
 
@@ -64,7 +75,22 @@ def test_a_pair_whose_positive_has_no_score_takes_nothing():
 
 def test_refused_candidates_are_counted_by_the_first_condition_that_they_break():
     rule = Rule(num_negatives=1, max_percentage=0.8, skip_top=1, min_score=0.55)
-    assert choose(SCORES, NINE, rule).refused == {"in_skipped_ranks": 1, "near_positive": 1, "below_min_score": 1}
+    assert choose(Cells.of_scores(SCORES, NINE), rule).refused == {
+        "in_skipped_ranks": 1,
+        "near_positive": 1,
+        "below_min_score": 1,
+    }
+
+
+def cells_of(scores, positive, pairs=None, docs=None, **more) -> Cells:
+    base = Cells.of_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
+    keys = {}
+    if pairs is not None:
+        keys = {
+            "pair_keys": np.array([hash64(*pair) for pair in pairs], np.uint64),
+            "doc_keys": np.array([[hash64(name) for name in row] for row in docs], np.uint64),
+        }
+    return replace(base, **keys, **{name: np.asarray(value) for name, value in more.items()})
 
 
 def test_sample_is_deterministic_allowed_and_another_for_another_seed():
@@ -72,36 +98,168 @@ def test_sample_is_deterministic_allowed_and_another_for_another_seed():
     pairs = [("q1", "p1"), ("q1", "p2"), ("q2", "p1")]
     scores = np.tile(np.linspace(0.9, 0.1, 40, dtype=np.float32), (3, 1))
 
-    def sample(seed: int, rows: slice) -> list[list[int]]:
-        draw = lots(seed, pairs[rows], names[rows], 40)
-        return taken(scores[rows], [0.8] * len(pairs[rows]), draw, strategy="sampled", num_negatives=5)
+    def sample(strategy: str, seed: int, rows: slice) -> list[list[int]]:
+        cells = cells_of(scores[rows], [0.8] * len(pairs[rows]), pairs[rows], names[rows])
+        choice = choose(cells, Rule(strategy=strategy, num_negatives=5, seed=seed))
+        return [np.flatnonzero(row).tolist() for row in choice.taken]
 
-    whole = sample(1, slice(0, 3))
-    assert whole == sample(1, slice(0, 3)) == [*sample(1, slice(0, 2)), *sample(1, slice(2, 3))]
-    assert whole != sample(2, slice(0, 3)) and whole[0] != whole[1]
     floor = [place for place, score in enumerate(scores[0]) if score <= 0.76]
-    assert all(len(row) == 5 and set(row) <= set(floor) for row in whole)
+    for strategy in ("sampled", "weighted"):
+        whole = sample(strategy, 1, slice(0, 3))
+        assert whole == [*sample(strategy, 1, slice(0, 2)), *sample(strategy, 1, slice(2, 3))]
+        assert whole != sample(strategy, 2, slice(0, 3)) and whole[0] != whole[1]
+        assert all(len(row) == 5 and set(row) <= set(floor) for row in whole)
+
+
+def shares(strategy: str, scores: list[float], count: int) -> np.ndarray:
+    docs = [[f"d{number}" for number in range(len(scores))]] * 4000
+    cells = cells_of([scores] * 4000, [0.99] * 4000, [(f"q{row}", "p") for row in range(4000)], docs)
+    rule = Rule(strategy=strategy, num_negatives=count, temperature=0.1)
+    return choose(cells, rule).taken.mean(axis=0)
 
 
 def test_sample_is_uniform():
-    names = [[f"d{number}" for number in range(10)]] * 3000
-    pairs = [(f"q{row}", "p") for row in range(3000)]
-    draw = lots(0, pairs, names, 10)
-    rows = taken(np.full((3000, 10), 0.1), np.full(3000, 0.9), draw, strategy="sampled", num_negatives=2)
-    share = np.bincount(np.concatenate(rows), minlength=10) / 3000
-    assert np.abs(share - 0.2).max() < 0.04  # 5 standard deviations
+    assert np.abs(shares("sampled", [0.1] * 10, 2) - 0.2).max() < 0.035  # 5 standard deviations
+
+
+def test_weighted_sample_takes_by_weight():
+    weights = np.exp(np.array([0.5, 0.4, 0.3, 0.2]) / 0.1)
+    assert np.abs(shares("weighted", [0.5, 0.4, 0.3, 0.2], 1) - weights / weights.sum()).max() < 0.04
 
 
 def test_sample_of_fewer_than_asked_takes_all_that_is_allowed():
-    draw = lots(0, [("q", "p")], [["a", "b", "c"]], 3)
-    assert taken([[0.95, 0.5, 0.4]], [0.9], draw, strategy="sampled", num_negatives=9) == [[1, 2]]
+    cells = cells_of([[0.95, 0.5, 0.4]], [0.9], [("q", "p")], [["a", "b", "c"]])
+    assert choose(cells, Rule(strategy="sampled", num_negatives=9)).taken.tolist() == [[False, True, True]]
 
 
-def test_negatives_carry_rank_in_the_search_score_and_reason():
-    candidates = [[{"doc_id": "a", "score": 0.9}, {"doc_id": "b", "score": 0.5}], []]
-    found, refused = negatives([("q", "p"), ("r", "p")], candidates, np.array([0.8, 0.8], np.float32), Rule())
-    assert found == [[{"doc_id": "b", "score": 0.5, "rank": 2, "reason": "mined: 0.62 of positive"}], []]
-    assert refused == {"near_positive": 1}
+def test_margins_windows_and_bounds():
+    assert taken(SCORES, NINE, num_negatives=5, absolute_margin=0.15, **FREE) == [[2, 3, 4]]
+    assert taken(SCORES, NINE, num_negatives=5, relative_margin=0.2) == [[2, 3, 4]]
+    assert taken(SCORES, NINE, num_negatives=2, skip_top=1, last_rank=3, **FREE) == [[1, 2]]
+    assert taken([[0.1, -0.2, -0.4]], [-0.1], num_negatives=3, absolute_margin=0.2, **FREE) == [[2]]
+
+
+def test_reranker_scores_refuse_and_a_candidate_without_one_is_no_negative():
+    cells = cells_of([[0.5, 0.4, 0.3, 0.2]], [0.9], cross=np.float32([[0.9, 0.3, np.nan, 0.05]]))
+    rule = Rule(max_cross_score=0.3)
+    assert choose(cells, rule).taken.tolist() == [[False, True, False, True]]
+    assert choose(cells, rule).refused == {"above_max_cross_score": 1, "no_cross_score": 1}
+    judged = replace(cells, positive_cross=np.float32([0.4]))
+    assert choose(judged, Rule(cross_margin=0.2)).taken.tolist() == [[False, False, False, True]]
+    assert not choose(cells, Rule(cross_margin=0.2)).taken.any()
+
+
+def test_words_refuse_relative_to_the_positive_and_say_nothing_where_it_shares_none():
+    lexical = np.float32([[8.0, 7.0, 0.0]] * 2)
+    cells = cells_of([[0.5, 0.4, 0.3]] * 2, [0.9, 0.9], lexical=lexical, positive_lexical=np.float32([10.0, 0.0]))
+    rule = Rule(max_lexical_percentage=0.75)
+    assert choose(cells, rule).taken.tolist() == [[False, True, True], [True, True, True]]
+
+
+def test_family_and_likeness_to_the_positive_refuse():
+    cells = cells_of(
+        [[0.5, 0.4, 0.3, 0.2]],
+        [0.9],
+        same_category=np.array([[True, False, False, False]]),
+        shared_tags=np.int32([[0, 3, 1, 0]]),
+        similar=np.float32([[0.1, 0.1, 0.99, np.nan]]),
+    )
+    rule = Rule(other_category=True, max_shared_tags=2, max_positive_similarity=0.95)
+    choice = choose(cells, rule)
+    assert choice.taken.tolist() == [[False, False, False, True]]
+    assert choice.refused == {"like_positive": 1, "same_category": 1, "shared_tags": 1}
+
+
+def test_at_most_so_many_of_a_cluster_and_those_that_were_refused_do_not_count():
+    cells = cells_of([[0.95, 0.5, 0.4, 0.3, 0.2, 0.1]], [0.9], clusters=np.uint64([[7, 7, 8, 7, 0, 0]]))
+    assert choose(cells, Rule(per_cluster=1)).taken.tolist() == [[False, True, True, False, True, True]]
+    assert choose(cells, Rule(per_cluster=1, num_negatives=2)).taken.sum() == 2
+    assert choose(cells, Rule(per_cluster=1)).refused == {"near_positive": 1, "cluster_full": 1}
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(1, 30),
+    st.sampled_from(list(Strategy)),
+    st.one_of(st.none(), st.integers(1, 2)),
+    st.integers(1, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_refused_candidate_is_ever_taken(seed, width, strategy, per_cluster, wanted):
+    """Whatever the settings: at most as many as asked, none refused, none missing, and none spared that was allowed."""
+    rng = np.random.default_rng(seed)
+    scores = -np.sort(-rng.normal(size=(7, width)).astype(np.float32), axis=1)
+    scores[rng.random(scores.shape) < 0.1] = -np.inf
+    positive = rng.normal(size=7).astype(np.float32)
+    clusters = rng.integers(0, 4, scores.shape).astype(np.uint64)
+    names = [[f"d{n}" for n in range(width)]] * 7
+    cells = cells_of(scores, positive, [(f"q{n}", "p") for n in range(7)], names, clusters=clusters)
+    rule = Rule(num_negatives=wanted, strategy=strategy, per_cluster=per_cluster, max_percentage=0.9, min_score=-1)
+    found = choose(cells, rule).taken
+    bound = positive - np.abs(positive) * np.float64(1 - 0.9)
+    allowed = (scores <= bound[:, None]) & (scores >= -1) & np.isfinite(scores)
+    assert not (found & ~allowed).any() and found.sum(axis=1).max() <= wanted
+    for row, ok, cluster in zip(found, allowed, clusters, strict=True):
+        room = sum(1 for at in np.flatnonzero(ok) if not cluster[at])
+        for one in set(cluster[ok].tolist()) - {0}:
+            room += min(per_cluster or width, int((ok & (cluster == one)).sum()))
+            assert (row & (cluster == one)).sum() <= (per_cluster or width)
+        if not per_cluster:
+            room = int(ok.sum())
+        assert row.sum() == min(wanted, room)
+
+
+def table(rows) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema.TABLES["candidates"])
+
+
+def candidate(name: str, score: float, **more) -> dict:
+    return {"doc_id": name, "score": score, **more}
+
+
+CANDIDATES = table(
+    [
+        {
+            "anchor_id": "q",
+            "positive_id": "p",
+            "positive_score": 0.8,
+            "candidates": [candidate("a", 0.9), candidate("b", 0.5)],
+        },
+        {"anchor_id": "r", "positive_id": "p", "positive_score": None, "candidates": [candidate("a", 0.4, cluster=5)]},
+        {"anchor_id": "s", "positive_id": "p", "positive_score": 0.8, "candidates": []},
+    ]
+)
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_cells_are_the_table(cut: int):
+    cells = Cells.of(CANDIDATES.slice(cut), keyed=True)
+    scores = np.float32([[0.9, 0.5], [0.4, -np.inf], [-np.inf, -np.inf]])
+    wanted = scores[cut:, : 2 - cut]
+    np.testing.assert_array_equal(cells.scores, wanted)
+    np.testing.assert_array_equal(cells.positive, np.float32([0.8, np.nan, 0.8])[cut:])
+    assert cells.clusters[1 - cut, 0] == 5 and np.isnan(cells.cross).all() and not cells.same_category.any()
+    assert cells.doc_keys[1 - cut, 0] == hash64("a") and cells.pair_keys[-1] == hash64("s", "p")
+
+
+def pairs_of(candidates: pa.Table) -> pa.Table:
+    fixed = {name: "x" for name in ("anchor", "positive", "source", "split", "group_id", "reason")}
+    rows = [{**fixed, **row, "relevance": 1.0} for row in candidates.select(["anchor_id", "positive_id"]).to_pylist()]
+    return pa.Table.from_pylist(rows, schema=schema.TABLES["pairs"])
+
+
+def test_negatives_carry_text_rank_in_the_search_score_and_reason():
+    assert taken_ids(CANDIDATES, Rule()).to_pylist() == ["b"]
+    texts = pa.table({"doc_id": ["z", "b"], "text": ["no", "of b"]})
+    triplets, counts = select(pairs_of(CANDIDATES), CANDIDATES, Rule(), texts)
+    assert triplets["negatives"].to_pylist() == [
+        [{"doc_id": "b", "text": "of b", "score": 0.5, "rank": 2, "reason": "mined: 0.62 of positive"}], [], []
+    ]  # fmt: skip
+    assert counts == {
+        "negatives_per_row": {1: 1, 0: 2},
+        "refused": {"no_positive_score": 1, "near_positive": 1},
+        "positive_not_in_corpus": 1,
+    }
 
 
 def test_reason_for_a_positive_below_zero():
@@ -119,3 +277,18 @@ def test_a_window_beyond_the_candidates_is_refused():
         validate(MineConfig, {"top_k": 10, "rule": {"skip_top": 5, "num_negatives": 8}})
     with pytest.raises(UserError, match=r"rule\.max_percentage"):
         validate(MineConfig, {"rule": {"max_percentage": 1.2}})
+    with pytest.raises(UserError, match="last_rank 5 is below"):
+        validate(MineConfig, {"rule": {"last_rank": 5, "num_negatives": 8}})
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"max_percentage": 0.9, "relative_margin": 0.1}, "say the same; give one of them"),
+        ({"max_cross_score": 0.5}, "name the reranker in cross.model"),
+        ({"max_lexical_percentage": 0.9}, "give `lexical: {}`"),
+    ],
+)
+def test_a_rule_that_cannot_be_followed_is_refused(rule: dict, said: str):
+    with pytest.raises(UserError, match=said):
+        validate(MineConfig, {"rule": rule})

@@ -1,13 +1,17 @@
 """Our triplets in the shape that Sentence Transformers' trainer takes."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline import schema
+from pipeline.artifact import Draft
 from pipeline.encoder import EncoderConfig
+from pipeline.mining.tuples import labelled_lists, labelled_pairs, n_tuples, tuples
 from pipeline.modeldir import find
-from pipeline.tuples import tuples
+from scripts.export_negatives import main
 
 
 def triplets(count=6):
@@ -47,6 +51,55 @@ def test_one_row_for_each_negative_in_order(cut):
 def test_no_negatives_give_an_empty_table():
     assert tuples(triplets(1)).column_names == ["anchor", "positive", "negative"]
     assert tuples(triplets(1)).num_rows == 0
+
+
+def scored() -> pa.Table:
+    table = triplets()
+    return table.append_column("positive_score", pa.array([0.9 - 0.1 * row for row in range(6)], pa.float32()))
+
+
+def test_n_tuples_hold_whole_rows_alone():
+    found = n_tuples(scored(), 2, scores=True)
+    assert found.to_pylist() == [
+        {
+            "anchor": f"question {i}",
+            "positive": f"answer {i}",
+            "negative_1": f"wrong {i} 0",
+            "negative_2": f"wrong {i} 1",
+            "scores": pytest.approx([0.9 - 0.1 * i, 0.5, 0.5]),
+        }
+        for i in (2, 5)
+    ]
+    assert n_tuples(scored(), 1).num_rows == 4 and n_tuples(scored(), 3).num_rows == 0
+
+
+def test_labelled_rows():
+    lists = labelled_lists(scored().slice(1)).to_pylist()
+    assert [row["labels"] for row in lists] == [[1, 0], [1, 0, 0], [1, 0], [1, 0, 0]]
+    assert lists[1] == {"anchor": "question 2", "positive": ["answer 2", "wrong 2 0", "wrong 2 1"], "labels": [1, 0, 0]}
+    pairs = labelled_pairs(scored()).to_pylist()
+    assert [row["label"] for row in pairs] == [1, 1, 0, 1, 0, 0] * 2
+    assert labelled_pairs(scored().slice(0, 0)).num_rows == 0
+
+
+@pytest.mark.parametrize("form", ["n-tuple", "flag"])
+def test_an_artifact_is_exported(tmp_path, capsys, form):
+    draft = Draft(str(tmp_path / "negatives"), "mine", {}, {})
+    draft.write("triplets", triplets())
+    names = [{"anchor_id": f"q{i}", "positive_id": f"d{i}", "positive_score": 0.5} for i in range(6)]
+    draft.write("candidates", pa.Table.from_pylist(names, schema=schema.TABLES["candidates"]))
+    draft.finish(["triplets", "candidates"])
+    out = tmp_path / "out"
+    export = [str(tmp_path / "negatives"), str(out), "--format", form, "--num-negatives", "2"]
+    main(export)
+    assert f"{2 if form == 'n-tuple' else 4} rows of 6 mined ones" in capsys.readouterr().err
+    if form == "flag":
+        lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        wanted = {"query": "question 2", "pos": ["answer 2"], "neg": ["wrong 2 0", "wrong 2 1"]}
+        assert lines[1] == wanted | {"pos_scores": [0.5], "neg_scores": [0.5, 0.5]}
+    with pytest.raises(SystemExit):
+        main(export)
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_sentence_transformers_trains_on_the_file(tmp_path):

@@ -140,7 +140,7 @@ def comparisons(findings: Findings) -> str:
     parts.append(_matrix(findings, metric))
     said = (
         "Two-sided and paired: a permutation test with 10,000 samples over queries and triplets, the bootstrap with "
-        "2,000 for figures that are no means. Holm takes the tests on one metric as a family. Bold: below 0.05."
+        "500 to 2,000 for figures that are no means. Holm takes the tests on one metric as a family. Bold: below 0.05."
     )
     return section(f"Against {findings.baseline}", *parts, note(said))
 

@@ -132,7 +132,7 @@ def _best(result: Any, metric: str, log: str) -> Path:
     for checkpoint, figures in ranked:
         folder = local(checkpoint)
         if wrong := damage(folder):
-            say(f"train: checkpoint {folder.name}: {wrong}; passed over")
+            say(f"train: {folder.name}: {wrong}; passed over")
             continue
         kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
         say(f"train: checkpoint of step {figures['step']}, the {kind}")

@@ -1,0 +1,110 @@
+"""Scores of a reranker: a cross-encoder reads anchor and document together and says whether one answers the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from pipeline import chunks, modeldir
+from pipeline.artifact import digest
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.files import fingerprint_file
+from pipeline.mining.cells import Floats
+from pipeline.precision import Dtype, compute_dtype
+
+_TOKENISED = 8192  # pairs whose tokens are held at once
+
+
+class CrossConfig(Config):
+    """Which reranker scores candidates: any sequence-classification model of one or two labels, from safetensors."""
+
+    model: str = Field(description="model directory or hub name")
+    max_length: int | None = Field(None, ge=8, description="tokens of anchor and document together")
+    activation: Literal["sigmoid", "identity"] = Field("sigmoid", description="of a single label's logit")
+    top: int | None = Field(None, ge=1, description="score only the first so many candidates of a pair")
+    dtype: Dtype = Field("auto", description="compute precision")
+    token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
+    trust_remote_code: bool = Field(False, description="run code that the model directory brings")
+
+
+class Reranker:
+    """A cross-encoder: pairs of texts into scores."""
+
+    def __init__(self, config: CrossConfig, device: str = "auto") -> None:
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.config, self.folder = config, modeldir.find(config.model)
+        self.tokenizer, model = _parts(config, self.folder)
+        self.labels = int(model.config.num_labels)
+        if self.labels > 2:
+            raise UserError(f"model {config.model}: has {self.labels} labels; a reranker has one, or two: wrong, right")
+        layout = {"max_length": None}
+        self.max_length = modeldir.longest(config.max_length, layout, self.tokenizer, model)
+        self.dtype = compute_dtype(config.dtype, place)
+        self.model = model.to(device=place, dtype=self.dtype).eval()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """All that decides a score."""
+        root = Path(self.folder)
+        files = sorted([*root.glob("*.safetensors"), *root.glob("tokenizer.json"), *root.glob("vocab.txt")])
+        return {
+            "weights": digest([[file.name, fingerprint_file(str(file))] for file in files]),
+            "max_length": str(self.max_length),
+            "activation": self.config.activation if self.labels == 1 else "softmax",
+            "top": str(self.config.top or "all"),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
+    def score(self, lefts: Sequence[str], rights: Sequence[str]) -> Floats:
+        """Score pairs [N]: the probability that they belong together, or a logit; almost no padding is computed."""
+        parts = [np.empty(0, np.float32)]
+        for first in range(0, len(lefts), _TOKENISED):
+            part = slice(first, first + _TOKENISED)
+            parts.append(self._score(list(lefts[part]), list(rights[part])))
+        return np.concatenate(parts)
+
+    def _score(self, lefts: list[str], rights: list[str]) -> Floats:
+        tokens = self.tokenizer(lefts, rights, truncation="longest_first", max_length=self.max_length, padding=False)
+        lengths = [len(row) for row in tokens["input_ids"]]
+        scores = np.empty(len(lefts), np.float32)
+        with torch.inference_mode():
+            for chunk in chunks.by_tokens(lengths, self.config.token_budget):
+                batch = {name: [rows[i] for i in chunk] for name, rows in tokens.items()}
+                padded = self.tokenizer.pad(batch, return_tensors="pt").to(self.model.device)
+                scores[chunk] = self._activated(self.model(**padded).logits.float()).cpu().numpy()
+        return scores
+
+    def _activated(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.labels == 2:
+            return logits.softmax(dim=-1)[:, 1]
+        return logits[:, 0].sigmoid() if self.config.activation == "sigmoid" else logits[:, 0]
+
+
+def _parts(config: CrossConfig, folder: str) -> tuple[Any, Any]:
+    """Load tokenizer and model; safetensors alone are accepted."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not list(Path(folder).glob("*.safetensors")):
+        raise UserError(f"model {config.model}: has no *.safetensors; other weight formats can carry code")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype="float32",
+            output_loading_info=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"model {config.model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    if told["missing_keys"]:
+        lacking = ", ".join(sorted(told["missing_keys"])[:3])
+        raise UserError(f"model {config.model}: is no reranker, its weights lack {lacking}")
+    return tokenizer, model

@@ -1,0 +1,103 @@
+"""Kill the mining job while it searches and compare: `python -m scripts.drill_mine [--runs 3] [--seed 0]`.
+
+Rows of the generator are built once and mined once without a kill. Then each run is killed with SIGKILL after a part of
+the shards that the seed decides, the same command goes on, and tables and files are compared: equal rows, and no shard
+that was committed before the kill is made again. Prints one line a run and ends with 1 where one differs.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from pipeline.artifact import Artifact
+from pipeline.console import say
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ("candidates", "triplets", "tuples")
+
+
+class Drill:
+    """One corpus, and the job that is run on it again and again."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.folder, self.recipe, self.actors = folder, folder / "recipe.yaml", options.actors
+        command = [sys.executable, "-m", "scripts.synthesize", str(folder / "planted"), "--rows", str(options.rows)]
+        subprocess.run([*command, "--workers", "1", "--format", "jsonl"], cwd=ROOT, check=True)
+        source = {"type": "jsonl", "kind": "qa", "path": str(folder / "planted" / "rows" / "*.jsonl")}
+        mine = {
+            "encoder": {"layers": 1}, "rows_per_shard": 64, "block_rows": 64, "num_actors": options.actors,
+            "cache": str(folder / "vectors"), "lexical": {}, "rule": {"max_lexical_percentage": 0.95},
+        }  # fmt: skip
+        settings = {"run": str(folder), "build": {"sources": [source]}, "mine": mine}
+        self.recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        self.start("build").wait()
+
+    def start(self, job: str, *more: str) -> subprocess.Popen[bytes]:
+        """Start a job in a session of its own."""
+        with (self.folder / "said").open("a") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", f"scripts.{job}", "--config", str(self.recipe), *more],
+                cwd=ROOT,
+                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+
+    def whole(self, out: Path) -> Artifact:
+        """Mine to the end."""
+        if self.start("mine", "--out", str(out)).wait():
+            raise SystemExit((self.folder / "said").read_text()[-3000:])
+        return Artifact.open(str(out), "mine")
+
+    def killed(self, out: Path, after: int) -> dict[str, int]:
+        """Mine until `after` shards are committed, then kill; return the files that were there, with their times."""
+        process = self.start("mine", "--out", str(out))
+        while process.poll() is None and len(times(out)) < after:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(3)  # its actors end when they miss it
+        return times(out)
+
+
+def times(out: Path) -> dict[str, int]:
+    """When each committed shard was written."""
+    return {path.name: path.stat().st_mtime_ns for path in (out / "triplets").glob("*.parquet")}
+
+
+def main() -> None:
+    """Kill and compare."""
+    parser = argparse.ArgumentParser("python -m scripts.drill_mine", description=__doc__)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=3000)
+    parser.add_argument("--actors", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng, bad = random.Random(options.seed), 0
+    with tempfile.TemporaryDirectory(prefix="drill-") as folder:
+        drill = Drill(Path(folder), options)
+        wanted = drill.whole(Path(folder) / "whole")
+        shards = len(times(Path(folder) / "whole"))
+        for run in range(options.runs):
+            out = Path(folder) / f"killed-{run}"
+            before = drill.killed(out, rng.randint(1, shards - 1))
+            found = drill.whole(out)
+            equal = all(wanted.read(table).equals(found.read(table)) for table in TABLES)
+            again = sum(times(out)[name] != when for name, when in before.items())
+            kept = f"killed after {len(before)} of {shards} shards, {again} of them made again"
+            say(f"drill_mine: run {run}: {kept}, equal: {equal}")
+            bad += not equal or again > 0
+    raise SystemExit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Rerankers: a real model directory with small random weights, and its scores in a table of candidates."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline import schema
+from pipeline.errors import UserError
+from pipeline.mining.cross import CrossConfig, Reranker
+from pipeline.mining.rescore import cross_scored
+
+
+def reranker_directory(folder: Path, minilm: str, labels: int = 1) -> str:
+    """A tiny BertForSequenceClassification beside the sample model's tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(5)
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64, num_labels=labels, initializer_range=0.5,
+    )  # fmt: skip
+    BertForSequenceClassification(config).eval().save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+LEFTS = [f"question {'long ' * (row % 9)}{row}" for row in range(23)]
+RIGHTS = [f"answer {'and more ' * (row % 5)}{row * 7}" for row in range(23)]
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_scores_are_the_models_own_whatever_the_batch(tmp_path, minilm, labels, monkeypatch):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from pipeline.mining import cross
+
+    folder = reranker_directory(tmp_path / "m", minilm, labels)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        logits = torch.cat(
+            [model(**tokenizer(a, b, return_tensors="pt")).logits for a, b in zip(LEFTS, RIGHTS, strict=True)]
+        )
+    wanted = (logits.softmax(dim=-1)[:, 1] if labels == 2 else logits[:, 0].sigmoid()).numpy()
+    assert wanted.std() > 0.01
+    for budget, held in ((64, 7), (4096, 100)):
+        monkeypatch.setattr(cross, "_TOKENISED", held)
+        found = Reranker(CrossConfig(model=folder, token_budget=budget, dtype="float32"), "cpu").score(LEFTS, RIGHTS)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_identity_changes_with_all_that_decides_a_score(tmp_path, minilm):
+    one, two = (reranker_directory(tmp_path / name, minilm, labels) for name, labels in (("a", 1), ("b", 2)))
+    made = [
+        {"model": one},
+        {"model": two},
+        {"model": one, "max_length": 32},
+        {"model": one, "activation": "identity"},
+        {"model": one, "top": 3},
+        {"model": one, "dtype": "float32"},
+        {"model": one, "dtype": "bfloat16"},
+    ]
+    found = [Reranker(CrossConfig.model_validate({"dtype": "float16"} | one), "cpu").identity for one in made]
+    assert len({tuple(sorted(one.items())) for one in found}) == len(found)
+
+
+class Counted:
+    """A scorer that counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def score(self, lefts: list[str], rights: list[str]) -> np.ndarray:
+        self.asked += zip(lefts, rights, strict=True)
+        return np.float32([len(left) + len(right) / 100 for left, right in zip(lefts, rights, strict=True)])
+
+
+@pytest.mark.parametrize("top", [None, 1])
+def test_candidates_of_an_anchor_are_scored_once_for_all_its_pairs(top):
+    found = [[("a", 0.9), ("b", 0.8)], [("a", 0.9), ("b", 0.8)], [("b", 0.4)], []]
+    rows = [
+        {"anchor_id": name, "positive_id": f"p{n}", "candidates": [{"doc_id": d, "score": s} for d, s in found[n]]}
+        for n, name in enumerate(("q", "q", "r", "s"))
+    ]
+    table = pa.Table.from_pylist(rows, schema=schema.TABLES["candidates"])
+    pairs = pa.table({"anchor": ["one", "one", "three", "s"], "positive": ["p", "pp", "ppp", "pppp"]})
+    texts = pa.table({"doc_id": ["b", "a"], "text": ["bbbb", "aa"]})
+    scorer = Counted()
+    scored = cross_scored(table, pairs, texts, scorer, top)
+    assert len(scorer.asked) == len(set(scorer.asked)) == (3 if top is None else 2) + 4
+    assert scored.schema == schema.TABLES["candidates"]
+    wanted = [[3.02, 3.04], [3.02, 3.04], [5.04], []]
+    wanted = wanted if top is None else [[3.02, None], [3.02, None], [5.04], []]
+    got = [[one["cross_score"] for one in row] for row in scored["candidates"].to_pylist()]
+    assert [[v if v is None else pytest.approx(v) for v in row] for row in wanted] == got
+    assert scored["positive_cross_score"].to_pylist() == pytest.approx([3.01, 3.02, 5.03, 1.04])
+    assert [row["doc_id"] for row in scored["candidates"].to_pylist()[0]] == ["a", "b"]
+
+
+def test_what_is_no_reranker_is_named(tmp_path, minilm):
+    with pytest.raises(UserError, match="has 3 labels; a reranker has one, or two"):
+        Reranker(CrossConfig(model=reranker_directory(tmp_path / "three", minilm, 3)))
+    with pytest.raises(UserError, match="is no reranker, its weights lack classifier"):
+        Reranker(CrossConfig(model=minilm))
+    with pytest.raises(UserError, match="no such directory"):
+        Reranker(CrossConfig(model=str(tmp_path / "none")))
