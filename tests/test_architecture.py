@@ -85,8 +85,7 @@ FLOORS: dict[float, str] = {
     6.1: "training.loop training.keeper",
     6.2: "training.drive",
     7.0: "training.fit.config training.fit.faults",
-    7.1: "training.fit.worker training.fit.beside training.fit.resources training.fit.data "
-    "training.fit.lineage",
+    7.1: "training.fit.worker training.fit.beside training.fit.resources training.fit.data training.fit.lineage",
     7.2: "training.fit.trainer",
     7.3: "training.fit.again",
     7.4: "training.fit.job",
