@@ -12,8 +12,15 @@ import pyarrow.compute as pc
 from pipeline.columns import words
 from pipeline.errors import UserError
 from pipeline.exchange import numbers
+from pipeline.sources.record import SCHEMAS
 from pipeline.splits import HELD_OUT_ORDER
 from pipeline.tally import EXAMPLES, Tally
+
+_ID, _KEY, _SPLIT = (SCHEMAS["documents"].field(name) for name in ("id", "key", "split"))
+IDS = pa.schema([_ID, _KEY, _SPLIT, *(SCHEMAS["documents"].field(name) for name in ("source", "order", "mention"))])
+KEYED = pa.schema([_ID, _KEY, _SPLIT])
+ALIASES = pa.schema([("id", pa.string()), ("kept", pa.string())])
+Numbers = npt.NDArray[np.uint64]
 
 
 def entries(schema: pa.Schema) -> pa.Schema:
@@ -21,14 +28,15 @@ def entries(schema: pa.Schema) -> pa.Schema:
     return schema.append(pa.field("kept", pa.string()))
 
 
-def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
-    """Keep the first row of each id, held-out splits before train, then in input order.
+def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> Numbers:
+    """Places in `IDS` of the first row of each id, held-out splits before train, then in input order.
 
     The same id again with the same text is a duplicate, with another text a conflict. Raises UserError where the two
     texts come from two sources: then the id means two things.
     """
     twins = _twins(numbers(rows["id"]))
-    again, firsts = _grouped(rows.filter(pa.array(twins)), "id", "order")
+    again = rows.filter(pa.array(twins)).append_column("place", pa.array(np.flatnonzero(twins)))
+    again, firsts = _grouped(again, "id", "order")
     later = firsts != np.arange(again.num_rows)
     same = pc.equal(again["key"], again["key"].take(firsts)).to_numpy()
     source = again["order"].to_numpy() >> 56
@@ -41,25 +49,22 @@ def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
     said = pc.fill_null(again["mention"], False).to_numpy()
     _drop(tally, f"duplicate_{noun}", again, later & same & ~said)
     _drop(tally, f"conflicting_{noun}_id", again, later & ~same)
-    return pa.concat_tables([rows.filter(pa.array(~twins)), again.filter(pa.array(~later))])
+    return np.sort(np.concatenate([np.flatnonzero(~twins), again["place"].to_numpy()[~later]])).astype(np.uint64)
 
 
 def merge_texts(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
-    """Rows with distinct ids into entries: each id, with the row and the id that keep its text.
+    """Aliases (`ALIASES`) among distinct ids (`KEYED`): those whose text another one keeps.
 
     Of ids with one text the held-out, then the smallest is kept.
     """
-    twins = _twins(words(rows["key"]))
-    again, firsts = _grouped(rows.filter(pa.array(twins)), "key", "id")
-    kept = again.take(firsts)
+    again, firsts = _grouped(rows.filter(pa.array(_twins(words(rows["key"])))), "key", "id")
     aliases = firsts != np.arange(again.num_rows)
-    tally.drop(f"duplicate_{noun}", int(aliases.sum()))
-    for row in np.flatnonzero(aliases)[:EXAMPLES]:
-        tally.drop(f"duplicate_{noun}", 0, f"{again['id'][int(row)]} has the text of {kept['id'][int(row)]}")
-    index = kept.schema.get_field_index("id")
-    merged = kept.append_column("kept", kept["id"]).set_column(index, "id", again["id"])
-    alone = rows.filter(pa.array(~twins))
-    return pa.concat_tables([alone.append_column("kept", alone["id"]), merged])
+    kept = again["id"].take(firsts).filter(pa.array(aliases))
+    found = pa.table([again["id"].filter(pa.array(aliases)), kept], schema=ALIASES)
+    tally.drop(f"duplicate_{noun}", found.num_rows)
+    for row in found.slice(0, EXAMPLES).to_pylist():
+        tally.drop(f"duplicate_{noun}", 0, f"{row['id']} has the text of {row['kept']}")
+    return found
 
 
 def kept_only(rows: pa.Table) -> pa.Table:

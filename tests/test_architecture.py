@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: dict[float, str] = {
     # contracts, settings, pure rules; no ray, no torch
     0.0: "pipeline.errors pipeline.console pipeline.text pipeline.tally pipeline.chunks pipeline.significance "
-    "pipeline.pairscores pipeline.clustering pipeline.quantize",
+    "pipeline.pairscores pipeline.clustering",
     0.1: "pipeline.schema pipeline.config pipeline.metrics pipeline.lexical pipeline.columns",
     0.2: "pipeline.splits pipeline.shingles pipeline.lookalikes pipeline.inspection.repeats",
     0.3: "pipeline.minhash pipeline.similar",
@@ -28,7 +28,7 @@ FLOORS: dict[float, str] = {
     "pipeline.sources.record pipeline.static pipeline.backends.runtime",
     1.22: "pipeline.backends.openvino",
     1.23: "pipeline.backends.onnx pipeline.backends.int8",
-    1.25: "pipeline.attention pipeline.pooling pipeline.backends.choose",
+    1.25: "pipeline.attention pipeline.pooling pipeline.saving pipeline.backends.choose",
     1.3: "pipeline.cleaning pipeline.encoder pipeline.sources.lines pipeline.sources.mapping",
     1.35: "pipeline.sources.paths pipeline.sources.postlinks pipeline.distill pipeline.sources.batches "
     "pipeline.sources.jsontables",
@@ -37,11 +37,13 @@ FLOORS: dict[float, str] = {
     "pipeline.sources.amazon",
     1.9: "pipeline.judged",
     # steps: functions over Arrow tables
-    2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.mining.cells "
-    "pipeline.embed.ids pipeline.embed.reuse",
-    2.05: "pipeline.embed.columns",
-    2.1: "pipeline.build.near pipeline.build.checks pipeline.duplicates pipeline.embed.worker pipeline.mining.keys "
-    "pipeline.mining.rule pipeline.mining.tuples pipeline.mining.cross pipeline.mining.stamp pipeline.mining.rescore",
+    2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.embed.ids "
+    "pipeline.embed.reuse pipeline.mining.cells",
+    2.02: "pipeline.build.prompts",
+    2.05: "pipeline.embed.columns pipeline.build.entries",
+    2.1: "pipeline.build.near pipeline.build.checks pipeline.duplicates pipeline.embed.worker "
+    "pipeline.mining.keys pipeline.mining.rule pipeline.mining.tuples pipeline.mining.cross "
+    "pipeline.mining.stamp pipeline.mining.rescore",
     2.2: "pipeline.build.units pipeline.embed.job pipeline.index.kinds pipeline.export pipeline.mining.known "
     "pipeline.mining.select",
     2.3: "pipeline.index.job pipeline.mining.stored pipeline.mining.candidates pipeline.mining.words",
@@ -63,7 +65,7 @@ FLOORS: dict[float, str] = {
     3.35: "pipeline.inspection.page pipeline.inspection.terminal",
     3.4: "pipeline.evaluate.guards pipeline.evaluate.outputs pipeline.evaluate.story",
     3.45: "pipeline.evaluate.card",
-    3.5: "pipeline.build.job pipeline.mining.job pipeline.hard_negatives pipeline.evaluate.job",
+    3.5: "pipeline.build.job pipeline.evaluate.job pipeline.mining.job pipeline.hard_negatives",
     # training: the global batch, the objectives, the loop, the job
     4.0: "training.guide training.lora training.compiled training.gather training.card training.optimizer "
     "training.average training.frozen training.memory training.lines training.trackers",

@@ -112,6 +112,19 @@ def test_a_difference_is_refused_by_name_and_overwritten_when_asked(place, chang
     assert not (Path(place) / "queries").exists() and not (Path(place) / "manifest.json").exists()
 
 
+def test_inputs_that_may_grow_go_on_with_what_is_there(place):
+    finished(place)
+    more = {"settings": SETTINGS, "inputs": {**INPUTS, "corpus": "abcd"}, "overwrite": False, "grows": ["corpus"]}
+    assert isinstance(begin(place, "build", **more | {"inputs": INPUTS}), Artifact)
+    assert isinstance(begin(place, "build", **more), Draft)
+    assert (Path(place) / "queries" / "part-00000.parquet").exists()
+    assert not (Path(place) / "manifest.json").exists()
+    kept = begin(place, "build", **more | {"inputs": {"corpus": "abcde"}, "keep": True})
+    assert isinstance(kept, Draft) and kept.finish(["queries"]).rows("queries") == 2
+    with pytest.raises(UserError, match="another setting of seed"):
+        begin(place, "build", **more | {"settings": {**SETTINGS, "seed": 8}})
+
+
 def test_another_kind_at_the_same_place_is_refused(place):
     finished(place)
     with pytest.raises(UserError, match="was made by `build`"):

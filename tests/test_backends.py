@@ -38,13 +38,13 @@ def plain(model) -> dict[str, np.ndarray]:
     return {role: encoder.encode(TEXTS, role) for role in ("query", "document")}
 
 
-@pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 0.999999), ("bfloat16", 0.999)])
-def test_openvino_gives_the_same_vectors_prompts_left_out(model, plain, role, dtype, near):
+def test_openvino_gives_the_same_vectors_prompts_left_out(model, plain, dtype, near):
     pytest.importorskip("openvino")
     encoder = load(model, dtype=dtype, backend="openvino")
     assert encoder.runtime and encoder.runtime.label == "openvino" and encoder.identity["dtype"] == dtype
-    assert (encoder.encode(TEXTS, role) * plain[role]).sum(1).min() >= near
+    for role in ("query", "document"):
+        assert (encoder.encode(TEXTS, role) * plain[role]).sum(1).min() >= near
 
 
 def test_onnx_is_exported_where_others_look_for_it(model, plain, tmp_path):
@@ -62,7 +62,7 @@ def test_onnx_is_exported_where_others_look_for_it(model, plain, tmp_path):
 def test_int8_is_calibrated_and_stays_near(model, plain, tmp_path):
     pytest.importorskip("openvino")
     with pytest.raises(UserError, match=r"holds no openvino/openvino_model_int8\.xml; make it with"):
-        load(model, dtype="int8")
+        Encoder.load(EncoderConfig(model=str(model), dtype="int8"), "cpu")
     texts = tmp_path / "texts.parquet"
     pq.write_table(pa.table({"text": [*TEXTS, None, " "]}), texts)
     with pytest.raises(UserError, match="needs texts to calibrate on"):

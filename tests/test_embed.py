@@ -220,17 +220,17 @@ def test_an_interrupted_and_a_killed_driver_go_on_where_they_were(tmp_path: Path
 
 @pytest.mark.ray
 def test_a_killed_worker_loses_no_row(tmp_path: Path, minilm: str, ray_session: None):
-    from ray.util.state import list_actors
+    import psutil
 
     path, out, killed = write_rows(tmp_path / "in.parquet", 1500), tmp_path / "out", []
 
     def kill_a_worker() -> None:
         while len(list(out.glob("vectors/*.parquet"))) < 2:
             time.sleep(0.005)
-        for actor in list_actors(filters=[("state", "=", "ALIVE")]):
-            if "EncodeShard" in actor.class_name:
-                os.kill(actor.pid, signal.SIGKILL)
-                killed.append(actor.pid)
+        for process in psutil.Process().children(recursive=True):
+            if any("EncodeShard" in word for word in process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
 
     killer = threading.Thread(target=kill_a_worker, daemon=True)
     killer.start()

@@ -251,7 +251,13 @@ def curves() -> dict[str, dict[str, torch.Tensor]]:
     found, rows = {}, planted(90)
     for name, (dropout, cache) in WAYS.items():
         settings = LoopConfig(
-            batch_size=24, validations=0, precision="float32", dropout=dropout, cache_tokens=cache, max_steps=3
+            batch_size=24,
+            validations=0,
+            precision="float32",
+            dropout=dropout,
+            dropout_by_slot=True,
+            cache_tokens=cache,
+            max_steps=3,
         )
         encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
         loop = Loop(encoder, InfoNCE(), rows, settings)

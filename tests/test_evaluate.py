@@ -252,6 +252,20 @@ def test_default_models(tmp_path):
     assert (models["base"].model, models["base"].max_length) == ("began/with", 99)
 
 
+def test_further_models_stand_beside_base_and_tuned(tmp_path):
+    given = {"run": str(tmp_path), "models": {"other": "a/path", "third": {"model": "b", "max_length": 64}}}
+    alone = validate(EvaluateConfig, given).resolved()
+    assert list(alone.models) == ["other", "third"] and alone.baseline == "other"
+    assert (alone.models["other"].model, alone.models["third"].max_length) == ("a/path", 64)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "config.json").write_text('{"encoder": {"model": "began/with"}}')
+    beside = validate(EvaluateConfig, given).resolved()
+    assert list(beside.models) == ["base", "tuned", "other", "third"] and beside.baseline == "base"
+    over = validate(EvaluateConfig, {**given, "models": {"base": "another/base"}}).resolved()
+    assert over.models["base"].model == "another/base" and list(over.models) == ["base", "tuned"]
+
+
 def test_errors_that_a_user_can_fix(data, tmp_path, minilm):
     with pytest.raises(UserError, match=r"no such directory; run `python -m scripts.build` first"):
         run(validate(EvaluateConfig, {"run": str(tmp_path / "nowhere")}))

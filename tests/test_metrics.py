@@ -50,6 +50,30 @@ def test_equal_to_pytrec_eval(seed):
     assert ours["mrr@10"] == {q: first[q]["recip_rank"] for q in rankings}
 
 
+@pytest.mark.parametrize("seed", [2, 3])
+def test_variants_equal_trec_eval(seed):
+    """Judged documents alone by its own flag, on whole rankings; linear gain as it is without our gains."""
+    rankings, judgments = random_case(seed)
+    ours = retrieval(rankings, judgments, ["ndcg@10:judged", "hit@1:judged", "map:judged", "ndcg@10:linear", "ndcg@10"])
+    run = {q: {d: 1.0 / (1 + place) for place, d in enumerate(docs)} for q, docs in rankings.items()}
+    exponential = {q: {d: 2**g - 1 for d, g in grades.items()} for q, grades in judgments.items()}
+    measures = {"ndcg_cut.10", "success.1", "map"}
+    judged = pytrec_eval.RelevanceEvaluator(exponential, measures, judged_docs_only_flag=True).evaluate(run)
+    linear = pytrec_eval.RelevanceEvaluator(judgments, {"ndcg_cut.10"}).evaluate(run)
+    for name, other in {"ndcg@10": "ndcg_cut_10", "hit@1": "success_1", "map": "map"}.items():
+        assert ours[f"{name}:judged"] == {q: judged[q][other] for q in rankings}
+    assert ours["ndcg@10:linear"] == {q: linear[q]["ndcg_cut_10"] for q in rankings}
+    assert mean(ours["ndcg@10:judged"]) > mean(ours["ndcg@10"]) != mean(ours["ndcg@10:linear"])
+
+
+def test_judged_only_cuts_after_it_drops():
+    judgments, ranking = {"q": {"a": 1, "b": 0}}, {"q": ["x", "y", "b", "a"]}
+    names = ["mrr@2", "mrr@2:judged", "judged@2", "judged@3", "judged@9"]
+    found = {name: values["q"] for name, values in retrieval(ranking, judgments, names).items()}
+    assert found == {"mrr@2": 0.0, "mrr@2:judged": 0.5, "judged@2": 0.0, "judged@3": 1 / 3, "judged@9": 0.5}
+    assert retrieval({}, judgments, ["judged@5"]) == {"judged@5": {"q": 0.0}}
+
+
 def test_by_hand():
     found = retrieval({"q": ["x", "b", "a"]}, {"q": {"a": 3, "b": 1, "c": 0}}, [*RETRIEVAL, "recall@2", "mrr@1"])
     ideal = 7 / math.log2(2) + 1 / math.log2(3)
@@ -89,6 +113,10 @@ def test_metric_names():
     assert Metric.parse("map") == Metric("map", None)
     assert depth(["ndcg@10"]) == 100
     assert depth(["recall@1000", "map"]) == 1000
+    assert Metric.parse("map:judged") == Metric("map", None, "judged")
+    for wrong in ("mrr@10:linear", "ndcg@10:", "ndcg@10:other", "judged@10:judged", "judged", "ndcg:judged"):
+        with pytest.raises(UserError, match="unknown metric"):
+            Metric.parse(wrong)
     for wrong in ("ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "precision@3", "map@", ""):
         with pytest.raises(UserError, match="unknown metric"):
             Metric.parse(wrong)

@@ -6,7 +6,10 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from pipeline import clustering, duplicates, pairscores, significance
+from pipeline.evaluate import figures
+from pipeline.evaluate.questions import Questions
 from pipeline.search import unit
+from pipeline.significance import bootstrap_p
 
 
 def scored(seed, pairs=400, ties=True):
@@ -114,6 +117,18 @@ def test_resampled_texts_weigh_pairs_by_both_ends():
     weights = np.zeros((1, 40))
     weights[0, :2] = 20  # two texts alone, which are twins
     assert mined.average_precision(weights)[0] == pytest.approx(1.0)
+
+
+def test_models_share_resamples_whatever_pairs_they_mine():
+    rng, asked = np.random.default_rng(7), Questions()
+    for n in range(70):
+        asked.labelled.append((asked.place(f"left {n}"), asked.place(f"right {n}"), float(n % 2)))
+    vectors = [unit(rng.normal(size=(140, dim)).astype(np.float32)) for dim in (3, 48)]
+    pairs = [len(duplicates.mine(one, [(0, 1)]).scores) for one in vectors]
+    assert pairs[0] != pairs[1], "each model finds a number of its own"
+    found = [figures.duplicate_statistics(one, asked, 0)[0]["duplicate_f1"] for one in vectors]
+    assert found[0].samples.shape == found[1].samples.shape
+    assert 0 < bootstrap_p(found[0].samples - found[1].samples) <= 1
 
 
 def test_a_paired_bootstrap_finds_what_is_there():

@@ -71,9 +71,9 @@ def test_leading_tokens_can_be_left_out(saved):
 
 
 def test_the_trainer_trains_it_with_its_losses(saved):
-    from training.batches import rows_from
     from training.loop import Loop, LoopConfig
     from training.losses.infonce import InfoNCE
+    from training.texts import rows_from
 
     encoder, rows = load(saved), range(32)
     table = pa.table(

@@ -5,8 +5,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluate import variants
-from pipeline.evaluate.variants import RESCORED, Variant, VariantsConfig
-from pipeline.quantize import Ranges, from_int8, signs, to_int8
+from pipeline.evaluate.variants import RESCORED, Variant, VariantsConfig, signs
 from pipeline.search import top_k, unit
 
 
@@ -14,16 +13,13 @@ def vectors(seed, count, dim=32):
     return unit(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 
-def test_int8_is_within_half_a_step_and_stops_at_the_ranges():
-    held = vectors(0, 200)
-    ranges = Ranges.of(held)
-    levels = to_int8(held, ranges)
-    assert levels.dtype == np.int8 and levels.min() == -128 and levels.max() == 127
-    assert (np.abs(from_int8(levels, ranges) - held) <= ranges.step / 2 + 1e-6).all()
-    beyond = from_int8(to_int8(held * 3, ranges), ranges)
-    assert (beyond <= ranges.high + 1e-6).all() and (beyond >= ranges.low - 1e-6).all()
-    flat = np.ones((4, 3), np.float32)
-    assert (from_int8(to_int8(flat, Ranges.of(flat)), Ranges.of(flat)) == 1).all()
+def test_a_store_gives_int8_back_within_half_a_step():
+    held, variant = vectors(0, 200), Variant(16, "int8")
+    ranges = variants.calibrate([variant], held)
+    low, high = np.array(ranges["16"])
+    back = variant.stored(held, ranges)
+    assert back.dtype == np.float32 and back.shape == (200, 16)
+    assert (np.abs(back - unit(held[:, :16])) <= (high - low) / 255 / 2 + 1e-6).all()
 
 
 def test_signs_count_the_hamming_distance():
@@ -43,13 +39,14 @@ def test_variants_of_a_model():
     chosen = variants.plan(VariantsConfig(dims=[64, 512], dtypes=["float32"]), 384)
     assert chosen == [Variant(64, "float32")], "a model has no more dimensions than it has"
     assert variants.plan(VariantsConfig(dims=[], dtypes=["float32"]), 384) == []
+    assert variants.plan(VariantsConfig(dims=[50], dtypes=["binary"]), 100) == [], "bits go eight a byte"
 
 
 @pytest.mark.parametrize("variant", [Variant(32, "int8"), Variant(16, "float32"), Variant(32, "binary")])
 def test_rankings_do_not_depend_on_the_pieces(variant):
     queries, corpus = vectors(3, 20), vectors(4, 500)
     corpus[250:] = corpus[:250]  # every document twice, so that ties must be broken
-    ranges = variants.calibrate([variant], corpus[:100])[variant.dim]
+    ranges = variants.calibrate([variant], corpus[:100])
 
     def ranked(cuts):
         found = variants.empty(variant, 20, 10)
@@ -78,7 +75,7 @@ def test_whole_vectors_lose_little_in_int8_and_more_in_bits():
     kept = {}
     for dtype in ("int8", "binary"):
         variant = Variant(32, dtype)
-        ranges = variants.calibrate([variant], corpus)[32]
+        ranges = variants.calibrate([variant], corpus)
         rows = variants.rank(variant, queries, corpus, ranges, 10, 0).top(10).rows
         kept[dtype] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, rows, strict=True)])
     assert kept["int8"] > 0.95 > kept["binary"] > 0.4
@@ -86,7 +83,7 @@ def test_whole_vectors_lose_little_in_int8_and_more_in_bits():
 
 def test_a_small_corpus_leaves_places_empty():
     found = variants.empty(Variant(32, "binary"), 2, 10)
-    found.merge(variants.rank(Variant(32, "binary"), vectors(7, 2), vectors(8, 3), Ranges.of(vectors(8, 3)), 10, 0))
+    found.merge(variants.rank(Variant(32, "binary"), vectors(7, 2), vectors(8, 3), {}, 10, 0))
     top = found.top(10)
     assert (np.sort(top.rows[:, :3], axis=1) == [0, 1, 2]).all() and (top.rows[:, 3:] == -1).all()
 

@@ -131,7 +131,7 @@ class Feed:
         """Rows of one rank of a step: those of the slots that are `rank` modulo `ranks`."""
         reader = self.reader(spot.epoch)
         whole = reader.table(spot)
-        if reader.notes["slots"] % ranks:
+        if ranks > reader.notes["slots"]:  # fewer that do not divide them only balance less well
             raise UserError(told(reader.notes["slots"], ranks))
         slot = whole["slot"].to_numpy()
         width = int(ragged(whole["known"])[1].max())

@@ -46,7 +46,9 @@ class RayKeeper(Keeper):
             wrong = damage(folder)
             if not wrong:
                 return folder
-            self.damaged.append(f"checkpoint {folder.name}: {wrong}; going back to the one before")
+            self.damaged.append(f"{folder.name}: {wrong}; going back to the one before")
+        if self.damaged:
+            self.damaged.append("no checkpoint is whole: the run begins anew")
         return None
 
     def begin(self, progress: Progress, before: Progress | None) -> None:

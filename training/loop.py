@@ -59,6 +59,9 @@ class LoopConfig(Config):
     slots: int | None = Field(
         None, ge=1, description="parts of a batch, whose tokens balance, dealt to the workers; default 12 or a multiple"
     )
+    dropout_by_slot: bool = Field(
+        False, description="the same dropout for any number of workers; a tenth slower; elastic runs always do"
+    )
     validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
     max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
@@ -111,7 +114,7 @@ class Loop:
         self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
-        if encoder.device.type == "cpu" and not config.compile:
+        if encoder.packed and encoder.device.type == "cpu":
             cheapen(encoder)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
@@ -142,7 +145,7 @@ class Loop:
         self.feed = data if isinstance(data, Feed) else self._composed(data)
         self.steps, self.mark = self.feed.steps, batches.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
-        self.drops = _drops(encoder)
+        self.drops = config.dropout_by_slot and _drops(encoder)
         self.average = Average(self.module, config.average, self.total) if config.average else None
 
     def _composed(self, rows: Rows) -> Feed:

@@ -33,6 +33,18 @@ def choose(asked: Backend, device: str, kind: str, dtype: str) -> str:
     return "openvino" if device == "cpu" and importlib.util.find_spec("openvino") else "torch"
 
 
+def check(asked: Backend, folder: str, device: str, kind: str, dtype: str) -> None:
+    """Raise UserError early for a runtime that was asked for and cannot be had: package or file missing."""
+    name = choose(asked, device, kind, dtype)
+    if name == "onnx":
+        _exported(folder, onnx.FILE, "onnx")
+        onnx.library()
+    if name == "openvino":
+        openvino.library()
+        if dtype == "int8":
+            _exported(folder, openvino.INT8_FILE, "int8")
+
+
 def build(name: str, folder: str, transformer: Any, tokenizer: Any, dtype: str, threads: int) -> Runtime | None:
     """Build a runtime for the model of a directory; None for torch.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.backends.openvino import States
+from pipeline.backends.openvino import States, untold
 from pipeline.backends.runtime import STATES, Batch, Take, feed
 from pipeline.errors import UserError
 
@@ -26,7 +26,7 @@ def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     axes = {name: {0: "batch", 1: "length"} for name in (*names, STATES)}
-    with torch.inference_mode():
+    with torch.inference_mode(), untold():
         torch.onnx.export(
             States(transformer, names).eval(),
             example,
@@ -39,15 +39,20 @@ def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> No
         )
 
 
-def session(path: Path, threads: int) -> Any:
-    """Open a graph in ONNX Runtime, or raise UserError that names the extra."""
+def library() -> Any:
+    """Import onnxruntime, or raise UserError that names the extra."""
     try:
         import onnxruntime
     except ImportError as error:
         raise UserError("backend onnx: install it with `pip install 'tripletail[onnx]'`") from error
-    options = onnxruntime.SessionOptions()
+    return onnxruntime
+
+
+def session(path: Path, threads: int) -> Any:
+    """Open a graph in ONNX Runtime."""
+    options = library().SessionOptions()
     options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return library().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class OnnxRuntime:

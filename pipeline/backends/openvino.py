@@ -3,7 +3,9 @@
 Two streams of requests keep all threads at work; each takes the next batch as soon as it is free.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,21 @@ def graph(transformer: torch.nn.Module, names: Sequence[str]) -> Any:
     openvino = library()
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     shapes = [openvino.PartialShape([-1, -1])] * len(names)
-    with torch.inference_mode():
+    with torch.inference_mode(), untold():
         model = openvino.convert_model(States(transformer, names).eval(), example_input=example, input=shapes)
     for port, name in zip(model.inputs, names, strict=True):
         port.set_names({name})
     model.output(0).set_names({STATES})
     return model
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """Keep still about what a trace makes constant: branches on the model's own settings, the same for every batch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.filterwarnings("ignore", message="Exporting aten::index")
+        yield
 
 
 def compiled(model: Any, dtype: str, threads: int, streams: int) -> Any:

@@ -61,6 +61,8 @@ def _execute(steps: Steps) -> Tally:
     total.add(_check_read(steps, read))
     todo = [steps.join] if buckets == 1 else steps.after_reading()
     for number, step in enumerate(todo, 1):
+        if buckets > 1 and steps.idle(step):
+            continue
         for tally in _spread(steps, f"{number}-{step.__name__}", step, buckets, "buckets"):
             total.add(tally)
     return total

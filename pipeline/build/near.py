@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.build.entries import Entries
 from pipeline.clusters import BANDS, EDGES, LEFTS, MEMBERS, candidates, clusters, forest
-from pipeline.dedup import entries, kept_only
 from pipeline.exchange import Exchange, numbers
 from pipeline.minhash import NearConfig, sketch
 from pipeline.shingles import jaccard, shingle
-from pipeline.sources.record import SCHEMAS
 from pipeline.tally import Tally
 
 KINDS = ("documents", "queries")
@@ -107,5 +106,4 @@ class NearSteps:
         return jaccard(one, other, np.stack([coded.indices.to_numpy(), at], axis=1)) >= self.config.threshold
 
     def _kept(self, kind: str, bucket: int) -> pa.Table:
-        rows = self.exchange.read(f"entries_{kind}", bucket, entries(SCHEMAS[kind]))
-        return kept_only(rows.combine_chunks()).select(["id", "text"])
+        return Entries(self.exchange).kept(kind, bucket, ["text"])

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from pipeline.artifact import Draft
 from pipeline.build.checks import SIDES, CheckSteps, publish
 from pipeline.build.config import BuildConfig
+from pipeline.build.entries import Entries
 from pipeline.build.near import NearSteps
 from pipeline.build.units import UnitSteps
-from pipeline.dedup import entries, kept_only, merge_texts, unique_ids, unique_labelled
+from pipeline.dedup import kept_only, unique_labelled
 from pipeline.exchange import Exchange
 from pipeline.files import join
 from pipeline.judged import Judged, judge
@@ -41,7 +42,7 @@ from pipeline.tally import Tally
 from pipeline.text import key
 from pipeline.triplets import MEMBERS, catalogue, draw, judged_triplets
 
-_NOUNS = {"documents": "document", "queries": "query"}
+_FED_BY = {"lend": ("lent_documents", "lent_queries"), "catalogue": ("members",), "similar": ("keyed",)}
 
 
 @dataclass(frozen=True)
@@ -62,37 +63,26 @@ class Steps:
         return stage(self.config.every_source[block.source], block, limits, exchange, f"{index:06d}")
 
     def ids(self, bucket: int) -> Tally:
-        """Keep one row an id, and go on by text."""
-        tally = Tally()
-        for kind, noun in _NOUNS.items():
-            rows = unique_ids(self.exchange.read(kind, bucket, SCHEMAS[kind]), noun, tally)
-            self.exchange.write(f"unique_{kind}", _part(bucket), rows, by="key")
+        """Keep one row an id; labelled pairs are done with."""
+        tally = self._entries.ids(bucket)
         rows = unique_labelled(self.exchange.read("labelled", bucket, SCHEMAS["labelled"]), tally)
         labelled = _labelled(rows, self.config.split)
         self._checks.ask_labelled(labelled, _part(bucket))
         self._write("labelled", labelled, bucket, tally)
         return tally
 
-    def texts(self, bucket: int) -> Tally:
-        """Keep one id a text, and go on by id."""
-        tally = Tally()
-        for kind, noun in _NOUNS.items():
-            rows = merge_texts(self.exchange.read(f"unique_{kind}", bucket, SCHEMAS[kind]), noun, tally)
-            self.exchange.write(f"entries_{kind}", _part(bucket), rows, by="id")
-        return tally
-
     def queries(self, bucket: int) -> Tally:
         """Join judgments with queries."""
         tally = Tally()
         judgments = self.exchange.read("judgments", bucket, SCHEMAS["judgments"])
-        joined = join_queries(judgments, self._entries("queries", bucket), tally)
+        joined = join_queries(judgments, self._entries.read("queries", bucket, ["tags"]), tally)
         self.exchange.write("asked", _part(bucket), joined, by="doc_id")
         return tally
 
     def documents(self, bucket: int) -> Tally:
         """Join judgments with documents; write the corpus, and stage the catalogue's products."""
         tally, config = Tally(), self.config
-        documents = self._clustered(self._entries("documents", bucket))
+        documents = self._clustered(self._entries.read("documents", bucket, self._columns("documents")))
         asked = self.exchange.read("asked", bucket, ASKED)
         grade = asked["relevance"].to_numpy()
         need_text = grade >= config.pairs.min_relevance
@@ -120,7 +110,7 @@ class Steps:
         tally, config = Tally(), self.config
         matched = self.exchange.read("matched", bucket, MATCHED)
         unjudged = {source.label: source.unjudged for source in config.sources}
-        queries = kept_only(self._entries("queries", bucket))
+        queries = self._entries.kept("queries", bucket, self._columns("queries"))
         judged = judge(queries, matched, config.split, unjudged, self._units(), tally)
         pairs = positives(judged, config.pairs, tally)
         self._checks.ask_judged(judged, config.pairs.min_relevance, _part(bucket))
@@ -180,7 +170,8 @@ class Steps:
         near, units, checks = self._near, self._by_cluster, self._checks
         return [
             self.ids,
-            self.texts,
+            self._entries.texts,
+            self._entries.lend,
             *(near.steps() if near else []),
             self.queries,
             *([units.of_documents, units.of_queries, units.settle] if units else []),
@@ -191,6 +182,11 @@ class Steps:
             *([self.lookalikes] if self.config.triplets.lexical else []),
             *([checks.extras, checks.check] if checks.on else []),
         ]
+
+    def idle(self, step: Callable[[int], Tally]) -> bool:
+        """Whether nothing was staged for a step, so that it need not run."""
+        fed_by = _FED_BY.get(step.__name__)
+        return fed_by is not None and not any(self.exchange.has(name) for name in fed_by)
 
     @property
     def _near(self) -> NearSteps | None:
@@ -203,7 +199,8 @@ class Steps:
     @property
     def _checks(self) -> CheckSteps:
         config = self.config.decontaminate
-        return CheckSteps(config, self.draft, self.exchange, [source.label for source in config.extra])
+        labels = [source.label for source in config.extra]
+        return CheckSteps(config, self.draft, self.exchange, labels, self.config.prompts)
 
     @property
     def _lexical(self) -> Exchange:
@@ -238,15 +235,22 @@ class Steps:
     def _pool(self) -> Exchange:
         return Exchange(self.exchange.path, 1)
 
-    def _entries(self, kind: str, bucket: int) -> pa.Table:
-        return self.exchange.read(f"entries_{kind}", bucket, entries(SCHEMAS[kind])).combine_chunks()
+    def _columns(self, kind: str) -> list[str]:
+        """Columns of entries that the tables are made of; long texts beside the text only where a table shows them."""
+        config = self.config.pairs
+        unused = {"key", "mention", *(() if config.title_description or config.title_body else ("body",))}
+        return [name for name in SCHEMAS[kind].names if name not in unused]
+
+    @property
+    def _entries(self) -> Entries:
+        return Entries(self.exchange)
 
     def _write(self, table: str, rows: pa.Table, part: int | str, tally: Tally) -> None:
         name = f"part-{part:05d}" if isinstance(part, int) else part
         if self._checks.on and table in SIDES:
             self._checks.hold(table, rows, name)
         else:
-            publish(self.draft, table, rows, name, tally)
+            publish(self.draft, table, rows, name, tally, self.config.prompts)
 
 
 def _part(bucket: int) -> str:

@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.build.entries import Entries
 from pipeline.build.near import NearSteps
 from pipeline.clusters import joined
-from pipeline.dedup import entries, kept_only
 from pipeline.exchange import Exchange
 from pipeline.pairs import ASKED
-from pipeline.sources.record import SCHEMAS
 from pipeline.tally import Tally
 
 TIES = pa.schema([("left", pa.string()), ("right", pa.string())])
@@ -32,7 +31,7 @@ class UnitSteps:
 
     def of_documents(self, bucket: int) -> Tally:
         """Tie the groups of near-duplicate documents; stage by query in which groups its documents are."""
-        documents = self._entries("documents", bucket)
+        documents = Entries(self.exchange).read("documents", bucket, ["group"])
         clusters = self.near.cluster_of("documents", documents["kept"])
         self._tie("documents", bucket, clusters, documents["group"])
         asked = self.exchange.read("asked", bucket, ASKED)
@@ -44,7 +43,7 @@ class UnitSteps:
 
     def of_queries(self, bucket: int) -> Tally:
         """Tie the groups of near-duplicate queries."""
-        queries = kept_only(self._entries("queries", bucket))
+        queries = Entries(self.exchange).kept("queries", bucket, ["group"])
         topics = self.exchange.read("topics", bucket, TOPICS).group_by("query_id").aggregate([("group", "min")])
         at = pc.index_in(queries["id"], topics["query_id"].combine_chunks())
         groups = pc.coalesce(queries["group"], topics["group_min"].take(at), queries["id"])
@@ -74,9 +73,6 @@ class UnitSteps:
         ties = pa.table([named, groups], schema=TIES)
         ties = ties.filter(pc.and_(ties["left"].is_valid(), ties["right"].is_valid()))
         self._one.write("ties", f"{kind}-{bucket:05d}", ties, by="left")
-
-    def _entries(self, kind: str, bucket: int) -> pa.Table:
-        return self.exchange.read(f"entries_{kind}", bucket, entries(SCHEMAS[kind])).combine_chunks()
 
     @property
     def _one(self) -> Exchange:

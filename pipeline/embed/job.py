@@ -102,15 +102,15 @@ def run(config: EmbedConfig) -> Artifact:
     check_ids(plan, id_column)
     folder = join(out, "vectors")
     task = Task(
-        encoder,
-        config.role,
-        id_column,
-        config.text_column,
-        tuple(config.columns),
-        folder,
-        config.formats,
-        config.incremental,
-        sum(shard.rows for shard in plan) >= MANY,
+        encoder=encoder,
+        role=config.role,
+        id_column=id_column,
+        text_column=config.text_column,
+        carried=tuple(config.columns),
+        folder=folder,
+        formats=config.formats,
+        incremental=config.incremental,
+        fast=sum(shard.rows for shard in plan) >= MANY,
     )
     stale = shards.adopt(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
@@ -207,7 +207,8 @@ def _finish(
         "formats": described,
         "columns": list(task.carried),
     }
-    artifact = draft.finish(["vectors"], **notes, **({"calibration": ranges} if ranges else {}), copied=copied)
+    notes |= {"calibration": ranges} if ranges else {}
+    artifact = draft.finish(["vectors"], **notes, copied=copied)
     if artifact.rows("vectors") != sum(shard.rows for shard in written):
         raise UserError(f"{folder}: holds files of other work; give --overwrite")
     _tell(artifact, copied)
@@ -216,7 +217,7 @@ def _finish(
 
 def _tell(artifact: Artifact, copied: int) -> None:
     notes, dropped = artifact.manifest.notes, artifact.manifest.dropped
-    left = "".join(f", {count:,} rows left out ({reason})" for reason, count in dropped.items())
+    left = "".join(f", {count:,} left out ({reason})" for reason, count in dropped.items())
     left += f", {copied:,} copied of texts embedded before" if copied else ""
     say(f"embed: {artifact.path}: {artifact.rows('vectors'):,} vectors of {notes['dim']} {notes['dtype']}{left}")
 

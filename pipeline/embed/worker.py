@@ -36,10 +36,12 @@ class Task:
         encoder = Encoder.load(self.encoder)
         return encoder.hasten(threads) if self.fast else encoder
 
-    def texts(self, shard: Shard) -> pa.Table:
-        """Table (id, text, carried columns) of a shard's rows that have a text."""
+    def texts(self, shard: Shard) -> tuple[pa.Table, int]:
+        """Table (id, text, carried columns) of a shard's rows that have a text, and the number of unreadable rows."""
         names = dict.fromkeys([self.id_column, self.text_column, *self.carried])
-        return with_text(shards.read(shard, list(names)), shard.path, self.id_column, self.text_column, self.carried)
+        rows = shards.read(shard, list(names))
+        table = with_text(rows, shard.path, self.id_column, self.text_column, self.carried)
+        return table, shard.rows - rows.num_rows
 
 
 def encode(plan: Sequence[Shard], task: Task, ranges: Ranges, stale: Sequence[str], pools: dict[str, Any]) -> None:
@@ -95,14 +97,13 @@ class EncodeShard(Worker):
         shard = Shard(**item)
         if shards.committed(self.task.folder, shard.name) is not None:
             return {"rows": shard.rows, "tokens": 0, "padded": 0}
-        rows = self.task.texts(shard)
+        rows, unreadable = self.task.texts(shard)
         texts = rows.column("text").to_pylist()
         found, counts = self._vectors(rows.column("id"), texts)
         for name in self.task.carried:
             found = found.append_column(name, rows.column(name))
-        held = {"left_out": shard.rows - rows.num_rows, "dtype": self.encoder.identity["dtype"]}
-        held |= {"unreadable": shard.rows - shards.read(shard, [self.task.id_column]).num_rows, **counts}
-        shards.commit(self.task.folder, shard.name, found, held)
+        held = {"left_out": shard.rows - rows.num_rows, "unreadable": unreadable, **counts}
+        shards.commit(self.task.folder, shard.name, found, held | {"dtype": self.encoder.identity["dtype"]})
         return {"rows": shard.rows, "tokens": counts["tokens"], "padded": counts["padded"]}
 
     def _vectors(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
@@ -146,5 +147,5 @@ def calibrate(task: Task, plan: Sequence[Shard], rows: int) -> Ranges:
 
 def _ranges(task: Task, sample: list[Shard], rows: int, threads: int) -> Ranges:
     encoder = task.load(threads)
-    texts = [text for shard in sample for text in task.texts(shard).column("text").slice(0, rows).to_pylist()]
+    texts = [text for shard in sample for text in task.texts(shard)[0].column("text").slice(0, rows).to_pylist()]
     return calibrated(encoder.encode(texts, task.role), task.formats, scaled=encoder.normalize)

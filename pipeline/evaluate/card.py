@@ -29,8 +29,8 @@ def measured(findings: Findings) -> str:
     """Say in Markdown what the report says: figures with intervals, tests, smaller vectors, data and leaks."""
     parts = [
         f"## Measured\n\n{headline(findings)}.",
-        f"{count(findings.queries)} queries of split {findings.split}, {count(findings.documents)} documents. "
-        "Every model ranks all of them. In brackets 95% bootstrap intervals.",
+        f"Split {findings.split}: {count(findings.queries)} queries over {count(findings.documents)} documents, all of "
+        f"them ranked; {count(findings.labelled_pairs)} labelled pairs. In brackets 95% bootstrap intervals.",
         _models(findings),
         _tests(findings),
         _variants(findings),

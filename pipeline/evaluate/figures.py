@@ -18,7 +18,7 @@ from pipeline.significance import bootstrap_interval, percentiles, resamples
 Floats = npt.NDArray[np.float32]
 Weighted = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
-RESAMPLES = 2000
+RESAMPLES, FEWEST, _CELLS = 2000, 500, 10_000_000  # fewer resamples of many units, whose figures vary less
 TEXTS_MINED = 20_000
 
 
@@ -32,7 +32,8 @@ class Statistic:
     @classmethod
     def of(cls, statistic: Weighted, units: int, seed: int, width: int = 0) -> "Statistic":
         """Take a statistic of N units, given as a function of weights [S, N] that makes `width` numbers of a sample."""
-        samples = [statistic(weights) for weights in resamples(units, RESAMPLES, seed, width)]
+        count = max(FEWEST, min(RESAMPLES, _CELLS // max(units, width, 1)))
+        samples = [statistic(weights) for weights in resamples(units, count, seed, width)]
         return cls(float(statistic(pairscores.ones(units))[0]), np.concatenate(samples))
 
     def centred(self) -> "Statistic":
@@ -139,9 +140,8 @@ def duplicate_statistics(
         "duplicate_f1": mined.best_f1,
     }
     cut = pairscores.f1_cut(mined.scores, mined.known, len(mined.wanted))
-    found = {
-        name: Statistic.of(statistic, mined.texts, seed, len(mined.scores)) for name, statistic in statistics.items()
-    }
+    width = min(duplicates.PAIRS, mined.texts * duplicates.NEIGHBOURS)  # of any model, for the same resamples
+    found = {name: Statistic.of(statistic, mined.texts, seed, width) for name, statistic in statistics.items()}
     return found, {f"duplicate_{name}": value for name, value in cut.items()}
 
 

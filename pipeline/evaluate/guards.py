@@ -1,7 +1,7 @@
 """Guards: other corpora on which every model is measured too, to see what training made them forget."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import Field, field_validator
 
@@ -52,7 +52,7 @@ def measure_guard(watched: Watch, plan: Plan, baseline: str) -> Kept:
     """Measure every model of the plan on a guard and test it against the baseline, paired by query."""
     guard, questions = watched.guard, watched.questions
     say(f"evaluate: guard {guard.name}, split {guard.split}")
-    measured = measure(watched.data, questions, plan)
+    measured = measure(watched.data, questions, replace(plan, variants=None, shrunk=()))
     return Kept(
         name=guard.name,
         split=guard.split,

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pipeline.artifact import MANIFEST, Artifact
 from pipeline.console import say
+from pipeline.embed.columns import Ranges
 from pipeline.encoder import EncoderConfig
 from pipeline.evaluate import figures
 from pipeline.evaluate.contrasts import compare, compare_statistics, corrected
@@ -115,15 +116,16 @@ def _measure_encoder(
     say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(measured.corpus):,} documents")
     pieces = stored or measured.corpus.pieces()
     questions, whole = measured.questions, plan.variants if name in plan.shrunk else None
+    texts, sample = ray.get(asked.vectors), ray.get(asked.sample)
     variants = variants_of(whole, asked.dim) if whole else []
+    ranges = calibrate(variants, sample if len(sample) else texts)
     depths = (len(questions.query_ids), depth(plan.metrics))
-    found = answer(config, asked, pieces, *depths, measured.probes, variants, plan.actors)
+    found = answer(config, asked, pieces, *depths, measured.probes, variants, ranges, plan.actors)
     measured.similarities[name] = found.similarities
-    measured.sampled[name] = ray.get(asked.sample)
+    measured.sampled[name] = sample
     _record(measured, name, found.best, plan)
     told_apart = figures.triplet_values(found.similarities, measured.probes, len(questions.triplets))
     measured.triplets[name] = told_apart
-    texts = ray.get(asked.vectors)
     cuts = _statistics(measured, name, texts, plan.seed)
     measured.figures[name] = figures.joined(
         measured.figures[name],
@@ -138,7 +140,7 @@ def _measure_encoder(
         "documents_per_second": round(documents / max(found.seconds, 1e-9), 1),
     }
     for variant, best in found.variants.items():
-        measured.smaller.append(_smaller(measured, name, variant, best, texts, plan))
+        measured.smaller.append(_smaller(measured, name, variant, ranges, best, texts, plan))
     _correct_smaller(measured, name)
 
 
@@ -156,15 +158,16 @@ def _statistics(measured: Measured, name: str, texts: Floats, seed: int) -> dict
     return cuts
 
 
-def _smaller(measured: Measured, name: str, variant: Variant, best: Best, texts: Floats, plan: Plan) -> Smaller:
+def _smaller(
+    measured: Measured, name: str, variant: Variant, ranges: Ranges, best: Best, texts: Floats, plan: Plan
+) -> Smaller:
     """Measure a variant and test its first metric, and all statistics of pairs, against the whole vectors."""
     questions, metric = measured.questions, plan.metrics[0]
     values = retrieval(_documents(measured, best), questions.judgments, plan.metrics)
     statistics = {}
     if questions.labelled:
-        ranges = calibrate([variant], measured.sampled[name] if len(measured.sample.rows) else texts)
-        stored = variant.stored(texts, ranges[variant.dim])
-        cosines = figures.pair_cosines(variant.asked(texts), unit(stored), questions)
+        stored = unit(variant.stored(texts, ranges))
+        cosines = figures.pair_cosines(variant.asked(texts), stored, questions)
         statistics = figures.pair_statistics(cosines, questions, plan.seed)
     both = [("smaller", "whole")]
     first = {"smaller": {metric: values[metric]}, "whole": {metric: measured.values[name][metric]}}

@@ -16,10 +16,11 @@ import pyarrow as pa
 
 from pipeline import engine
 from pipeline.console import Progress
+from pipeline.embed.columns import Ranges
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.evaluate.corpus import Piece
 from pipeline.evaluate.probes import Probes
-from pipeline.evaluate.variants import Ranked, Variant, calibrate, empty, rank
+from pipeline.evaluate.variants import Ranked, Variant, empty, rank
 from pipeline.pool import Pool, limit_threads
 from pipeline.search import Best, dots, top_k, unit
 
@@ -77,6 +78,7 @@ def answer(
     k: int,
     probes: Probes,
     variants: Sequence[Variant],
+    ranges: Ranges,
     actors: int | None,
 ) -> Answer:
     """Rank every piece for the first `queries` texts and take the probes' similarities along.
@@ -91,7 +93,6 @@ def answer(
     best, found = Best.empty(queries, k), np.full(len(row), np.nan, np.float32)
     ranked = {variant: empty(variant, queries, k) for variant in variants}
     progress = Progress("evaluate", sum(piece.rows for piece in pieces), "documents")
-    ranges = calibrate(list(variants), ray.get(asked.sample)) if variants else {}
     settings = {"config": config, "vectors": asked.vectors, "queries": queries, "k": k}
     beside = ray.put(((text, row), list(variants), ranges))
     for part in _parts(list(pieces), settings | {"beside": beside}, actors) if pieces else ():
@@ -185,8 +186,7 @@ class Ranker:
         documents = unit(self._vectors(piece))
         best = Best(*top_k(self.queries, [documents], min(self.k, piece.rows), first_row=piece.first_row))
         ranked = [
-            rank(variant, self.queries, documents, self.ranges[variant.dim], self.k, piece.first_row)
-            for variant in self.variants
+            rank(variant, self.queries, documents, self.ranges, self.k, piece.first_row) for variant in self.variants
         ]
         probe = np.flatnonzero((self.row >= piece.first_row) & (self.row < piece.first_row + piece.rows))
         similarity = dots(self.vectors, documents, self.text[probe], self.row[probe] - piece.first_row)

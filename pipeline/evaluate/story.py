@@ -59,6 +59,7 @@ def tell(
         figures=measured.figures,
         comparisons=comparisons,
         guards=guards,
+        labelled_pairs=len(measured.questions.labelled),
         triplet_source=measured.triplet_source,
         curves=curves,
         similarities=_similarities(measured, subject, baseline),

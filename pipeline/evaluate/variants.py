@@ -4,6 +4,7 @@ Documents are what a store would give back, queries keep their numbers (asymmetr
 by Hamming distance and the best of those ranked anew by the query's own numbers (Yamada et al. 2021).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.quantize import Ranges, from_int8, signs, to_int8
-from pipeline.search import Best, dots, top_k, unit
+from pipeline.embed.columns import Format, Ranges, calibrated, column, matrix, shortened
+from pipeline.search import Best, dots, top_k
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -34,7 +35,7 @@ class VariantsConfig(Config):
 
 @dataclass(frozen=True)
 class Variant:
-    """The first `dim` dimensions, kept as `dtype`."""
+    """The first `dim` dimensions, kept as `dtype`, as the embedding job does."""
 
     dim: int
     dtype: Stored
@@ -45,28 +46,36 @@ class Variant:
         return -(-self.dim * _BITS[self.dtype] // 8)
 
     def stored(self, vectors: Floats, ranges: Ranges) -> Floats:
-        """What a store gives back of unit vectors [N, D]: [N, dim]; `ranges` are those of the cut unit vectors."""
-        cut = unit(vectors[:, : self.dim])
-        if self.dtype == "int8":
-            return from_int8(to_int8(cut, ranges), ranges)
-        return signs(cut) if self.dtype == "binary" else cut
+        """What a column of a store gives back of unit vectors [N, D]: [N, dim]; bits come back as -1 and 1."""
+        return matrix(column(vectors, self.form, ranges, scaled=True), ranges)
 
     def asked(self, vectors: Floats) -> Floats:
         """Queries [N, D] as they are ranked with: [N, dim], of length 1."""
-        return unit(vectors[:, : self.dim])
+        return shortened(vectors, self.dim, scaled=True).astype(np.float32, copy=False)
+
+    @property
+    def form(self) -> Format:
+        """The column of the embedding job that holds it."""
+        return Format(dtype=self.dtype, dim=self.dim)
 
 
 def plan(config: VariantsConfig, dim: int) -> list[Variant]:
-    """List the variants of a model with `dim` dimensions, the whole vector left out."""
+    """List the variants of a model with `dim` dimensions, the whole vector left out; bits go eight a byte."""
     halves = [dim >> power for power in range(1, 5) if dim >> power >= _SMALLEST]
     dims = [dim, *sorted({width for width in (halves if config.dims is None else config.dims) if width < dim})[::-1]]
     chosen = [Variant(width, dtype) for dtype in config.dtypes for width in dims]
-    return [variant for variant in chosen if variant != Variant(dim, "float32")]
+    kept = [one for one in chosen if one.dtype != "binary" or one.dim % 8 == 0]
+    return [variant for variant in kept if variant != Variant(dim, "float32")]
 
 
-def calibrate(variants: list[Variant], sample: Floats) -> dict[int, Ranges]:
-    """Ranges of the cut unit vectors, for each number of dimensions, from a sample [S, D]."""
-    return {dim: Ranges.of(unit(sample[:, :dim])) for dim in {variant.dim for variant in variants}}
+def calibrate(variants: Sequence[Variant], sample: Floats) -> Ranges:
+    """Ranges that int8 needs, from a sample of unit vectors [S, D]."""
+    return calibrated(sample, [variant.form for variant in variants], scaled=True)
+
+
+def signs(vectors: Floats) -> Floats:
+    """Vectors [N, D] as -1 and 1: inner products of these are D minus twice the Hamming distance."""
+    return np.where(vectors > 0, np.float32(1), np.float32(-1))
 
 
 @dataclass

@@ -68,6 +68,7 @@ class Findings:
     figures: Mapping[str, Mapping[str, Any]]
     comparisons: list[dict[str, Any]]
     guards: list[Kept] = field(default_factory=list)
+    labelled_pairs: int = 0
     triplet_source: str = ""
     curves: list[dict[str, Any]] = field(default_factory=list)
     similarities: Mapping[str, Mapping[str, npt.NDArray[np.float32]]] = field(default_factory=dict)

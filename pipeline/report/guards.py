@@ -8,15 +8,15 @@ from pipeline.report.wording import decimal, metric_name, p_value, signed
 
 Cells = list[str]  # HTML: corpus, metric, before, after, difference with its interval, p
 
-_UNTESTED = ("spearman", "average_precision", "triplet_accuracy")
+_OTHERS = ("average_precision", "spearman", "triplet_accuracy", "v_measure")
 
 
 def kept_rows(guards: Sequence[Kept], metrics: Sequence[str], subject: str, baseline: str) -> list[Cells]:
-    """One row a guard and metric that both models have; figures without a test a query stand alone."""
+    """One row a guard and metric that both models have; a figure that was not tested stands alone."""
     rows = []
     for kept in guards:
         before, after = kept.models.get(baseline, {}), kept.models.get(subject, {})
-        for metric in [*metrics, *_UNTESTED]:
+        for metric in [*metrics, *_OTHERS]:
             if metric in before and metric in after:
                 figures = [decimal(before[metric]), decimal(after[metric])]
                 tested = _tested(kept, subject, metric, after[metric] - before[metric])
@@ -37,7 +37,7 @@ def kept_remarks(guards: Sequence[Kept], metrics: Sequence[str], subject: str, b
     said = []
     for kept in guards:
         before, after = kept.models.get(baseline, {}), kept.models.get(subject, {})
-        metric = next((name for name in [*metrics, *_UNTESTED] if name in before and name in after), None)
+        metric = next((name for name in [*metrics, *_OTHERS] if name in before and name in after), None)
         if metric is None:
             continue
         test = kept.comparison(subject, metric)

@@ -42,13 +42,18 @@ def render(findings: Findings) -> str:
 
 
 def _opening(findings: Findings) -> str:
-    asked = f"{count(findings.queries)} queries of split {findings.split}" if findings.queries else findings.split
+    asked = [f"{count(n)} {name}" for name, n in _asked(findings).items() if n]
+    what = f"{' and '.join(asked) or 'Triplets'} of split {findings.split}"
     over = f" over {count(findings.documents)} documents" if findings.documents else ""
     return (
         f'<header>\n<p class="over">Evaluation of {escape(findings.run)}</p>\n'
         f"<h1>{_unbroken(escape(headline(findings)))}.</h1>\n"
-        f'<p class="lead">{escape(asked + over)}. {escape(" ".join(_said(findings)))}</p>\n</header>'
+        f'<p class="lead">{escape(what + over)}. {escape(" ".join(_said(findings)))}</p>\n</header>'
     )
+
+
+def _asked(findings: Findings) -> dict[str, int]:
+    return {"queries": findings.queries, "labelled pairs": findings.labelled_pairs}
 
 
 def _said(findings: Findings) -> list[str]:

@@ -17,11 +17,11 @@ _SERIES = ["#010211", "#010212", "#010213", "#010214", "#010215", "#010216"]
 _VARIABLES = {_INK: "var(--ink-soft)", _FAINT: "var(--rule)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, start=1)
 }
-_SIZE = (4.7, 2.9)  # inches; narrow, so that a phone shows the text at reading size
+_SIZE = (4.5, 2.9)  # inches; narrow, so that a phone shows the text at reading size
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tripletail",
-    "font.size": 9.5,
+    "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _FAINT,
@@ -38,7 +38,7 @@ _STYLE = {
     "grid.color": _FAINT,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 9.5,
     "legend.handlelength": 1.2,
 }
 _NOT_CURVES = {"step", "epoch", "loss", "lr", "seconds"}
@@ -129,7 +129,7 @@ def standings(points: Mapping[str, tuple[float, float, float]], label: str, subj
                 (0, 6),
                 textcoords="offset points",
                 ha="center",
-                fontsize=8.5,
+                fontsize=9,
                 color=_INK,
             )
         axes.set_yticks([-place for place in range(len(points))], list(points))
@@ -158,7 +158,7 @@ def sizes(lines: Mapping[str, Sequence[tuple[int, int, float]]], label: str, nam
             )
             for size, dim, value in held:
                 axes.annotate(
-                    str(dim), (size, value), (0, 5), textcoords="offset points", ha="center", fontsize=7, color=_INK
+                    str(dim), (size, value), (0, 5), textcoords="offset points", ha="center", fontsize=8, color=_INK
                 )
         ticks = sorted({point[0] for points in lines.values() for point in points})
         axes.set_xscale("log", base=2)

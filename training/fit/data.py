@@ -25,6 +25,7 @@ from training.replay import load_mixed
 from training.rows import Kind, guided, load, read_table, sampled
 from training.texts import Rows
 
+MOST_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
 HERE = 50_000  # rows up to which composing in this process is over before Ray has started its tasks
 
 
@@ -94,12 +95,16 @@ def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, rep
 
 
 def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
-    """How the epochs of a run are composed, for any of these numbers of workers."""
-    loop = config.loop
+    """How the epochs of a run are composed, for any of these numbers of workers.
+
+    Slots divide among all of them while that takes few; else among the most, and other numbers balance less well.
+    """
+    loop, ranks = config.loop, list(ranks)
+    even = math.lcm(*ranks)
     return Recipe(
         loop.batch_size,
         loop.seed,
-        slots_for(loop.slots, math.lcm(*ranks)),
+        slots_for(loop.slots, even if even <= MOST_SLOTS or loop.slots else max(ranks)),
         config.max_negatives,
         config.draw == "fresh",
         config.replay.share if config.replay else None,

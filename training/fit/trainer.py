@@ -132,12 +132,12 @@ def _best(result: Any, metric: str, log: str) -> Path:
     for checkpoint, figures in ranked:
         folder = local(checkpoint)
         if wrong := damage(folder):
-            say(f"train: checkpoint {folder.name}: {wrong}; passed over")
+            say(f"train: {folder.name}: {wrong}; passed over")
             continue
         kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
         say(f"train: checkpoint of step {figures['step']}, the {kind}")
         return folder
-    raise UserError(f"train: no whole checkpoint in {log}; give --fresh to start anew")
+    raise UserError(f"no whole checkpoint in {log}; give --fresh to start anew")
 
 
 def _merge(lines: Lines, measured: list[dict[str, Any]]) -> None:

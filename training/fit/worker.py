@@ -7,7 +7,7 @@ from pipeline.config import validate
 from pipeline.encoder import Encoder
 from training.drive import Drive
 from training.feed import Awaited, Feed
-from training.fit.config import TrainConfig
+from training.fit.config import Elastic, TrainConfig
 from training.keeper import RayKeeper
 from training.loop import Loop
 from training.lora import attach
@@ -36,7 +36,8 @@ def train_worker(settings: dict[str, Any]) -> None:
         attach(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
     feed = Feed(Awaited(places["epochs"], marks=ray.train.get_context().get_world_rank() == 0))
-    loop = Loop(encoder, config.loss, feed, config.loop)
+    by_slot = config.loop.dropout_by_slot or isinstance(config.workers, Elastic)
+    loop = Loop(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
     barrier()
     beside = config.validation.beside and checks is not None
     keeper = RayKeeper(places["log"], config.checkpoints, config.trackers, measured=beside)

@@ -1,0 +1,38 @@
+"""Write a model directory in the layout of Sentence Transformers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import modeldir, static
+from pipeline.files import new_folder
+from pipeline.static import StaticTable
+
+
+def write(
+    path: str, transformer: Any, tokenizer: Any, layout: dict[str, Any], card: str | None, beside: Mapping[str, bytes]
+) -> None:
+    """Write float32 safetensors, tokenizer, the files of the layout, a model card, and further files."""
+    with new_folder(path) as folder:
+        _weights(folder, transformer, tokenizer)
+        described = modeldir.static_files if isinstance(transformer, StaticTable) else modeldir.layout_files
+        for name, content in described(**layout).items():
+            file = folder / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf-8")
+        for name, held in beside.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(held)
+
+
+def _weights(folder: Path, transformer: Any, tokenizer: Any) -> None:
+    if isinstance(transformer, StaticTable):
+        static.save(folder, tokenizer, transformer)
+        return
+    dtype = next(transformer.parameters()).dtype
+    transformer.float().save_pretrained(folder, safe_serialization=True)
+    transformer.to(dtype)
+    tokenizer.save_pretrained(folder)

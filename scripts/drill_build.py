@@ -1,0 +1,143 @@
+"""Kill builds and run them again: `python -m scripts.drill_build [--rows N] [--kills K] [--seed S]`.
+
+At seeded moments the driver, or one of its Ray workers, is killed by SIGKILL. A killed driver's command is given again;
+a killed worker is Ray's to replace. Every build must end as the uninterrupted one did: the same rows in every table,
+the same drops, nothing left of what was staged. Exits with 1 where one does not.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.artifact import Artifact
+
+ROOT = Path(__file__).resolve().parent.parent
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+
+
+class Drill:
+    """One input, built again and again under `folder`."""
+
+    def __init__(self, folder: Path, rows: int) -> None:
+        self.folder = folder
+        made = [sys.executable, "-m", "scripts.synthesize", str(folder / "in"), "--rows", str(rows)]
+        subprocess.run([*made, "--format", "jsonl"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        source = {"type": "jsonl", "kind": "qa", "path": "rows/*.jsonl", "fields": {"split": "split"}}
+        recipe: dict[str, Any] = {"root": str(folder / "in"), "sources": [source], "pairs": {"title_body": True}}
+        recipe |= {"block_bytes": 2 << 20, "buckets": 5}
+        (folder / "drill.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+
+    def start(self, out: Path) -> subprocess.Popen[bytes]:
+        """Begin a build."""
+        command = [sys.executable, "-m", "scripts.build", "--config", str(self.folder / "drill.yaml")]
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--run", str(out)], cwd=ROOT, env=os.environ | QUIET, stdout=log, stderr=log
+            )
+
+    def finish(self, out: Path) -> float:
+        """Build to the end; seconds that it took."""
+        began = time.perf_counter()
+        code = self.start(out).wait()
+        if code:
+            raise SystemExit(f"drill_build: the build ended with {code}:\n{(self.folder / 'log').read_text()[-3000:]}")
+        return time.perf_counter() - began
+
+    def kill_driver(self, out: Path, after: float) -> str:
+        """Kill the driver some seconds after the first mark, and give the command again."""
+        process = self.start(out)
+        marks = self._wait(process, out, after)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        self.finish(out)
+        return f"driver killed after {marks} tasks"
+
+    def kill_worker(self, out: Path, after: float) -> str:
+        """Kill a worker of the build that is running, and let it end."""
+        import psutil
+
+        process = self.start(out)
+        marks = self._wait(process, out, after)
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        busy = [one for one in family if _named(one).startswith("ray::") and not _named(one).startswith("ray::IDLE")]
+        tasks = [one for one in busy if "Map" in _named(one) or "Read" in _named(one)]
+        for one in tasks[:1]:
+            one.kill()
+        code = process.wait()
+        if code:
+            raise SystemExit(f"drill_build: the build ended with {code}:\n{(self.folder / 'log').read_text()[-3000:]}")
+        return f"{'no worker was busy' if not tasks else 'a busy worker killed'} after {marks} tasks"
+
+    def _wait(self, process: subprocess.Popen[bytes], out: Path, after: float) -> int:
+        """Wait for the first task that ended, then `after` seconds; how many tasks had ended then."""
+        marks = out / "data" / "staging" / "marks"
+        while process.poll() is None and not (marks.exists() and any(marks.glob("*.json"))):
+            time.sleep(0.02)
+        until = time.monotonic() + after
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        return len(list(marks.glob("*.json"))) if marks.exists() else 0
+
+
+def _named(process: Any) -> str:
+    import psutil
+
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def told(out: Path) -> dict[str, Any]:
+    """Rows and digest of every table, drops, and whether anything staged was left."""
+    artifact = Artifact.open(str(out / "data"), "build")
+    found: dict[str, Any] = {"dropped": artifact.manifest.dropped, "left": (out / "data" / "staging").exists()}
+    for name in artifact.manifest.tables:
+        rows = sorted(json.dumps(row, sort_keys=True) for row in artifact.read(name).to_pylist())
+        found[name] = [len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest()]
+    return found
+
+
+def flags() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser("python -m scripts.drill_build", description=__doc__)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--kills", type=int, default=6, help="half of them of the driver, half of a worker")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Build once in peace, then under fire."""
+    options = flags()
+    draw = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="drill-") as name:
+        drill = Drill(Path(name), options.rows)
+        seconds = drill.finish(Path(name) / "peace")
+        wanted = told(Path(name) / "peace")
+        print(f"uninterrupted: {seconds:.1f} s, {wanted['pairs'][0]:,} pairs", flush=True)
+        failed = 0
+        for number in range(options.kills):
+            out, after = Path(name) / f"run{number}", draw.uniform(0, 0.6 * seconds)
+            kill = (drill.kill_driver, drill.kill_worker)[number % 2]
+            happened = kill(out, after)
+            same = told(out) == wanted
+            failed += not same
+            print(f"{happened}, {after:.1f} s after the first: {'equal' if same else 'DIFFERENT'}", flush=True)
+    print(f"drill_build: {options.kills - failed} of {options.kills} builds equal the uninterrupted one")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
