@@ -1,7 +1,7 @@
 """One measurement of mining in a process of its own: `python -m scripts.measure_mine '{"kind": ...}'`; JSON on stdout.
 
-Kinds: search (ours, peer or faiss over given vectors), capped (a corpus ten times the memory that the process may
-have), sweep (settings over a large candidate table).
+Kinds: search (ours, peer or faiss over given vectors), corpus and capped (vector files, and a search in them), sweep
+(settings over a large candidate table).
 """
 
 import json
@@ -85,14 +85,18 @@ def search(side: str, folder: str, queries: int, documents: int, batch: int, thr
     return {"seconds": seconds, "cpu_seconds": spent, "peak": peak(), "before": before, "negatives": negatives}
 
 
-def capped(cap: int, queries: int, folder: str) -> dict[str, float]:
-    """Search vector files ten times as large as the data that this process may hold, `cap` MiB; exceeding it fails."""
+def corpus(size: int, folder: str) -> dict[str, float]:
+    """Leave `size` MiB of vector files in a folder."""
+    return {"corpus": corpus_files(size << 20, folder)[1] / 2**20}
+
+
+def capped(queries: int, folder: str) -> dict[str, float]:
+    """Find and measure 50 candidates of each anchor over the vector files of a folder."""
     from pipeline.mining.candidates import candidates_table, exact, measured
     from pipeline.mining.keys import NONE, Owned, id_keys, text_keys
     from pipeline.mining.known import Block, Exclude, positions
 
-    files, size = corpus_files(10 * cap << 20, folder)
-    resource.setrlimit(resource.RLIMIT_DATA, (cap << 20, cap << 20))
+    files = sorted(str(path) for path in Path(folder).glob("*.parquet"))
     anchors = base(queries, 1)
     names = [f"d{row}" for row in range(queries)]
     block = Block(
@@ -103,7 +107,7 @@ def capped(cap: int, queries: int, folder: str) -> dict[str, float]:
     held = positions(block, files, Owned(np.arange(queries), id_keys(names)), NONE, Exclude())
     table = candidates_table(block, measured(block, files, exact(block, files, 50, held.barred), held))
     assert table.num_rows == queries and all(len(row) == 50 for row in table["candidates"].to_pylist())
-    return {"seconds": time.perf_counter() - begun, "peak": peak(), "corpus": size / 2**20, "cap": cap}
+    return {"seconds": time.perf_counter() - begun, "peak": peak()}
 
 
 def base(rows: int, seed: int) -> Floats:
@@ -184,7 +188,7 @@ def main() -> None:
     if "folder" not in job:
         folder = job["folder"] = tempfile.mkdtemp()
     try:
-        found = {"search": search, "capped": capped, "sweep": sweep}[kind](**job)
+        found = {"search": search, "corpus": corpus, "capped": capped, "sweep": sweep}[kind](**job)
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)

@@ -144,6 +144,7 @@ class MineBlock(Worker):
     """Searches the corpus for a block of anchors and, where no reranker follows, chooses their negatives."""
 
     def __init__(self, places: Places, config: MineConfig, threads: int) -> None:
+        limit_threads(threads)
         self.places, self.config, self.opened = places, config, None
         if not isinstance(config.index, index.Exact) and not places.reused:
             self.opened = index.load(config.index, join(places.work, "index"), threads)

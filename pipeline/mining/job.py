@@ -145,11 +145,15 @@ def _prepare(config: MineConfig, places: Places, plan: Plan) -> dict[str, Any]:
 def _recall(config: MineConfig, places: Places, plan: Plan) -> float:
     """Measure what the index finds of the exact nearest, on evenly spaced anchors."""
     assert not isinstance(config.index, index.Exact)
-    tables = [read_parquet(join(places.vectors, f"{key}.parquet"), columns=["vector"]) for key in plan.keys["query"]]
-    anchors = np.concatenate([as_matrix(table["vector"]) for table in tables if table.num_rows])
-    rows = np.unique(np.linspace(0, len(anchors) - 1, min(config.recall_rows, len(anchors))).astype(np.int64))
+    ends = np.cumsum([(places.encoded(key) or {})["rows"] for key in plan.keys["query"]])
+    rows = np.unique(np.linspace(0, ends[-1] - 1, min(config.recall_rows, int(ends[-1]))).astype(np.int64))
+    parts = []
+    for key, first, last in zip(plan.keys["query"], [0, *ends], ends, strict=False):
+        if (near := rows[(rows >= first) & (rows < last)]).size:
+            held = read_parquet(join(places.vectors, f"{key}.parquet"), columns=["vector"])
+            parts.append(as_matrix(held["vector"])[near - first])
     opened = index.load(config.index, join(places.work, "index"), engine.cpus())
-    hit, there = index.recall(opened, anchors[rows], places.encoded_corpus, config.top_k)
+    hit, there = index.recall(opened, np.concatenate(parts), places.encoded_corpus, config.top_k)
     share = hit / max(1, there)
     say(f"mine: the {config.index.type} index finds {share:.4f} of the exact {config.top_k} nearest, {len(rows)} asked")
     return round(share, 6)
