@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipeline.columns import keys, words
 from pipeline.minhash import NearConfig, alike, sketch
 from pipeline.shingles import Hashes, jaccard, mix, shingle
-from pipeline.text import key
 
 ASKED = pa.schema(
     [
@@ -53,8 +53,7 @@ class LeakConfig(NearConfig):
 
 def keys_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     """64-bit keys of texts [N], the same for texts that differ in case only."""
-    joined = b"".join(key(text)[:8] for text in texts.to_pylist())
-    return np.frombuffer(joined, dtype="<u8").astype(np.uint64)
+    return words(keys(texts)).astype(np.uint64)
 
 
 def both(left: Hashes, right: Hashes) -> Hashes:

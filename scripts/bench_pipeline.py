@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
 SIZES = {True: [100_000, 200_000], False: [1_000_000, 5_000_000, 20_000_000]}
 THRESHOLD = 0.8
+POLL = 1.0  # seconds between looks at memory: a look costs milliseconds a process
 Row = dict[str, Any]
 
 
@@ -72,7 +73,7 @@ class Bench:
             while process.poll() is None:
                 used, times = usage(process.pid)
                 peak, spent = max(peak, used), spent | times
-                time.sleep(0.3)
+                time.sleep(POLL)
             said.seek(0)
             failed.seek(0)
             if process.returncode:

@@ -39,6 +39,7 @@ FLOORS: dict[float, str] = {
     # steps: functions over Arrow tables
     2.0: "pipeline.read pipeline.dedup pipeline.pairs pipeline.triplets pipeline.search pipeline.embed.ids "
     "pipeline.embed.reuse pipeline.mining.cells",
+    2.02: "pipeline.build.prompts",
     2.05: "pipeline.embed.columns pipeline.build.entries",
     2.1: "pipeline.build.near pipeline.build.checks pipeline.duplicates pipeline.embed.worker "
     "pipeline.mining.keys pipeline.mining.rule pipeline.mining.tuples pipeline.mining.cross "

@@ -128,6 +128,27 @@ def sample_recipe(**over: Any) -> Recipe:
     return {"root": str(SAMPLE), "sources": sources, "pairs": {"title_description": True}, **over}
 
 
+def test_each_source_has_its_prompts_and_nothing_else_changes(inline: None, tmp_path: Path):
+    recipe = sample_recipe()
+    plain = build(recipe, tmp_path / "plain")
+    shown = {"forum": ("ask: ", "say: "), "shop": ("", "good: "), "search": ("find: ", "good: ")}
+    for source in recipe["sources"]:
+        source["prompts"] = dict(zip(("query", "document"), shown[source["name"]], strict=True))
+    prompted = build(recipe, tmp_path / "prompted")
+    assert prompted.manifest.dropped == plain.manifest.dropped
+    for name, sides in {"corpus": {"text": 1}, "queries": {"text": 0}, "pairs": {"anchor": 0, "positive": 1}}.items():
+        rows = table(plain, name)
+        for row in rows:
+            row |= {column: shown[row["source"]][side] + row[column] for column, side in sides.items()}
+        assert sorted(rows, key=repr) == sorted(table(prompted, name), key=repr)
+    texts = {row["doc_id"]: row["text"] for row in table(prompted, "corpus")}
+    negatives = [one for row in table(prompted, "triplets") for one in row["negatives"]]
+    assert negatives and all(texts[one["doc_id"]] == one["text"] for one in negatives)
+    recipe["sources"][1]["name"] = "forum"
+    with pytest.raises(ValueError, match="sources named 'forum' have different prompts"):
+        build(recipe, tmp_path / "mixed")
+
+
 @pytest.mark.parametrize("over", [{"buckets": 2}, {"buckets": 7, "block_bytes": 9_000}, {"block_bytes": 50_000}])
 def test_rows_do_not_depend_on_blocks_and_buckets(inline: None, tmp_path: Path, over: Recipe):
     whole, cut = build(sample_recipe(), tmp_path / "whole"), build(sample_recipe(**over), tmp_path / "cut")

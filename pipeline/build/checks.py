@@ -1,30 +1,32 @@
 """Training rows held back until it is known what the evaluations ask, then written without those that leak."""
 
 import posixpath
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artifact import Draft
+from pipeline.build.prompts import prompted
 from pipeline.exchange import Exchange
 from pipeline.files import filesystem, join, read_parquet, write_parquet
 from pipeline.judged import Judged
 from pipeline.leaks import ASKED, KEYS, Asked, LeakConfig, asked, both, in_one, keys_of, leaks
 from pipeline.schema import TABLES
-from pipeline.sources.record import SCHEMAS
+from pipeline.sources.record import SCHEMAS, Prompts
 from pipeline.tally import EXAMPLES, Tally
 
 SIDES = {"pairs": ("anchor", "positive"), "triplets": ("anchor", "positive"), "labelled": ("left", "right")}
 HELD_OUT = pa.array(["dev", "test"])
 
 
-def publish(draft: Draft, table: str, rows: pa.Table, part: str, tally: Tally) -> None:
-    """Write rows of a table and count them, by split too; nothing is written for no rows."""
+def publish(draft: Draft, table: str, rows: pa.Table, part: str, tally: Tally, prompts: Mapping[str, Prompts]) -> None:
+    """Write rows of a table with their prompts and count them, by split too; nothing is written for no rows."""
     if rows.num_rows == 0:
         return
-    draft.write(table, rows, part)
+    draft.write(table, prompted(table, rows, prompts), part)
     tally.counts[f"table {table}"] += rows.num_rows
     if "split" in rows.column_names:
         for found in rows["split"].value_counts().to_pylist():
@@ -39,6 +41,7 @@ class CheckSteps:
     draft: Draft
     exchange: Exchange
     labels: list[str]  # names of the extra sets
+    prompts: dict[str, Prompts] = field(default_factory=dict)  # of sources
 
     @property
     def on(self) -> bool:
@@ -104,7 +107,7 @@ class CheckSteps:
             for name in sorted(fs.glob(join(folder, f"*-{bucket:05d}.parquet"))) if fs.exists(folder) else []:
                 rows = read_parquet(join(self._held, table, posixpath.basename(name))).cast(TABLES[table])
                 kept = self._clean(table, rows, queries, pairs, judged, answers, tally)
-                publish(self.draft, table, kept, posixpath.basename(name).removesuffix(".parquet"), tally)
+                publish(self.draft, table, kept, posixpath.basename(name).removesuffix(".parquet"), tally, self.prompts)
         return tally
 
     def _clean(

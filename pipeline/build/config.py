@@ -11,6 +11,7 @@ from pipeline.leaks import LeakConfig
 from pipeline.minhash import NearConfig
 from pipeline.pairs import PairConfig
 from pipeline.read import Source
+from pipeline.sources.record import Prompts
 from pipeline.splits import SplitConfig
 from pipeline.triplets import TripletConfig
 
@@ -52,6 +53,10 @@ class BuildConfig(JobConfig):
     def _check_clusters(self) -> "BuildConfig":
         if self.split.by == "cluster" and self.near_duplicates is None:
             raise ValueError("split.by: cluster needs near_duplicates, for example near_duplicates: {threshold: 0.8}")
+        told: dict[str, Prompts | None] = {}
+        for source in self.sources:
+            if told.setdefault(source.label, source.prompts) != source.prompts:
+                raise ValueError(f"sources named '{source.label}' have different prompts; give them different names")
         return self
 
     @property
@@ -60,8 +65,17 @@ class BuildConfig(JobConfig):
         return [*self.sources, *(self.decontaminate.extra if self.decontaminate.action != "off" else [])]
 
     def digested(self) -> dict[str, Any]:
-        """Leave out whether the result is acceptable: it is the same result."""
-        return {key: value for key, value in super().digested().items() if key != "strict"}
+        """Leave out whether the result is acceptable: it is the same result. So is one without prompts."""
+        settings = {key: value for key, value in super().digested().items() if key != "strict"}
+        for source in [*settings["sources"], *settings["decontaminate"]["extra"]]:
+            if source["prompts"] is None:
+                del source["prompts"]
+        return settings
+
+    @property
+    def prompts(self) -> dict[str, Prompts]:
+        """Prompts of the sources that have some, by the name in the tables."""
+        return {source.label: source.prompts for source in self.sources if source.prompts is not None}
 
     @property
     def place(self) -> str:

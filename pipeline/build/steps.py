@@ -199,7 +199,8 @@ class Steps:
     @property
     def _checks(self) -> CheckSteps:
         config = self.config.decontaminate
-        return CheckSteps(config, self.draft, self.exchange, [source.label for source in config.extra])
+        labels = [source.label for source in config.extra]
+        return CheckSteps(config, self.draft, self.exchange, labels, self.config.prompts)
 
     @property
     def _lexical(self) -> Exchange:
@@ -249,7 +250,7 @@ class Steps:
         if self._checks.on and table in SIDES:
             self._checks.hold(table, rows, name)
         else:
-            publish(self.draft, table, rows, name, tally)
+            publish(self.draft, table, rows, name, tally, self.config.prompts)
 
 
 def _part(bucket: int) -> str:

@@ -123,12 +123,22 @@ def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Par
     yield parsed
 
 
+class Prompts(Config):
+    """What stands before the texts of a source, by what they are."""
+
+    query: str = ""
+    document: str = ""
+
+
 class SourceConfig(Config):
     """What every source has; subclasses know one format."""
 
     name: str | None = Field(default=None, description="name in the tables' column `source`; the type when not given")
     prefix: str = Field(
         default="", description="put before every id, where two sources use the same ids for different things"
+    )
+    prompts: Prompts | None = Field(
+        default=None, description="put before its queries and documents in the tables, as {query: ..., document: ...}"
     )
     unjudged: ClassVar[str] = "query_without_judgment"
 
