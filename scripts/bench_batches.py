@@ -141,7 +141,8 @@ def balance(bench: Bench) -> None:
             times = found[f"worst_{ranks}"], found[f"worst_in_order_{ranks}"]
             bench.add(f"heaviest of {ranks} ranks, worst batch, {name}", *times, "of the mean", None, "<= 1.1")
         padding = found["padding"], found["padding_in_order"]
-        bench.add(f"padding, {name}, in chunks by length against one block", *padding, "share", None, "<= 0.12")
+        ratio = padding[0] / padding[1]
+        bench.add(f"padding, {name}, in chunks by length against one block", *padding, "share", ratio, "<= 0.75")
 
 
 def wait(bench: Bench) -> None:

@@ -179,7 +179,7 @@ def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
 
     rows = rows_from(pairs(job["data"], job["set"], job["rows"]), {})
     return (
-        pieces(rows, lambda texts, role: [[1] * (2 + len(text) // 5) for text in texts]),
+        pieces(rows, lambda texts, role: [[1] * min(128, 2 + len(text) // 5) for text in texts]),
         rows.positive_id,
         rows.known,
     )
