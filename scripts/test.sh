@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold: lint, format, types, tests. With arguments only pytest, and they go to it.
+# Everything that must hold: lint, format, types, tests (in two processes, all of Ray's in one of them).
+# With arguments only pytest, and they go to it.
 #
 #   bash scripts/test.sh                       all four, each to its end
 #   bash scripts/test.sh tests/test_config.py -k recipe
@@ -29,7 +30,7 @@ check() {
 check "lint" ruff check .
 check "format" ruff format --check .
 check "types" mypy
-check "tests" pytest
+check "tests" pytest -n 2 --dist loadgroup
 if [ ${#failed[@]} -gt 0 ]; then
   echo "test: FAILED: ${failed[*]}" >&2
   exit 1

@@ -196,8 +196,8 @@ def test_a_batch_that_is_not_finite_is_skipped_and_kept(tmp_path: Path):
 
 def segment(folder: str, start: int, stop: int) -> dict[str, Any]:
     """Steps `start` to `stop` on these ranks from the checkpoint of `start`; what the next step would do."""
-    loop = make_loop(24, max_steps=8, epochs=8, batch_size=12, validations=0)
-    loop.module.double()
+    encoder, made, settings = make_parts(24, 8, dropout=0.0, max_steps=8, epochs=8, batch_size=12, learning_rate=1e-3)
+    loop = Loop(encoder.double(), InfoNCE(), made, settings)
     progress = Progress(start, "plan")
     if start:
         progress = State(loop.module, loop.optimizer, Progress(0, "plan")).read(Path(folder) / str(start))

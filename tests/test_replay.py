@@ -154,7 +154,7 @@ def test_ids_of_two_artifacts_do_not_meet(two):
 def test_scoped_rows_keep_their_schema_and_texts(two):
     table = read_table(["triplets"], two[1], None)
     renamed = scoped(table)
-    assert renamed.schema == table.schema and set(TABLES["triplets"]) < set(table.schema)
+    assert renamed.schema == table.schema and set(TABLES["triplets"].names) < set(table.column_names)
     assert renamed["negatives"].to_pylist()[0][0]["text"] == "no"
 
 

@@ -194,9 +194,9 @@ def test_every_pair_has_a_matrix(findings):
     text = render(replace(findings, figures=third, comparisons=every))
     assert "Every pair, nDCG@10" in text and "Every pair" not in render(findings)
     matrix = rows_of(text, "Against base")[-3:]
-    assert matrix[0] == ["tuned", "-", "+.111p 0.0002", "+.062p 0.400"]
-    assert matrix[1] == ["base", "-.111p 0.0002", "-", "-.050p 0.030"]
-    assert matrix[2] == ["third", "-.062p 0.400", "+.050p 0.030", "-"]
+    assert matrix[0] == ["base", "-", "-.111p 0.0002", "-.050p 0.030"]
+    assert matrix[1] == ["tuned", "+.111p 0.0002", "-", "+.062p 0.400"]
+    assert matrix[2] == ["third", "+.050p 0.030", "-.062p 0.400", "-"]
 
 
 def test_statistics_have_no_winners_but_thresholds(findings):
@@ -221,6 +221,15 @@ def test_what_is_won_is_drawn_in_proportion(drawn):
         "lost": "flex-grow:109",
     }
     assert page.xpath("//div[@class='outcome']/@aria-label") == ["tuned: 700 better, 391 equal, 109 worse"]
+
+
+def test_triplets_alone_have_standings_and_no_bars(findings):
+    own = {"triplet_accuracy": 0.6, "ci95": {"triplet_accuracy": [0.5, 0.7]}}
+    tested = comparison(0.1, 0.01, metric="triplet_accuracy")
+    only = replace(findings, queries=0, figures={"base": own, "tuned": own}, comparisons=[tested], variants=[])
+    page = html.document_fromstring(render(only))
+    assert "At a glance" in [h.text for h in page.iter("h2")] and not page.xpath("//div[@class='bar']")
+    assert page.findtext(".//p[@class='lead']").startswith("Triplets of split test over 9,000 documents.")
 
 
 def test_the_browser_may_load_nothing(drawn):

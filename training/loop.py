@@ -114,7 +114,7 @@ class Loop:
         self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
-        if encoder.device.type == "cpu" and not config.compile:
+        if encoder.packed and encoder.device.type == "cpu":
             cheapen(encoder)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)

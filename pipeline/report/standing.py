@@ -48,11 +48,11 @@ def glance(findings: Findings) -> str:
 
 
 def _outcomes(findings: Findings, metric: str) -> str:
-    """Bars of what each model wins, ties and loses against the baseline."""
-    tests = [test for test in findings.against() if test["metric"] == metric and test["won"] is not None]
-    if not tests:
+    """Bars of the queries that each model wins, ties and loses against the baseline."""
+    tests = [test for test in findings.against() if test["metric"] == metric]
+    if not tests or metric not in findings.metrics:
         return ""
-    total = max(findings.queries, 1)
+    total = findings.queries
     bars = "".join(_bar(test, total) for test in tests)
     key = '<p class="key"><i class="won"></i>better<i class="tied"></i>equal<i class="lost"></i>worse</p>'
     caption = f"{metric_name(metric)} of each of {count(total)} queries against {findings.baseline}."
@@ -136,7 +136,8 @@ def comparisons(findings: Findings) -> str:
     rest = [test for test in rest if test["metric"] != metric]
     parts = [_tests(first)] if first else []
     if rest:
-        parts.append(folded(f"Tests on {len({t['metric'] for t in rest})} further figures", _tests(rest)))
+        further = len({test["metric"] for test in rest})
+        parts.append(folded(f"Tests on {further} further figure{'s' if further > 1 else ''}", _tests(rest)))
     parts.append(_matrix(findings, metric))
     said = (
         "Two-sided and paired: a permutation test with 10,000 samples over queries and triplets, the bootstrap with "
@@ -169,7 +170,8 @@ def _matrix(findings: Findings, metric: str | None) -> str:
     tests = {(t["model"], t["baseline"]): t for t in findings.comparisons if t["metric"] == metric}
     if all(baseline == findings.baseline for _, baseline in tests):
         return ""
-    names = list(dict.fromkeys(name for pair_of in tests for name in pair_of))
+    tested = {name for models in tests for name in models}
+    names = [name for name in findings.figures if name in tested]
     rows = [[escape(a), *(_against(tests, a, b) for b in names)] for a in names]
     head = ["Row less column", *(escape(name) for name in names)]
     return f"<h3>Every pair, {escape(metric_name(str(metric)))}</h3>\n" + table(head, rows)

@@ -137,7 +137,7 @@ def _best(result: Any, metric: str, log: str) -> Path:
         kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
         say(f"train: checkpoint of step {figures['step']}, the {kind}")
         return folder
-    raise UserError(f"train: no whole checkpoint in {log}; give --fresh to start anew")
+    raise UserError(f"no whole checkpoint in {log}; give --fresh to start anew")
 
 
 def _merge(lines: Lines, measured: list[dict[str, Any]]) -> None:
