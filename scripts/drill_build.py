@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -46,48 +47,59 @@ class Drill:
                 [*command, "--run", str(out)], cwd=ROOT, env=os.environ | QUIET, stdout=log, stderr=log
             )
 
-    def finish(self, out: Path) -> float:
-        """Build to the end; seconds that it took."""
-        began = time.perf_counter()
-        code = self.start(out).wait()
-        if code:
-            raise SystemExit(f"drill_build: the build ended with {code}:\n{(self.folder / 'log').read_text()[-3000:]}")
-        return time.perf_counter() - began
+    def finish(self, out: Path) -> int:
+        """Build to the end; how many tasks were seen to end."""
+        process, most = self.start(out), 0
+        while process.poll() is None:
+            most = max(most, ended(out))
+            time.sleep(0.02)
+        self._passed(process)
+        return most
 
-    def kill_driver(self, out: Path, after: float) -> str:
-        """Kill the driver some seconds after the first mark, and give the command again."""
+    def kill_driver(self, out: Path, tasks: int) -> str:
+        """Kill the driver when some tasks have ended, and give the command again."""
         process = self.start(out)
-        marks = self._wait(process, out, after)
+        seen = _wait(process, out, tasks)
+        if process.poll() is not None:
+            return "the build was faster"
         process.send_signal(signal.SIGKILL)
         process.wait()
         self.finish(out)
-        return f"driver killed after {marks} tasks"
+        return f"driver killed after {seen} tasks"
 
-    def kill_worker(self, out: Path, after: float) -> str:
-        """Kill a worker of the build that is running, and let it end."""
+    def kill_worker(self, out: Path, tasks: int) -> str:
+        """Kill a busy worker when some tasks have ended, and let the build end."""
         import psutil
 
         process = self.start(out)
-        marks = self._wait(process, out, after)
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        busy = [one for one in family if _named(one).startswith("ray::") and not _named(one).startswith("ray::IDLE")]
-        tasks = [one for one in busy if "Map" in _named(one) or "Read" in _named(one)]
-        for one in tasks[:1]:
-            one.kill()
-        code = process.wait()
-        if code:
-            raise SystemExit(f"drill_build: the build ended with {code}:\n{(self.folder / 'log').read_text()[-3000:]}")
-        return f"{'no worker was busy' if not tasks else 'a busy worker killed'} after {marks} tasks"
+        seen, killed = _wait(process, out, tasks), False
+        while process.poll() is None and not killed:
+            family = psutil.Process(process.pid).children(recursive=True)
+            busy = [one for one in family if re.match(r"ray::.*(Map|Read)", _named(one))]
+            for one in busy[:1]:
+                one.kill()
+                killed = True
+        process.wait()
+        self._passed(process)
+        return f"busy worker killed after {seen} tasks" if killed else "the build was faster"
 
-    def _wait(self, process: subprocess.Popen[bytes], out: Path, after: float) -> int:
-        """Wait for the first task that ended, then `after` seconds; how many tasks had ended then."""
-        marks = out / "data" / "staging" / "marks"
-        while process.poll() is None and not (marks.exists() and any(marks.glob("*.json"))):
-            time.sleep(0.02)
-        until = time.monotonic() + after
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
-        return len(list(marks.glob("*.json"))) if marks.exists() else 0
+    def _passed(self, process: subprocess.Popen[bytes]) -> None:
+        if process.returncode:
+            log = (self.folder / "log").read_text()[-3000:]
+            raise SystemExit(f"drill_build: the build ended with {process.returncode}:\n{log}")
+
+
+def ended(out: Path) -> int:
+    """How many tasks of a running build have ended."""
+    marks = out / "data" / "staging" / "marks"
+    return len(list(marks.glob("*.json"))) if marks.exists() else 0
+
+
+def _wait(process: subprocess.Popen[bytes], out: Path, tasks: int) -> int:
+    """Wait until so many tasks have ended; how many had ended then."""
+    while process.poll() is None and ended(out) < tasks:
+        time.sleep(0.02)
+    return ended(out)
 
 
 def _named(process: Any) -> str:
@@ -124,17 +136,17 @@ def main() -> None:
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="drill-") as name:
         drill = Drill(Path(name), options.rows)
-        seconds = drill.finish(Path(name) / "peace")
+        tasks = drill.finish(Path(name) / "peace")
         wanted = told(Path(name) / "peace")
-        print(f"uninterrupted: {seconds:.1f} s, {wanted['pairs'][0]:,} pairs", flush=True)
+        print(f"uninterrupted: {tasks} tasks, {wanted['pairs'][0]:,} pairs", flush=True)
         failed = 0
         for number in range(options.kills):
-            out, after = Path(name) / f"run{number}", draw.uniform(0, 0.6 * seconds)
+            out = Path(name) / f"run{number}"
             kill = (drill.kill_driver, drill.kill_worker)[number % 2]
-            happened = kill(out, after)
+            happened = kill(out, draw.randint(1, max(1, tasks - 2)))
             same = told(out) == wanted
             failed += not same
-            print(f"{happened}, {after:.1f} s after the first: {'equal' if same else 'DIFFERENT'}", flush=True)
+            print(f"{happened}: {'equal' if same else 'DIFFERENT'}", flush=True)
     print(f"drill_build: {options.kills - failed} of {options.kills} builds equal the uninterrupted one")
     sys.exit(1 if failed else 0)
 

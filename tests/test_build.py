@@ -290,7 +290,7 @@ def test_a_rerun_does_nothing_and_a_changed_recipe_is_refused(
     first = build(shop, tmp_path / "run")
     assert build(shop, tmp_path / "run").manifest == first.manifest
     assert "build: already done: " in capsys.readouterr().err
-    with pytest.raises(UserError, match="with another setting of min_chars; give --overwrite"):
+    with pytest.raises(UserError, match=r"with another setting of min_chars \(was 2, now 3\); give --overwrite"):
         build({**shop, "min_chars": 3}, tmp_path / "run")
     (tmp_path / "documents.jsonl").write_text('{"id": "d1", "text": "other text"}')
     with pytest.raises(UserError, match=r"from another input \(documents\.jsonl\)"):
