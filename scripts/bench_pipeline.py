@@ -2,8 +2,8 @@
 
 Parts: build (against `datasets` and DuckDB, by number of rows), cpus (two CPUs against one), memory (of the largest
 build against the smallest), near (near-duplicate clusters against datasketch's loop, and how much of the planted truth
-each finds), leaks (planted leaks that a build finds). Every figure comes from a process of its own, in turns; memory
-is the proportional set size of all its processes together. Rows come from `scripts.synthesize` and are kept under
+each finds). Every figure comes from a process of its own, in turns; memory is the proportional set size of all its
+processes together. Rows come from `scripts.synthesize` and are kept under
 --scratch. Writes {out}/pipeline.json: a list of {name, ours, peer, unit, ratio, goal, met}. Peers: `.[bench]`.
 """
 
