@@ -195,26 +195,29 @@ def files_of(out: Path) -> dict[Path, tuple[int, int]]:
     return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in out.glob("vectors/*.parquet")}
 
 
+ROWS = 1200  # ten a shard: the job lasts seconds, and a signal finds it at work however late it comes
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(290)
 def test_an_interrupted_and_a_killed_driver_go_on_where_they_were(tmp_path: Path, minilm: str, ray_session: None):
-    path, out = write_rows(tmp_path / "in.parquet", 600), tmp_path / "out"
+    path, out, shards = write_rows(tmp_path / "in.parquet", ROWS), tmp_path / "out", ROWS // 10
     code, said = stop_at(path, out, 2, signal.SIGINT)
     assert code == 130 and "the same command goes on" in said and "Traceback" not in said, said
     first = files_of(out)
-    assert 2 <= len(first) < 50
+    assert 2 <= len(first) < shards - 10
     code, said = stop_at(path, out, len(first) + 3, signal.SIGKILL)
-    assert code == -signal.SIGKILL and f"goes on after {10 * len(first)} of 600" in said, said
+    assert code == -signal.SIGKILL and f"goes on after {10 * len(first):,} of {ROWS:,}" in said, said
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         Artifact.open(str(out), "embed")
     second = files_of(out)
-    assert len(first) + 3 <= len(second) < 60 and first.items() <= second.items()
+    assert len(first) + 3 <= len(second) < shards and first.items() <= second.items()
 
     done = run(settings(out, input=str(path)))
     whole = run(settings(tmp_path / "whole", input=str(path)))
     assert second.items() <= files_of(out).items()
     assert done.read("vectors").equals(whole.read("vectors"))
-    assert sorted(done.read("vectors")["id"].to_pylist()) == sorted(f"d{row}" for row in range(600))
+    assert sorted(done.read("vectors")["id"].to_pylist()) == sorted(f"d{row}" for row in range(ROWS))
     assert not list(out.glob("vectors/*.partial"))
 
 
