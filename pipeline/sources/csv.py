@@ -20,6 +20,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_LONGEST = 1 << 17  # characters of a cell
 Cells = tuple[int, int, list[str] | str]  # line in the block, offset in the file, cells or what is wrong
 
 
@@ -76,6 +77,15 @@ class Csv(Paths, Mapping):
         return chunks(table.rows(block) if self.quotes else table.lines(block), take)
 
 
+def _next(reader: Iterator[list[str]]) -> list[str]:
+    """Next row, no cell of which is over the limit; other libraries of the process may have lifted it."""
+    held = csv.field_size_limit(_LONGEST)
+    try:
+        return next(reader)
+    finally:
+        csv.field_size_limit(held)
+
+
 def record(names: list[str], cells: list[str] | str) -> Row | str:
     """Row of named cells, or what is wrong with it; empty cells beyond the last column are let pass."""
     if isinstance(cells, str):
@@ -128,7 +138,7 @@ class Table:
             while True:
                 line = reader.line_num + 1
                 try:
-                    cells: list[str] | str = next(reader)
+                    cells: list[str] | str = _next(reader)
                 except StopIteration:
                     return
                 except csv.Error as error:
