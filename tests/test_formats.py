@@ -248,6 +248,12 @@ def test_squad_is_read_an_article_at_a_time(tmp_path: Path, monkeypatch: pytest.
         list(articles(str(tmp_path / "b.json")))
 
 
+def test_squad_with_a_number_beyond_python(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"data": [{"title": %s}]}' % ("9" * 5000))
+    with pytest.raises(UserError, match="breaks off or is broken"):
+        list(articles(str(tmp_path / "a.json")))
+
+
 def test_wands(tmp_path: Path):
     head = "product_id\tproduct_name\tproduct_class\tcategory hierarchy\tproduct_description\tproduct_features"
     write_lines(

@@ -121,7 +121,7 @@ def articles(path: str) -> Iterator[Any]:
                     if start >= len(text) or text[start] == "]":
                         break
                     article, at = decoder.raw_decode(text, start)
-                except (json.JSONDecodeError, RecursionError):
+                except (ValueError, RecursionError):  # of a number with thousands of digits no JSONDecodeError
                     break
                 yield article
             text, at = text[at:] or " ", 0
