@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold: lint, format, types, tests (in two processes, all of Ray's in one of them).
+# Everything that must hold: lint, format, types, tests (in two processes; those that share a Ray cluster in one).
 # With arguments only pytest, and they go to it.
 #
 #   bash scripts/test.sh                       all four, each to its end
