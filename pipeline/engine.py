@@ -1,6 +1,7 @@
 """The Ray session of a job: the cluster that runs us when there is one, a quiet local one when not."""
 
 import logging
+import math
 import os
 
 QUIET = {
@@ -53,3 +54,22 @@ def gpus() -> int:
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))
+
+
+def nodes() -> list[float]:
+    """CPUs of each node that is alive."""
+    import ray
+
+    return [float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+
+
+def fitting(count: int, share: float) -> float:
+    """CPUs for each of `count` actors, `share` at most, such that nodes can hold them all: an actor is on one node.
+
+    Where even single CPUs do not suffice it is one, or `share` where that is less.
+    """
+    held = nodes()
+    for each in [share, *range(math.ceil(share) - 1, 0, -1)]:
+        if sum(int(cpus / each + 1e-9) for cpus in held) >= count:
+            return float(each)
+    return min(share, 1.0)

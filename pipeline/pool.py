@@ -40,9 +40,10 @@ class Pool:
         cpus, gpus = engine.cpus(), engine.gpus() if on_gpus else 0
         size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
         size = max(1, min(size, work))
-        share = int(100 * max(cpus - 1, cpus / 2) / size) / 100
+        share = engine.fitting(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
         ceiling = max(size, min(most or size, work))
-        return cls(size, max(share, 0.01), min(1.0, gpus / size), threads or max(1, cpus // size), ceiling)
+        held = threads or max(1, int(engine.fitting(size, max(1, cpus // size))))
+        return cls(size, share, min(1.0, gpus / size), held, ceiling)
 
 
 class Worker:

@@ -8,6 +8,7 @@ import pytest
 from pipeline import artifact, engine
 from pipeline.config import user_cause, validate
 from pipeline.errors import UserError
+from pipeline.pool import Pool
 from training.fit.again import settle
 from training.fit.config import TrainConfig
 from training.fit.resources import Shortage, resources
@@ -151,27 +152,50 @@ def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "given", "wanted"),
+    ("nodes", "gpus", "given", "wanted"),
     [
-        (2, 0, {}, (2, 1.0, False)),
-        (16, 0, {"workers": 4}, (4, 4.0, False)),
-        (16, 0, {"workers": {"min": 2, "max": 8}}, ((2, 8), 2.0, False)),
-        (3, 0, {"workers": 2, "validation": {"beside": True}}, (2, 1.0, False)),
-        (32, 4, {}, (4, 8.0, True)),
-        (1, 0, {"workers": {"min": 1, "max": 4}}, ((1, 4), 1.0, False)),
+        ([2], 0, {}, (2, 1.0, False)),
+        ([16], 0, {"workers": 4}, (4, 4.0, False)),
+        ([16], 0, {"workers": {"min": 2, "max": 8}}, ((2, 8), 2.0, False)),
+        ([3], 0, {"workers": 2, "validation": {"beside": True}}, (2, 1.0, False)),
+        ([32], 4, {}, (4, 8.0, True)),
+        ([1], 0, {"workers": {"min": 1, "max": 4}}, ((1, 4), 1.0, False)),
+        ([0, 1, 1], 0, {"workers": 1}, (1, 1.0, False)),
+        ([8, 8, 8], 0, {"workers": 2}, (2, 8.0, False)),
+        ([6, 2], 0, {"workers": 2}, (2, 3.0, False)),
     ],
 )
-def test_the_cluster_is_divided(monkeypatch, cpus, gpus, given, wanted):
-    monkeypatch.setattr(engine, "cpus", lambda: cpus)
+def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
+    monkeypatch.setattr(engine, "cpus", lambda: sum(nodes))
+    monkeypatch.setattr(engine, "nodes", lambda: nodes)
     monkeypatch.setattr(engine, "gpus", lambda: gpus)
     found = resources(config(**given))
     assert (found.count, found.each["CPU"], found.on_gpu) == wanted
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "work", "wanted"),
+    [
+        ([2, 2, 2], 2, 40, (2, 2.0, 2)),  # 2.5 CPUs each are on no node
+        ([2], 2, 40, (2, 0.5, 1)),
+        ([2], None, 40, (1, 1.0, 2)),
+        ([16], None, 40, (4, 3.75, 4)),
+        ([4, 4], 1, 40, (1, 4.0, 4)),
+    ],
+)
+def test_actors_of_a_pool_fit_on_nodes(monkeypatch, nodes, asked, work, wanted):
+    monkeypatch.setattr(engine, "cpus", lambda: sum(nodes))
+    monkeypatch.setattr(engine, "nodes", lambda: nodes)
+    monkeypatch.setattr(engine, "gpus", lambda: 0)
+    found = Pool.plan(asked, work)
+    assert (found.size, found.num_cpus, found.threads) == wanted
 
 
 def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     import ray
 
     monkeypatch.setattr(engine, "cpus", lambda: 2)
+    monkeypatch.setattr(engine, "nodes", lambda: [2])
     monkeypatch.setattr(engine, "gpus", lambda: 0)
     given = resources(config(workers=2))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
