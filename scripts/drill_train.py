@@ -2,9 +2,10 @@
 
 A local cluster of a head and two nodes with one CPU each trains a small model on two workers. Each drill kills, with
 SIGKILL and at a step that the seed chooses, a rank, a node (a new one comes) or the driver (the same command is given
-again); the weights must be those of the run that nobody disturbed, bit for bit. Then the number of workers changes
-while a run goes on: two, one, two; its batches must be the same, and its weights equal to rounding. A ledger of the
-rows of every step proves that each row was taken once. Prints a table; exit code 1 where anything differs.
+again), or lets a rank stand still, which the others notice; the weights must be those of the run that nobody disturbed,
+bit for bit. Then the number of workers changes while a run goes on: two, one, two; its batches must be the same, and
+its weights equal to rounding. A ledger of the rows of every step proves that each row was taken once. Prints a table;
+exit code 1 where anything differs.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from pipeline.console import say
 
 ROOT = Path(__file__).resolve().parent.parent
 THINGS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
+STILL_S = 20  # seconds after which ranks give up waiting for one that stands still
 ROUNDING = 1e-4  # of the largest weight change, after all steps: gradients alone differ by far less
 
 
@@ -78,14 +80,16 @@ class Nodes:
 class Trial:
     """One run of the training job in its own directory."""
 
-    def __init__(self, home: Path, data: Path, address: str, epochs: int, workers: Any) -> None:
+    def __init__(self, home: Path, data: Path, address: str, epochs: int, workers: Any, by_slot: bool) -> None:
         self.home, self.epochs = home, epochs
         home.mkdir(parents=True)
         settings = {
             "encoder": {"layers": 1, "max_length": 32},
-            "loop": {"batch_size": 32, "epochs": epochs, "validations": 0, "log_every": 1, "learning_rate": 1e-4},
+            "loop": {"batch_size": 32, "epochs": epochs, "validations": 0, "log_every": 1, "learning_rate": 1e-4}
+            | {"dropout_by_slot": by_slot},
             "checkpoints": {"steps": 4, "ledger": True},
             "workers": workers,
+            "collective_timeout_s": STILL_S,
         }
         recipe = home / "recipe.json"
         recipe.write_text(json.dumps({**settings, "run": str(home), "data": str(data)}))
@@ -144,13 +148,13 @@ def make_data(place: Path, rows: int) -> None:
     draft.finish(["pairs"])
 
 
-def kill_rank(chance: random.Random) -> None:
-    """SIGKILL one of the workers of Ray Train below this process."""
+def rank(chance: random.Random) -> psutil.Process:
+    """Choose one of the workers of Ray Train below this process."""
     workers = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             workers += [process] if "RayTrainWorker" in " ".join(process.cmdline()) else []
-    chance.choice(sorted(workers, key=lambda process: process.pid)).kill()
+    return chance.choice(sorted(workers, key=lambda process: process.pid))
 
 
 def disturbed(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.Random) -> str:
@@ -158,7 +162,9 @@ def disturbed(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.R
     running = trial.start()
     seen = trial.reach(running, step, lambda row: True)
     if kind == "rank":
-        kill_rank(chance)
+        rank(chance).kill()
+    elif kind == "stall":
+        rank(chance).suspend()
     elif kind == "node":
         nodes.lose(chance)
         nodes.gain()
@@ -231,8 +237,13 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as short:
         nodes = Nodes(short)
 
-        def trial(name: str, epochs: int = 2, workers: Any = 2) -> Trial:
-            return Trial(folder / name, folder / "data", nodes.cluster.address, epochs, workers)
+        def trial(name: str, epochs: int = 2, workers: Any = 2, by_slot: bool = False) -> Trial:
+            return Trial(folder / name, folder / "data", nodes.cluster.address, epochs, workers, by_slot)
+
+        def undisturbed(name: str, *more: Any, **settings: Any) -> Trial:
+            one = trial(name, *more, **settings)
+            one.finish(one.start())
+            return one
 
         def compared(one: Trial, whole: Trial, work: Callable[[Trial], str], exact: bool = True) -> None:
             start = time.monotonic()
@@ -240,18 +251,17 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             found.append(outcome(one.home.name, kill, time.monotonic() - start, one, whole, exact))
             say(_line(found[-1]))
 
-        whole = trial("whole")
-        whole.finish(whole.start())
+        whole = undisturbed("whole")
         total = max(row["step"] for row in whole.rows())
         kinds = ["rank"] * options.ranks + ["node"] * options.nodes + ["driver"] * options.drivers
+        kinds += ["stall"] * options.stalls
         for number, kind in enumerate(kinds, 1):
             step = chance.randrange(1, total - 1)
             killed = partial(disturbed, kind=kind, step=step, nodes=nodes, chance=chance)
             compared(trial(f"{number:02d}-{kind}"), whole, killed)
         if options.elastic:
-            compared(trial("resubmitted"), whole, resubmitted, exact=False)
-            longer = trial("longer", 16)
-            longer.finish(longer.start())
+            steady, longer = undisturbed("steady", by_slot=True), undisturbed("longer", 16, by_slot=True)
+            compared(trial("resubmitted", by_slot=True), steady, resubmitted, exact=False)
             changed = partial(resized, nodes=nodes, chance=chance)
             compared(trial("elastic", 16, {"min": 1, "max": 2, "look_s": 1}), longer, changed, exact=False)
         nodes.cluster.shutdown()
@@ -271,6 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m scripts.drill_train", description=__doc__, allow_abbrev=False)
     for name, count in (("ranks", 4), ("nodes", 3), ("drivers", 3)):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{name} to kill")
+    parser.add_argument("--stalls", type=int, default=1, help="ranks to stop without killing them")
     parser.add_argument("--elastic", action=argparse.BooleanOptionalAction, default=True, help="2, 1, 2 workers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/drill", help="directory of the runs and of drill.json")

@@ -1,6 +1,7 @@
 """Epochs as artifacts: the same bytes whatever composes them, every row once, nothing known to be right a negative."""
 
 import hashlib
+import shutil
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from pipeline.artifact import Artifact
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
 from pipeline.exchange import Exchange
+from pipeline.files import open_parquet
 from tests.ranks import run_ranks
 from tests.test_batches import table
 from tests.test_fit import make_data
@@ -329,3 +331,25 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
         explain(str(tmp_path), 2, 8)
     with pytest.raises(UserError, match=r"step 900: no epoch .* has it; they hold steps 0 to"):
         explain(str(tmp_path), 900, 0)
+
+
+def test_a_damaged_row_group_is_named_with_what_mends_it(small, tmp_path):
+    rows, how = artifact_of(planted(400), tmp_path / "rows"), Recipe(SIZE, 3)
+    place = tmp_path / "epoch"
+    made = compose_epoch(rows, how, 0, str(place))
+    whole, reader = contents(made), Reader(made, 0)
+    spots = [reader.spot(step) for step in range(len(reader))]
+    spot = next(one for one in spots if one.place >= reader.notes["group_steps"])
+    path, number = Path(reader.files[spot.file]), spot.place // reader.notes["group_steps"]
+    with open_parquet(str(path)) as parquet:
+        column = parquet.metadata.row_group(number).column(0)
+        start, size = column.dictionary_page_offset or column.data_page_offset, column.total_compressed_size
+    bytes_ = bytearray(path.read_bytes())
+    bytes_[start : start + size] = b"\xff" * size
+    path.write_bytes(bytes_)
+    with pytest.raises(
+        UserError, match=rf"{path.name}: .*\(row group {number}\); remove {place}, and the same command"
+    ):
+        reader.table(spot)
+    shutil.rmtree(place)
+    assert contents(compose_epoch(rows, how, 0, str(place))) == whole

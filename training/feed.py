@@ -83,11 +83,19 @@ class Reader:
     def _group(self, file: int, number: int) -> pa.Table:
         key = (file, number)
         if key not in self.groups:
-            with open_parquet(self.files[file]) as parquet:
-                self.groups[key] = parquet.read_row_group(number)
+            self.groups[key] = self._read(self.files[file], number)
             while len(self.groups) > KEPT:
                 self.groups.pop(next(iter(self.groups)))
         return self.groups[key]
+
+    def _read(self, path: str, number: int) -> pa.Table:
+        try:
+            with open_parquet(path) as parquet:
+                return parquet.read_row_group(number)
+        except UserError as error:
+            raise UserError(
+                f"{error} (row group {number}); remove {self.epoch.path}, and the same command composes it again"
+            ) from error
 
 
 class Feed:
