@@ -26,14 +26,12 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 from safetensors.numpy import load_file
 
-from pipeline import artifact
 from pipeline.console import say
+from scripts.drill_data import make_data
 
 ROOT = Path(__file__).resolve().parent.parent
-THINGS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
 STILL_S = 20  # seconds after which ranks give up waiting for one that stands still
 ROUNDING = 1e-3  # of the weights' change: AdamW takes a gradient that is 0 but for rounding, a key's bias, at full rate
 
@@ -131,21 +129,6 @@ class Trial:
                 row = json.loads(line)
                 found.setdefault(row["step"], []).extend(row["rows"])
         return {step: sorted(rows) for step, rows in sorted(found.items())}
-
-
-def make_data(place: Path, rows: int) -> None:
-    """Questions and answers to train on."""
-    draft = artifact.begin(str(place), "build", {"made": "by a drill"}, {}, overwrite=False)
-    assert isinstance(draft, artifact.Draft)
-    same = {"source": "drill", "split": "train", "relevance": 1.0, "reason": "judged 1"}
-    names = [f"{THINGS[n % len(THINGS)]}{n}" for n in range(rows)]
-    pairs = [
-        {"anchor_id": f"q-{name}", "anchor": f"how do I mend {name} when it will not start?", "group_id": name}
-        | {"positive_id": name, "positive": f"The {name} is repaired with part {name}: open the lid, turn it twice."}
-        for name in names
-    ]
-    draft.write("pairs", pa.Table.from_pylist([pair | same for pair in pairs]))
-    draft.finish(["pairs"])
 
 
 def rank(chance: random.Random) -> psutil.Process:
