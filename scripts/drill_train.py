@@ -61,6 +61,7 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 0, "temp_dir": folder, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+        head["dashboard_port"] = None  # any that is free
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.held = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
         self.cluster.wait_for_nodes()
