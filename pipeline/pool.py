@@ -42,8 +42,8 @@ class Pool:
         size = max(1, min(size, work))
         share = engine.fitting(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
         ceiling = max(size, min(most or size, work))
-        held = threads or max(1, int(engine.fitting(size, max(1, cpus // size))))
-        return cls(size, share, min(1.0, gpus / size), held, ceiling)
+        threads = threads or int(engine.fitting(size, max(1, cpus // size)))
+        return cls(size, share, min(1.0, gpus / size), threads, ceiling)
 
 
 class Worker:
