@@ -6,7 +6,7 @@ again overwrites its own files, and a task that has left its mark is not run aga
 """
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +22,9 @@ from pipeline.tally import Tally
 from pipeline.text import hash64
 
 Task = Callable[[int], Tally]
+Ended = tuple[int, str | None]  # index of a task, and what the user can mend
+Call = Callable[[int], Ended]
+RETRIES = 10  # of a task whose worker died
 
 
 @dataclass(frozen=True)
@@ -112,28 +115,59 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
-def run(name: str, count: int, task: Task, marks: str, done: Callable[[int], None]) -> list[Tally]:
-    """Run task(0) ... task(count - 1) on Ray Data and return the tallies in that order.
+def run(
+    name: str, count: int, task: Task, marks: str, done: Callable[[int], None], *, streamed: bool = False
+) -> list[Tally]:
+    """Run task(0) ... task(count - 1) on Ray and return the tallies in that order.
 
     A task leaves its tally under `marks` when it is through and a later run takes it from there: a killed job goes
-    on. Raises UserError for the first task that met one. `done` hears of each task as it ends.
+    on. Raises UserError for the first task that met one. `done` hears of each task as it ends. `streamed` goes through
+    Ray Data, whose executor takes a second to use more than one CPU; what follows in short steps are tasks.
     """
-    import ray
-
     call = partial(_call, name=name, task=task, marks=marks)
-    rows = ray.data.range(count, override_num_blocks=count).map_batches(call, batch_size=1, batch_format="pyarrow")
     tallies: dict[int, Tally] = {}
-    for row in rows.iter_rows():
-        if row["error"]:
-            raise UserError(row["error"])
-        tallies[row["id"]] = Tally.read(read_json(_mark(marks, name, row["id"])))
-        done(row["id"])
+    for index, error in (_streamed if streamed else _tasks)(call, count):
+        if error:
+            raise UserError(error)
+        tallies[index] = Tally.read(read_json(_mark(marks, name, index)))
+        done(index)
     return [tallies[index] for index in range(count)]
 
 
-def _call(batch: pa.Table, name: str, task: Task, marks: str) -> pa.Table:
+def _streamed(call: Call, count: int) -> Iterator[Ended]:
+    """Call with 0 ... count - 1 as blocks of a dataset."""
+    import ray
+
+    def block(batch: pa.Table) -> pa.Table:
+        index, error = call(batch["id"][0].as_py())
+        return pa.table({"id": pa.array([index], pa.int64()), "error": pa.array([error], pa.string())})
+
+    rows = ray.data.range(count, override_num_blocks=count).map_batches(block, batch_size=None, batch_format="pyarrow")
+    for row in rows.iter_rows():
+        yield row["id"], row["error"]
+
+
+def _tasks(call: Call, count: int) -> Iterator[Ended]:
+    """Call with 0 ... count - 1 as tasks; one whose worker died is done again."""
+    import ray
+
+    remote, held = ray.remote(max_retries=RETRIES)(_remote), ray.put(call)
+    waiting = [remote.remote(held, index) for index in range(count)]
+    try:
+        while waiting:
+            ready, waiting = ray.wait(waiting, num_returns=1)
+            yield from ray.get(ready)
+    finally:
+        for one in waiting:
+            ray.cancel(one)
+
+
+def _remote(call: Call, index: int) -> Ended:
+    return call(index)
+
+
+def _call(index: int, name: str, task: Task, marks: str) -> Ended:
     """Run one task; what the user can mend comes back as a value, so that the engine logs no traceback for it."""
-    index = batch.column("id")[0].as_py()
     fs, mark = filesystem(_mark(marks, name, index))
     error = None
     if not fs.exists(mark):
@@ -145,7 +179,7 @@ def _call(batch: pa.Table, name: str, task: Task, marks: str) -> pa.Table:
             if not problem.strerror:
                 raise
             error = f"{problem.filename or marks}: {problem.strerror}"
-    return pa.table({"id": pa.array([index], pa.int64()), "error": pa.array([error], pa.string())})
+    return index, error
 
 
 def _mark(marks: str, name: str, index: int) -> str:

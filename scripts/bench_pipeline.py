@@ -1,10 +1,11 @@
 """Measure the data pipeline beside its peers: `python -m scripts.bench_pipeline [--quick] [--only PART ...]`.
 
-Parts: build (against `datasets` and DuckDB, by number of rows), cpus (two CPUs against one), memory (of the largest
-build against the smallest), near (near-duplicate clusters against datasketch's loop, and how much of the planted truth
-each finds). Every figure comes from a process of its own, in turns; memory is the proportional set size of all its
-processes together. Rows come from `scripts.synthesize` and are kept under
---scratch. Writes {out}/pipeline.json: a list of {name, ours, peer, unit, ratio, goal, met}. Peers: `.[bench]`.
+Parts: build (against `datasets` with select and flatten_indices, `datasets` that leaves rows out inside map, and
+DuckDB, by number of rows), cpus (two CPUs against one), memory (of the largest build against the smallest), near
+(near-duplicate clusters against datasketch's loop, and how much of the planted truth each finds). Every figure comes
+from a process of its own, in turns; memory is the proportional set size of all its processes together. Rows come from
+`scripts.synthesize` and are kept under --scratch. Writes {out}/pipeline.json: a list of {name, ours, peer, unit,
+ratio, goal, met}. Peers: `.[bench]`.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
 SIZES = {True: [100_000, 200_000], False: [1_000_000, 5_000_000, 20_000_000]}
+PEERS = ["datasets", "datasets_map", "duckdb"]
 THRESHOLD = 0.8
 POLL = 1.0  # seconds between looks at memory: a look costs milliseconds a process
 Row = dict[str, Any]
@@ -111,7 +113,7 @@ def usage(root: int) -> tuple[float, dict[int, float]]:
 
 
 def build(bench: Bench) -> None:
-    """Parse, clean, drop duplicates, split and pair: ours, `datasets` in as many processes, and DuckDB."""
+    """Parse, clean, drop duplicates, split and pair: ours, `datasets` in as many processes, two ways, and DuckDB."""
     for rows in bench.sizes:
         jobs = [partial(bench.measure, kind, data=bench.data(rows)) for kind in ("ours", *bench.peers)]
         ours, *peers = bench.turns(*jobs, repeats=1 if rows > 1_000_000 else None)
@@ -190,7 +192,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--out", default="runs/bench", help="directory of pipeline.json")
     parser.add_argument("--scratch", default="runs/bench/scratch", help="where rows are generated and builds write")
     parser.add_argument("--rows", nargs="+", type=int, help="sizes of builds, the smallest first")
-    parser.add_argument("--peers", nargs="*", choices=["datasets", "duckdb"], default=["datasets", "duckdb"])
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS)
     parser.add_argument("--cpus", type=int, default=2, help="CPUs of Ray, processes of datasets, threads of DuckDB")
     parser.add_argument(
         "--repeats", type=int, default=3, help="turns of builds up to a million rows; the median counts"

@@ -14,7 +14,8 @@ import sys
 import tempfile
 import time
 import unicodedata
-from itertools import pairwise
+from functools import partial
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,16 @@ import pyarrow.parquet as pq
 import xxhash
 
 Job = dict[str, Any]
+Texts = dict[str, list[Any]]
 Found = dict[str, float]
 TABLES = ("corpus", "queries", "qrels", "pairs")
 SHARES = (0.8, 0.9)
 
 
 def ours(job: Job, out: Path) -> Found:
-    """The build job on Ray; the session is started before the clock."""
+    """The build job on Ray; the session is started, and libraries are read, before the clock, as for the peers."""
     import ray
+    import ray.data
 
     from pipeline.build.config import BuildConfig
     from pipeline.build.job import run
@@ -65,16 +68,18 @@ def hash_of(text: str) -> int:
     return int(xxhash.xxh3_64_intdigest(text.casefold().encode()) >> 1)
 
 
-def cleaned(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Clean a batch of rows and hash both texts."""
+def cleaned(batch: Texts) -> Texts:
+    """Clean a batch of rows, leave out those without two texts of two characters at least, and hash both texts."""
     questions, answers = [tidy(text) for text in batch["question"]], [tidy(text) for text in batch["answer"]]
     keys = {"query_key": [hash_of(text) for text in questions], "doc_key": [hash_of(text) for text in answers]}
-    return {"question": questions, "answer": answers, **keys}
+    made = {**batch, "question": questions, "answer": answers, **keys}
+    long = [len(q) >= 2 and len(a) >= 2 for q, a in zip(questions, answers, strict=True)]
+    return made if all(long) else {name: list(compress(values, long)) for name, values in made.items()}
 
 
-def long_enough(batch: dict[str, list[Any]]) -> list[bool]:
-    """Which rows have two texts of two characters at least."""
-    return [len(q) >= 2 and len(a) >= 2 for q, a in zip(batch["question"], batch["answer"], strict=True)]
+def picked(batch: Texts, rows: list[int], keep: np.ndarray, columns: list[str]) -> Texts:
+    """Some columns of the rows to keep."""
+    return {name: list(compress(batch[name], keep[rows])) for name in columns}
 
 
 def named(batch: dict[str, list[Any]], rows: list[int], first: np.ndarray, names: np.ndarray) -> dict[str, list[Any]]:
@@ -85,8 +90,10 @@ def named(batch: dict[str, list[Any]], rows: list[int], first: np.ndarray, names
     return {"query_id": ids, "doc_id": [f"d-{key:016x}" for key in batch["doc_key"]], "split": splits}
 
 
-def with_datasets(job: Job, out: Path) -> Found:
-    """The same work with `datasets`: map and filter in two processes, first occurrences by NumPy."""
+def with_datasets(job: Job, out: Path, *, select: bool = True) -> Found:
+    """The same work with `datasets` as a careful user writes it: map in two processes, first occurrences by NumPy, rows
+    selected and their indices flattened; or, without `select`, rows left out inside map, which never makes indices.
+    """
     import datasets
 
     datasets.disable_progress_bars()
@@ -94,23 +101,29 @@ def with_datasets(job: Job, out: Path) -> Found:
     start = time.perf_counter()
     rows = datasets.load_dataset("json", data_files=files, split="train", cache_dir=str(out / "cache"))
     workers = job["cpus"] if job["cpus"] > 1 else None
-    rows = rows.map(cleaned, batched=True, num_proc=workers)
-    rows = rows.filter(long_enough, batched=True, num_proc=workers)
+    rows = rows.map(cleaned, batched=True, remove_columns=rows.column_names, num_proc=workers)
     keys = rows.with_format("arrow")
     query, doc, names = (_column(keys, name) for name in ("query_key", "doc_key", "id"))
     _, first, group = np.unique(query, return_index=True, return_inverse=True)
-    rows = rows.map(
-        named, batched=True, with_indices=True, num_proc=workers, fn_kwargs={"first": first[group], "names": names}
-    )
+    told = {"first": first[group], "names": names}  # a fingerprint of our own: theirs would hash a million names
+    rows = rows.map(named, batched=True, with_indices=True, num_proc=workers, fn_kwargs=told, new_fingerprint="named")
     _, documents = np.unique(doc, return_index=True)
     _, judged = np.unique(np.stack([query, doc], axis=1), axis=0, return_index=True)
-    pairs = rows.select(np.sort(judged))
-    made = {
-        "corpus": rows.select(np.sort(documents)).select_columns(["doc_id", "answer"]),
-        "queries": rows.select(np.sort(first)).select_columns(["query_id", "question", "split"]),
-        "qrels": pairs.select_columns(["query_id", "doc_id", "relevance", "split"]),
-        "pairs": pairs.select_columns(["query_id", "question", "doc_id", "answer", "relevance", "split"]),
+    tables = {
+        "corpus": (documents, ["doc_id", "answer"]),
+        "queries": (first, ["query_id", "question", "split"]),
+        "pairs": (judged, ["query_id", "question", "doc_id", "answer", "relevance", "split"]),
     }
+    made = {}
+    for name, (index, columns) in tables.items():
+        if select:
+            made[name] = rows.select(np.sort(index)).select_columns(columns).flatten_indices(num_proc=workers)
+            continue
+        keep = np.zeros(len(doc), bool)
+        keep[index] = True
+        how = {"fn_kwargs": {"keep": keep, "columns": columns}, "new_fingerprint": name, "num_proc": workers}
+        made[name] = rows.map(picked, batched=True, with_indices=True, remove_columns=rows.column_names, **how)
+    made["qrels"] = made["pairs"].select_columns(["query_id", "doc_id", "relevance", "split"])
     for name, table in made.items():
         table.to_parquet(str(out / f"{name}.parquet"))
     return {"seconds": time.perf_counter() - start, **{name: table.num_rows for name, table in made.items()}}
@@ -262,6 +275,7 @@ def cluster_datasketch(job: Job, _: Path) -> Found:
 KINDS = {
     "ours": ours,
     "datasets": with_datasets,
+    "datasets_map": partial(with_datasets, select=False),
     "duckdb": with_duckdb,
     "cluster_ours": cluster_ours,
     "cluster_datasketch": cluster_datasketch,

@@ -46,9 +46,9 @@ FLOORS: dict[float, str] = {
     "pipeline.mining.stamp pipeline.mining.rescore",
     2.2: "pipeline.build.units pipeline.embed.job pipeline.index.kinds pipeline.export pipeline.mining.known "
     "pipeline.mining.select",
-    2.3: "pipeline.index.job pipeline.mining.stored pipeline.mining.candidates pipeline.mining.words",
-    2.4: "pipeline.index.ask pipeline.mining.index",
-    2.5: "pipeline.mining.config",
+    2.3: "pipeline.index.lance pipeline.mining.stored pipeline.mining.candidates pipeline.mining.words",
+    2.4: "pipeline.index.job pipeline.mining.index",
+    2.5: "pipeline.index.ask pipeline.mining.config",
     2.6: "pipeline.mining.actors",
     2.7: "pipeline.mining.plan pipeline.mining.sweep",
     # jobs made of steps, and the report
@@ -74,7 +74,7 @@ FLOORS: dict[float, str] = {
     4.15: "training.tokens",
     4.2: "training.rows training.epoch",
     4.25: "training.composer training.prepare training.staged",
-    4.3: "training.replay training.feed training.bulk",
+    4.3: "training.refresh training.replay training.feed training.bulk",
     5.0: "training.losses.objective training.losses.tiled training.gradcache",
     5.1: "training.losses.masks training.losses.distance training.losses.lists",
     5.2: "training.losses.*",
@@ -88,7 +88,7 @@ FLOORS: dict[float, str] = {
     7.0: "training.fit.config training.fit.faults",
     7.1: "training.fit.worker training.fit.beside training.fit.resources training.fit.data training.fit.lineage",
     7.2: "training.fit.trainer",
-    7.3: "training.fit.again",
+    7.3: "training.fit.again training.fit.rounds",
     7.4: "training.fit.job",
 }
 

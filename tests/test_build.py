@@ -27,12 +27,12 @@ Recipe = dict[str, Any]
 
 
 def one_after_the_other(
-    name: str, count: int, task: exchange.Task, marks: str, done: Callable[[int], None]
+    name: str, count: int, task: exchange.Task, marks: str, done: Callable[[int], None], **_: bool
 ) -> list[Tally]:
     """What `exchange.run` does, in this process and without Ray."""
     tallies = []
     for index in range(count):
-        error = exchange._call(pa.table({"id": [index]}), name, task, marks)["error"][0].as_py()
+        _index, error = exchange._call(index, name, task, marks)
         if error:
             raise UserError(error)
         tallies.append(Tally.read(json.loads(Path(exchange._mark(marks, name, index)).read_text())))

@@ -13,8 +13,9 @@ from pipeline.embed.columns import Format, calibrated, columns
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from pipeline.index.ask import Searcher
-from pipeline.index.job import IndexConfig, run
+from pipeline.index.job import IndexConfig, Stored, run
 from pipeline.index.kinds import Flat, Hnsw, IvfPq, recall
+from pipeline.index.lance import Lance, opened
 
 NAMES = ("kettle", "lamp", "mug", "shoes", "scarf", "headphones", "bicycle", "hose", "tripod", "sofa", "oven", "tent")
 WORDS = ("red", "wireless", "large", "cheap", "wooden", "steel", "soft", "old", "small")
@@ -96,3 +97,55 @@ def test_every_kind_finds_what_exact_search_finds(kind):
     _, exact = search.top_k(points[:100], [points], 10)
     assert recall(index.search(points[:100], 10)[1], exact) >= (0.6 if kind.type == "ivfpq" else 0.98)
     assert np.array_equal(Held().sample(500), points[::4])
+
+
+def many(folder: Path, count: int = 600) -> Artifact:
+    """Vectors around 20 centres, in files and row groups of uneven sizes."""
+    rng = np.random.default_rng(7)
+    made = rng.normal(size=(20, 32))[rng.integers(0, 20, count)] + 0.3 * rng.normal(size=(count, 32))
+    ids = pa.chunked_array([[f"d{row}" for row in range(count)]])
+    table = columns(ids, search.unit(made.astype(np.float32)), (Format(),), {}, True)
+    table = table.append_column("title", pa.array([f"title {row}" for row in range(count)]))
+    draft = Draft(str(folder / "many"), "embed", {}, {})
+    draft.write("vectors", table.slice(0, 250), 0)
+    draft.write("vectors", table.slice(250), 1)
+    return draft.finish(["vectors"], encoder={}, model={})
+
+
+@pytest.mark.parametrize("index", ["none", "ivf_pq", "ivf_hnsw_sq"])
+def test_a_lance_dataset_finds_what_exact_search_finds(tmp_path, index):
+    """Its rows are the documents of the vectors, in their order, with true cosines."""
+    lance = pytest.importorskip("lance")
+    found = many(tmp_path)
+    kind = {"type": "lance", "index": index, "cells": 4, "bytes": 16}
+    made = run(settings(found, tmp_path / "index", type=kind))
+    assert made.manifest.notes["recall"] >= (1.0 if index == "none" else 0.95)
+    place = str(tmp_path / "index" / "index.lance")
+    held, given = lance.dataset(place).to_table(), found.read("vectors")
+    assert held["row"].to_pylist() == list(range(600))
+    for name in ("id", "title"):
+        assert held[name].to_pylist() == given[name].to_pylist()
+    vectors = np.concatenate(list(Stored(found, "vector")))
+    np.testing.assert_array_equal(np.stack(held["vector"].to_numpy()), vectors)
+
+    asked = opened(Lance.model_validate(kind), place)
+    scores, rows = asked.search(vectors[:5], 3)
+    exact, _ = search.top_k(vectors[:5], Stored(found, "vector"), 3)
+    assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(scores, exact, atol=1e-5)
+    assert [one["title"] for one in asked.take(rows[:, 0])] == [f"title {row}" for row in range(5)]
+
+
+def test_a_lance_dataset_is_asked_like_any_index(vectors, tmp_path):
+    pytest.importorskip("lance")
+    made = run(settings(vectors, tmp_path / "index", type={"type": "lance"}))
+    found, exact = Searcher(made.path)("wireless headphones", 5), Searcher(vectors.path)("wireless headphones", 5)
+    assert [(hit.doc_id, hit.title) for hit in found] == [(hit.doc_id, hit.title) for hit in exact]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact], abs=1e-5)
+    few = Searcher(made.path)("wireless headphones", 500)
+    assert len(few) == 108
+    assert run(settings(vectors, tmp_path / "index", type={"type": "lance"})).manifest == made.manifest
+    with pytest.raises(UserError, match=r"type.index ivf_pq: needs 256 vectors, there are 108; take none"):
+        run(settings(vectors, tmp_path / "b", type={"type": "lance", "index": "ivf_pq"}))
+    with pytest.raises(UserError, match=r"type.bytes 7: is no divisor of the width 32 of the vectors"):
+        run(settings(many(tmp_path), tmp_path / "c", type={"type": "lance", "index": "ivf_pq", "bytes": 7}))

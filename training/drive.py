@@ -46,7 +46,7 @@ class Drive:
         self.asked = self.saved = 0.0
 
     def run(self) -> None:
-        """Train to the end, or until validations no longer gain."""
+        """Train to the end of the run or of the feed, or until validations no longer gain."""
         self._restore()
         if self.progress.step == 0 and self.validate:
             self._log({"step": 0, **self.loop.measure(self.validate)})
@@ -84,14 +84,15 @@ class Drive:
             place = {"step": done, "steps": loop.total, "epoch": done / loop.steps}
             speed = self.meter.read() | loop.pace.read()
             self._log(place | report | speed | {"bad_steps": loop.optimizer.bad, "workers": loop.size})
+        ends = loop.feed.ends(batch)
         if done in self.due:
-            self._milestone()
-        elif self._leaving():
+            self._milestone(durable=ends)
+        elif ends or self._leaving():
             self._save({}, durable=True)
         elif self._old():
             self._save({})
 
-    def _milestone(self) -> None:
+    def _milestone(self, *, durable: bool) -> None:
         """Validate in turn where that is wanted, and keep a checkpoint; the last one is stored before this returns."""
         found: dict[str, float] = {}
         if self.validate and not self.beside:
@@ -99,7 +100,7 @@ class Drive:
             self._log({"step": self.progress.step, **found})
             if self.metric in found:
                 self.progress = judged(self.progress, self._agreed(found[self.metric]), self.loop.config)
-        self._save(found, durable=self._over(), milestone=True)
+        self._save(found, durable=durable or self._over(), milestone=True)
         if self.progress.stale and self._stale() and self.loop.rank == 0:
             best, stale = self.progress.best, self.progress.stale
             self.keeper.note(self.progress.step, f"stopped early: {stale} validations no better than {best:.4f}")

@@ -99,10 +99,10 @@ class Reader:
 
 
 class Feed:
-    """Steps of a run, epoch after epoch; `epoch` gives each, and may wait until it is composed."""
+    """Steps of a run, epoch after epoch, up to epoch `stop`; `epoch` gives each, and may wait until it is composed."""
 
-    def __init__(self, epoch: Callable[[int], Artifact]) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: Callable[[int], Artifact], stop: int | None = None) -> None:
+        self.epoch, self.stop = epoch, stop
         self.readers: dict[int, Reader] = {}
 
     @property
@@ -124,11 +124,15 @@ class Feed:
     def plan(self, start: int, total: int) -> Iterator[tuple[int, Spot]]:
         """Yield (step, spot) from step `start` to the last."""
         step, number = 0, 0
-        while step < total:
+        while step < total and number != self.stop:
             reader = self.reader(number)
             for place in range(max(0, start - step), min(len(reader), total - step)):
                 yield step + place, reader.spot(place)
             step, number = step + len(reader), number + 1
+
+    def ends(self, spot: Spot) -> bool:
+        """Whether no step of the plan follows this one, though the run may go on."""
+        return spot.epoch + 1 == self.stop and spot == self.reader(spot.epoch).spot(-1)
 
     def rows(self, spot: Spot) -> list[int]:
         """Row numbers of a global batch, in order of slots."""

@@ -57,7 +57,7 @@ def _fingerprints(config: BuildConfig) -> dict[str, str]:
 def _execute(steps: Steps) -> Tally:
     """Run all steps on Ray and return what they counted."""
     buckets, total = steps.exchange.buckets, Tally()
-    read = _spread(steps, "read", steps.read, len(steps.blocks), "blocks")
+    read = _spread(steps, "read", steps.read, len(steps.blocks), "blocks", streamed=True)
     total.add(_check_read(steps, read))
     todo = [steps.join] if buckets == 1 else steps.after_reading()
     for number, step in enumerate(todo, 1):
@@ -68,9 +68,12 @@ def _execute(steps: Steps) -> Tally:
     return total
 
 
-def _spread(steps: Steps, name: str, task: exchange.Task, count: int, unit: str) -> list[Tally]:
+def _spread(
+    steps: Steps, name: str, task: exchange.Task, count: int, unit: str, *, streamed: bool = False
+) -> list[Tally]:
     progress = Progress(f"build: {name.split('-')[-1]}", count, unit)
-    return exchange.run(name, count, task, join(steps.exchange.path, "marks"), lambda _: progress.add(1))
+    marks = join(steps.exchange.path, "marks")
+    return exchange.run(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
 
 
 def _check_read(steps: Steps, tallies: list[Tally]) -> Tally:

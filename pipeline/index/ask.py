@@ -12,7 +12,8 @@ from pipeline.artifact import MANIFEST, Artifact
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
 from pipeline.files import filesystem, join, read_json
-from pipeline.index.job import INDEX, Stored
+from pipeline.index import lance
+from pipeline.index.job import DATASET, INDEX, Stored
 from pipeline.index.kinds import Floats, Rows, library
 
 TEXT, TITLE = ("text", "description"), ("title", "name")
@@ -49,7 +50,7 @@ class Searcher:
             raise UserError(
                 f"{path}: was made by another model than {self.encoder.folder or model}; name it by --model"
             )
-        self.index = _read(path) if kind == "index" else None
+        self.index = _read(path, notes) if kind == "index" else None
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
         """Return the k nearest documents of a text, asked as a query."""
@@ -68,6 +69,8 @@ class Searcher:
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""
+        if isinstance(self.index, lance.Opened):
+            return self.index.take(rows)
         table = "documents" if self.index is not None else "vectors"
         names = [
             name
@@ -98,7 +101,9 @@ def _kind(path: str) -> str:
     return "index" if read_json(join(path, MANIFEST)).get("kind") == "index" else "embed"
 
 
-def _read(path: str) -> Any:
+def _read(path: str, notes: dict[str, Any]) -> Any:
+    if notes["type"] == "lance":
+        return lance.opened(lance.Lance.model_validate(notes["settings"]), join(path, DATASET))
     faiss = library()
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / INDEX

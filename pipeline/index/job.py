@@ -1,4 +1,4 @@
-"""The index job: an artifact of vectors into a FAISS index, with its recall against exact search."""
+"""The index job: vectors into a FAISS index or a Lance dataset, with its recall against exact search."""
 
 import tempfile
 import time
@@ -16,10 +16,13 @@ from pipeline.config import JobConfig
 from pipeline.console import say
 from pipeline.embed.columns import matrix
 from pipeline.errors import UserError
-from pipeline.files import filesystem, join, open_parquet
-from pipeline.index.kinds import Blocks, Flat, Floats, Kind, Rows, fill, library, recall
+from pipeline.files import filesystem, join, new_folder, open_parquet
+from pipeline.index import lance
+from pipeline.index.kinds import Blocks, Flat, Floats, Hnsw, IvfPq, Rows, fill, library, recall
+from pipeline.index.lance import Lance
 
-INDEX = "index.faiss"
+INDEX, DATASET = "index.faiss", "index.lance"
+Kind = Flat | Hnsw | IvfPq | Lance
 Ranges = dict[str, Any]
 
 
@@ -29,7 +32,7 @@ class IndexConfig(JobConfig):
     vectors: str | None = Field(None, description="artifact of embed; default {run}/vectors")
     out: str | None = Field(None, description="default {run}/index")
     column: str = Field("vector", description="column of the vectors, such as vector_int8_128")
-    type: Kind = Field(default_factory=Flat, discriminator="type", description="flat, hnsw or ivfpq")
+    type: Kind = Field(default_factory=Flat, discriminator="type", description="flat, hnsw, ivfpq or lance")
     top_k: int = Field(10, ge=1, description="neighbours that recall is measured on")
     sample: int = Field(500, ge=1, description="vectors that recall is measured with")
     threads: int = Field(0, ge=0, description="default: one a CPU")
@@ -58,12 +61,14 @@ class Stored(Blocks):
 
 
 def run(config: IndexConfig) -> Artifact:
-    """Build an index of vectors into `{run}/index`: index.faiss, and table documents in the order of its rows.
+    """Build an index of vectors into `{run}/index`: index.faiss, and table documents in the order of its rows, or
+    index.lance, which holds the documents too.
 
     Recall is measured with vectors of the corpus itself, each of which is no neighbour of its own. Raises UserError
-    without faiss or vectors, and on a finished artifact made of others.
+    without the library or vectors, and on a finished artifact made of others.
     """
-    faiss = library()
+    kind = config.type
+    (lance.library if isinstance(kind, Lance) else library)()
     vectors = Artifact.open(config.vectors or f"{config.run}/vectors", "embed")
     out = config.out or f"{config.run}/index"
     inputs = {"vectors": vectors.manifest.fingerprint}
@@ -74,19 +79,25 @@ def run(config: IndexConfig) -> Artifact:
     if not vectors.rows("vectors"):
         raise UserError(f"{vectors.path}: holds no vector")
     blocks, started = Stored(vectors, config.column), time.monotonic()
-    index = fill(config.type, blocks, config.threads or faiss.omp_get_max_threads())
-    seconds = time.monotonic() - started
-    size = _write(faiss, index, join(out, INDEX))
-    for number, table in enumerate(_documents(blocks.files)):
-        draft.write("documents", table, number)
+    index: Any
+    if isinstance(kind, Lance):
+        index, size = _dataset(kind, blocks, join(out, DATASET))
+        seconds = time.monotonic() - started
+    else:
+        index = fill(kind, blocks, config.threads or library().omp_get_max_threads())
+        seconds = time.monotonic() - started
+        size = _write(index, join(out, INDEX))
+        for number, table in enumerate(_documents(blocks.files)):
+            draft.write("documents", table, number)
     found, rate = measured(config, blocks, index)
-    notes = {"type": config.type.type, "recall": found, "top_k": config.top_k, "bytes": size, "dim": blocks.dim}
+    notes = {"type": kind.type, "recall": found, "top_k": config.top_k, "bytes": size, "dim": blocks.dim}
+    settings = {"settings": kind.model_dump(mode="json")}
     model = {name: vectors.manifest.notes.get(name) for name in ("encoder", "model")}
     say(
-        f"index: {out}: {blocks.count:,} vectors as {config.type.type} in {seconds:.1f} s, {size / 2**20:,.1f} MiB, "
+        f"index: {out}: {blocks.count:,} vectors as {kind.type} in {seconds:.1f} s, {size / 2**20:,.1f} MiB, "
         f"recall@{config.top_k} {found:.4f} of exact search, {rate:,.0f} queries/s"
     )
-    return draft.finish(["documents"], **notes, **model)
+    return draft.finish([] if isinstance(kind, Lance) else ["documents"], **notes, **settings, **model)
 
 
 def measured(config: IndexConfig, blocks: Blocks, index: Any) -> tuple[float, float]:
@@ -108,18 +119,25 @@ def measured(config: IndexConfig, blocks: Blocks, index: Any) -> tuple[float, fl
 def _documents(files: list[str]) -> Iterator[pa.Table]:
     """What an answer shows of the documents: all columns but the vectors, one table a file."""
     for path in files:
-        names = [name for name in _names(path) if not name.startswith("vector") and name != "text_key"]
-        yield pa.concat_tables(shards.batches([path], names))
+        yield pa.concat_tables(shards.batches([path], _shown(path)))
 
 
-def _names(path: str) -> list[str]:
+def _shown(path: str) -> list[str]:
     with open_parquet(path) as file:
-        names: list[str] = file.schema_arrow.names
-        return names
+        return [name for name in file.schema_arrow.names if not name.startswith("vector") and name != "text_key"]
 
 
-def _write(faiss: Any, index: Any, path: str) -> int:
+def _dataset(kind: Lance, blocks: Stored, path: str) -> tuple[lance.Opened, int]:
+    """Write a Lance dataset to a path that may be remote; returns it opened and its bytes."""
+    documents = (one for file in blocks.files for one in shards.batches([file], _shown(file)))
+    with new_folder(path) as folder:
+        size = lance.write(kind, blocks, documents, str(folder))
+    return lance.opened(kind, path), size
+
+
+def _write(index: Any, path: str) -> int:
     """Write the index to a path that may be remote; returns its bytes."""
+    faiss = library()
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / INDEX
         faiss.write_index(index, str(local))

@@ -15,6 +15,7 @@ from training.loop import LoopConfig
 from training.lora import LoraConfig
 from training.losses.infonce import InfoNCE
 from training.losses.union import Loss
+from training.refresh import Refresh
 from training.replay import Replay
 from training.rows import Kind, ValidationConfig
 from training.trackers import Tracker
@@ -56,6 +57,7 @@ class TrainConfig(JobConfig):
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
     one_source: bool = Field(False, description="global batches of rows of one source each")
     replay: Replay | None = Field(None, description="another corpus in some of the batches")
+    refresh: Refresh | None = Field(None, description="mine the negatives anew by the model as it has become (ANCE)")
     mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
     )
@@ -94,6 +96,8 @@ class TrainConfig(JobConfig):
             raise ValueError(
                 "replay says how often another corpus comes; leave mix, mix_temperature and one_source out"
             )
+        if self.refresh and "mined" not in self.rows:
+            raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
         if self.resume and self.fresh:
             raise ValueError("resume goes on and fresh starts anew; give one of the two")
         if self.loop.patience and (self.validation.beside or not self.loop.validations):
@@ -113,6 +117,14 @@ class TrainConfig(JobConfig):
             "log": files.join(home, "training"),
             "epochs": files.join(home, "training", "epochs"),
         }
+
+    def version(self, number: int) -> dict[str, str]:
+        """Places of a version of the mined negatives, of the rows with them, and of the model that mined them."""
+        places = self.places
+        if number == 0:
+            return {name: places[name] for name in ("negatives", "rows")}
+        home = files.join(places["log"], "refresh", f"{number:05d}")
+        return {name: files.join(home, name) for name in ("negatives", "rows", "model")}
 
     def digested(self) -> dict[str, Any]:
         """Every setting that decides the result: how the run is carried out does not."""

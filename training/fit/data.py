@@ -20,6 +20,7 @@ from training.epoch import Recipe, Spread, here
 from training.feed import FAILED, OPENED, epoch_place, slots_for
 from training.fit.config import TrainConfig
 from training.guide import opened
+from training.loop import LoopConfig
 from training.prepare import pieces, write_rows
 from training.replay import load_mixed
 from training.rows import Kind, guided, load, read_table, sampled
@@ -30,20 +31,25 @@ HERE = 50_000  # rows up to which composing in this process is over before Ray h
 
 
 def prepared(
-    config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None, encoder: Encoder
+    config: TrainConfig,
+    data: Artifact,
+    negatives: Artifact | None,
+    replayed: Artifact | None,
+    encoder: Encoder,
+    version: int = 0,
 ) -> Artifact:
-    """Rows of a run as an artifact, made anew where they are of other inputs or settings."""
+    """Rows of a run, by version of its negatives, as an artifact; made anew where of other inputs or settings."""
+    place = config.version(version)["rows"]
     wanted = {"rows", "max_negatives", "draw", "max_rows", "one_source", "mix", "mix_temperature", "guide", "replay"}
     settings = {name: value for name, value in config.digested().items() if name in wanted}
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
     beside = {"negatives": negatives, "replay": replayed, **opened(config.guide)}
     inputs |= {name: one.manifest.fingerprint for name, one in beside.items() if one}
-    place = config.places["rows"]
     if sum(_stored(kind, data, negatives) for kind in config.rows) <= HERE or replayed:
         rows = _loaded(config, data, negatives, replayed)
         found = write_rows(place, settings, inputs, pieces(rows, encoder.tokenize))
     else:
-        bulk = _bulk(config, data, negatives)
+        bulk = _bulk(config, data, negatives, place)
         found = write_bulk(settings, inputs, bulk, on_ray(join(bulk.exchange.path, "marks")))
     notes = found.manifest.notes
     say(f"train: {notes['rows']:,} rows with {notes['tokens']:,} tokens of {', '.join(notes['sources'])}")
@@ -57,8 +63,7 @@ def _stored(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
     return data.rows("queries" if kind == "judged" else kind)
 
 
-def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> Bulk:
-    place = config.places["rows"]
+def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place: str) -> Bulk:
     bulk = Bulk(
         config.rows,
         data,
@@ -111,21 +116,37 @@ def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
     )
 
 
+def composed(home: str, stop: int) -> int:
+    """Steps of the epochs before epoch `stop`, which are all there."""
+    return sum(Artifact.open(epoch_place(home, one), "epoch").manifest.notes["steps"] for one in range(stop))
+
+
+def total_steps(home: str, loop: LoopConfig) -> int:
+    """Steps of a run, as its first epoch decides."""
+    return min(loop.max_steps or 1 << 60, loop.epochs * composed(home, 1))
+
+
 class _Over(Exception):
     """Training has ended: what is being composed is not needed."""
 
 
 class Epochs:
-    """Composes the epochs of a run: the first before training begins, each other once the one before is being read."""
+    """Composes the epochs of a run: the first before training begins, each other once the one before is being read.
 
-    def __init__(self, rows: Artifact, how: Recipe, config: TrainConfig) -> None:
+    A run whose rows change composes those from `start` to before `stop` of the same rows.
+    """
+
+    def __init__(
+        self, rows: Artifact, how: Recipe, config: TrainConfig, start: int = 0, stop: int | None = None
+    ) -> None:
         self.rows, self.how, self.home, self.loop = rows, how, config.places["epochs"], config.loop
+        self.start, self.stop = start, stop
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._ahead, daemon=True)
-        self.first = self._compose(0, self._spread(0))
+        self.first = self._compose(start, self._spread(start))
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.first.manifest.dropped.items()) or "no row"
         notes = self.first.manifest.notes
-        say(f"train: an epoch has {notes['steps']:,} steps, {notes['tokens']:,} tokens; left out of the first: {left}")
+        say(f"train: epoch {start} has {notes['steps']:,} steps, {notes['tokens']:,} tokens; left out of it: {left}")
 
     def __enter__(self) -> "Epochs":
         self.thread.start()
@@ -161,9 +182,9 @@ class Epochs:
 
     def _ahead(self) -> None:
         """Compose epoch after epoch until there are steps enough."""
-        done, number = self.first.manifest.notes["steps"], 1
-        total = min(self.loop.max_steps or 1 << 60, self.loop.epochs * done)
-        while done < total:
+        number = self.start + 1
+        done, total = composed(self.home, number), total_steps(self.home, self.loop)
+        while done < total and number != self.stop:
             opened_before = epoch_place(self.home, number - 1) + OPENED
             fs, mark = files.filesystem(opened_before)
             while not fs.exists(mark):

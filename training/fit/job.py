@@ -1,22 +1,15 @@
 """The training job: check the inputs, train on Ray, leave a model directory."""
 
-from pathlib import Path
-
 from pipeline import artifact, engine
 from pipeline.artifact import Artifact
 from pipeline.console import say
 from pipeline.encoder import Encoder
 from training import card
-from training.checkpoint import load_weights
 from training.epoch import REPLAY
 from training.fit.again import settle
 from training.fit.config import TrainConfig
-from training.fit.data import Epochs, prepared, recipe
-from training.fit.resources import resources
-from training.fit.trainer import fit
+from training.fit.rounds import Inputs, finished, rounds
 from training.guide import opened
-from training.loop import Embed
-from training.lora import attach, merge
 from training.losses.union import check
 
 
@@ -51,23 +44,14 @@ def run(config: TrainConfig) -> str:
         return places["model"]
     engine.start()
     plan = artifact.digest([draft.settings, draft.inputs])
-    rows = prepared(config, data, negatives, replayed, base)
-    given = resources(config)
-    with Epochs(rows, recipe(config, range(given.least, given.most + 1)), config) as epochs:
-        checkpoint, measured = fit(config, places, plan)
-    beside = _finished(config, base, checkpoint)
-    notes = rows.manifest.notes
+    trained = rounds(config, Inputs(data, negatives, replayed, base), plan)
+    measured, notes = trained.kept.measured, trained.rows.manifest.notes
+    beside = finished(config, base, trained.kept.best(), config.tuned_share)
     own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
     told = card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
     base.save(places["model"], told, beside)
-    draft.drop(epochs.first.manifest.dropped)
-    draft.finish([], model=places["model"], rows=own, plan=plan, validation=measured)
+    draft.drop(trained.first.manifest.dropped)
+    refreshed = {"refreshed": trained.versions} if config.refresh else {}
+    draft.finish([], model=places["model"], rows=own, plan=plan, validation=measured, **refreshed)
     say(f"train: done: {places['model']}")
     return places["model"]
-
-
-def _finished(config: TrainConfig, base: Encoder, checkpoint: Path) -> dict[str, bytes]:
-    """Load the trained weights into the base; returns the files of adapters, which are merged into it."""
-    adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
-    load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else config.tuned_share)
-    return merge(base, adapters, config.encoder.model, config.tuned_share) if adapters else {}

@@ -22,16 +22,16 @@ def explain(run: str, step: int, row: int) -> dict[str, Any]:
     Raises UserError where the run has no such step or row, or what it was made of has been made anew.
     """
     config = _config(run)
-    places = config.places
-    reader, within = _reader(places["epochs"], step)
+    reader, within = _reader(config.places["epochs"], step)
+    version = config.version(config.refresh.version(reader.number) if config.refresh else 0)
     batch = reader.table(reader.spot(within))
     if not 0 <= row < len(batch):
         raise UserError(f"row {row}: the batch of step {step} has rows 0 to {len(batch) - 1}")
     found = batch.slice(row, 1).to_pylist()[0]
-    rows = Artifact.open(places["rows"], "rows")
+    rows = Artifact.open(version["rows"], "rows")
     if rows.manifest.fingerprint != reader.epoch.manifest.inputs["rows"]:
         raise UserError(f"{rows.path}: was made anew since this run; its rows are others now")
-    source = _artifact(config, found)
+    source = _artifact(config, found, version["negatives"])
     where = "negatives" if found["table"] == "mined" else "replay" if found["stream"] == REPLAY else "data"
     if source.manifest.fingerprint != rows.manifest.inputs[where]:
         raise UserError(f"{source.path}: was made anew since this run; its rows are others now")
@@ -78,11 +78,11 @@ def _reader(home: str, step: int) -> tuple[Reader, int]:
         number, left = number + 1, left - len(reader)
 
 
-def _artifact(config: TrainConfig, found: dict[str, Any]) -> Artifact:
+def _artifact(config: TrainConfig, found: dict[str, Any], negatives: str) -> Artifact:
     if found["stream"] == REPLAY and config.replay:
         return config.replay.open()
     if found["table"] == "mined":
-        return Artifact.open(config.places["negatives"], "mine")
+        return Artifact.open(negatives, "mine")
     return Artifact.open(config.places["data"], "build")
 
 

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
@@ -26,17 +27,48 @@ NAME = "ray"  # of Ray Train's directory below the run's log
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # where Ray Train names the checkpoints that it has committed
 
 
-def fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, list[dict[str, Any]]]:
-    """Run Ray Train; returns the directory of the best checkpoint and the validation figures.
+@dataclass(frozen=True)
+class Kept:
+    """Checkpoints that a run has kept, each with its figures, and what was measured on the way."""
+
+    found: list[tuple[Any, dict[str, Any]]]
+    measured: list[dict[str, Any]]
+    metric: str
+    log: str
+
+    def best(self) -> Path:
+        """Bring the best whole checkpoint by the metric, the newest where none was measured; returns its directory."""
+        folder, figures = self._whole(lambda figures: (figures.get(self.metric, float("-inf")), figures["step"]))
+        kind = f"best by {self.metric} {figures[self.metric]:.4f}" if self.metric in figures else "last"
+        say(f"train: checkpoint of step {figures['step']}, the {kind}")
+        return folder
+
+    def newest(self) -> tuple[Path, int]:
+        """Bring the newest whole checkpoint; returns its directory and its step."""
+        folder, figures = self._whole(lambda figures: figures["step"])
+        return folder, int(figures["step"])
+
+    def _whole(self, rank: Callable[[dict[str, Any]], Any]) -> tuple[Path, dict[str, Any]]:
+        for checkpoint, figures in sorted(self.found, key=lambda one: rank(one[1]), reverse=True):
+            folder = local(checkpoint)
+            if wrong := damage(folder):
+                say(f"train: {folder.name}: {wrong}; passed over")
+                continue
+            return folder, figures
+        raise UserError(f"no whole checkpoint in {self.log}; give --fresh to start anew")
+
+
+def fit(config: TrainConfig, plan: str, stop: int | None = None) -> Kept:
+    """Run Ray Train to the end, or up to epoch `stop`.
 
     Raises UserError where the surroundings failed the run: no place, a lost worker, memory, a full disk.
     """
-    given = resources(config)
+    given, places = resources(config), config.places
     say(f"train: {given}")
     metric = config.validation.measured(Artifact.open(places["data"], "build"))
     tidy(places["log"])
     _limits(config)
-    trainer = _trainer(config, places, plan, given, metric)
+    trainer = _trainer(config, plan, stop, given, metric)
     from ray.train import TrainingFailedError
 
     from training.fit.faults import explained
@@ -52,10 +84,11 @@ def fit(config: TrainConfig, places: dict[str, str], plan: str) -> tuple[Path, l
     lines = Lines(files.join(places["log"], METRICS))
     if config.validation.beside:
         _merge(lines, beside(places["log"]))
-    return _best(result, metric, places["log"]), [row for row in lines.rows() if metric in row]
+    measured = [row for row in lines.rows() if metric in row]
+    return Kept(list(result.best_checkpoints or []), measured, metric, places["log"])
 
 
-def _trainer(config: TrainConfig, places: dict[str, str], plan: str, given: Resources, metric: str) -> Any:
+def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources, metric: str) -> Any:
     """Put Ray Train's trainer together."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -63,7 +96,7 @@ def _trainer(config: TrainConfig, places: dict[str, str], plan: str, given: Reso
     from training.fit.beside import measure
     from training.fit.faults import Final
 
-    settings = {"config": config.model_dump(mode="json"), "places": places}
+    settings = {"config": config.model_dump(mode="json"), "places": config.places}
     checked = ray.train.ValidationConfig(
         fn=measure,
         task_config=ray.train.ValidationTaskConfig(fn_kwargs=settings, timeout_s=config.validation.beside_limit_s),
@@ -72,7 +105,7 @@ def _trainer(config: TrainConfig, places: dict[str, str], plan: str, given: Reso
     look = {"elastic_resize_monitor_interval_s": config.workers.look_s} if isinstance(config.workers, Elastic) else {}
     return TorchTrainer(
         train_worker,
-        train_loop_config={**settings, "plan": plan, "cpus": given.each["CPU"], "metric": metric},
+        train_loop_config={**settings, "plan": plan, "stop": stop, "cpus": given.each["CPU"], "metric": metric},
         torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=given.count,
@@ -82,7 +115,7 @@ def _trainer(config: TrainConfig, places: dict[str, str], plan: str, given: Reso
         ),
         run_config=ray.train.RunConfig(
             name=NAME,
-            storage_path=places["log"],
+            storage_path=config.places["log"],
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=config.max_failures
             ),
@@ -122,22 +155,6 @@ def committed(log: str) -> dict[str, dict[str, Any]]:
     held = json.loads(fs.cat_file(name))
     found = [*held["checkpoint_results"], *([held["latest_checkpoint_result"]] if held["checkpoint_results"] else [])]
     return {one["checkpoint_dir_name"]: one["metrics"] for one in sorted(found, key=lambda one: one["metrics"]["step"])}
-
-
-def _best(result: Any, metric: str, log: str) -> Path:
-    """The directory of the best whole checkpoint by the metric, of the newest where none was measured."""
-    ranked = sorted(
-        result.best_checkpoints or [], key=lambda one: (one[1].get(metric, float("-inf")), one[1]["step"]), reverse=True
-    )
-    for checkpoint, figures in ranked:
-        folder = local(checkpoint)
-        if wrong := damage(folder):
-            say(f"train: {folder.name}: {wrong}; passed over")
-            continue
-        kind = f"best by {metric} {figures[metric]:.4f}" if metric in figures else "last"
-        say(f"train: checkpoint of step {figures['step']}, the {kind}")
-        return folder
-    raise UserError(f"no whole checkpoint in {log}; give --fresh to start anew")
 
 
 def _merge(lines: Lines, measured: list[dict[str, Any]]) -> None:

@@ -35,7 +35,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     if config.lora:
         attach(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
-    feed = Feed(Awaited(places["epochs"], marks=ray.train.get_context().get_world_rank() == 0))
+    feed = Feed(Awaited(places["epochs"], marks=ray.train.get_context().get_world_rank() == 0), settings["stop"])
     by_slot = config.loop.dropout_by_slot or isinstance(config.workers, Elastic)
     loop = Loop(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
     barrier()

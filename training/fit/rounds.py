@@ -1,0 +1,140 @@
+"""A run as rounds of epochs: one, or, with `refresh`, one for each version of the negatives.
+
+A round ends with a committed checkpoint after the last step of its epochs, and the next goes on from it as the same
+command does after a kill: exactly. Between the two the model, as it is then, mines the next version.
+"""
+
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.artifact import CONFIG, MANIFEST, Artifact
+from pipeline.config import validate
+from pipeline.console import say
+from pipeline.encoder import Encoder
+from pipeline.files import filesystem, join, read_json, read_parquet
+from pipeline.mining import job as mining
+from pipeline.mining.config import MineConfig
+from training.checkpoint import load_weights
+from training.feed import epoch_place
+from training.fit.config import TrainConfig
+from training.fit.data import Epochs, composed, prepared, recipe, total_steps
+from training.fit.resources import resources
+from training.fit.trainer import Kept, committed, fit
+from training.keeper import METRICS
+from training.lines import Lines
+from training.loop import Embed
+from training.lora import attach, merge
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run trains on, and the model it begins with."""
+
+    data: Artifact
+    negatives: Artifact | None
+    replayed: Artifact | None
+    base: Encoder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run left: its checkpoints, its first rows and epoch, and what is known of later versions of negatives."""
+
+    kept: Kept
+    rows: Artifact
+    first: Artifact
+    versions: list[dict[str, Any]]
+
+
+def rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
+    """Train round after round; one that an interrupted call has brought to its end is passed over."""
+    given, home = resources(config), config.places["epochs"]
+    how = recipe(config, range(given.least, given.most + 1))
+    first = rows = prepared(config, inputs.data, inputs.negatives, inputs.replayed, inputs.base)
+    negatives, start = inputs.negatives, 0
+    versions: list[dict[str, Any]] = []
+    for number in count():
+        stop = config.refresh.stop(number) if config.refresh else None
+        if stop is None or not _over(config, number, stop):
+            with Epochs(rows, how, config, start, stop):
+                kept = fit(config, plan, stop)
+            checkpoint, step = kept.newest()
+            if stop is None or step >= total_steps(home, config.loop) or step < composed(home, stop):
+                return Trained(kept, first, Artifact.open(epoch_place(home, 0), "epoch"), versions)
+            _mine(config, number + 1, checkpoint, step)
+        before, negatives = negatives, Artifact.open(config.version(number + 1)["negatives"], "mine")
+        versions.append(_described(config, number + 1, composed(home, stop), before, negatives))
+        rows = prepared(config, inputs.data, negatives, inputs.replayed, inputs.base, number + 1)
+        start = stop
+    raise AssertionError("a run has a last round")
+
+
+def finished(config: TrainConfig, base: Encoder, checkpoint: Path, share: float = 1.0) -> dict[str, bytes]:
+    """Load trained weights into the base; returns the files of adapters, which are merged into it.
+
+    `share` is that of the trained weights, the rest is the base's.
+    """
+    adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
+    load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else share)
+    return merge(base, adapters, config.encoder.model, share) if adapters else {}
+
+
+def _over(config: TrainConfig, number: int, stop: int) -> bool:
+    """Whether a round was trained to its end and the version after it is mined."""
+    home = config.places["epochs"]
+    made = [config.version(number + 1)["negatives"], *(epoch_place(home, one) for one in range(stop))]
+    for place in made:
+        fs, root = filesystem(join(place, MANIFEST))
+        if not fs.exists(root):
+            return False
+    steps = [figures["step"] for figures in committed(config.places["log"]).values()]
+    return bool(steps) and max(steps) >= composed(home, stop)
+
+
+def _mine(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None:
+    """Mine a version of the negatives with the weights of a checkpoint, and the settings of the first version."""
+    places = config.version(number)
+    say(f"train: mines negatives anew with the model of step {step}")
+    model = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
+    model.save(places["model"], beside=finished(config, model, checkpoint))
+    asked = read_json(join(config.places["negatives"], CONFIG))
+    asked |= {"encoder": {**asked["encoder"], "model": places["model"], "layers": None}, "candidates": None}
+    asked |= {"run": config.run, "data": config.places["data"], "out": places["negatives"], "cache": None}
+    mining.run(validate(MineConfig, asked))
+    fs, root = filesystem(places["model"])
+    fs.rm(root, recursive=True)
+
+
+def _described(config: TrainConfig, number: int, step: int, before: Artifact | None, after: Artifact) -> dict[str, Any]:
+    """What is known of a version; said, and noted in the metrics of the run once."""
+    assert before is not None, "refresh wants mined rows"
+    share = fresh(before, after)
+    lines, text = Lines(join(config.places["log"], METRICS)), f"{share:.1%} of the negatives are others than before"
+    note = {"step": step, "note": f"epoch {config.refresh and config.refresh.stop(number - 1)}: {text}"}
+    if note not in lines.rows():
+        lines.append(note)
+        lines.flush()
+        say(f"train: {note['note']}")
+    return {"version": number, "step": step, "fingerprint": after.manifest.fingerprint, "fresh": round(share, 6)}
+
+
+def fresh(before: Artifact, after: Artifact) -> float:
+    """Share of the negatives of a mining that the same rows of an earlier one do not have, file by file."""
+    every = others = 0
+    for old, new in zip(before.files("triplets"), after.files("triplets"), strict=True):
+        held, found = (_keys(read_parquet(name, "triplets", columns=["negatives"])["negatives"]) for name in (old, new))
+        every += len(found)
+        others += len(found) - (pc.sum(pc.is_in(found, held)).as_py() or 0)
+    return others / max(1, every)
+
+
+def _keys(negatives: pa.ChunkedArray) -> pa.Array:
+    """One string for each negative of each row."""
+    lists = negatives.combine_chunks()
+    row = pc.cast(pc.list_parent_indices(lists), pa.string())
+    return pc.binary_join_element_wise(row, pc.struct_field(pc.list_flatten(lists), "doc_id"), ":")
