@@ -149,3 +149,10 @@ def test_a_lance_dataset_is_asked_like_any_index(vectors, tmp_path):
         run(settings(vectors, tmp_path / "b", type={"type": "lance", "index": "ivf_pq"}))
     with pytest.raises(UserError, match=r"type.bytes 7: is no divisor of the width 32 of the vectors"):
         run(settings(many(tmp_path), tmp_path / "c", type={"type": "lance", "index": "ivf_pq", "bytes": 7}))
+
+
+def test_a_lance_dataset_on_an_object_store_is_brought_here_to_be_asked(vectors):
+    pytest.importorskip("lance")
+    made = run(settings(vectors, "memory://lance/index", type={"type": "lance"}))
+    assert made.manifest.notes["recall"] == 1.0
+    assert Searcher("memory://lance/index")("wireless headphones", 1)[0].title == "wireless headphones"
