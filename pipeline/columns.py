@@ -33,7 +33,8 @@ def _bytes_of(*ranges: tuple[int, int]) -> Mask:
 _MARKUP = _bytes_of(
     (0, 8), (14, 27), (0x26, 0x26), (0x3C, 0x3C), (0x7F, 0x7F), (0xC2, 0xC2), (0xE2, 0xE2), (0xED, 0xED), (0xEF, 0xEF)
 )
-_FOREIGN = _bytes_of((0x80, 0xFF))
+_ASCII = 0x7F  # the last
+_HEX = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint8).reshape(256, 2)
 _EDGE = _bytes_of((0, 0x20), (0x7F, 0xFF))  # what may be white space, or the beginning or end of some
 
 
@@ -78,7 +79,8 @@ def longer(texts: Texts, limit: int) -> Mask:
 def keys(texts: Texts) -> pa.Array:
     """128-bit keys of normalised texts [N]."""
     texts = whole(texts)
-    foreign = _holding(texts, _FOREIGN)
+    data, ends = _bounds(texts)
+    foreign = _rows(np.flatnonzero(data > _ASCII), ends) & _valid(texts)
     lower = pc.ascii_lower(texts)
     lower = _mended(lower, foreign, str.casefold) if foreign.any() else lower
     digests = b"".join(map(xxhash.xxh3_128_digest, lower.cast(pa.binary()).to_pylist()))
@@ -102,7 +104,12 @@ def words(keys: Texts) -> npt.NDArray[np.uint64]:
 
 def named_after(keys: pa.Array, mark: str) -> pa.Array:
     """Ids [N] `mark-` and the first 64 bits of 128-bit keys, in hexadecimal."""
-    return pa.array([f"{mark}-{key[:8].hex()}" for key in keys.to_pylist()], pa.string())
+    start = np.frombuffer(f"{mark}-".encode(), np.uint8)
+    letters = np.empty((len(keys), len(start) + 16), np.uint8)
+    letters[:, : len(start)] = start
+    letters[:, len(start) :] = _HEX[words(keys)[:, None].view(np.uint8)].reshape(len(keys), 16)
+    ends = np.arange(len(keys) + 1, dtype=np.int32) * letters.shape[1]
+    return pa.StringArray.from_buffers(len(keys), pa.py_buffer(ends), pa.py_buffer(letters))
 
 
 def _true(mask: Texts) -> Mask:

@@ -90,7 +90,9 @@ def _smallest_topic(queries: pa.Table, matched: pa.Table) -> pa.Array:
 
 def _best_first(matched: pa.Table) -> pa.Table:
     """Judgments by query, falling relevance, document and order."""
-    query, document = (_places(matched[name]) for name in ("query_id", "doc_id"))
+    query, document = _places(matched["query_id"]), np.zeros(matched.num_rows, np.uint64)
+    several = np.flatnonzero(np.bincount(query.astype(np.int64))[query] > 1)  # only there documents are in an order
+    document[several] = _places(matched["doc_id"].take(pa.array(several)))
     order = np.lexsort((matched["order"].to_numpy(), document, -matched["relevance"].to_numpy(), query))
     return matched.take(pa.array(order)).combine_chunks()
 
@@ -103,7 +105,8 @@ def _places(names: pa.ChunkedArray) -> np.ndarray:
 
 def _one_each(matched: pa.Table, row: np.ndarray, tally: Tally) -> tuple[pa.Table, np.ndarray]:
     """Keep the first judgment of each query and document; others are counted unless they say more about the same."""
-    places = row.astype(np.int64) * (matched.num_rows + 1) + _places(matched["doc_id"]).astype(np.int64)
+    document = matched["doc_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    places = row.astype(np.int64) * (matched.num_rows + 1) + document
     _, first, group = np.unique(places, return_index=True, return_inverse=True)
     first = first[group]
     later = np.flatnonzero(first != np.arange(matched.num_rows))
