@@ -158,6 +158,20 @@ def test_rows_do_not_depend_on_blocks_and_buckets(inline: None, tmp_path: Path, 
     assert cut.manifest.notes["examples"]["unreadable_row"] == whole.manifest.notes["examples"]["unreadable_row"]
 
 
+def test_much_input_is_cut_into_larger_blocks(
+    inline: None, sample: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = BuildConfig.model_validate({**sample_recipe(), "run": str(tmp_path)})
+    size = sum(block.size for block in job._blocks(config))
+    monkeypatch.setattr(job, "LEAST_BLOCK", 1000)
+    monkeypatch.setattr(job, "BLOCKS", 8)
+    even, small = job._blocks(config), job._blocks(config.model_copy(update={"block_bytes": 1000}))
+    assert sum(block.size for block in even) == sum(block.size for block in small) == size
+    assert max(block.size for block in even) == size // 8 > 1000
+    assert 8 <= len(even) < len(small)
+    assert everything(build(sample_recipe(), tmp_path)) == everything(sample)
+
+
 def test_same_inputs_give_the_same_bytes(inline: None, tmp_path: Path):
     first, second = (build(sample_recipe(), tmp_path / name) for name in ("a", "b"))
     for name in ("corpus", "pairs", "triplets"):

@@ -44,7 +44,9 @@ class BuildConfig(JobConfig):
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="refuse a file with more unusable rows than this share"
     )
-    block_bytes: int = Field(default=32 << 20, ge=1, description="input that one task reads")
+    block_bytes: int | None = Field(
+        default=None, ge=1, description="input that one task reads; default 32 MiB, up to 128 where there is much"
+    )
     buckets: int | None = Field(
         default=None, ge=1, le=4096, description="pieces in which rows are joined; from the input's size"
     )

@@ -17,10 +17,12 @@ from pipeline.console import Progress, say
 from pipeline.errors import UserError
 from pipeline.exchange import Exchange
 from pipeline.files import filesystem, fingerprint_file, join
+from pipeline.sources.record import Block
 from pipeline.tally import Tally
 
 WRITTEN = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
 BUCKET_BYTES = 64 << 20
+LEAST_BLOCK, MOST_BLOCK, BLOCKS = 32 << 20, 128 << 20, 128  # every bucket is read from as many files as blocks
 _UNUSABLE = ("unreadable_row", "missing_field")
 
 
@@ -29,11 +31,7 @@ def run(config: BuildConfig) -> Artifact:
 
     Raises UserError for a source that cannot be read or is not what the recipe says, and for an empty corpus.
     """
-    blocks = [
-        block
-        for index, source in enumerate(config.every_source)
-        for block in source.blocks(config.root, index, config.block_bytes)
-    ]
+    blocks = _blocks(config)
     draft = begin(
         config.place, "build", config.digested(), _fingerprints(config), overwrite=config.overwrite, keep=True
     )
@@ -47,6 +45,18 @@ def run(config: BuildConfig) -> Artifact:
     engine.start()
     steps = Steps(config, draft, blocks, Exchange(join(config.place, "staging"), buckets))
     return _finish(steps, _execute(steps))
+
+
+def _blocks(config: BuildConfig) -> list[Block]:
+    """Cut the sources: into small blocks, or into about `BLOCKS` that are larger."""
+
+    def cut(size: int) -> list[Block]:
+        every = enumerate(config.every_source)
+        return [block for index, source in every for block in source.blocks(config.root, index, size)]
+
+    blocks = cut(config.block_bytes or LEAST_BLOCK)
+    even = min(MOST_BLOCK, sum(block.size for block in blocks) // BLOCKS)
+    return blocks if config.block_bytes or even <= LEAST_BLOCK else cut(even)
 
 
 def _fingerprints(config: BuildConfig) -> dict[str, str]:
