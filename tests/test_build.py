@@ -1,7 +1,9 @@
 """The build job: exact tables from small inputs, the same whatever the cut, and one clear line when it cannot."""
 
 import json
+import os
 import shutil
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -437,6 +439,30 @@ def test_ray_gives_the_rows_of_one_process(
     with pytest.raises(UserError, match="rows cannot be used"):
         shutil.copy(SAMPLE / "Posts.xml", tmp_path / "posts.jsonl")
         build(source(type="jsonl", path=str(tmp_path / "posts.jsonl")), tmp_path / "bad")
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_task_whose_worker_dies_is_done_again(ray_session: None, tmp_path: Path, streamed: bool):
+    def task(index: int) -> Tally:
+        tally = Tally()
+        tally.counts["index"] = index
+        begun = tmp_path / f"begun-{index}"
+        if index == 1 and not begun.exists():
+            begun.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return tally
+
+    heard: list[int] = []
+    found = exchange.run("count", 4, task, str(tmp_path / "marks"), heard.append, streamed=streamed)
+    assert [tally.counts["index"] for tally in found] == [0, 1, 2, 3]
+    assert sorted(heard) == [0, 1, 2, 3] and (tmp_path / "begun-1").exists()
+
+    def mistaken(index: int) -> Tally:
+        raise UserError(f"row {index}: is none")
+
+    with pytest.raises(UserError, match=r"row \d: is none"):
+        exchange.run("mistaken", 4, mistaken, str(tmp_path / "marks"), heard.append, streamed=streamed)
 
 
 def real(name: str, shared_data: Path, tmp_path: Path) -> Artifact:
