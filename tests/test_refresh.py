@@ -20,12 +20,13 @@ from pipeline.mining.config import MineConfig
 from tests.test_drive import Memory, make_loop
 from tests.test_fit import make_data
 from tests.test_loop import make_parts
+from training.composer import compose_epoch
 from training.drive import Drive
 from training.epoch import Recipe
-from training.feed import Feed, Made
+from training.feed import Feed, Made, epoch_place
 from training.fit import job as fit
 from training.fit.lineage import explain
-from training.fit.rounds import fresh
+from training.fit.rounds import _through, fresh
 from training.refresh import Refresh
 
 ENCODER = {"layers": 1, "max_length": 32}
@@ -71,6 +72,15 @@ def test_a_round_ends_at_its_last_step_and_the_next_goes_on_exactly(tmp_path: Pa
 def test_refresh_wants_mined_rows():
     with pytest.raises(UserError, match=r"refresh mines anew what rows: \[mined\] trains on"):
         validate(fit.TrainConfig, {"refresh": {}, "rows": ["pairs"]})
+
+
+def test_a_round_that_stopped_early_is_not_through(tmp_path: Path):
+    """Its later epochs were never composed; then nothing is mined for a round that does not come."""
+    encoder, rows, config = make_parts(32, 8, batch_size=8)
+    made = Made(rows, encoder.tokenize, Recipe(config.batch_size, config.seed, 12))
+    compose_epoch(made.rows, made.recipe, 0, epoch_place(str(tmp_path), 0))
+    assert not _through(str(tmp_path), 2, 3)
+    assert [_through(str(tmp_path), 1, step) for step in (3, 4, 5)] == [False, True, True]
 
 
 def prepare(run: Path) -> Path:

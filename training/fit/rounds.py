@@ -64,7 +64,7 @@ def rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
             with Epochs(rows, how, config, start, stop):
                 kept = fit(config, plan, stop)
             checkpoint, step = kept.newest()
-            if stop is None or step >= total_steps(home, config.loop) or step < composed(home, stop):
+            if stop is None or step >= total_steps(home, config.loop) or not _through(home, stop, step):
                 return Trained(kept, first, Artifact.open(epoch_place(home, 0), "epoch"), versions)
             _mine(config, number + 1, checkpoint, step)
         before, negatives = negatives, Artifact.open(config.version(number + 1)["negatives"], "mine")
@@ -86,14 +86,19 @@ def finished(config: TrainConfig, base: Encoder, checkpoint: Path, share: float 
 
 def _over(config: TrainConfig, number: int, stop: int) -> bool:
     """Whether a round was trained to its end and the version after it is mined."""
-    home = config.places["epochs"]
-    made = [config.version(number + 1)["negatives"], *(epoch_place(home, one) for one in range(stop))]
-    for place in made:
-        fs, root = filesystem(join(place, MANIFEST))
-        if not fs.exists(root):
-            return False
     steps = [figures["step"] for figures in committed(config.places["log"]).values()]
-    return bool(steps) and max(steps) >= composed(home, stop)
+    mined = _whole(config.version(number + 1)["negatives"])
+    return mined and bool(steps) and _through(config.places["epochs"], stop, max(steps))
+
+
+def _through(home: str, stop: int, step: int) -> bool:
+    """Whether a step is the last before epoch `stop`, or a later one; training that stops early never gets there."""
+    return all(_whole(epoch_place(home, one)) for one in range(stop)) and step >= composed(home, stop)
+
+
+def _whole(place: str) -> bool:
+    fs, root = filesystem(join(place, MANIFEST))
+    return bool(fs.exists(root))
 
 
 def _mine(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None:
