@@ -2,9 +2,10 @@
 
 The shipped recipe of each set is trained with the same steps, rows and seeds on pairs alone (none), on the nearest
 documents that are not known to be right (naive), on what the default rule leaves of them (mined), and with BM25 beside
-the vectors as candidates and as second opinion (words). Queries are paired over all seeds and tested by permutation.
-Every job is one of the project's own and resumes, so the same command goes on after a kill. Writes
-{out}/negatives.json.
+the vectors as candidates and as second opinion (words). All models of a set rank one corpus in one evaluation. A
+query's metric is its mean over the seeds; queries are tested in pairs by permutation. `--share` keeps a part of large
+sets. Every job is one of the project's own and resumes, so the same command goes on after a kill, or with more arms.
+Writes {out}/negatives.json.
 """
 
 import argparse
@@ -16,7 +17,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
+from xxhash import xxh3_64_intdigest
 
 from pipeline.artifact import Artifact
 from pipeline.config import answering, load_recipe
@@ -27,19 +32,41 @@ SETS, METRIC = ("covidqa", "medquad", "movies", "debian"), "ndcg@10"
 NAIVE = {"rule": {"max_percentage": None}, "exclude": {"same_text": False, "same_cluster": False}}
 WORDS = {"lexical": {}, "rule": {"max_lexical_percentage": 0.95}}
 ARMS: dict[str, dict[str, Any] | None] = {"none": None, "naive": NAIVE, "mined": {}, "words": WORDS}
+TESTS = (("mined", "none"), ("mined", "naive"), ("words", "none"), ("words", "naive"), ("words", "mined"))
 Values = npt.NDArray[np.float64]
+
+
+def reduced(folder: Path, group: str, share: float, out: Path) -> None:
+    """Copy a folder of Parquet files: a share of its documents, in whole groups, and what asks for those."""
+
+    def chosen(values: pa.ChunkedArray) -> pa.Array:
+        return pa.array([xxh3_64_intdigest(str(value)) < share * 2**64 for value in values.to_pylist()])
+
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {path.name: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+    corpus = tables["corpus.parquet"].filter(chosen(tables["corpus.parquet"][group]))
+    tables["corpus.parquet"] = corpus
+    for name, table in tables.items():
+        if "doc_id" in table.column_names:
+            tables[name] = table.filter(pc.is_in(table["doc_id"], corpus["doc_id"].combine_chunks()))
+    for name, table in tables.items():
+        if name.startswith("queries."):
+            asked = tables[name.replace("queries", "qrels")]["query_id"].combine_chunks()
+            tables[name] = table.filter(pc.is_in(table["query_id"], asked))
+        pq.write_table(tables[name], out / name)
 
 
 class Bench:
     """Runs the jobs of one set."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
-        self.options, self.folder = options, Path(options.run) / name
+        self.options, self.folder, self.root = options, Path(options.run) / name, options.root
         self.recipe = load_recipe(str(ROOT / "scripts" / "recipes" / f"{name}.yaml"))
         self.encoder = {
             **self.recipe["train"].get("encoder", {}),
             **({"layers": options.layers} if options.layers else {}),
         }
+        self.share = float(dict(one.split("=") for one in options.share).get(name, 1))
 
     def job(self, job: str, settings: dict[str, Any], name: str, *more: str) -> None:
         """Run one job with a recipe of its own; a finished one returns at once."""
@@ -50,48 +77,67 @@ class Bench:
 
     def prepare(self) -> None:
         """Build the set, and mine for the arms that have negatives."""
-        build = {"run": str(self.folder), "root": self.options.root, **self.recipe["build"]}
-        self.job("build", build, "build")
-        for arm, settings in ARMS.items():
+        if self.share < 1:
+            (source,) = self.recipe["build"]["sources"]
+            self.root = str((self.folder / "source").resolve())
+            given, out = Path(self.options.root) / source["path"], Path(self.root) / source["path"]
+            reduced(given, source.get("group", "doc_id"), self.share, out)
+        self.job("build", {"run": str(self.folder), "root": self.root, **self.recipe["build"]}, "build")
+        for arm in self.options.arms:
+            settings = ARMS[arm]
             if settings is not None:
                 own = {"encoder": self.encoder, "cache": str(self.folder / "vectors"), **settings}
                 place = {"run": str(self.folder), "out": str(self.folder / f"negatives-{arm}")}
                 self.job("mine", place | own, f"mine-{arm}")
 
-    def train(self, arm: str, seed: int) -> Values:
-        """Train one arm with one seed and measure it: the metric of each query."""
+    def train(self, arm: str, seed: int) -> str:
+        """Train one arm with one seed; returns the place of the model."""
         options, name = self.options, f"{arm}-{seed}"
         train = self.recipe["train"] | {"encoder": self.encoder, "data": str(self.folder / "data")}
         loop = {**train.get("loop", {}), "max_steps": options.steps, "batch_size": options.batch_size, "seed": seed}
+        loop.pop("epochs", None)
         train |= {"run": str(self.folder / name), "loop": loop, "rows": ["pairs"]}
         if ARMS[arm] is not None:
             train |= {"rows": ["mined"], "max_negatives": options.negatives}
             train |= {"negatives": str(self.folder / f"negatives-{arm}")}
         self.job("train", train, f"{name}/train")
-        asked = {"max_queries": options.max_queries, **self.recipe["evaluate"]}
-        evaluate = asked | {"run": str(self.folder / name), "data": str(self.folder / "data"), "bm25": False}
-        self.job("evaluate", evaluate, f"{name}/evaluate")
-        table = Artifact.open(str(self.folder / name / "report"), "evaluate").read("per_query").to_pandas()
-        held = table[table["model"] == "tuned"].sort_values("query_id")
-        values: Values = held[METRIC].to_numpy(np.float64)
-        return values
+        return str(self.folder / name / "model")
+
+    def measure(self, models: dict[str, str]) -> dict[str, Values]:
+        """Rank the corpus by every model: the metric of each query, in one order."""
+        cut = {"max_length": None, "prompts": None, "layers": None}
+        asked = {"max_queries": self.options.max_queries, **self.recipe["evaluate"], "bm25": False, "variants": None}
+        encoders = {name: {**self.encoder, "model": place, **cut} for name, place in models.items()}
+        place = {"run": str(self.folder), "out": str(self.folder / "report"), "overwrite": True}
+        self.job("evaluate", {**place, **asked, "models": encoders}, "evaluate")
+        table = Artifact.open(str(self.folder / "report"), "evaluate").read("per_query").to_pandas()
+        wide = table.pivot(index="query_id", columns="model", values=METRIC)
+        return {name: wide[name].to_numpy(np.float64) for name in models}
+
+    def found(self) -> dict[str, list[Values]]:
+        """Prepare, train and measure; the metric of each query, by arm and seed."""
+        self.prepare()
+        names = {f"{arm}-{seed}": self.train(arm, seed) for arm in self.options.arms for seed in self.options.seeds}
+        values = self.measure(names)
+        return {arm: [values[f"{arm}-{seed}"] for seed in self.options.seeds] for arm in self.options.arms}
 
 
 def compare(name: str, found: dict[str, list[Values]]) -> list[dict[str, Any]]:
-    """Rows of the report: each arm's mean, and the test of mined against the others over all seeds' queries."""
-    every = {arm: np.concatenate(values) for arm, values in found.items()}
+    """Rows of the report: means of both arms, and the paired test over queries, each the mean of its seeds."""
+    mean = {arm: np.mean(values, axis=0) for arm, values in found.items()}
     rows = []
-    for arm, peer in (("mined", "none"), ("mined", "naive"), ("words", "none"), ("words", "mined")):
-        ours, theirs = every[arm], every[peer]
-        rows.append(
-            {
-                "name": f"{METRIC}, {name}, {arm} against {peer}",
-                "ours": float(ours.mean()), "peer": float(theirs.mean()), "unit": METRIC,
-                "ratio": float(ours.mean() / theirs.mean()), "goal": ">= 1", "met": bool(ours.mean() >= theirs.mean()),
-                "p": permutation_test(ours, theirs), "seeds": len(found[arm]),
-                "by_seed": {arm: [float(one.mean()) for one in values] for arm, values in found.items()},
-            }
-        )  # fmt: skip
+    for arm, peer in TESTS:
+        if {arm, peer} <= set(mean):
+            ours, theirs = mean[arm], mean[peer]
+            rows.append(
+                {
+                    "name": f"{METRIC}, {name}, {arm} against {peer}",
+                    "ours": float(ours.mean()), "peer": float(theirs.mean()), "unit": METRIC,
+                    "ratio": float(ours.mean() / theirs.mean()), "goal": ">= 1",
+                    "met": bool(ours.mean() >= theirs.mean()), "p": permutation_test(ours, theirs),
+                    "queries": len(ours), "by_seed": {a: [float(one.mean()) for one in v] for a, v in found.items()},
+                }
+            )  # fmt: skip
     return rows
 
 
@@ -100,6 +146,8 @@ def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m scripts.bench_negatives", description=__doc__)
     parser.add_argument("--root", required=True, help="where relative paths of the recipes start")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--share", nargs="+", default=[], metavar="SET=SHARE", help="part of a set's documents to use")
     parser.add_argument("--seeds", nargs="+", type=int, default=[13, 14, 15])
     parser.add_argument("--steps", type=int, default=64, help="optimiser steps of every training")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -122,13 +170,11 @@ def main() -> None:
     target = Path(options.out) / "negatives.json"
     with answering("bench_negatives"):
         for name in options.sets:
-            bench = Bench(name, options)
-            bench.prepare()
-            found = {arm: [bench.train(arm, seed) for seed in options.seeds] for arm in ARMS}
-            rows += compare(name, found)
+            new = compare(name, Bench(name, options).found())
+            rows += new
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-            for row in rows[-4:]:
+            for row in new:
                 print(f"{row['name']}: {row['ours']:.4f} against {row['peer']:.4f}, p {row['p']:.4f}", flush=True)
 
 

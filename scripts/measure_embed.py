@@ -179,16 +179,16 @@ def _directory(job: dict[str, Any]) -> str:
 
 
 def quality(job: dict[str, Any]) -> dict[str, float]:
-    """nDCG@10 on dev queries over their relevant documents and others, `rows` in all."""
+    """nDCG@10 of queries, of both splits since nothing is trained, over their documents and others, `rows` in all."""
     from pipeline import metrics, search
 
     place = Path(job["data"]) / job["sets"][0]
     judged: dict[str, dict[str, int]] = {}
-    for row in pq.read_table(place / "qrels.dev.parquet").to_pylist():
+    for row in _both(place, "qrels"):
         judged.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
-    asked = {row["query_id"]: row["text"] for row in pq.read_table(place / "queries.dev.parquet").to_pylist()}
+    asked = {row["query_id"]: row["text"] for row in _both(place, "queries")}
     judged = {key: held for key, held in judged.items() if key in asked and any(held.values())}
-    chosen = random.Random(13).sample(sorted(judged), min(len(judged), 400))
+    chosen = random.Random(13).sample(sorted(judged), min(len(judged), job["queries"]))
     judged = {key: judged[key] for key in chosen}
     wanted = {doc for held in judged.values() for doc, grade in held.items() if grade > 0}
     corpus = pq.read_table(place / "corpus.parquet", columns=["doc_id", "title", "text"]).to_pylist()
@@ -202,6 +202,10 @@ def quality(job: dict[str, Any]) -> dict[str, float]:
     _, rows = search.top_k(search.unit(queries), [search.unit(documents)], 10)
     found = {key: [corpus[row]["doc_id"] for row in best] for key, best in zip(chosen, rows.tolist(), strict=True)}
     return {"ndcg": metrics.mean(metrics.retrieval(found, judged, ["ndcg@10"])["ndcg@10"])}
+
+
+def _both(place: Path, table: str) -> list[dict[str, Any]]:
+    return [row for split in ("train", "dev") for row in pq.read_table(place / f"{table}.{split}.parquet").to_pylist()]
 
 
 SIDES = {"ours": ours, "peer": peer, "peer_pool": peer_pool, "plain_ray": plain_ray, "job": our_job}

@@ -67,6 +67,7 @@ def rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
             if stop is None or step >= total_steps(home, config.loop) or not _through(home, stop, step):
                 return Trained(kept, first, Artifact.open(epoch_place(home, 0), "epoch"), versions)
             _mine(config, number + 1, checkpoint, step)
+        _clear(config.version(number + 1)["model"])
         before, negatives = negatives, Artifact.open(config.version(number + 1)["negatives"], "mine")
         versions.append(_described(config, number + 1, composed(home, stop), before, negatives))
         rows = prepared(config, inputs.data, negatives, inputs.replayed, inputs.base, number + 1)
@@ -111,8 +112,13 @@ def _mine(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None
     asked |= {"encoder": {**asked["encoder"], "model": places["model"], "layers": None}, "candidates": None}
     asked |= {"run": config.run, "data": config.places["data"], "out": places["negatives"], "cache": None}
     mining.run(validate(MineConfig, asked))
-    fs, root = filesystem(places["model"])
-    fs.rm(root, recursive=True)
+
+
+def _clear(place: str) -> None:
+    """Remove the model that has mined; a call that was killed right after its mining left it behind."""
+    fs, root = filesystem(place)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
 
 
 def _described(config: TrainConfig, number: int, step: int, before: Artifact | None, after: Artifact) -> dict[str, Any]:
