@@ -134,7 +134,7 @@ def static(bench: Bench) -> None:
 
 def jobs(bench: Bench) -> None:
     """The whole job, start of its actors included, against what others offer for many documents."""
-    rows = bench.rows if bench.quick else 2 * bench.rows
+    rows = bench.rows if bench.quick else 8 * bench.rows
     same = {"rows": rows, "workers": 2, "threads": 1}
     ours, fast, pool, plain = bench.turns(
         partial(bench.measure, side="job", dtype="float32", **same),
@@ -150,12 +150,12 @@ def jobs(bench: Bench) -> None:
 
 def workers(bench: Bench) -> None:
     """Two actors against one, a thread each: rate without the start, from two sizes of input."""
-    rows = bench.rows if bench.quick else 2 * bench.rows
+    few, many = (bench.rows // 4, bench.rows) if bench.quick else (4 * bench.rows, 10 * bench.rows)
 
     def rate(count: int) -> Found:
-        some = {"side": "job", "dtype": "bfloat16", "threads": 1, "workers": count, "shard": 32}
-        small, large = (bench.measure(rows=size, **some)["seconds"] for size in (rows // 4, rows))
-        return {"docs_per_s": (rows - rows // 4) / max(1e-9, large - small)}
+        some = {"side": "job", "dtype": "bfloat16", "threads": 1, "workers": count, "shard": 128}
+        small, large = (bench.measure(rows=size, **some)["seconds"] for size in (few, many))
+        return {"docs_per_s": (many - few) / max(1e-9, large - small)}
 
     one, two = bench.turns(partial(rate, 1), partial(rate, 2))
     speed = two["docs_per_s"], one["docs_per_s"]

@@ -40,7 +40,7 @@ def reduced(folder: Path, group: str, share: float, out: Path) -> None:
     """Copy a folder of Parquet files: a share of its documents, in whole groups, and what asks for those."""
 
     def chosen(values: pa.ChunkedArray) -> pa.Array:
-        return pa.array([xxh3_64_intdigest(str(value)) < share * 2**64 for value in values.to_pylist()])
+        return pa.array([xxh3_64_intdigest(str(value).encode()) < share * 2**64 for value in values.to_pylist()])
 
     out.mkdir(parents=True, exist_ok=True)
     tables = {path.name: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.backends.choose import choose
-from pipeline.backends.int8 import bounds, rows_int8, smoothing
+from pipeline.backends.int8 import Scales, Seen, Site, bounds, rows_int8, settle, smoothing
 from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
@@ -80,10 +80,29 @@ def test_linear_layers_in_int8():
     codes, scale = rows_int8(weights)
     assert np.abs(codes * scale - weights).max() <= scale.max() / 2 + 1e-6 and np.abs(codes).max() == 127
     states = np.array([1, 1, 100, 1], np.float32)
-    moved = smoothing(states, [weights])
+    moved = smoothing(states, [weights], 0.5)
     assert states.max() / states.min() > (states / moved).max() / (states / moved).min()
     assert bounds(np.float32([-0.2]), np.float32([6])) == pytest.approx((-0.2, 6))
     assert bounds(np.float32([-8]), np.float32([6])) == (-8, 8)
+
+
+def test_scales_are_those_that_change_outputs_least():
+    rng = np.random.default_rng(4)
+    states, weights = rng.normal(size=(512, 16)), rng.normal(size=(8, 16)).astype(np.float32)
+    states[7, 3], states[:, 5] = 60, states[:, 5] * 9  # one token far out, and a channel that is large in all
+    states = states.astype(np.float32)
+    seen = Seen(states.min(axis=0), states.max(axis=0), [states])
+
+    def error(scales: Scales) -> float:
+        codes, scale = rows_int8(weights * scales.moved)
+        return float(np.square(scales.rounded(states) @ (codes * scale).T - states @ weights.T).sum())
+
+    found = settle(Site(None, [(None, weights)]), seen)
+    moved = smoothing(np.maximum(-seen.low, seen.high), [weights], 0.5)
+    whole = Scales(moved, *bounds(seen.low / moved, seen.high / moved))
+    assert error(found) < 0.9 * error(whole), "better than outliers moved half and the whole range kept"
+    assert np.unique(found.rounded(states)).size <= 256
+    assert found.rounded(states).min() >= found.low - 1e-5 and found.rounded(states).max() <= found.high + 1e-5
 
 
 @pytest.mark.parametrize(

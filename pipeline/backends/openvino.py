@@ -64,11 +64,16 @@ def untold() -> Iterator[None]:
 
 
 def compiled(model: Any, dtype: str, threads: int, streams: int) -> Any:
-    """Compile a model for the CPU."""
+    """Compile a model for the CPU.
+
+    Threads may move between cores: pinned ones begin at the first core in every process, so that several actors of a
+    machine would all work on that one.
+    """
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[dtype],
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,
     }
     return library().Core().compile_model(model, "CPU", settings)
 
