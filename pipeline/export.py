@@ -31,7 +31,7 @@ class ExportConfig(JobConfig):
     text_column: str = "text"
     calibration_rows: int = Field(256, ge=8, description="texts that int8 is calibrated on, spread over the input")
     least_cosine: float = Field(
-        0.999, gt=0, le=1, description="of calibration texts to float32; the layers that cost most stay as they are"
+        0.9995, gt=0, le=1, description="of calibration texts to float32; the layers that cost most stay as they are"
     )
     threads: int = Field(2, ge=1)
     push: str | None = Field(None, description="name on the Hugging Face Hub to upload to, such as user/model")
