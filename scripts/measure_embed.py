@@ -152,9 +152,18 @@ def our_job(job: dict[str, Any]) -> Embed:
                 "input": str(_written(folder, texts)), "out": str(Path(folder) / "out"), "encoder": encoder,
                 "num_actors": job["workers"], "threads": job["threads"], "rows_per_shard": job.get("shard", 512),
             }  # fmt: skip
-            run(validate(EmbedConfig, settings))
+            job["steady_docs_per_s"] = _steady(run(validate(EmbedConfig, settings)).files("vectors"), job["workers"])
 
     return embed
+
+
+def _steady(files: list[str], workers: int) -> float:
+    """Documents a second while all actors are busy: from the first file of each to where one may be out of work."""
+    finished = sorted((Path(path).stat().st_mtime, pq.read_metadata(path).num_rows) for path in files)
+    if len(finished) < 4 * workers:
+        return 0.0
+    between = finished[workers : len(finished) - workers]
+    return sum(rows for _, rows in between) / (between[-1][0] - finished[workers - 1][0])
 
 
 def _ray(job: dict[str, Any]) -> None:
@@ -233,7 +242,8 @@ def main() -> None:
     seconds = clock() - started
     if vectors is not None and not all(math.isfinite(value) for value in vectors[0].tolist()):
         raise SystemExit("measure_embed: vectors are not finite")
-    print(json.dumps({"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}))
+    found = {"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}
+    print(json.dumps(found | {name: job[name] for name in ("steady_docs_per_s",) if name in job}))
 
 
 if __name__ == "__main__":
