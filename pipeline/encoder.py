@@ -28,6 +28,8 @@ from pipeline.static import StaticTable
 
 Role = Literal["query", "document"]
 Tokens = list[list[int]]
+_BUDGETS = {"cpu": 2048}  # beyond that the states of a pass leave a processor's caches
+_BUDGET = 8192
 _LEAST = 512  # padded tokens below which a runtime's batch is not cut for its padding
 
 
@@ -41,7 +43,9 @@ class EncoderConfig(Config):
     dtype: Dtype = Field("auto", description="compute precision; auto: bfloat16 where the hardware has it")
     backend: Backend = Field("auto", description="what computes when nothing is trained; auto: openvino on CPUs")
     attention: Attention = Field("auto", description="varlen and flash_attention_2 compute no padding")
-    token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
+    token_budget: int | None = Field(
+        None, ge=16, description="padded tokens of one forward pass; default: 8192, on a CPU 2048, for its caches"
+    )
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
 
 
@@ -108,7 +112,7 @@ class Encoder(nn.Module):
             include_prompt=layout["include_prompt"],
             prompts={role: prompts.get(role) or "" for role in ("query", "document")},
             max_length=limit,
-            token_budget=config.token_budget,
+            token_budget=config.token_budget or _BUDGETS.get(place, _BUDGET),
             identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
             | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         )
@@ -132,7 +136,7 @@ class Encoder(nn.Module):
             include_prompt=True,
             prompts={role: prompts.get(role) or "" for role in ("query", "document")},
             max_length=limit,
-            token_budget=config.token_budget,
+            token_budget=config.token_budget or _BUDGETS.get(place, _BUDGET),
             identity=modeldir.identity(folder, layout, prompts, layers=None, max_length=limit) | {"dtype": "float32"},
         )
 

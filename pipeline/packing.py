@@ -7,6 +7,7 @@ way to rounding. Source: the unpadding of Portes et al. 2023 (MosaicBERT, arXiv 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -122,20 +123,24 @@ def attention(
     """Attention of each text to itself: query, key, value [1, heads, T, d] into [1, T, heads * d]."""
     counts = [group.tokens for group in groups]
     columns = [torch.split(column[0].transpose(0, 1), counts) for column in (query * scaling, key, value)]
-    parts = [_attend(group, q, k, v, dropout) for group, q, k, v in zip(groups, *columns, strict=True)]
+    fused = not module.training and not torch.is_grad_enabled()  # in training its backward costs more than it saves
+    attend = partial(_attend, dropout=dropout, fused=fused)
+    parts = [attend(group, q, k, v) for group, q, k, v in zip(groups, *columns, strict=True)]
     return torch.cat(parts).unsqueeze(0), None
 
 
-def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, *, dropout: float, fused: bool) -> Tensor:
     """Attention within one group: [tokens, heads, d] each into [tokens, heads * d]."""
     _, heads, width = query.shape
     query, key, value = (_spread(group, column, heads, width) for column in (query, key, value))
-    scores = query @ key.transpose(2, 3)
-    if group.bias is not None:
-        scores = scores + group.bias.to(scores.dtype)
-    weights = scores.softmax(dim=-1)
-    weights = drop(weights, dropout) if dropout else weights
-    found = (weights @ value).transpose(1, 2).reshape(group.rows * group.length, heads * width)
+    bias = None if group.bias is None else group.bias.to(query.dtype)
+    if fused:
+        found = nn.functional.scaled_dot_product_attention(query, key, value, bias, scale=1.0)
+    else:
+        scores = query @ key.transpose(2, 3)
+        weights = (scores if bias is None else scores + bias).softmax(dim=-1)
+        found = (drop(weights, dropout) if dropout else weights) @ value
+    found = found.transpose(1, 2).reshape(group.rows * group.length, heads * width)
     taken: Tensor = found if group.at is None else _Take.apply(found, group.at)  # type: ignore[no-untyped-call]
     return taken
 

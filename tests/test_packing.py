@@ -45,11 +45,14 @@ def encoder(kind: str, pooling: str) -> Encoder:
     )
 
 
-def encoded(model: Encoder, skip: list[int] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def texts() -> list[list[int]]:
     rng = np.random.default_rng(3)
-    tokens = [rng.integers(2, 50, size=length).tolist() for length in LENGTHS]
+    return [rng.integers(2, 50, size=length).tolist() for length in LENGTHS]
+
+
+def encoded(model: Encoder, skip: list[int] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
     model.zero_grad()
-    vectors = model.encode_tokens(tokens, skip)
+    vectors = model.encode_tokens(texts(), skip)
     (
         vectors * torch.linspace(-1, 1, vectors.numel(), dtype=vectors.dtype).reshape(vectors.shape).sin()
     ).sum().backward()
@@ -69,6 +72,8 @@ def test_vectors_and_gradients_are_those_of_padded_texts(kind, pooling, skip):
     assert len(others) == len(gradients) > 20
     for one, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+    with torch.inference_mode():  # attention is fused
+        torch.testing.assert_close(packed.eval().encode_tokens(texts(), skip), wanted, rtol=0, atol=1e-12)
 
 
 def test_other_architectures_stay_padded():
