@@ -40,13 +40,13 @@ def texts_of(data: str, names: list[str], count: int, seed: int = 13) -> list[st
 class Peak(threading.Thread):
     """The most memory (proportional set size, so that shared pages count once) of this process and its children."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause: float) -> None:
         super().__init__(daemon=True)
-        self.most, self.over = 0.0, threading.Event()
+        self.pause, self.most, self.over = pause, 0.0, threading.Event()
 
     def run(self) -> None:
-        """Look twice a second."""
-        while not self.over.wait(0.5):
+        """Look again and again: each look costs milliseconds a process."""
+        while not self.over.wait(self.pause):
             self.most = max(self.most, sum(map(_pss, family())))
 
     def stop(self) -> float:
@@ -234,7 +234,7 @@ def main() -> None:
     embed = SIDES[job["side"]](job)
     if job["side"] in ("ours", "peer"):
         embed(texts[: max(32, len(texts) // 8)])
-    peak = Peak()
+    peak = Peak(job.get("pause", 0.5))
     peak.start()
     clock = time.process_time if job.get("clock") == "cpu" else time.perf_counter
     started = clock()
