@@ -58,6 +58,13 @@ class JobConfig(Config):
         return []
 
 
+def unsized(settings: Any) -> Any:
+    """Settings without those that say how much is computed at a time: what runs out of memory may go on with less."""
+    if isinstance(settings, dict):
+        return {key: unsized(value) for key, value in settings.items() if key != "token_budget"}
+    return [unsized(value) for value in settings] if isinstance(settings, list) else settings
+
+
 C = TypeVar("C", bound=JobConfig)
 
 

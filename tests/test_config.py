@@ -8,7 +8,10 @@ import pytest
 from pydantic import Field
 
 from pipeline.config import Config, JobConfig, answering, main, merge, parse, read_recipe, user_cause
+from pipeline.embed.job import EmbedConfig
 from pipeline.errors import UserError
+from pipeline.evaluate.job import EvaluateConfig
+from pipeline.mining.config import MineConfig
 
 
 class InfoNCE(Config):
@@ -167,6 +170,20 @@ def test_what_a_run_writes_is_what_a_run_reads(tmp_path):
 def test_places_do_not_make_a_result_another_one():
     assert resolve("--run", "a", "--overwrite").digested() == resolve("--run", "b").digested()
     assert resolve("--max-steps", "1").digested() != resolve("--max-steps", "2").digested()
+
+
+@pytest.mark.parametrize(
+    ("job", "encoder"),
+    [
+        (EmbedConfig, lambda given: {"encoder": given}),
+        (MineConfig, lambda given: {"encoder": given, "cross": {"model": "reranker", **given}}),
+        (EvaluateConfig, lambda given: {"models": {"tuned": given}}),
+    ],
+)
+def test_what_ran_out_of_memory_goes_on_with_less_at_a_time(job, encoder):
+    plain = job.model_validate(encoder({})).digested()
+    assert job.model_validate(encoder({"token_budget": 512})).digested() == plain
+    assert job.model_validate(encoder({"max_length": 32})).digested() != plain
 
 
 def test_configs_are_frozen():

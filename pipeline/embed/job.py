@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline import shards
 from pipeline.artifact import Artifact, Draft, begin, digest
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, unsized
 from pipeline.console import say
 from pipeline.embed.columns import Dtype, Format, Ranges, check, with_text
 from pipeline.embed.ids import check_ids
@@ -72,8 +72,9 @@ class EmbedConfig(JobConfig):
         return (Format(dtype=self.dtype, dim=self.dim), *self.also)
 
     def digested(self) -> dict[str, Any]:
-        """Leave out how many work on it, and which files: those may grow."""
-        return {key: value for key, value in super().digested().items() if key not in SPEED | {"input", "data"}}
+        """Leave out how many work on it, how much at a time, and which files: those may grow."""
+        left = SPEED | {"input", "data"}
+        return {key: unsized(value) for key, value in super().digested().items() if key not in left}
 
 
 def run(config: EmbedConfig) -> Artifact:

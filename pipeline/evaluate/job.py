@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from pipeline import engine, modeldir
 from pipeline.artifact import Artifact, Draft, begin, digest
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, unsized
 from pipeline.console import say
 from pipeline.encoder import EncoderConfig
 from pipeline.errors import UserError
@@ -103,8 +103,8 @@ class EvaluateConfig(JobConfig):
         return given or join(self.run, default)
 
     def digested(self) -> dict[str, Any]:
-        """Leave out how many work on it."""
-        return {key: value for key, value in super().digested().items() if key != "num_actors"}
+        """Leave out how many work on it, and how much at a time."""
+        return {key: unsized(value) for key, value in super().digested().items() if key != "num_actors"}
 
     def resolved(self) -> "EvaluateConfig":
         """Fill in base, tuned and the baseline; the tuned model brings its own length, prompts and layers.

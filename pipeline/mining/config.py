@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config import JobConfig
+from pipeline.config import JobConfig, unsized
 from pipeline.encoder import EncoderConfig
 from pipeline.mining.cross import CrossConfig
 from pipeline.mining.index import Exact, Index
@@ -52,7 +52,7 @@ class MineConfig(JobConfig):
 
     def digested(self) -> dict[str, Any]:
         """Leave out what changes speed and memory only."""
-        return {key: value for key, value in super().digested().items() if key not in SPEED}
+        return {key: unsized(value) for key, value in super().digested().items() if key not in SPEED}
 
     def searching(self) -> dict[str, Any]:
         """What decides the candidates of an encoded corpus, beside the vectors."""
