@@ -167,10 +167,17 @@ def test_vectors_of_a_corpus_equal_the_encoder(
         run(settings(tmp_path / "out", data=data.path, dtype="float32"))
 
 
+# A suite that a shell runs in the background ignores Ctrl-C, and so would all that it starts.
+HEARS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 def command(path: Path, out: Path) -> list[str]:
     given = {"--input": path, "--out": out, "--rows_per_shard": 10, "--num_actors": 1}
     given |= {f"--encoder.{name}": value for name, value in ENCODER.items()}
-    return [sys.executable, "-m", "scripts.embed", *(str(word) for item in given.items() for word in item)]
+    return [sys.executable, "-c", HEARS, "-m", "scripts.embed", *(str(word) for item in given.items() for word in item)]
 
 
 def stop_at(path: Path, out: Path, shards_held: int, how: signal.Signals) -> tuple[int, str]:
