@@ -58,11 +58,13 @@ class JobConfig(Config):
         return []
 
 
-def unsized(settings: Any) -> Any:
-    """Settings without those that say how much is computed at a time: what runs out of memory may go on with less."""
-    if isinstance(settings, dict):
-        return {key: unsized(value) for key, value in settings.items() if key != "token_budget"}
-    return [unsized(value) for value in settings] if isinstance(settings, list) else settings
+def unsized(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those that say how much is computed at a time: what runs out of memory may go on with less.
+
+    They stay inside lists: no list of a job holds models.
+    """
+    kept = {key: value for key, value in settings.items() if key != "token_budget"}
+    return {key: unsized(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 C = TypeVar("C", bound=JobConfig)

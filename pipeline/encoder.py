@@ -28,8 +28,6 @@ from pipeline.static import StaticTable
 
 Role = Literal["query", "document"]
 Tokens = list[list[int]]
-_BUDGETS = {"cpu": 2048}  # beyond that the states of a pass leave a processor's caches
-_BUDGET = 8192
 _LEAST = 512  # padded tokens below which a runtime's batch is not cut for its padding
 
 
@@ -47,6 +45,10 @@ class EncoderConfig(Config):
         None, ge=16, description="padded tokens of one forward pass; default: 8192, on a CPU 2048, for its caches"
     )
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
+
+    def budget(self, device: str) -> int:
+        """Tokens of one pass: on a CPU so few that its states stay in the caches, unless asked otherwise."""
+        return self.token_budget or (2048 if device == "cpu" else 8192)
 
 
 class Encoder(nn.Module):
@@ -112,7 +114,7 @@ class Encoder(nn.Module):
             include_prompt=layout["include_prompt"],
             prompts={role: prompts.get(role) or "" for role in ("query", "document")},
             max_length=limit,
-            token_budget=config.token_budget or _BUDGETS.get(place, _BUDGET),
+            token_budget=config.budget(place),
             identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
             | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         )
@@ -136,7 +138,7 @@ class Encoder(nn.Module):
             include_prompt=True,
             prompts={role: prompts.get(role) or "" for role in ("query", "document")},
             max_length=limit,
-            token_budget=config.token_budget or _BUDGETS.get(place, _BUDGET),
+            token_budget=config.budget(place),
             identity=modeldir.identity(folder, layout, prompts, layers=None, max_length=limit) | {"dtype": "float32"},
         )
 

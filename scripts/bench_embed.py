@@ -150,8 +150,8 @@ def jobs(bench: Bench) -> None:
 
 def workers(bench: Bench) -> None:
     """Two actors against one, a thread each: rate while all are busy, so that the start does not count."""
-    some = {"side": "job", "dtype": "bfloat16", "threads": 1, "shard": 32 if bench.quick else 128}
-    some["pause"] = 30.0  # looking at memory would take of the second worker's CPU
+    shard, pause = 32 if bench.quick else 128, 30.0  # looks at memory would take of the second worker's CPU
+    some = {"side": "job", "dtype": "bfloat16", "threads": 1, "shard": shard, "pause": pause}
     rows = bench.rows * (2 if bench.quick else 8)
     one, two = bench.turns(*(partial(bench.measure, rows=rows, workers=count, **some) for count in (1, 2)))
     speed = two["steady_docs_per_s"], one["steady_docs_per_s"]

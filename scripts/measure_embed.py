@@ -243,7 +243,9 @@ def main() -> None:
     if vectors is not None and not all(math.isfinite(value) for value in vectors[0].tolist()):
         raise SystemExit("measure_embed: vectors are not finite")
     found = {"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}
-    print(json.dumps(found | {name: job[name] for name in ("steady_docs_per_s",) if name in job}))
+    if "steady_docs_per_s" in job:
+        found["steady_docs_per_s"] = job["steady_docs_per_s"]
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

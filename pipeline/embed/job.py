@@ -74,7 +74,7 @@ class EmbedConfig(JobConfig):
     def digested(self) -> dict[str, Any]:
         """Leave out how many work on it, how much at a time, and which files: those may grow."""
         left = SPEED | {"input", "data"}
-        return {key: unsized(value) for key, value in super().digested().items() if key not in left}
+        return unsized({key: value for key, value in super().digested().items() if key not in left})
 
 
 def run(config: EmbedConfig) -> Artifact:

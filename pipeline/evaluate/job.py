@@ -104,7 +104,7 @@ class EvaluateConfig(JobConfig):
 
     def digested(self) -> dict[str, Any]:
         """Leave out how many work on it, and how much at a time."""
-        return {key: unsized(value) for key, value in super().digested().items() if key != "num_actors"}
+        return unsized({key: value for key, value in super().digested().items() if key != "num_actors"})
 
     def resolved(self) -> "EvaluateConfig":
         """Fill in base, tuned and the baseline; the tuned model brings its own length, prompts and layers.

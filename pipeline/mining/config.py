@@ -52,7 +52,7 @@ class MineConfig(JobConfig):
 
     def digested(self) -> dict[str, Any]:
         """Leave out what changes speed and memory only."""
-        return {key: unsized(value) for key, value in super().digested().items() if key not in SPEED}
+        return unsized({key: value for key, value in super().digested().items() if key not in SPEED})
 
     def searching(self) -> dict[str, Any]:
         """What decides the candidates of an encoded corpus, beside the vectors."""
