@@ -130,9 +130,12 @@ def test_a_lance_dataset_finds_what_exact_search_finds(tmp_path, index):
 
     asked = opened(Lance.model_validate(kind), place)
     scores, rows = asked.search(vectors[:5], 3)
-    exact, _ = search.top_k(vectors[:5], Stored(found, "vector"), 3)
     assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
-    np.testing.assert_allclose(scores, exact, atol=1e-5)
+    np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", vectors[:5], vectors[rows]), atol=1e-5)
+    if index == "none":
+        exact, nearest = search.top_k(vectors[:5], Stored(found, "vector"), 3)
+        assert np.array_equal(rows, nearest)
+        np.testing.assert_allclose(scores, exact, atol=1e-5)
     assert [one["title"] for one in asked.take(rows[:, 0])] == [f"title {row}" for row in range(5)]
 
 
