@@ -1,20 +1,26 @@
 """Which attention a model computes, and whether its texts are packed: no padding in any layer.
 
-`varlen` packs: on a CPU as pipeline/packing.py does, on a GPU by torch's own kernel (`torch.nn.attention.varlen`: half
-precision, no dropout). `flash_attention_2` packs for the package flash-attn. Source: Dao 2023 (arXiv 2307.08691).
+`varlen` packs: on a CPU as pipeline/packing.py does, on a GPU by the kernel that torch brings (half precision), which
+`auto` takes where it can. `flash_attention_2` packs for the package flash-attn. Source: Dao 2023 (arXiv 2307.08691).
 """
 
 import importlib.util
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import packing
 from pipeline.errors import UserError
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "varlen"]
 PACKED = ("flash_attention_2", "varlen")
+
+
+def without_cudnn(device: str) -> None:
+    """Turn cuDNN's attention off on a GPU: it plans anew, for some 60 ms, each shape that a batch of texts can have."""
+    if device.startswith("cuda"):
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def choose(asked: Attention, device: str, dtype: torch.dtype, *, to_train: bool) -> str | None:
@@ -34,25 +40,40 @@ def choose(asked: Attention, device: str, dtype: torch.dtype, *, to_train: bool)
     return None if asked == "varlen" else asked
 
 
-def pack(asked: Attention, transformer: Any, device: str, *, to_train: bool) -> bool:
-    """Let a loaded transformer take packed texts where that was asked for, or (auto) trains faster: on a CPU.
+def pack(asked: Attention, transformer: Any, device: str, dtype: torch.dtype, *, to_train: bool) -> bool:
+    """Let a loaded transformer that computes in `dtype` take packed texts where asked for, or (auto) where faster.
 
-    Raises UserError for a model of which it is not known that it can.
+    That is so on a CPU in training, on a GPU wherever its kernel can. Raises UserError for a model of which it is not
+    known that it can.
     """
+    cpu = device == "cpu"
     if asked == "auto":
-        return to_train and device == "cpu" and packing.enable(transformer)
+        if cpu:
+            return to_train and packing.enable(transformer)
+        return fits(transformer, dtype) and _register(transformer)
     if asked not in PACKED:
         return False
     if not packing.known(transformer):
         kind = transformer.config.model_type
         raise UserError(f"encoder.attention {asked}: not known for models of type {kind}; choose auto or sdpa")
-    if asked == "varlen" and device == "cpu":
-        return packing.enable(transformer)
     if asked == "varlen":
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+        return packing.enable(transformer) if cpu else _register(transformer)
+    return True
 
-        ALL_ATTENTION_FUNCTIONS.register("varlen", varlen)
-        transformer.set_attn_implementation("varlen")
+
+def fits(transformer: Any, dtype: torch.dtype) -> bool:
+    """Whether the GPU's kernel for texts of many lengths can compute this model in this precision."""
+    if dtype not in (torch.bfloat16, torch.float16) or not packing.known(transformer) or torch.version.hip:
+        return False
+    width = transformer.config.hidden_size // transformer.config.num_attention_heads
+    return width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def _register(transformer: Any) -> bool:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register("varlen", varlen)
+    transformer.set_attn_implementation("varlen")
     return True
 
 
@@ -66,15 +87,33 @@ def varlen(
     dropout: float = 0.0,
     **known: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of packed rows [1, heads, T, d] into [1, T, heads, d]; `known` says where the texts end."""
-    from torch.nn.attention.varlen import varlen_attn
+    """Attention of packed rows [1, heads, T, d] into [1, T, heads, d]; `known` says where the texts end.
 
-    if dropout:
-        raise UserError("encoder.attention varlen: on a GPU has no dropout; set loop.dropout 0.0, or choose sdpa")
-    if query.dtype == torch.float32:
-        raise UserError("encoder.attention varlen: on a GPU needs half precision; set loop.precision or choose sdpa")
+    The operator is the one that torch's nested tensors call, dropout and gradient included; `torch.nn.attention.varlen`
+    has no dropout. In float32, in which a model is validated, texts are padded for it.
+    """
     ends, longest = known["cu_seq_lens_q"], known["max_length_q"]
-    query, key, value = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    found = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling)
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    if query.dtype == torch.float32:
+        return _padded(query, key, value, ends, longest, scaling, dropout)[None], None
+    operator = torch.ops.aten._flash_attention_forward
+    found = operator(query, key, value, ends, ends, longest, longest, dropout, False, False, scale=scaling)[0]
     assert isinstance(found, Tensor)
     return found[None], None
+
+
+def _padded(
+    query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, scaling: float | None, dropout: float
+) -> Tensor:
+    """Attention of packed rows [T, heads, d] each, padded to [B, heads, longest, d] on the way."""
+    there = torch.arange(longest, device=ends.device) < ends.diff()[:, None]
+
+    def spread(packed: Tensor) -> Tensor:
+        held = packed.new_zeros(*there.shape, *packed.shape[1:])
+        held[there] = packed
+        return held.transpose(1, 2)
+
+    attend = nn.functional.scaled_dot_product_attention
+    mask = there[:, None, None, :]
+    found = attend(spread(query), spread(key), spread(value), mask, dropout_p=dropout, scale=scaling)
+    return found.transpose(1, 2)[there]

@@ -5,6 +5,8 @@ Hugging Face encoder), so that training, mining, embedding and evaluation cannot
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline import chunks, modeldir, packing, static
-from pipeline.attention import Attention, choose, pack
+from pipeline.attention import Attention, choose, pack, without_cudnn
 from pipeline.backends import choose as backends
 from pipeline.backends.choose import Backend
 from pipeline.backends.runtime import Batch, Runtime
@@ -25,10 +27,11 @@ from pipeline.precision import Dtype
 from pipeline.precision import compute_dtype as compute_dtype
 from pipeline.saving import write
 from pipeline.static import StaticTable
+from pipeline.tokenizing import Tokenizing, Tokens
 
 Role = Literal["query", "document"]
-Tokens = list[list[int]]
 _LEAST = 512  # padded tokens below which a runtime's batch is not cut for its padding
+_SMALL = 1024  # the same for a pass of torch, which has more to do before it computes
 
 
 class EncoderConfig(Config):
@@ -42,13 +45,13 @@ class EncoderConfig(Config):
     backend: Backend = Field("auto", description="what computes when nothing is trained; auto: openvino on CPUs")
     attention: Attention = Field("auto", description="varlen and flash_attention_2 compute no padding")
     token_budget: int | None = Field(
-        None, ge=16, description="padded tokens of one forward pass; default: 8192, on a CPU 2048, for its caches"
+        None, ge=16, description="padded tokens of one forward pass; default: 65536, on a CPU 2048, for its caches"
     )
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
 
     def budget(self, device: str) -> int:
         """Tokens of one pass: on a CPU so few that its states stay in the caches, unless asked otherwise."""
-        return self.token_budget or (2048 if device == "cpu" else 8192)
+        return self.token_budget or (2048 if device == "cpu" else 65536)
 
 
 class Encoder(nn.Module):
@@ -90,6 +93,7 @@ class Encoder(nn.Module):
         UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
         """
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        without_cudnn(place)
         dtype = compute_dtype(config.dtype, place)
         chosen = choose(config.attention, place, dtype, to_train=to_train)
         folder = modeldir.find(config.model)
@@ -122,8 +126,8 @@ class Encoder(nn.Module):
         encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
         if encoder.asked:
             backends.check(config.backend, folder, place, transformer.config.model_type, config.dtype)
-        encoder.packed = pack(config.attention, transformer, place, to_train=to_train)
-        return encoder
+        encoder.packed = pack(config.attention, transformer, place, dtype, to_train=to_train)
+        return encoder.eval()
 
     @classmethod
     def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
@@ -147,7 +151,7 @@ class Encoder(nn.Module):
         dtype = self.identity["dtype"]
         name = backends.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
         if name == "torch" and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
-            self.packed = pack("auto", self.transformer, self.device.type, to_train=True)
+            self.packed = pack("auto", self.transformer, self.device.type, self.transformer.dtype, to_train=True)
         self.runtime = backends.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
         return self
 
@@ -168,15 +172,18 @@ class Encoder(nn.Module):
             return []
         prompt = self.prompts.get(role, "")
         given = [prompt + text for text in texts] if prompt else list(texts)
-        ids = self.tokenizer(given, truncation=True, max_length=self.max_length, padding=False)["input_ids"]
-        return [list(row) for row in ids]
+        return self._ids(given)
+
+    @cached_property
+    def _ids(self) -> Tokenizing:
+        return Tokenizing(self.tokenizer, self.max_length)
 
     def prompt_length(self, role: Role) -> int:
         """Leading tokens that pooling leaves out: 0 unless the model excludes its prompt."""
         prompt = self.prompts.get(role, "")
         if self.include_prompt or not prompt:
             return 0
-        ids = self.tokenizer([prompt])["input_ids"][0]
+        ids = self._ids([prompt])[0]
         ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
         return len(ids) - (1 if ids[-1] in ends else 0)
 
@@ -211,7 +218,9 @@ class Encoder(nn.Module):
         """Cut texts of these lengths into chunks of `budget` tokens, padding included where this encoder pads."""
         if self.runtime:
             return chunks.by_tokens(lengths, budget, least=_LEAST)
-        return chunks.by_sum(lengths, budget) if self.packed else chunks.by_tokens(lengths, budget)
+        if self.packed:
+            return chunks.by_sum(lengths, budget)
+        return chunks.by_tokens(lengths, budget, least=max(_SMALL, budget // 8))
 
     def padding_share(self, lengths: Sequence[int]) -> float:
         """Share of the positions of all layers that hold no token, for texts of these lengths."""
@@ -224,8 +233,10 @@ class Encoder(nn.Module):
 
     def _pack(self, rows: Tokens, skip: Tensor | None) -> Tensor:
         """Encode texts of falling length laid end to end."""
-        packed = packing.Packing.of([len(row) for row in rows], self.device)
-        ids = torch.tensor([token for row in rows for token in row], device=self.device)
+        lengths = [len(row) for row in rows]
+        packed = packing.Packing.of(lengths, self.device, grouped=packing.grouped(self.transformer))
+        flat = np.fromiter(chain.from_iterable(rows), np.int64, sum(lengths))
+        ids = torch.from_numpy(flat).to(self.device)
         extra = {"token_type_ids": torch.zeros_like(ids)[None]} if self._takes_types else {}
         pooled = packing.pool(packing.states(self.transformer, ids, packed, **extra), packed, self.pooling, skip)
         return self._scaled(pooled)

@@ -39,20 +39,15 @@ class Packing:
     lengths: Tensor  # [B]
     positions: Tensor  # [T] place of each token in its text
     groups: list[Group]
+    longest: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "Packing":
-        """Pack texts of these lengths, the longest first."""
-        groups, start = [], 0
-        while start < len(lengths):
-            end, tokens = start, 0
-            while end < len(lengths) and tokens + lengths[end] >= (1 - _PADDING) * lengths[start] * (end - start + 1):
-                tokens += lengths[end]
-                end += 1
-            groups.append(_group(np.asarray(lengths[start:end]), device))
-            start = end
-        places = np.concatenate([np.arange(length) for length in lengths])
-        return cls(torch.tensor(lengths, device=device), torch.from_numpy(places).to(device), groups)
+    def of(cls, lengths: Sequence[int], device: torch.device, *, grouped: bool = True) -> "Packing":
+        """Pack texts of these lengths, the longest first; only attention by groups needs them `grouped`."""
+        size = np.asarray(lengths)
+        places = np.arange(size.sum()) - np.repeat(size.cumsum() - size, size)
+        groups = _groups(size, device) if grouped else []
+        return cls(torch.from_numpy(size).to(device), torch.from_numpy(places).to(device), groups, int(size[0]))
 
     @property
     def starts(self) -> Tensor:
@@ -68,8 +63,25 @@ class Packing:
     def ends(self) -> dict[str, Any]:
         """Where texts end, as the kernels for texts of many lengths take it."""
         ends = nn.functional.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
-        longest = int(self.lengths[0])
-        return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+        return {
+            "cu_seq_lens_q": ends,
+            "cu_seq_lens_k": ends,
+            "max_length_q": self.longest,
+            "max_length_k": self.longest,
+        }
+
+
+def _groups(lengths: "np.ndarray[Any, Any]", device: torch.device) -> list[Group]:
+    """Cut texts into groups of which at most `_PADDING` is padding."""
+    groups, start = [], 0
+    while start < len(lengths):
+        end, tokens = start, 0
+        while end < len(lengths) and tokens + lengths[end] >= (1 - _PADDING) * lengths[start] * (end - start + 1):
+            tokens += int(lengths[end])
+            end += 1
+        groups.append(_group(lengths[start:end], device))
+        start = end
+    return groups
 
 
 def _group(lengths: "np.ndarray[Any, Any]", device: torch.device) -> Group:
@@ -85,6 +97,11 @@ def _group(lengths: "np.ndarray[Any, Any]", device: torch.device) -> Group:
 def known(transformer: Any) -> bool:
     """Whether positions and masks of this architecture are known, so that it can take packed texts."""
     return transformer.config.model_type in _FIRST_POSITION and not getattr(transformer.config, "is_decoder", False)
+
+
+def grouped(transformer: Any) -> bool:
+    """Whether this transformer's attention goes by groups; the kernels of a GPU do not."""
+    return bool(transformer.config._attn_implementation == NAME)
 
 
 def enable(transformer: Any) -> bool:
@@ -103,7 +120,7 @@ def states(transformer: Any, ids: Tensor, packing: Packing, **extra: Tensor) -> 
     config = transformer.config
     first = _FIRST_POSITION[config.model_type] * (1 + int(config.pad_token_id or 0))
     positions = (packing.positions + first).unsqueeze(0)
-    where = {"groups": packing.groups} if config._attn_implementation == NAME else packing.ends
+    where = {"groups": packing.groups} if grouped(transformer) else packing.ends
     found = transformer(input_ids=ids.unsqueeze(0), position_ids=positions, **where, **extra)
     return found.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
 

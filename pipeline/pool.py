@@ -11,6 +11,7 @@ from pipeline.config import user_cause
 from pipeline.errors import UserError
 
 CPUS_PER_ACTOR = 4  # more threads than that do not pay for short texts
+CALLS_ON_A_GPU = 3  # one is computed while the next is read and tokenised, and the last is written
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Pool:
     num_gpus: float
     threads: int
     most: int = 0  # actors that it may grow to where the cluster grows
+    calls: int = 1  # at a time in one actor, of a worker that overlaps
 
     @classmethod
     def plan(
@@ -43,11 +45,16 @@ class Pool:
         share = engine.fitting(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
         ceiling = max(size, min(most or size, work))
         threads = threads or int(engine.fitting(size, max(1, cpus // size)))
-        return cls(size, share, min(1.0, gpus / size), threads, ceiling)
+        return cls(size, share, min(1.0, gpus / size), threads, ceiling, CALLS_ON_A_GPU if gpus else 1)
 
 
 class Worker:
-    """An actor: `work` takes and returns what JSON can hold."""
+    """An actor: `work` takes and returns what JSON can hold.
+
+    Of one that says so (`overlaps`) several threads call `work` on a GPU, and it guards what only one may do.
+    """
+
+    overlaps = False
 
     def work(self, item: Any) -> Any:
         """Do one item."""
@@ -82,10 +89,16 @@ def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any],
     import ray
 
     rows = [{"item": json.dumps(item)} for item in items]
+    calls = pool.calls if worker.overlaps and pool.calls > 1 else None
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         worker,
         fn_constructor_kwargs=settings,
-        compute=ray.data.ActorPoolStrategy(min_size=pool.size, max_size=max(pool.size, pool.most)),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=pool.size,
+            max_size=max(pool.size, pool.most),
+            max_concurrent_calls_per_actor=calls,
+            enable_true_multi_threading=calls is not None,
+        ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus or None,
     )

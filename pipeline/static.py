@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.tokenizing import Tokens
 
 WEIGHT = "embedding.weight"
-Tokens = list[list[int]]
 
 
 class StaticTable(nn.Module):

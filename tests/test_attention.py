@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.attention import choose
+from pipeline.attention import _register, choose
 from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
@@ -57,6 +57,19 @@ def test_kernels_are_told_where_texts_end():
     packed = load("varlen")
     packed.transformer.set_attn_implementation("by_ends")
     np.testing.assert_allclose(packed.encode(TEXTS, "query"), load("sdpa").encode(TEXTS, "query"), atol=2e-6)
+
+
+def test_packed_texts_in_float32_are_padded_for_a_kernel_that_has_none():
+    """What a GPU does to validate: vectors and gradients of the padded way."""
+    packed, padded = load("varlen"), load("sdpa")
+    _register(packed.transformer)
+    np.testing.assert_allclose(packed.encode(TEXTS, "query"), padded.encode(TEXTS, "query"), atol=2e-6)
+    grads = []
+    for encoder in (packed, padded):
+        vectors = encoder.encode_tokens(encoder.tokenize(TEXTS, "query"))
+        (vectors[0] @ vectors[1:].T).sum().backward()
+        grads.append(torch.cat([x.grad.reshape(-1) for x in encoder.parameters() if x.grad is not None]))
+    assert (grads[0] - grads[1]).norm() < 1e-5 * grads[1].norm()
 
 
 def test_what_is_not_there_is_one_clear_line(minilm, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipeline import chunks
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
+from pipeline.tokenizing import Tokenizing
 
 TEXTS = ["wireless headphones", "", "x", "Bluetooth earbuds with a charging case. " * 40, "running shoes"] * 5
 PROMPTS = {"query": "search: ", "document": "passage: "}
@@ -112,3 +114,34 @@ def test_chunks_partition_within_the_budget(budget):
 def test_chunks_take_a_text_beyond_the_budget_alone():
     assert [c.tolist() for c in chunks.by_tokens([5, 900, 5], 100)] == [[1], [0, 2]]
     assert chunks.by_tokens([], 100) == []
+
+
+def test_token_ids_are_those_of_the_tokenizer(minilm):
+    """The fast way around transformers gives what its own call does, whatever was asked of the tokenizer between."""
+    encoder = Encoder.load(EncoderConfig(model=minilm, max_length=16, prompts=PROMPTS), "cpu")
+    texts = [*TEXTS, "[SEP] in a text [MASK]", "Ünïcödé 漢字 \u200b\ud83d", "tab\tand\nline", "x" * 500, "   "]
+    texts = [text.encode("utf-8", "replace").decode() for text in texts]
+    asked = encoder.tokenize(texts, "query")
+    encoder.tokenizer(texts, truncation=True, max_length=5, padding=True)
+    assert encoder.tokenize(texts, "query") == asked
+    given = [PROMPTS["query"] + text for text in texts]
+    assert asked == encoder.tokenizer(given, truncation=True, max_length=16, padding=False)["input_ids"]
+    slow = Tokenizing(WithoutFast(encoder.tokenizer), 16)
+    assert slow.fast is None and slow(given) == asked
+
+
+class WithoutFast:
+    """A tokenizer that has no fast form."""
+
+    def __init__(self, tokenizer):
+        self.call = tokenizer
+
+    def __call__(self, *args, **kwargs):
+        return self.call(*args, **kwargs)
+
+
+def test_threads_share_a_tokenizer(minilm):
+    encoder = Encoder.load(EncoderConfig(model=minilm, max_length=64), "cpu")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda part: encoder.tokenize(TEXTS[part:], "document"), range(20)))
+    assert found == [encoder.tokenize(TEXTS[part:], "document") for part in range(20)]

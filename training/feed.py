@@ -15,12 +15,13 @@ import pyarrow as pa
 from pipeline.artifact import MANIFEST, Artifact
 from pipeline.errors import UserError
 from pipeline.files import filesystem, join, open_parquet, read_json, write_json
+from pipeline.tokenizing import Tokens
 from training.batches import Ints
 from training.composer import compose_epoch
 from training.epoch import Recipe
 from training.prepare import pieces, write_rows
 from training.texts import Rows
-from training.tokens import Tokenize, Tokens, beside, ragged, texts
+from training.tokens import Tokenize, beside, ragged, texts
 
 T = TypeVar("T")
 

@@ -5,7 +5,8 @@ import copy
 import torch
 from torch import Tensor
 
-from pipeline.encoder import Encoder, Tokens
+from pipeline.encoder import Encoder
+from pipeline.tokenizing import Tokens
 
 
 class Frozen:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.chunks import by_tokens
+from pipeline.tokenizing import Tokens
 
-Tokens = list[list[int]]
 Encode = Callable[[Tokens, list[int]], Tensor]
 Cut = Callable[[list[int], int], list[npt.NDArray[np.int64]]]
 Piece = tuple[int, npt.NDArray[np.int64]]  # a seed, and the texts that are encoded under it, apart from all others

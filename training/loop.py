@@ -12,11 +12,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.attention import pack
 from pipeline.config import Config
 from pipeline.dropout import cheapen
-from pipeline.encoder import Encoder, Tokens
+from pipeline.encoder import Encoder
 from pipeline.errors import UserError
 from pipeline.precision import compute_dtype
+from pipeline.tokenizing import Tokens
 from training import batches
 from training.average import Average, Averaging
 from training.checkpoint import Progress, State
@@ -111,6 +113,9 @@ class Loop:
             raise UserError(
                 f"batch_size {config.batch_size} is too small for {self.size} workers; at least 4 rows each"
             )
+        self.autocast = compute_dtype(config.precision, encoder.device.type)
+        if encoder.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
+            encoder.packed = pack("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
         self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
@@ -130,7 +135,6 @@ class Loop:
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
         self.pace = Pace(encoder.device)
-        self.autocast = compute_dtype(config.precision, encoder.device.type)
         self.optimizer = Optimizer(
             self.module,
             self.autocast,

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.encoder import Encoder, Tokens
+from pipeline.encoder import Encoder
+from pipeline.tokenizing import Tokens
 from training.gather import world
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Pace:
 
     def arrived(self) -> None:
         """Note that this rank has embedded its rows: from here on it waits for the others."""
-        if self.device.type == "cuda":
+        if self.size > 1 and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.own = time.monotonic() - self.start
 

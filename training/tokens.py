@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.tokenizing import Tokens
 from training.batches import Ints, Keys, Ragged, chosen
 from training.texts import Rows
 
-Tokens = list[list[int]]
 Tokenize = Callable[[list[str], Literal["query", "document"]], Tokens]
 
 IDS, WORDS = pa.list_(pa.int64()), pa.list_(pa.int32())

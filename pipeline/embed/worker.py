@@ -1,5 +1,6 @@
 """The actors of the embedding job: a shard of rows into one committed file of vectors, and how fast that goes."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -83,11 +84,16 @@ class Pace(Progress):
 class EncodeShard(Worker):
     """Encodes shards: rows of an input into one committed file of vectors."""
 
-    def __init__(self, task: Task, ranges: Ranges, earlier: list[Any], threads: int) -> None:
-        import ray
+    overlaps = True
 
+    def __init__(self, task: Task, ranges: Ranges, earlier: list[Any], threads: int) -> None:
         self.task, self.ranges, self.encoder = task, ranges, task.load(threads)
-        self.earlier: Earlier | None = ray.get(earlier[0]) if earlier[0] is not None else None
+        self.turn = threading.Lock()  # one shard computes while others are read, tokenised and written
+        self.earlier: Earlier | None = None
+        if earlier[0] is not None:
+            import ray
+
+            self.earlier = ray.get(earlier[0])
 
     def work(self, item: dict[str, Any]) -> dict[str, int]:
         """Encode one shard and commit it; return its rows, and the tokens that were computed.
@@ -124,7 +130,8 @@ class EncodeShard(Worker):
 
     def _encoded(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
         tokens = self.encoder.tokenize(texts, self.task.role)
-        vectors = self.encoder.vectors(tokens, self.task.role)
+        with self.turn:
+            vectors = self.encoder.vectors(tokens, self.task.role)
         lengths = [len(row) for row in tokens]
         share = self.encoder.padding_share(lengths)
         counts = {"tokens": sum(lengths), "padded": round(sum(lengths) / (1 - share)), "copied": 0}

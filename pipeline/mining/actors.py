@@ -1,5 +1,6 @@
 """The actors of the mining job: encode shards, build an index, search a block of pairs, have a reranker score them."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,9 +76,12 @@ class Places:
 class EncodeForSearch(Worker):
     """Encodes documents and anchors into unit vectors in float16, with the keys that exclusions go by."""
 
+    overlaps = True
+
     def __init__(self, encoder: EncoderConfig, folder: str, split: str, threads: int) -> None:
         limit_threads(threads)
         self.encoder, self.folder, self.split = Encoder.load(encoder), folder, split
+        self.turn = threading.Lock()  # one shard computes while others are read, tokenised and written
 
     def work(self, item: tuple[Role, dict[str, Any], str]) -> int:
         """Encode one shard of the corpus, or the anchors of one shard of pairs; return the rows that it had."""
@@ -99,7 +103,10 @@ class EncodeForSearch(Worker):
 
     def _encoded(self, ids: pa.ChunkedArray, texts: pa.ChunkedArray, role: Role) -> pa.Table:
         plain = texts.to_pylist()
-        vectors = vectors_table(ids, unit(self.encoder.encode(plain, role)), "float16")
+        tokens = self.encoder.tokenize(plain, role)
+        with self.turn:
+            found = self.encoder.vectors(tokens, role)
+        vectors = vectors_table(ids, unit(found), "float16")
         return vectors.append_column("text_key", pa.array(text_keys(plain)))
 
 

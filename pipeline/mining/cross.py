@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipeline import chunks, modeldir
 from pipeline.artifact import digest
+from pipeline.attention import without_cudnn
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.files import fingerprint_file
@@ -36,6 +37,7 @@ class Reranker:
 
     def __init__(self, config: CrossConfig, device: str = "auto") -> None:
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        without_cudnn(place)
         self.config, self.folder = config, modeldir.find(config.model)
         self.tokenizer, model = _parts(config, self.folder)
         self.labels = int(model.config.num_labels)

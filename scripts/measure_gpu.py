@@ -1,0 +1,138 @@
+"""What `scripts.bench_gpu` measures with: clocks and counts of a GPU, and texts embedded by us and by the peer."""
+
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from pipeline.embed.columns import Format
+from pipeline.embed.worker import EncodeShard, Task
+from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.shards import plan
+from scripts import measure_engine
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+Found = dict[str, float]
+
+
+def product_rate(size: int) -> float:
+    """Floating-point operations a second of a product of two bfloat16 matrices of random numbers."""
+    left, right = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    times = [timed(lambda: left @ right) for _ in range(20)]
+    return 2 * size**3 / statistics.median(times[5:])
+
+
+def timed(job: Callable[[], Any]) -> float:
+    """Seconds of a job, what it left to the GPU included."""
+    synchronize()
+    start = time.perf_counter()
+    job()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def fresh(job: Callable[[], Found]) -> Found:
+    """Do a job with nothing left of those before it: neither in the GPU's memory nor of torch's settings."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(True)  # as torch has it; our encoder turns it off
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return job()
+
+
+def flops(model: str, lengths: list[int]) -> float:
+    """Operations of a forward pass over texts of these lengths: matrix products of the layers, and of attention."""
+    config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    of_token = 8 * width**2 + 4 * width * inner
+    return float(layers * sum(of_token * length + 4 * width * length**2 for length in lengths))
+
+
+def base(folder: str, sample: str, layers: int) -> str:
+    """BERT-base with random weights, as a model directory with the sample's tokens."""
+    from transformers import BertConfig, BertModel
+
+    encoder = Encoder.load(EncoderConfig(model=sample, layers=1), "cpu")
+    torch.manual_seed(0)
+    encoder.transformer = BertModel(BertConfig(num_hidden_layers=layers))
+    place = str(Path(folder) / "bert-base")
+    encoder.save(place)
+    return place
+
+
+def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rate: float) -> Found:
+    """Texts in shards of some rows through the worker of the job, `calls` at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "in.parquet")
+        pq.write_table(pa.table({"id": [f"d{row}" for row in range(len(texts))], "text": texts}), path)
+        items = [asdict(shard) for shard in plan([path], rows, "", None)]
+        task = Task(config, "document", "id", "text", (), folder, (Format(),), False, False)
+        worker = EncodeShard(task, {}, [None], os.cpu_count() or 1)
+
+        def work(name: str) -> list[dict[str, int]]:
+            place = Path(folder) / name
+            place.mkdir()
+            worker.task = replace(task, folder=str(place))
+            with ThreadPoolExecutor(calls) as pool:
+                return list(pool.map(worker.work, items))
+
+        work("warm")
+        done: list[dict[str, int]] = []
+        seconds = timed(lambda: done.extend(work("timed")))
+        busy = kernel_seconds(lambda: work("profiled")) if torch.cuda.is_available() else seconds
+        lengths = [len(row) for row in worker.encoder.tokenize(texts, "document")]
+    tokens, padded = (sum(one[key] for one in done) for key in ("tokens", "padded"))
+    return _rates(config.model, lengths, seconds, busy, rate) | {"padding": 1 - tokens / padded}
+
+
+def peer_encoded(config: EncoderConfig, texts: list[str], rows: int, rate: float) -> Found:
+    """Texts in batches of some rows by `SentenceTransformer.encode`."""
+    from sentence_transformers import SentenceTransformer
+
+    found = SentenceTransformer(config.model, device=DEVICE, model_kwargs={"torch_dtype": torch.bfloat16})
+    work = partial(found.encode, batch_size=rows, show_progress_bar=False, convert_to_tensor=True)
+    work(texts)  # all shapes of its batches have been seen then
+    seconds = timed(lambda: work(texts))
+    busy = kernel_seconds(lambda: work(texts)) if torch.cuda.is_available() else seconds
+    lengths = [len(row) for row in found.tokenizer(texts, truncation=True)["input_ids"]]
+    return _rates(config.model, lengths, seconds, busy, rate)
+
+
+def _rates(model: str, lengths: list[int], seconds: float, busy: float, rate: float) -> Found:
+    arithmetic = flops(model, lengths)
+    return {
+        "docs_per_s": len(lengths) / seconds,
+        "tokens_per_s": sum(lengths) / seconds,
+        "mfu": arithmetic / seconds / rate,
+        "gpu_waits": max(0.0, 1 - busy / seconds),
+        "peak": measure_engine.peak(DEVICE),
+    }
+
+
+def kernel_seconds(job: Callable[[], Any]) -> float:
+    """Seconds that the GPU computed or copied during a job."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        job()
+        synchronize()
+    return sum(one.self_device_time_total for one in found.key_averages()) / 1e6
