@@ -73,11 +73,11 @@ class Packing:
 
 def _groups(lengths: "np.ndarray[Any, Any]", device: torch.device) -> list[Group]:
     """Cut texts into groups of which at most `_PADDING` is padding."""
-    groups, start = [], 0
-    while start < len(lengths):
+    groups, start, size = [], 0, lengths.tolist()
+    while start < len(size):
         end, tokens = start, 0
-        while end < len(lengths) and tokens + lengths[end] >= (1 - _PADDING) * lengths[start] * (end - start + 1):
-            tokens += int(lengths[end])
+        while end < len(size) and tokens + size[end] >= (1 - _PADDING) * size[start] * (end - start + 1):
+            tokens += size[end]
             end += 1
         groups.append(_group(lengths[start:end], device))
         start = end
