@@ -50,14 +50,14 @@ def pack(asked: Attention, transformer: Any, device: str, dtype: torch.dtype, *,
     if asked == "auto":
         if cpu:
             return to_train and packing.enable(transformer)
-        return fits(transformer, dtype) and _register(transformer)
+        return fits(transformer, dtype) and packing.adopt(transformer, "varlen", varlen)
     if asked not in PACKED:
         return False
     if not packing.known(transformer):
         kind = transformer.config.model_type
         raise UserError(f"encoder.attention {asked}: not known for models of type {kind}; choose auto or sdpa")
     if asked == "varlen":
-        return packing.enable(transformer) if cpu else _register(transformer)
+        return packing.enable(transformer) if cpu else packing.adopt(transformer, "varlen", varlen)
     return True
 
 
@@ -67,14 +67,6 @@ def fits(transformer: Any, dtype: torch.dtype) -> bool:
         return False
     width = transformer.config.hidden_size // transformer.config.num_attention_heads
     return width % 8 == 0 and width <= 256 and torch.cuda.get_device_capability() >= (8, 0)
-
-
-def _register(transformer: Any) -> bool:
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    ALL_ATTENTION_FUNCTIONS.register("varlen", varlen)
-    transformer.set_attn_implementation("varlen")
-    return True
 
 
 def varlen(

@@ -234,7 +234,7 @@ class Encoder(nn.Module):
     def _pack(self, rows: Tokens, skip: Tensor | None) -> Tensor:
         """Encode texts of falling length laid end to end."""
         lengths = [len(row) for row in rows]
-        packed = packing.Packing.of(lengths, self.device, grouped=packing.grouped(self.transformer))
+        packed = packing.Packing.of(lengths, self.device)
         flat = np.fromiter(chain.from_iterable(rows), np.int64, sum(lengths))
         ids = torch.from_numpy(flat).to(self.device)
         extra = {"token_type_ids": torch.zeros_like(ids)[None]} if self._takes_types else {}

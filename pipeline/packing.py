@@ -5,9 +5,9 @@ work at the lengths of sentences, is done group by group of neighbours in length
 way to rounding. Source: the unpadding of Portes et al. 2023 (MosaicBERT, arXiv 2312.17482), without its kernels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -38,16 +38,27 @@ class Packing:
 
     lengths: Tensor  # [B]
     positions: Tensor  # [T] place of each token in its text
-    groups: list[Group]
-    longest: int
+    sizes: Sequence[int]  # the lengths, where no GPU has to be asked
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device, *, grouped: bool = True) -> "Packing":
-        """Pack texts of these lengths, the longest first; only attention by groups needs them `grouped`."""
+    def of(cls, lengths: Sequence[int], device: torch.device) -> "Packing":
+        """Pack texts of these lengths, the longest first."""
         size = np.asarray(lengths)
         places = np.arange(size.sum()) - np.repeat(size.cumsum() - size, size)
-        groups = _groups(size, device) if grouped else []
-        return cls(torch.from_numpy(size).to(device), torch.from_numpy(places).to(device), groups, int(size[0]))
+        return cls(torch.from_numpy(size).to(device), torch.from_numpy(places).to(device), lengths)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Texts in groups of which at most `_PADDING` is padding; only attention by groups asks for them."""
+        groups, start, size = [], 0, self.sizes
+        while start < len(size):
+            end, tokens = start, 0
+            while end < len(size) and tokens + size[end] >= (1 - _PADDING) * size[start] * (end - start + 1):
+                tokens += size[end]
+                end += 1
+            groups.append(_group(np.asarray(size[start:end]), self.lengths.device))
+            start = end
+        return groups
 
     @property
     def starts(self) -> Tensor:
@@ -63,25 +74,8 @@ class Packing:
     def ends(self) -> dict[str, Any]:
         """Where texts end, as the kernels for texts of many lengths take it."""
         ends = nn.functional.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
-        return {
-            "cu_seq_lens_q": ends,
-            "cu_seq_lens_k": ends,
-            "max_length_q": self.longest,
-            "max_length_k": self.longest,
-        }
-
-
-def _groups(lengths: "np.ndarray[Any, Any]", device: torch.device) -> list[Group]:
-    """Cut texts into groups of which at most `_PADDING` is padding."""
-    groups, start, size = [], 0, lengths.tolist()
-    while start < len(size):
-        end, tokens = start, 0
-        while end < len(size) and tokens + size[end] >= (1 - _PADDING) * size[start] * (end - start + 1):
-            tokens += size[end]
-            end += 1
-        groups.append(_group(lengths[start:end], device))
-        start = end
-    return groups
+        longest = self.sizes[0]
+        return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def _group(lengths: "np.ndarray[Any, Any]", device: torch.device) -> Group:
@@ -99,19 +93,17 @@ def known(transformer: Any) -> bool:
     return transformer.config.model_type in _FIRST_POSITION and not getattr(transformer.config, "is_decoder", False)
 
 
-def grouped(transformer: Any) -> bool:
-    """Whether this transformer's attention goes by groups; the kernels of a GPU do not."""
-    return bool(transformer.config._attn_implementation == NAME)
-
-
 def enable(transformer: Any) -> bool:
     """Let a transformer take packed texts; False for an architecture whose positions or masks this does not know."""
+    return known(transformer) and adopt(transformer, NAME, attention)
+
+
+def adopt(transformer: Any, name: str, function: Callable[..., Any]) -> bool:
+    """Have a transformer compute its attention by a function, which transformers knows by name from then on; True."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    if not known(transformer):
-        return False
-    ALL_ATTENTION_FUNCTIONS.register(NAME, attention)
-    transformer.set_attn_implementation(NAME)
+    ALL_ATTENTION_FUNCTIONS.register(name, function)
+    transformer.set_attn_implementation(name)
     return True
 
 
@@ -120,7 +112,7 @@ def states(transformer: Any, ids: Tensor, packing: Packing, **extra: Tensor) -> 
     config = transformer.config
     first = _FIRST_POSITION[config.model_type] * (1 + int(config.pad_token_id or 0))
     positions = (packing.positions + first).unsqueeze(0)
-    where = {"groups": packing.groups} if grouped(transformer) else packing.ends
+    where = {"groups": packing.groups} if config._attn_implementation == NAME else packing.ends
     found = transformer(input_ids=ids.unsqueeze(0), position_ids=positions, **where, **extra)
     return found.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
 

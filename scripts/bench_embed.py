@@ -10,12 +10,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from scripts.turns import medians
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = "gt:all-minilm-l6-v2"
@@ -67,11 +68,7 @@ class Bench:
 
     def turns(self, *jobs: partial[Found]) -> list[Found]:
         """Medians of jobs that are measured in turns."""
-        found = [[job() for job in jobs] for _ in range(self.repeats)]
-        return [
-            {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
-            for place in range(len(jobs))
-        ]
+        return medians(self.repeats, jobs)
 
     def int8(self) -> str:
         """The sample model with its int8 graph, calibrated on Debian's descriptions."""

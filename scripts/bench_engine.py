@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from scripts.turns import medians
 
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("movies_msrd", "debian_packages", "covidqa", "medquad")
@@ -79,11 +80,7 @@ class Bench:
 
     def turns(self, *jobs: Callable[[], dict[str, float]]) -> list[dict[str, float]]:
         """Medians of jobs that are measured in turns."""
-        found = [[job() for job in jobs] for _ in range(self.repeats)]
-        return [
-            {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
-            for place in range(len(jobs))
-        ]
+        return medians(self.repeats, jobs)
 
 
 def loss(bench: Bench) -> None:

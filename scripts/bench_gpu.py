@@ -10,10 +10,9 @@ without padding and without what is computed twice. Writes {out}/gpu.json, a lis
 import argparse
 import json
 import os
-import statistics
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pipeline.pool import CALLS_ON_A_GPU
 from scripts import measure_engine
 from scripts.measure_embed import texts_of
 from scripts.measure_gpu import DEVICE, Found, base, embedded, flops, fresh, peer_encoded, product_rate
+from scripts.turns import medians
 
 TEXT_SETS = ["debian_packages", "movies_msrd", "medquad"]
 TILE = 1024
@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.rows, self.cuda = options, [], DEVICE == "cuda"
         self.asked = {"attention": options.attention, "token_budget": options.token_budget}
-        self.turns_of: int = 1 if options.quick else options.repeats
+        self.repeats: int = 1 if options.quick else options.repeats
         self.name = torch.cuda.get_device_name() if self.cuda else "cpu"
         self.models = {"MiniLM": modeldir.find(options.model)}
         self.rate = product_rate(8192 if self.cuda else 1024)
@@ -52,11 +52,7 @@ class Bench:
 
     def turns(self, *jobs: Callable[[], Found]) -> list[Found]:
         """Medians of jobs that are measured in turns."""
-        found = [[fresh(job) for job in jobs] for _ in range(self.turns_of)]
-        return [
-            {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
-            for place in range(len(jobs))
-        ]
+        return medians(self.repeats, [partial(fresh, job) for job in jobs])
 
     def step(self, model: str, **job: Any) -> Found:
         """Steps of training, with tokens a second and the share of the card's rate."""
@@ -64,20 +60,22 @@ class Bench:
         given = {
             "side": "ours", "data": options.data, "length": 128, "layers": None, "cache": None, "tile": None,
             "fill": False, "precision": "bfloat16", "ranks": 1, "steps": 6 if options.quick else options.steps,
-            "device": DEVICE, "model": self.models[model], "mini_batch": options.mini_batch,
+            "device": DEVICE, "model": self.models[model],
         } | self.asked | job  # fmt: skip
         found = measure_engine.step(given)
-        lengths = self._lengths(given)
+        lengths = lengths_of(given["model"], options.data, given["set"], given["batch"], given["length"])
         pairs = len(lengths) / 2
         found["tokens_per_s"] = found["pairs_per_s"] * sum(lengths) / pairs
         arithmetic = 3 * flops(given["model"], lengths) / pairs
         return found | {"mfu": found["pairs_per_s"] * arithmetic / self.rate}
 
-    def _lengths(self, job: dict[str, Any]) -> list[int]:
-        """Tokens of the texts of some of a job's pairs."""
-        encoder = Encoder.load(EncoderConfig(model=job["model"], max_length=job["length"], layers=1), "cpu")
-        texts = [text for pair in measure_engine.rows_of(job)[:4000] for text in pair]
-        return [len(row) for row in encoder.tokenize(texts, "document")]
+
+@cache
+def lengths_of(model: str, data: str, name: str, rows: int, most: int) -> list[int]:
+    """Tokens, `most` of each, of the texts of some of the pairs of which a job has `rows` a step."""
+    encoder = Encoder.load(EncoderConfig(model=model, max_length=most, layers=1), "cpu")
+    pairs = measure_engine.rows_of({"data": data, "set": name, "batch": rows, "length": most, "fill": False})
+    return [len(row) for row in encoder.tokenize([text for pair in pairs[:4000] for text in pair], "document")]
 
 
 def loss(bench: Bench) -> None:
@@ -104,10 +102,10 @@ def cached(bench: Bench) -> None:
     _steps(bench, "cached", 2048 if bench.cuda else 64, 128 * bench.options.mini_batch)
 
 
-def _steps(bench: Bench, kind: str, rows: int, cache: int | None) -> None:
+def _steps(bench: Bench, kind: str, rows: int, budget: int | None) -> None:
     for model in bench.models:
         for name in bench.options.sets[: 1 if bench.options.quick else None]:
-            step = partial(bench.step, model, set=name, batch=rows, cache=cache)
+            step = partial(bench.step, model, set=name, batch=rows, cache=budget)
             ours, peer = bench.turns(step, partial(step, side="peer"))
             bench.add(f"training, {model}, {name}, {rows:,} rows, {kind}", ours, peer, "pairs/s")
 
@@ -115,16 +113,16 @@ def _steps(bench: Bench, kind: str, rows: int, cache: int | None) -> None:
 def largest(bench: Bench) -> None:
     """The most rows of 128 tokens in one batch: plain until memory is out, cached as far as time allows."""
     most = {None: 1 << 17, 65536: 1 << 15} if bench.cuda else {None: 32, 2048: 32}
-    for cache, limit in most.items():
+    for budget, limit in most.items():
         rows, found = (2048 if bench.cuda else 16), {}
         while rows <= limit:
-            job = partial(bench.step, "MiniLM", set="words", batch=rows, cache=cache, tile=TILE, steps=3)
+            job = partial(bench.step, "MiniLM", set="words", batch=rows, cache=budget, tile=TILE, steps=3)
             try:
                 found = {"rows": float(rows), **fresh(job)}
             except torch.OutOfMemoryError:
                 break
-            rows *= 2 if cache is None else 16
-        bench.add(f"largest batch, {'plain' if cache is None else 'cached'}", found, None, "rows")
+            rows *= 2 if budget is None else 16
+        bench.add(f"largest batch, {'plain' if budget is None else 'cached'}", found, None, "rows")
 
 
 def encode(bench: Bench) -> None:

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from scripts.turns import medians
 
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
@@ -85,11 +86,7 @@ class Bench:
 
     def turns(self, *jobs: Callable[[], dict[str, float]], repeats: int | None = None) -> list[dict[str, float]]:
         """Medians of jobs that are measured in turns."""
-        found = [[job() for job in jobs] for _ in range(repeats or self.repeats)]
-        return [
-            {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
-            for place in range(len(jobs))
-        ]
+        return medians(repeats or self.repeats, jobs)
 
 
 def usage(root: int) -> tuple[float, dict[int, float]]:

@@ -134,7 +134,6 @@ def ours(job: dict[str, Any]) -> list[float]:
     config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32", **asked)
     settings = {"batch_size": job["batch"], "max_steps": job["steps"], "epochs": job["steps"], "learning_rate": RATE}
     settings |= {"precision": job["precision"], "cache_tokens": job["cache"], "validations": 0, "log_every": 1}
-    settings |= {"dropout": job["dropout"]} if job.get("dropout") is not None else {}
     loop = Loop(
         Encoder.load(config, job["device"], to_train=True),
         InfoNCE(tile=job["tile"]),
@@ -173,7 +172,7 @@ def peers(job: dict[str, Any]) -> list[float]:
     objective = losses.MultipleNegativesRankingLoss(model, **gathered)
     if job["cache"]:
         objective = losses.CachedMultipleNegativesRankingLoss(
-            model, mini_batch_size=job.get("mini_batch") or job["cache"] // job["length"], **gathered
+            model, mini_batch_size=job["cache"] // job["length"], **gathered
         )
     anchors, positives = zip(*rows_of(job), strict=True)
     with tempfile.TemporaryDirectory() as folder:

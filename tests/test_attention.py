@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.attention import _register, choose
+from pipeline import packing
+from pipeline.attention import choose, varlen
 from pipeline.config import validate
 from pipeline.encoder import Encoder, EncoderConfig
 from pipeline.errors import UserError
@@ -62,7 +63,7 @@ def test_kernels_are_told_where_texts_end():
 def test_packed_texts_in_float32_are_padded_for_a_kernel_that_has_none():
     """What a GPU does to validate: vectors and gradients of the padded way."""
     packed, padded = load("varlen"), load("sdpa")
-    _register(packed.transformer)
+    packing.adopt(packed.transformer, "varlen", varlen)
     np.testing.assert_allclose(packed.encode(TEXTS, "query"), padded.encode(TEXTS, "query"), atol=2e-6)
     grads = []
     for encoder in (packed, padded):
