@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.config import JobConfig, main
-from pipeline.console import Progress, say
-from pipeline.distill import distil
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.files import join
-from pipeline.modeldir import SAMPLE_MODEL
+from pipeline.core.config import JobConfig, main
+from pipeline.core.progress import Progress, say
+from pipeline.encoder.distillation import distil
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.model_directory import SAMPLE_MODEL
+from pipeline.storage.files import join
 
 
 class DistilConfig(JobConfig):

@@ -1,7 +1,7 @@
 """Embed a corpus, or any file of texts: `python -m scripts.embed --config RECIPE [flags]`."""
 
-from pipeline.config import main
-from pipeline.embed.job import EmbedConfig, run
+from pipeline.core.config import main
+from pipeline.embedding.job import EmbedConfig, run
 
 if __name__ == "__main__":
     main(EmbedConfig, "embed", run)

@@ -4,8 +4,8 @@ import argparse
 import json
 import sys
 
-from pipeline.config import answering
-from training.fit.lineage import explain, told
+from pipeline.core.config import answering
+from training.run.lineage import explain, told
 
 
 def main() -> None:

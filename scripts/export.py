@@ -1,7 +1,7 @@
 """Give a model graphs for other runtimes, or to the Hub: `python -m scripts.export --model DIR --to onnx --to int8`."""
 
-from pipeline.config import main
-from pipeline.export import ExportConfig, run
+from pipeline.core.config import main
+from pipeline.encoder.export import ExportConfig, run
 
 if __name__ == "__main__":
     main(ExportConfig, "export", run)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.artifact import Artifact
-from pipeline.config import answering
-from pipeline.console import say
-from pipeline.errors import UserError
-from pipeline.files import read_parquet, write_parquet
-from pipeline.mining.tuples import flag_lines, labelled_lists, labelled_pairs, n_tuples, tuples
+from pipeline.core.config import answering
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.mining.output_formats import flag_lines, labelled_lists, labelled_pairs, n_tuples, tuples
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import read_parquet, write_parquet
 
 FORMATS = {
     "triplet": "anchor, positive, negative; a row a negative",

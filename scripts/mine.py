@@ -1,6 +1,6 @@
 """Mine hard negatives for training pairs: `python -m scripts.mine --config RECIPE [flags]`."""
 
-from pipeline.config import main
+from pipeline.core.config import main
 from pipeline.mining.config import MineConfig
 from pipeline.mining.job import run
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.config import answering
+from pipeline.core.config import answering
 from pipeline.inspection.page import render
 from pipeline.inspection.survey import survey
 from pipeline.inspection.terminal import show

@@ -15,16 +15,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import JOBS, JobConfig, answering, load_recipe, parse, sections
-from pipeline.console import say
-from pipeline.errors import UserError
+from pipeline.core.config import JOBS, JobConfig, answering, load_recipe, parse, sections
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 
 JOB_MODULES = {
-    "build": ("pipeline.build.job", "BuildConfig"),
+    "build": ("pipeline.building.job", "BuildConfig"),
     "mine": ("pipeline.mining.job", "MineConfig"),
-    "train": ("training.fit.job", "TrainConfig"),
-    "embed": ("pipeline.embed.job", "EmbedConfig"),
-    "evaluate": ("pipeline.evaluate.job", "EvaluateConfig"),
+    "train": ("training.run.job", "TrainConfig"),
+    "embed": ("pipeline.embedding.job", "EmbedConfig"),
+    "evaluate": ("pipeline.evaluation.job", "EvaluateConfig"),
 }
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from pipeline.config import answering
-from pipeline.index.ask import Searcher
+from pipeline.core.config import answering
+from pipeline.search.query import Searcher
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import main
+from pipeline.core.config import main
 from pipeline.mining.sweep import SweepConfig, lines, run
 
 

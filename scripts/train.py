@@ -1,8 +1,8 @@
 """Fine-tune an encoder: `python -m scripts.train --config RECIPE [flags]`."""
 
-from pipeline.config import main
-from training.fit.config import TrainConfig
-from training.fit.job import run
+from pipeline.core.config import main
+from training.run.config import TrainConfig
+from training.run.job import run
 
 if __name__ == "__main__":
     main(TrainConfig, "train", run)

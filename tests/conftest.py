@@ -25,7 +25,7 @@ def ray_session() -> Iterator[None]:
     """A local Ray cluster of 4 logical CPUs, one for the whole session."""
     import ray
 
-    from pipeline import engine
+    from pipeline.core import ray_session as engine
 
     os.environ.pop("RAY_ADDRESS", None)
     with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as folder:

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.modeldir import find
-from pipeline.tally import Tally
-from pipeline.text import normalise, shorten
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.encoder.model_directory import find
+from pipeline.storage.counts import Tally
+from pipeline.text.normalize import normalise, shorten
 
 _TOKENIZED = 1024  # texts at once
 

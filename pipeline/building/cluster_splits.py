@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.build.entries import Entries
-from pipeline.build.near import NearSteps
-from pipeline.clusters import joined
-from pipeline.exchange import Exchange
-from pipeline.pairs import ASKED
-from pipeline.tally import Tally
+from pipeline.building.dedup import Entries
+from pipeline.building.near_duplicates import NearSteps, joined
+from pipeline.building.pairs import ASKED
+from pipeline.storage.counts import Tally
+from pipeline.storage.shuffle import Exchange
 
 TIES = pa.schema([("left", pa.string()), ("right", pa.string())])
 TOPICS = pa.schema([("query_id", pa.string()), ("group", pa.string())])

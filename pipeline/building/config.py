@@ -4,16 +4,16 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.cleaning import CleanConfig
-from pipeline.config import JobConfig
-from pipeline.files import join
-from pipeline.leaks import LeakConfig
-from pipeline.minhash import NearConfig
-from pipeline.pairs import PairConfig
-from pipeline.read import Source
-from pipeline.sources.record import Prompts
-from pipeline.splits import SplitConfig
-from pipeline.triplets import TripletConfig
+from pipeline.building.cleaning import CleanConfig
+from pipeline.building.decontamination import LeakConfig
+from pipeline.building.minhash import NearConfig
+from pipeline.building.pairs import PairConfig
+from pipeline.building.triplets import TripletConfig
+from pipeline.core.config import JobConfig
+from pipeline.sources.reading.record import Prompts
+from pipeline.sources.reading.splits import SplitConfig
+from pipeline.sources.registry import Source
+from pipeline.storage.files import join
 
 
 class DecontaminateConfig(LeakConfig):

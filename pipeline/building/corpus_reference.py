@@ -2,10 +2,10 @@
 
 from pydantic import Field, model_validator
 
-from pipeline.artifact import Artifact
-from pipeline.build.config import BuildConfig
-from pipeline.config import Config, read_recipe, validate
-from pipeline.errors import UserError
+from pipeline.building.config import BuildConfig
+from pipeline.core.config import Config, read_recipe, validate
+from pipeline.core.errors import UserError
+from pipeline.storage.artifact import Artifact
 
 
 class Made(Config):

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline.columns import keys, words
-from pipeline.minhash import NearConfig, alike, sketch
-from pipeline.shingles import Hashes, jaccard, mix, shingle
+from pipeline.building.minhash import NearConfig, alike, sketch
+from pipeline.building.shingles import Hashes, jaccard, mix, shingle
+from pipeline.text.columns import keys, words
 
 ASKED = pa.schema(
     [

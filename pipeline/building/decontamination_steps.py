@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifact import Draft
-from pipeline.build.prompts import prompted
-from pipeline.exchange import Exchange
-from pipeline.files import filesystem, join, read_parquet, write_parquet
-from pipeline.judged import Judged
-from pipeline.leaks import ASKED, KEYS, Asked, LeakConfig, asked, both, in_one, keys_of, leaks
-from pipeline.schema import TABLES
-from pipeline.sources.record import SCHEMAS, Prompts
-from pipeline.tally import EXAMPLES, Tally
+from pipeline.building.decontamination import ASKED, KEYS, Asked, LeakConfig, asked, both, in_one, keys_of, leaks
+from pipeline.building.judgments import Judged
+from pipeline.building.prompts import prompted
+from pipeline.core.schema import TABLES
+from pipeline.sources.reading.record import SCHEMAS, Prompts
+from pipeline.storage.artifact import Draft
+from pipeline.storage.counts import EXAMPLES, Tally
+from pipeline.storage.files import filesystem, join, read_parquet, write_parquet
+from pipeline.storage.shuffle import Exchange
 
 SIDES = {"pairs": ("anchor", "positive"), "triplets": ("anchor", "positive"), "labelled": ("left", "right")}
 HELD_OUT = pa.array(["dev", "test"])

@@ -9,16 +9,17 @@ import math
 from collections import Counter
 from typing import Any
 
-from pipeline import engine, exchange
-from pipeline.artifact import Artifact, begin
-from pipeline.build.config import BuildConfig
-from pipeline.build.steps import Steps
-from pipeline.console import Progress, say
-from pipeline.errors import UserError
-from pipeline.exchange import Exchange
-from pipeline.files import filesystem, fingerprint_file, join
-from pipeline.sources.record import Block
-from pipeline.tally import Tally
+from pipeline.building.config import BuildConfig
+from pipeline.building.steps import Steps
+from pipeline.core import ray_session as engine
+from pipeline.core.errors import UserError
+from pipeline.core.progress import Progress, say
+from pipeline.sources.reading.record import Block
+from pipeline.storage import shuffle as exchange
+from pipeline.storage.artifact import Artifact, begin
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import filesystem, fingerprint_file, join
+from pipeline.storage.shuffle import Exchange
 
 WRITTEN = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
 BUCKET_BYTES = 64 << 20

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.splits import HELD_OUT_ORDER, SplitConfig
-from pipeline.tally import EXAMPLES, Tally
+from pipeline.sources.reading.splits import HELD_OUT_ORDER, SplitConfig
+from pipeline.storage.counts import EXAMPLES, Tally
 
 
 @dataclass(frozen=True)

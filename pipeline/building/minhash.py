@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.config import Config
-from pipeline.shingles import Hashes, Shingles, mix, shingle
+from pipeline.building.shingles import Hashes, Shingles, mix, shingle
+from pipeline.core.config import Config
 
 SLOTS, SEED = 128, 42
 RECALL = 0.98  # chance at the threshold itself; above it, it is higher

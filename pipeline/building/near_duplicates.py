@@ -1,11 +1,22 @@
-"""From candidates to clusters of near duplicates: pairs out of bands, and connected components of what was verified."""
+"""Near-duplicate clusters while building: sketches by band, candidates, exact comparison, components.
+
+Only keys move between buckets, and the texts of candidates, one a pair: never all rows. What is left for one task are
+the edges of clusters, 16 bytes each, reduced to forests before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.minhash import NearConfig, alike
-from pipeline.shingles import Hashes, mix
+from pipeline.building.dedup import Entries
+from pipeline.building.minhash import NearConfig, alike, sketch
+from pipeline.building.shingles import Hashes, jaccard, mix, shingle
+from pipeline.storage.counts import Tally
+from pipeline.storage.shuffle import Exchange, numbers
 
 BANDS = pa.schema([("key", pa.uint64()), ("number", pa.uint64()), ("bits", pa.uint64())])
 EDGES = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])
@@ -72,3 +83,94 @@ def clusters(pairs: pa.Table) -> pa.Table:
     """Components of `EDGES` as `MEMBERS`: every number with its cluster, named after the smallest number in it."""
     nodes, first = joined(pairs)
     return pa.table([nodes, [f"c-{number:016x}" for number in nodes[first].tolist()]], schema=MEMBERS)
+
+
+KINDS = ("documents", "queries")
+PIECE = 4096  # pairs that are compared at once
+
+
+@dataclass(frozen=True)
+class NearSteps:
+    """Tasks between `texts`, which leaves the kept entries by id, and whoever asks for the cluster of an id."""
+
+    config: NearConfig
+    exchange: Exchange
+
+    def steps(self) -> list[Callable[[int], Tally]]:
+        """Steps in order; each needs all buckets of the one before."""
+        return [self.sketches, self.candidates, self.lefts, self.verified, self.clusters]
+
+    def sketches(self, bucket: int) -> Tally:
+        """Sketch the kept texts of a bucket and go on by band."""
+        for kind in KINDS:
+            rows = self._kept(kind, bucket)
+            found = sketch(rows["text"], self.config)
+            columns = [
+                found.keys[found.rows].ravel(),
+                np.repeat(numbers(rows["id"])[found.rows], self.config.bands),
+                np.repeat(found.bits[found.rows], self.config.bands),
+            ]
+            self.exchange.write(f"bands_{kind}", f"{bucket:05d}", pa.table(columns, schema=BANDS), by="key")
+        return Tally()
+
+    def candidates(self, bucket: int) -> Tally:
+        """Pair what shares a band and go on by the left one."""
+        for kind in KINDS:
+            found = candidates(self.exchange.read(f"bands_{kind}", bucket, BANDS), self.config)
+            self.exchange.write(f"candidates_{kind}", f"{bucket:05d}", found, by="left")
+        return Tally()
+
+    def lefts(self, bucket: int) -> Tally:
+        """Give each candidate pair the left one's text and go on by the right one."""
+        for kind in KINDS:
+            pairs = self.exchange.read(f"candidates_{kind}", bucket, EDGES)
+            pairs = pairs.group_by(["left", "right"]).aggregate([]).sort_by([("left", "ascending")])
+            rows = self._kept(kind, bucket)
+            place = pc.index_in(pairs["left"], pa.array(numbers(rows["id"])))
+            pairs = pairs.append_column("text", rows["text"].take(place))
+            self.exchange.write(f"lefts_{kind}", f"{bucket:05d}", pairs, by="right")
+        return Tally()
+
+    def verified(self, bucket: int) -> Tally:
+        """Compare candidate pairs exactly and keep a forest of those that are near duplicates."""
+        tally = Tally()
+        for kind in KINDS:
+            pairs = self.exchange.read(f"lefts_{kind}", bucket, LEFTS)
+            rows = self._kept(kind, bucket)
+            place = pc.index_in(pairs["right"], pa.array(numbers(rows["id"]))).to_numpy().astype(np.int64)
+            near = np.zeros(len(pairs), dtype=bool)
+            for start in range(0, len(pairs), PIECE):
+                piece = slice(start, start + PIECE)
+                near[piece] = self._near(pairs["text"][piece], rows["text"], place[piece])
+            tally.counts[f"near_candidates_{kind}"] += len(pairs)
+            tally.counts[f"near_pairs_{kind}"] += int(near.sum())
+            kept = forest(pairs.select(EDGES.names).filter(pa.array(near)))
+            Exchange(self.exchange.path, 1).write(f"edges_{kind}", f"{bucket:05d}", kept, by="left")
+        return tally
+
+    def clusters(self, bucket: int) -> Tally:
+        """Join the forests of all buckets into clusters; the first bucket's task does it for all."""
+        tally = Tally()
+        for kind in KINDS if bucket == 0 else ():
+            found = clusters(Exchange(self.exchange.path, 1).read(f"edges_{kind}", 0, EDGES))
+            tally.counts[f"near_duplicate_{kind}"] += found.num_rows
+            tally.counts[f"near_duplicate_clusters_of_{kind}"] += len(found["cluster"].unique())
+            Exchange(self.exchange.path, 1).write(f"clusters_{kind}", "all", found, by="number")
+        return tally
+
+    def cluster_of(self, kind: str, ids: pa.ChunkedArray) -> pa.Array:
+        """Clusters of kept ids; null for a text without near duplicates."""
+        found = Exchange(self.exchange.path, 1).read(f"clusters_{kind}", 0, MEMBERS).combine_chunks()
+        place = pc.index_in(pa.array(numbers(ids)), found["number"].combine_chunks())
+        taken = found["cluster"].take(place)
+        return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+
+    def _near(self, left: pa.ChunkedArray, right: pa.ChunkedArray, place: np.ndarray) -> np.ndarray:
+        """Whether texts [P] are near duplicates of those at `place` [P] of `right`; each text is cut up once."""
+        coded = left.combine_chunks().dictionary_encode()
+        rows, at = np.unique(place, return_inverse=True)
+        one, other = shingle(coded.dictionary, self.config.words), shingle(right.take(rows), self.config.words)
+        return jaccard(one, other, np.stack([coded.indices.to_numpy(), at], axis=1)) >= self.config.threshold
+
+    def _kept(self, kind: str, bucket: int) -> pa.Table:
+        return Entries(self.exchange).kept(kind, bucket, ["text"])

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline.config import Config
-from pipeline.judged import Judged
-from pipeline.schema import TABLES
-from pipeline.similar import SimilarConfig
-from pipeline.sources.record import SCHEMAS
-from pipeline.splits import SplitConfig
-from pipeline.tally import EXAMPLES, Tally
-from pipeline.text import hash64
+from pipeline.building.judgments import Judged
+from pipeline.building.product_pairs import SimilarConfig
+from pipeline.core.config import Config
+from pipeline.core.schema import TABLES
+from pipeline.sources.reading.record import SCHEMAS
+from pipeline.sources.reading.splits import SplitConfig
+from pipeline.storage.counts import EXAMPLES, Tally
+from pipeline.text.normalize import hash64
 
 ASKED = SCHEMAS["judgments"].append(pa.field("tags", pa.list_(pa.string())))
 MATCHED = pa.schema(

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline.config import Config
-from pipeline.schema import TABLES
-from pipeline.splits import SplitConfig
-from pipeline.tally import Tally
-from pipeline.text import hash64
+from pipeline.core.config import Config
+from pipeline.core.schema import TABLES
+from pipeline.sources.reading.splits import SplitConfig
+from pipeline.storage.counts import Tally
+from pipeline.text.normalize import hash64
 
 By = Literal["group", "tags", "category", "parent"]
 KEYED = pa.schema(

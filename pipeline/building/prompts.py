@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.schema import TABLES
-from pipeline.sources.record import Prompts
+from pipeline.core.schema import TABLES
+from pipeline.sources.reading.record import Prompts
 
 ROLES: dict[str, dict[str, str]] = {
     "corpus": {"text": "document"},

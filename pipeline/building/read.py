@@ -2,50 +2,17 @@
 
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
-from pipeline.cleaning import CleanConfig
-from pipeline.columns import keys, normalised, shortened
-from pipeline.exchange import Exchange
-from pipeline.sources.amazon import Amazon
-from pipeline.sources.beir import Beir
-from pipeline.sources.csv import Csv
-from pipeline.sources.debian import Debian
-from pipeline.sources.ditto import Ditto
-from pipeline.sources.esci import Esci
-from pipeline.sources.huggingface import HuggingFace
-from pipeline.sources.jsonl import JsonLines
-from pipeline.sources.msmarco import MsMarco
-from pipeline.sources.parquet import Parquet
-from pipeline.sources.record import ROWS, Block, Parsed, Record, SourceConfig
-from pipeline.sources.shopify import Shopify
-from pipeline.sources.squad import Squad
-from pipeline.sources.stackexchange import StackExchange
-from pipeline.sources.wands import Wands
-from pipeline.tally import Tally
+from pipeline.building.cleaning import CleanConfig
+from pipeline.sources.reading.record import ROWS, Block, Parsed, Record, SourceConfig
+from pipeline.storage.counts import Tally
+from pipeline.storage.shuffle import Exchange
+from pipeline.text.columns import keys, normalised, shortened
 
-Source = Annotated[
-    StackExchange
-    | JsonLines
-    | Csv
-    | Parquet
-    | Beir
-    | HuggingFace
-    | Squad
-    | MsMarco
-    | Wands
-    | Esci
-    | Amazon
-    | Shopify
-    | Debian
-    | Ditto,
-    Field(discriminator="type"),
-]
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right"), "judgments": ()}
 _ASIDE = ("title", "body")

@@ -11,18 +11,13 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifact import Draft
-from pipeline.build.checks import SIDES, CheckSteps, publish
-from pipeline.build.config import BuildConfig
-from pipeline.build.entries import Entries
-from pipeline.build.near import NearSteps
-from pipeline.build.units import UnitSteps
-from pipeline.dedup import kept_only, unique_labelled
-from pipeline.exchange import Exchange
-from pipeline.files import join
-from pipeline.judged import Judged, judge
-from pipeline.lookalikes import DOCUMENTS, PAIRS, SHARD_BYTES, lookalikes
-from pipeline.pairs import (
+from pipeline.building.cluster_splits import UnitSteps
+from pipeline.building.config import BuildConfig
+from pipeline.building.decontamination_steps import SIDES, CheckSteps, publish
+from pipeline.building.dedup import Entries, kept_only, unique_labelled
+from pipeline.building.judgments import Judged, judge
+from pipeline.building.near_duplicates import NearSteps
+from pipeline.building.pairs import (
     ASKED,
     MATCHED,
     body_pairs,
@@ -33,14 +28,26 @@ from pipeline.pairs import (
     tagged,
     title_pairs,
 )
-from pipeline.read import Limits, stage
-from pipeline.schema import TABLES
-from pipeline.similar import KEYED, keyed, partners, settled
-from pipeline.sources.record import SCHEMAS, Block
-from pipeline.splits import SplitConfig
-from pipeline.tally import Tally
-from pipeline.text import key
-from pipeline.triplets import MEMBERS, catalogue, draw, judged_triplets
+from pipeline.building.product_pairs import KEYED, keyed, partners, settled
+from pipeline.building.read import Limits, stage
+from pipeline.building.triplets import (
+    DOCUMENTS,
+    MEMBERS,
+    PAIRS,
+    SHARD_BYTES,
+    catalogue,
+    draw,
+    judged_triplets,
+    lookalikes,
+)
+from pipeline.core.schema import TABLES
+from pipeline.sources.reading.record import SCHEMAS, Block
+from pipeline.sources.reading.splits import SplitConfig
+from pipeline.storage.artifact import Draft
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import join
+from pipeline.storage.shuffle import Exchange
+from pipeline.text.normalize import key
 
 _FED_BY = {"lend": ("lent_documents", "lent_queries"), "catalogue": ("members",), "similar": ("keyed",)}
 

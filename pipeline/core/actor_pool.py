@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import engine
-from pipeline.config import user_cause
-from pipeline.errors import UserError
+from pipeline.core import ray_session as engine
+from pipeline.core.config import user_cause
+from pipeline.core.errors import UserError
 
 CPUS_PER_ACTOR = 4  # more threads than that do not pay for short texts
 CALLS_ON_A_GPU = 3  # one is computed while the next is read and tokenised, and the last is written

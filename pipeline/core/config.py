@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from pipeline.console import say
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
 PLACES = frozenset({"run", "out", "overwrite", "card"})  # say where, or who: they do not make a result another one

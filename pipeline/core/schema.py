@@ -5,7 +5,7 @@ Names follow the field: (anchor, positive, negative) for training rows, (queries
 
 import pyarrow as pa
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 NEGATIVE = pa.struct(
     [

@@ -6,17 +6,17 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline import shards
-from pipeline.artifact import Artifact, Draft, begin, digest
-from pipeline.config import JobConfig, unsized
-from pipeline.console import say
-from pipeline.embed.columns import Dtype, Format, Ranges, check, with_text
-from pipeline.embed.ids import check_ids
-from pipeline.embed.worker import Task, calibrate, encode
-from pipeline.encoder import Encoder, EncoderConfig, Role
-from pipeline.errors import UserError
-from pipeline.files import filesystem, fingerprint_file, join, read_json, write_json
-from pipeline.shards import Shard
+from pipeline.core.config import JobConfig, unsized
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.embedding.unique_ids import check_ids
+from pipeline.embedding.worker import Task, calibrate, encode
+from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact, Draft, begin, digest
+from pipeline.storage.files import filesystem, fingerprint_file, join, read_json, write_json
+from pipeline.storage.shards import Shard
+from pipeline.storage.vectors import Dtype, Format, Ranges, check, with_text
 
 TABLES: dict[str, tuple[str, str]] = {"document": ("corpus", "doc_id"), "query": ("queries", "query_id")}
 SPEED = frozenset({"num_actors", "max_actors", "threads"})  # settings that change no vector

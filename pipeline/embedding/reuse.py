@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.files import open_parquet, read_parquet
-from pipeline.text import hash64
+from pipeline.storage.files import open_parquet, read_parquet
+from pipeline.text.normalize import hash64
 
 KEY = "text_key"
 Ints = npt.NDArray[np.int64]

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from pipeline import shards
-from pipeline.errors import UserError
-from pipeline.shards import Shard
-from pipeline.text import hash64
+from pipeline.core.errors import UserError
+from pipeline.storage import shards
+from pipeline.storage.shards import Shard
+from pipeline.text.normalize import hash64
 
 _IDS_A_PASS = 1 << 24  # ids whose hashes are held at once when they are compared
 

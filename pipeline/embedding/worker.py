@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import engine, shards
-from pipeline.console import Progress, say
-from pipeline.embed.columns import Format, Ranges, calibrated, columns, with_text
-from pipeline.embed.reuse import KEY, Earlier, keys_of
-from pipeline.encoder import Encoder, EncoderConfig, Role
-from pipeline.pool import Pool, Worker, limit_threads, stream
-from pipeline.shards import Shard
+from pipeline.core import ray_session as engine
+from pipeline.core.actor_pool import Pool, Worker, limit_threads, stream
+from pipeline.core.progress import Progress, say
+from pipeline.embedding.reuse import KEY, Earlier, keys_of
+from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.storage import shards
+from pipeline.storage.shards import Shard
+from pipeline.storage.vectors import Format, Ranges, calibrated, columns, with_text
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline import packing
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.encoder import packing
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "varlen"]
 PACKED = ("flash_attention_2", "varlen")

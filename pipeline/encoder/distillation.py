@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.encoder import Encoder
-from pipeline.errors import UserError
-from pipeline.static import StaticTable, StaticTokenizer
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.static_encoder import StaticTable, StaticTokenizer
 
 SMOOTHING = 1e-4
 _ROWS = 4096

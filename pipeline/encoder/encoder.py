@@ -16,18 +16,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline import chunks, modeldir, packing, static
-from pipeline.attention import Attention, choose, pack, without_cudnn
-from pipeline.backends import choose as backends
-from pipeline.backends.choose import Backend
-from pipeline.backends.runtime import Batch, Runtime
-from pipeline.config import Config
-from pipeline.pooling import pool, without_prompt
-from pipeline.precision import Dtype
-from pipeline.precision import compute_dtype as compute_dtype
-from pipeline.saving import write
-from pipeline.static import StaticTable
-from pipeline.tokenizing import Tokenizing, Tokens
+from pipeline.core.config import Config
+from pipeline.encoder import model_directory as modeldir
+from pipeline.encoder import packing
+from pipeline.encoder import static_encoder as static
+from pipeline.encoder import token_batches as chunks
+from pipeline.encoder.attention import Attention, choose, pack, without_cudnn
+from pipeline.encoder.backends import backend as backends
+from pipeline.encoder.backends.backend import Backend
+from pipeline.encoder.backends.runtime import Batch, Runtime
+from pipeline.encoder.pooling import pool, without_prompt
+from pipeline.encoder.precision import Dtype
+from pipeline.encoder.precision import compute_dtype as compute_dtype
+from pipeline.encoder.save import write
+from pipeline.encoder.static_encoder import StaticTable
+from pipeline.encoder.tokenizer import Tokenizing, Tokens
 
 Role = Literal["query", "document"]
 _LEAST = 512  # padded tokens below which a runtime's batch is not cut for its padding

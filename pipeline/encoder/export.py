@@ -8,15 +8,17 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline import chunks, shards
-from pipeline.backends import int8, onnx, openvino
-from pipeline.backends.runtime import Batch
-from pipeline.config import JobConfig
-from pipeline.console import say
-from pipeline.embed.columns import not_blank
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.files import fetch_folder, join, new_folder
+from pipeline.core.config import JobConfig
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.encoder import token_batches as chunks
+from pipeline.encoder.backends import onnx, openvino
+from pipeline.encoder.backends import openvino_int8 as int8
+from pipeline.encoder.backends.runtime import Batch
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage import shards
+from pipeline.storage.files import fetch_folder, join, new_folder
+from pipeline.storage.vectors import not_blank
 
 _CALIBRATION_TOKENS = 4096  # of a batch
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.files import filesystem, join
+from pipeline.storage.files import filesystem, join
 
 FILE = "README.md"
 

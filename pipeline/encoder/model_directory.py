@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import digest
-from pipeline.errors import UserError
-from pipeline.files import fetch_folder, fingerprint_file
+from pipeline.core.errors import UserError
+from pipeline.storage.artifact import digest
+from pipeline.storage.files import fetch_folder, fingerprint_file
 
 SAMPLE_MODEL = "gt:all-minilm-l6-v2"
 POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.dropout import dropout as drop
+from pipeline.encoder.cpu_dropout import dropout as drop
 
 NAME = "packed"
 _FIRST_POSITION = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}  # 1: counts from after the padding id

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pipeline.packing import wide
+from pipeline.encoder.packing import wide
 
 
 def pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:

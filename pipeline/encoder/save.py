@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import modeldir, static
-from pipeline.files import new_folder
-from pipeline.static import StaticTable
+from pipeline.encoder import model_directory as modeldir
+from pipeline.encoder import static_encoder as static
+from pipeline.encoder.static_encoder import StaticTable
+from pipeline.storage.files import new_folder
 
 
 def write(

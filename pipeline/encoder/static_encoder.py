@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
-from pipeline.tokenizing import Tokens
+from pipeline.core.errors import UserError
+from pipeline.encoder.tokenizer import Tokens
 
 WEIGHT = "embedding.weight"
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
-from pipeline.evaluate.figures import Statistic, vector
-from pipeline.metrics import PerQuery
-from pipeline.significance import bootstrap_interval, bootstrap_p, holm, percentiles, permutation_test
+from pipeline.evaluation.scores import Statistic, vector
+from pipeline.metrics.retrieval import PerQuery
+from pipeline.metrics.significance import bootstrap_interval, bootstrap_p, holm, percentiles, permutation_test
 
 Test = dict[str, Any]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import shards
-from pipeline.artifact import Artifact
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact
 
 VECTOR_ROWS = 65_536
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.clustering import Ints
-from pipeline.evaluate.corpus import Corpus
+from pipeline.evaluation.corpus import Corpus
+from pipeline.metrics.clustering import Ints
 
 DOCUMENTS = 2000
 FEWEST = 5  # documents of a category, below which it says nothing

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifact import Artifact
-from pipeline.errors import UserError
-from pipeline.files import read_parquet
+from pipeline.core.errors import UserError
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import read_parquet
 
 Document = tuple[str | None, str]  # id, text
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.pairscores import average_precision, best_f1
-from pipeline.search import top_k
+from pipeline.metrics.pair_scores import average_precision, best_f1
+from pipeline.search.exact import top_k
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

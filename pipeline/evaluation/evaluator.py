@@ -5,24 +5,24 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.artifact import MANIFEST, Artifact
-from pipeline.console import say
-from pipeline.embed.columns import Ranges
-from pipeline.encoder import EncoderConfig
-from pipeline.evaluate import figures
-from pipeline.evaluate.contrasts import compare, compare_statistics, corrected
-from pipeline.evaluate.corpus import VECTOR_ROWS, Corpus, Piece
-from pipeline.evaluate.measured import BM25, Measured, Plan, Smaller
-from pipeline.evaluate.probes import lexical_triplets, make_probes, wanted_ids
-from pipeline.evaluate.questions import Questions
-from pipeline.evaluate.ranking import Asked, answer, ask
-from pipeline.evaluate.sample import draw
-from pipeline.evaluate.variants import Variant, calibrate
-from pipeline.evaluate.variants import plan as variants_of
-from pipeline.files import filesystem, join
-from pipeline.lexical import Lexical
-from pipeline.metrics import depth, retrieval
-from pipeline.search import Best, unit
+from pipeline.core.progress import say
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.evaluation import scores as figures
+from pipeline.evaluation.comparisons import compare, compare_statistics, corrected
+from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, Piece
+from pipeline.evaluation.corpus_sample import draw
+from pipeline.evaluation.dataset import Questions
+from pipeline.evaluation.ranking import Asked, answer, ask
+from pipeline.evaluation.results import BM25, Measured, Plan, Smaller
+from pipeline.evaluation.similarity_samples import lexical_triplets, make_probes, wanted_ids
+from pipeline.evaluation.vector_variants import Variant, calibrate
+from pipeline.evaluation.vector_variants import plan as variants_of
+from pipeline.metrics.retrieval import depth, retrieval
+from pipeline.search.bm25 import Lexical
+from pipeline.search.exact import Best
+from pipeline.storage.artifact import MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join
+from pipeline.storage.vectors import Ranges, unit
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,23 +1,19 @@
 """The `evaluate` job: its settings and its run."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
-
-from pipeline import engine, modeldir
-from pipeline.artifact import Artifact, Draft, begin, digest
-from pipeline.config import JobConfig, unsized
-from pipeline.console import say
-from pipeline.encoder import EncoderConfig
-from pipeline.errors import UserError
-from pipeline.evaluate.card import tell_card
-from pipeline.evaluate.guards import Guard, measure_guard, watch
-from pipeline.evaluate.measure import measure
-from pipeline.evaluate.measured import BM25, Measured, Plan, tests
-from pipeline.evaluate.outputs import (
+from pipeline.core import ray_session as engine
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.encoder import model_directory as modeldir
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.dataset import Questions, read_questions
+from pipeline.evaluation.evaluator import measure
+from pipeline.evaluation.model_card import tell_card
+from pipeline.evaluation.outputs import (
     UNIT_TABLES,
     print_table,
     read_curves,
@@ -26,131 +22,14 @@ from pipeline.evaluate.outputs import (
     unit_tables,
     write_text,
 )
-from pipeline.evaluate.questions import Questions, read_questions
-from pipeline.evaluate.story import commands, subject_of, tell
-from pipeline.evaluate.variants import VariantsConfig
-from pipeline.files import filesystem, fingerprint_file, join, read_json, write_json
-from pipeline.metrics import RETRIEVAL, Metric, depth
-from pipeline.report.findings import Kept
+from pipeline.evaluation.report_data import commands, tell
+from pipeline.evaluation.results import Measured, Plan, tests
+from pipeline.evaluation.retention import measure_guard, watch
+from pipeline.metrics.retrieval import depth
+from pipeline.report.data import Kept
 from pipeline.report.page import render
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-class EvaluateConfig(JobConfig):
-    """Rank the corpus for the queries of a split by several models, compare them and write the report."""
-
-    data: str | None = Field(None, description="build artifact; default {run}/data")
-    out: str | None = Field(None, description="where the report goes; default {run}/report")
-    split: str = Field("test", description="split whose queries are asked")
-    encoder: EncoderConfig | None = Field(None, description="untrained model `base`; default: what training began with")
-    models: dict[str, EncoderConfig] = Field(
-        {}, description="further encoders by name, a path or settings, beside base and tuned ({run}/model)"
-    )
-    bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
-    baseline: str | None = Field(None, description="model that every other is tested against; default base")
-    tests: Literal["baseline", "every"] = Field("baseline", description="every: test each pair of models")
-    variants: VariantsConfig | None = Field(
-        VariantsConfig(), description="cut and quantised vectors, measured beside; null for none"
-    )
-    guards: list[Guard] = Field([], description="other corpora: what the models lost or kept there")
-    metrics: list[str] = Field(list(RETRIEVAL), min_length=1, description="the first decides the headline")
-    max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
-    max_triplets: int = Field(5000, ge=1, description="use at most so many triplets of the split")
-    training: str | None = Field(None, description="holds metrics.jsonl and config.json; default {run}/training")
-    vectors: str | None = Field(None, description="embed artifact, read where it fits a model; default {run}/vectors")
-    num_actors: int | None = Field(
-        None, ge=1, description="encoders at work; default one a GPU, else one for four CPUs"
-    )
-    seed: int = Field(0, description="decides random pairs, permutations and bootstrap")
-
-    @field_validator("metrics")
-    @classmethod
-    def _known_metrics(cls, names: list[str]) -> list[str]:
-        for name in names:
-            Metric.parse(name)
-        return list(dict.fromkeys(names))
-
-    @field_validator("models", mode="before")
-    @classmethod
-    def _paths(cls, models: Any) -> Any:
-        """Let `{name: path}` mean `{name: {model: path}}`."""
-        if not isinstance(models, dict):
-            return models
-        return {name: {"model": one} if isinstance(one, str) else one for name, one in models.items()}
-
-    @field_validator("models")
-    @classmethod
-    def _file_names(cls, models: dict[str, EncoderConfig]) -> dict[str, EncoderConfig]:
-        for name in models:
-            if name == BM25 or not _NAME.fullmatch(name):
-                raise ValueError(f"model name '{name}': use letters, digits, _ . - and not {BM25}; it names files")
-        return models
-
-    @field_validator("guards")
-    @classmethod
-    def _different(cls, guards: list[Guard]) -> list[Guard]:
-        if len({guard.name for guard in guards}) < len(guards):
-            raise ValueError("every guard needs a name of its own")
-        return guards
-
-    def recipes(self) -> list[str]:
-        """Return the recipes of the guards."""
-        return [guard.recipe for guard in self.guards if guard.recipe]
-
-    def place(self, given: str | None, default: str) -> str:
-        """Return a place: as given, else below the run."""
-        return given or join(self.run, default)
-
-    def digested(self) -> dict[str, Any]:
-        """Leave out how many work on it, and how much at a time."""
-        return unsized({key: value for key, value in super().digested().items() if key != "num_actors"})
-
-    def resolved(self) -> "EvaluateConfig":
-        """Fill in base, tuned and the baseline; the tuned model brings its own length, prompts and layers.
-
-        Raises UserError when the baseline, or a model whose variants are wanted, is not compared.
-        """
-        models = self._all_models()
-        names = [*([BM25] if self.bm25 else []), *models]
-        baseline = self.baseline or ("base" if "base" in models else next(iter(models), BM25))
-        if baseline not in names:
-            raise UserError(f"baseline '{baseline}' is not among the models; choose from {', '.join(names)}")
-        for name in (self.variants.models or []) if self.variants else []:
-            if name not in models:
-                raise UserError(f"variants.models: '{name}' is not among the encoders; choose from {', '.join(models)}")
-        return self.model_copy(update={"models": models, "baseline": baseline})
-
-    def _all_models(self) -> dict[str, EncoderConfig]:
-        """Base and tuned where they are named, there was a training, or nothing else is asked for; then all others."""
-        trained = join(self.run, "model")
-        fs, place = filesystem(trained)
-        defaults = {}
-        if not self.models or self.encoder or self._training():
-            defaults["base"] = self.encoder or self._began_with()
-        if not self.models or fs.exists(place):
-            tuned = {"model": trained, "max_length": None, "prompts": None, "layers": None}
-            defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).model_copy(update=tuned)
-        return {**defaults, **self.models}
-
-    @property
-    def shrunk(self) -> tuple[str, ...]:
-        """Models whose variants are measured."""
-        if self.variants is None or not self.models:
-            return ()
-        subject = subject_of(list(self.models), str(self.baseline))
-        return tuple(self.variants.models or [subject])
-
-    def _training(self) -> str | None:
-        """Path of the training's own settings, where there was one."""
-        path = join(self.place(self.training, "training"), "config.json")
-        fs, name = filesystem(path)
-        return path if fs.exists(name) else None
-
-    def _began_with(self) -> EncoderConfig:
-        """Return the encoder of the training's own settings; the sample model where there was no training."""
-        path = self._training()
-        return EncoderConfig.model_validate((read_json(path).get("encoder") if path else None) or {})
+from pipeline.storage.artifact import Artifact, Draft, begin, digest
+from pipeline.storage.files import filesystem, fingerprint_file, join, read_json, write_json
 
 
 def run(config: EvaluateConfig) -> Artifact:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import card
-from pipeline.evaluate.outputs import write_text
-from pipeline.files import join
-from pipeline.report.findings import Findings
-from pipeline.report.standing import TASKS
-from pipeline.report.wording import count, decimal, headline, leakage, metric_name, p_value, signed
+from pipeline.encoder import model_card as card
+from pipeline.evaluation.outputs import write_text
+from pipeline.report.data import Findings
+from pipeline.report.format import count, decimal, headline, leakage, metric_name, p_value, signed
+from pipeline.report.results import TASKS
+from pipeline.storage.files import join
 
 PART = "measured"  # as the training's card calls it
 _KINDS = {"ndcg": "ndcg_at", "mrr": "mrr_at", "recall": "recall_at", "hit": "accuracy_at", "map": "map_at"}

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import UserError
-from pipeline.evaluate.figures import unit_table
-from pipeline.evaluate.measured import Measured
-from pipeline.files import filesystem, join
-from pipeline.report.wording import decimal, metric_name, p_value
-from pipeline.search import Best
+from pipeline.core.errors import UserError
+from pipeline.evaluation.results import Measured
+from pipeline.evaluation.scores import unit_table
+from pipeline.report.format import decimal, metric_name, p_value
+from pipeline.search.exact import Best
+from pipeline.storage.files import filesystem, join
 
 UNIT_TABLES = ("per_query", "per_triplet", "per_pair")
 _SHOWN = ("triplet_accuracy", "spearman", "average_precision", "v_measure")

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluate.sample import Sample
-from pipeline.report.atlas import OTHER
+from pipeline.evaluation.corpus_sample import Sample
+from pipeline.report.document_map import OTHER
 
 DRAWN, ITERATIONS = 800, 500  # documents: what a page can hold and t-SNE does in a few seconds
 FEWEST, COLOURS = 12, 7

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import engine
-from pipeline.console import Progress
-from pipeline.embed.columns import Ranges
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.evaluate.corpus import Piece
-from pipeline.evaluate.probes import Probes
-from pipeline.evaluate.variants import Ranked, Variant, empty, rank
-from pipeline.pool import Pool, limit_threads
-from pipeline.search import Best, dots, top_k, unit
+from pipeline.core import ray_session as engine
+from pipeline.core.actor_pool import Pool, limit_threads
+from pipeline.core.progress import Progress
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.evaluation.corpus import Piece
+from pipeline.evaluation.similarity_samples import Probes
+from pipeline.evaluation.vector_variants import Ranked, Variant, empty, rank
+from pipeline.search.exact import Best, dots, top_k
+from pipeline.storage.vectors import Ranges, unit
 
 Floats = npt.NDArray[np.float32]
 

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import __version__
-from pipeline.artifact import Artifact
-from pipeline.evaluate import landscape
-from pipeline.evaluate.measured import Measured
-from pipeline.files import filesystem, join
-from pipeline.report.findings import Example, Findings, Hit, Kept, Landscape
+from pipeline.evaluation import projection as landscape
+from pipeline.evaluation.results import Measured
+from pipeline.report.data import Example, Findings, Hit, Kept, Landscape
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import filesystem, join
 
 EXAMPLES, DOCUMENTS = 5, 3
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pytrec-eval-terrier", "bm25s")

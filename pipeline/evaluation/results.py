@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.encoder import EncoderConfig
-from pipeline.evaluate.contrasts import Test, compare, compare_statistics, contrasts
-from pipeline.evaluate.corpus import Corpus
-from pipeline.evaluate.figures import Statistic
-from pipeline.evaluate.probes import Probes
-from pipeline.evaluate.questions import Questions
-from pipeline.evaluate.sample import Sample
-from pipeline.evaluate.variants import Variant, VariantsConfig
-from pipeline.metrics import PerQuery
-from pipeline.search import Best
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.evaluation.comparisons import Test, compare, compare_statistics, contrasts
+from pipeline.evaluation.corpus import Corpus
+from pipeline.evaluation.corpus_sample import Sample
+from pipeline.evaluation.dataset import Questions
+from pipeline.evaluation.scores import Statistic
+from pipeline.evaluation.similarity_samples import Probes
+from pipeline.evaluation.vector_variants import Variant, VariantsConfig
+from pipeline.metrics.retrieval import PerQuery
+from pipeline.search.exact import Best
 
 BM25 = "bm25"
 

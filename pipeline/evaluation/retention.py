@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field, field_validator
 
-from pipeline.artifact import Artifact
-from pipeline.build.made import Made
-from pipeline.console import say
-from pipeline.evaluate.measure import measure
-from pipeline.evaluate.measured import Plan, tests
-from pipeline.evaluate.questions import Questions, read_questions
-from pipeline.report.findings import Kept
+from pipeline.building.corpus_reference import Made
+from pipeline.core.progress import say
+from pipeline.evaluation.dataset import Questions, read_questions
+from pipeline.evaluation.evaluator import measure
+from pipeline.evaluation.results import Plan, tests
+from pipeline.report.data import Kept
+from pipeline.storage.artifact import Artifact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

@@ -8,12 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import clustering, duplicates, pairscores
-from pipeline.evaluate.probes import Probes
-from pipeline.evaluate.questions import Questions
-from pipeline.evaluate.sample import Sample
-from pipeline.metrics import PerQuery, mean, triplet_margins
-from pipeline.significance import bootstrap_interval, percentiles, resamples
+from pipeline.evaluation import duplicates
+from pipeline.evaluation.corpus_sample import Sample
+from pipeline.evaluation.dataset import Questions
+from pipeline.evaluation.similarity_samples import Probes
+from pipeline.metrics import clustering
+from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics.retrieval import PerQuery, mean, triplet_margins
+from pipeline.metrics.significance import bootstrap_interval, percentiles, resamples
 
 Floats = npt.NDArray[np.float32]
 Weighted = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluate.questions import Document, Questions, Triplet
-from pipeline.metrics import relevant
+from pipeline.evaluation.dataset import Document, Questions, Triplet
+from pipeline.metrics.retrieval import relevant
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.config import Config
-from pipeline.embed.columns import Format, Ranges, calibrated, column, matrix, shortened
-from pipeline.search import Best, dots, top_k
+from pipeline.core.config import Config
+from pipeline.search.exact import Best, dots, top_k
+from pipeline.storage.vectors import Format, Ranges, calibrated, column, matrix, shortened
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]

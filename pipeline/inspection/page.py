@@ -3,8 +3,8 @@
 from html import escape
 
 from pipeline.inspection.survey import Survey
-from pipeline.inspection.wording import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
-from pipeline.report.parts import document, figure, section, table
+from pipeline.inspection.tables import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
+from pipeline.report.html_parts import document, figure, section, table
 from pipeline.report.plots import distribution
 
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifact import MANIFEST, Artifact, Manifest
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, open_parquet, read_json
-from pipeline.inspection.repeats import Repeats
+from pipeline.core.errors import UserError
+from pipeline.inspection.repetition import Repeats
+from pipeline.storage.artifact import MANIFEST, Artifact, Manifest
+from pipeline.storage.files import filesystem, join, open_parquet, read_json
 
 LONGEST = 100_000  # lengths are told apart up to here
 NAMES = frozenset({"split", "source", "reason", "relevance"})  # columns whose values are counted

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.inspection.survey import Survey, TableSurvey
-from pipeline.report.wording import count
+from pipeline.report.format import count
 
 Cells = tuple[list[str], list[list[str]]]
 _VALUES = 12  # of a column that are named

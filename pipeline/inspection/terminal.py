@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.inspection.survey import Survey
-from pipeline.inspection.wording import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
+from pipeline.inspection.tables import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
 
 
 def show(survey: Survey, console: Console) -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import pairscores
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.metrics import pair_scores as pairscores
 
 Judgments = Mapping[str, Mapping[str, int]]
 Rankings = Mapping[str, Sequence[str]]

@@ -9,24 +9,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schema, shards
-from pipeline.embed.columns import not_blank, vectors_table
-from pipeline.encoder import Encoder, EncoderConfig, Role
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, read_parquet
-from pipeline.mining import index, words
-from pipeline.mining.candidates import as_matrix, candidates_table, exact, measured
+from pipeline.core import schema
+from pipeline.core.actor_pool import Worker, limit_threads
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.mining import bm25_candidates as words
+from pipeline.mining.candidates import candidates_table, exact, measured
 from pipeline.mining.config import MineConfig
-from pipeline.mining.cross import CrossConfig, Reranker
-from pipeline.mining.keys import NONE, id_keys, text_keys
-from pipeline.mining.known import Block, known_positives, positions, siblings
-from pipeline.mining.rescore import cross_scored, looked_at
-from pipeline.mining.rule import Rule
-from pipeline.mining.select import document_texts, select, taken_ids
-from pipeline.mining.tuples import tuples
-from pipeline.pool import Worker, limit_threads
-from pipeline.search import unit
-from pipeline.shards import Shard
+from pipeline.mining.exclusions import NONE, Block, id_keys, known_positives, positions, siblings, text_keys
+from pipeline.mining.output_formats import tuples
+from pipeline.mining.reranker import CrossConfig, Reranker, cross_scored, looked_at
+from pipeline.mining.rules import Rule
+from pipeline.mining.selection import document_texts, select, taken_ids
+from pipeline.search import approximate as index
+from pipeline.storage import shards
+from pipeline.storage.files import filesystem, join, read_parquet
+from pipeline.storage.shards import Shard
+from pipeline.storage.vectors import as_matrix, not_blank, unit, vectors_table
 
 DOCUMENT = ["doc_id", "text", "cluster_id", "category", "tags"]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import shards
-from pipeline.config import Config
-from pipeline.files import fetch_folder, filesystem, store_folder
-from pipeline.lexical import Lexical
-from pipeline.mining.cells import Floats, Rows
-from pipeline.mining.known import Block, Positions
+from pipeline.core.config import Config
+from pipeline.mining.candidate_arrays import Floats, Rows
+from pipeline.mining.exclusions import Block, Positions
+from pipeline.search.bm25 import Lexical
+from pipeline.storage import shards
+from pipeline.storage.files import fetch_folder, filesystem, store_folder
 
 
 class LexicalCandidates(Config):

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.text import hash64
+from pipeline.text.normalize import hash64
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]

@@ -5,19 +5,20 @@ unit vectors rounded to float16: a product of two of them is exact in float64, s
 number of actors decides a score or a tie.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from pipeline import schema, shards
-from pipeline.mining.cells import Bools, Floats, Ints, Keys, Rows
-from pipeline.mining.known import Block, Positions
-from pipeline.search import dots, top_k
+from pipeline.core import schema
+from pipeline.mining.candidate_arrays import Bools, Floats, Ints, Keys, Rows
+from pipeline.mining.exclusions import Block, Positions
+from pipeline.search.exact import dots, top_k
+from pipeline.storage import shards
+from pipeline.storage.vectors import vectors
 
 DESCRIBED = ("id", "cluster_key", "text_key", "category_key", "tag_keys")
 
@@ -63,12 +64,6 @@ class Found:
 def exact(block: Block, corpus: Sequence[str], k: int, barred: tuple[Rows, Rows]) -> Rows:
     """Rows [A, k] of the nearest documents, by one pass over the vectors; -1: none."""
     return top_k(block.vectors, vectors(corpus), k, barred=barred)[1]
-
-
-def vectors(corpus: Sequence[str]) -> Iterator[Floats]:
-    """Stream the corpus vectors."""
-    for table in shards.batches(corpus, ["vector"]):
-        yield as_matrix(table["vector"])
 
 
 def measured(block: Block, corpus: Sequence[str], rows: Rows, places: Positions) -> Found:
@@ -134,14 +129,6 @@ def _describe(corpus: Sequence[str], wanted: Rows) -> Described:
     ids = ids.chunk(0) if isinstance(ids, pa.ChunkedArray) else ids
     categories = table["category_key"].to_numpy().astype(np.uint64)
     return Described(wanted, ids, np.where(cluster == 0, text, cluster), categories, matrix)
-
-
-def as_matrix(column: pa.ChunkedArray) -> Floats:
-    """Vectors [N, D] of a fixed-size list column, as float32."""
-    width = column.type.list_size
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    matrix: npt.NDArray[np.float32] = np.concatenate([*flat, np.empty(0, np.float16)]).astype(np.float32)
-    return matrix.reshape(-1, width)
 
 
 def candidates_table(

@@ -4,13 +4,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config import JobConfig, unsized
-from pipeline.encoder import EncoderConfig
-from pipeline.mining.cross import CrossConfig
-from pipeline.mining.index import Exact, Index
-from pipeline.mining.known import Exclude
-from pipeline.mining.rule import Rule
-from pipeline.mining.words import LexicalCandidates
+from pipeline.core.config import JobConfig, unsized
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.mining.bm25_candidates import LexicalCandidates
+from pipeline.mining.exclusions import Exclude
+from pipeline.mining.reranker import CrossConfig
+from pipeline.mining.rules import Rule
+from pipeline.search.approximate import Exact, Index
 
 SPEED = ("num_actors", "block_rows", "cache")  # decide how fast, not what
 

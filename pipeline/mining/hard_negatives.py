@@ -14,15 +14,15 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.console import say
-from pipeline.errors import UserError
-from pipeline.mining.cells import Cells, Floats, Rows
-from pipeline.mining.cross import CrossConfig, Reranker
-from pipeline.mining.rule import Rule, Strategy, choose
-from pipeline.mining.stored import Vectors, encoder, stored
-from pipeline.mining.tuples import labelled_lists, labelled_pairs, n_tuples, tuples
-from pipeline.search import dots, top_k
-from pipeline.text import hash64
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.mining.candidate_arrays import Cells, Floats, Rows
+from pipeline.mining.output_formats import labelled_lists, labelled_pairs, n_tuples, tuples
+from pipeline.mining.reranker import CrossConfig, Reranker
+from pipeline.mining.rules import Rule, Strategy, choose
+from pipeline.mining.vector_cache import Vectors, encoder, stored
+from pipeline.search.exact import dots, top_k
+from pipeline.text.normalize import hash64
 
 Format = Literal["triplet", "n-tuple", "labeled-pair", "labeled-list"]
 

@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import engine, shards
-from pipeline.artifact import CONFIG, Artifact, Draft, begin, digest
-from pipeline.console import Progress, say
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, read_json, read_parquet
-from pipeline.mining import index
+from pipeline.core import ray_session as engine
+from pipeline.core.actor_pool import Pool, Worker, stream
+from pipeline.core.errors import UserError
+from pipeline.core.progress import Progress, say
 from pipeline.mining.actors import EncodeForSearch, MineBlock, Places, Prepare, ScoreShard
-from pipeline.mining.candidates import as_matrix
 from pipeline.mining.config import MineConfig
-from pipeline.mining.cross import Reranker
 from pipeline.mining.plan import Model, Plan, blocks, describe, draw, settle
-from pipeline.pool import Pool, Worker, stream
-from pipeline.shards import Shard
+from pipeline.mining.reranker import Reranker
+from pipeline.search import approximate as index
+from pipeline.storage import shards
+from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
+from pipeline.storage.files import filesystem, join, read_json, read_parquet
+from pipeline.storage.shards import Shard
+from pipeline.storage.vectors import as_matrix
 
 TABLES = ["candidates", "triplets", "tuples"]
 

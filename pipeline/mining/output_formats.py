@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mining.cells import Rows, spread, whole
+from pipeline.mining.candidate_arrays import Rows, spread, whole
 
 COLUMNS = ("anchor", "positive", "negative")
 

@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pipeline import engine, schema, shards
-from pipeline.artifact import Artifact, digest
-from pipeline.encoder import Encoder, EncoderConfig
+from pipeline.core import ray_session as engine
+from pipeline.core import schema
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.precision import compute_dtype
 from pipeline.mining.actors import DOCUMENT
 from pipeline.mining.config import MineConfig
-from pipeline.mining.stamp import contents, search_key, vector_key
-from pipeline.precision import compute_dtype
-from pipeline.shards import Shard
+from pipeline.mining.vector_cache import contents, search_key, vector_key
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact, digest
+from pipeline.storage.shards import Shard
 
 
 @dataclass(frozen=True)

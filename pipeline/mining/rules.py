@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from pipeline.config import Config
-from pipeline.mining.cells import Bools, Cells, Floats, Keys, Rows
+from pipeline.core.config import Config
+from pipeline.mining.candidate_arrays import Bools, Cells, Floats, Keys, Rows
 
 Doubles = npt.NDArray[np.float64]
 

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import schema, shards
-from pipeline.mining.cells import Cells, Rows, spread, whole
-from pipeline.mining.rule import Choice, Rule, Strategy, choose
+from pipeline.core import schema
+from pipeline.mining.candidate_arrays import Cells, Rows, spread, whole
+from pipeline.mining.rules import Choice, Rule, Strategy, choose
+from pipeline.storage import shards
 
 
 def select(pairs: pa.Table, candidates: pa.Table, rule: Rule, texts: pa.Table) -> tuple[pa.Table, dict[str, Any]]:

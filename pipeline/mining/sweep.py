@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, ValidationError
 
-from pipeline import shards
-from pipeline.artifact import Artifact
-from pipeline.console import Progress, say
-from pipeline.errors import UserError
-from pipeline.files import join, open_parquet, write_json
-from pipeline.mining.cells import Cells, Keys, doc_keys, spread, whole
+from pipeline.core.errors import UserError
+from pipeline.core.progress import Progress, say
+from pipeline.mining.candidate_arrays import Cells, Keys, doc_keys, spread, whole
 from pipeline.mining.config import MineConfig
-from pipeline.mining.rule import Rule, Strategy, choose
-from pipeline.text import hash64
+from pipeline.mining.rules import Rule, Strategy, choose
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import join, open_parquet, write_json
+from pipeline.text.normalize import hash64
 
 _ROWS = 16_384
 _COLUMNS = [

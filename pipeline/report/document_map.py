@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.findings import Landscape
-from pipeline.report.wording import shorten
+from pipeline.report.data import Landscape
+from pipeline.report.format import shorten
 
 OTHER = "other"
 _WIDTH, _HEIGHT, _EDGE, _RADIUS = 320, 240, 6, 2.6

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.findings import Example, Findings, Hit
-from pipeline.report.wording import decimal, metric_name, shorten
+from pipeline.report.data import Example, Findings, Hit
+from pipeline.report.format import decimal, metric_name, shorten
 
 
 def example_section(findings: Findings) -> str:

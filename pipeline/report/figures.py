@@ -2,12 +2,12 @@
 
 from html import escape
 
-from pipeline.report.atlas import OTHER, atlas, colour
-from pipeline.report.findings import Findings
-from pipeline.report.parts import figure, note, pair, section
+from pipeline.report.data import Findings
+from pipeline.report.document_map import OTHER, atlas, colour
+from pipeline.report.format import count, decimal, metric_name
+from pipeline.report.html_parts import figure, note, pair, section
 from pipeline.report.plots import histograms, loss_curve, metric_curves, sizes, span_of
-from pipeline.report.standing import leading
-from pipeline.report.wording import count, decimal, metric_name
+from pipeline.report.results import leading
 
 
 def training(findings: Findings) -> str:

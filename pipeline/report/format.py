@@ -1,6 +1,6 @@
 """How figures read: the headline sentence, names of metrics, numbers without a leading zero."""
 
-from pipeline.report.findings import Findings
+from pipeline.report.data import Findings
 
 _NAMES = {
     "ndcg": "nDCG",

@@ -4,12 +4,13 @@ import re
 from collections.abc import Mapping
 from html import escape
 
-from pipeline.report import pictures, standing
+from pipeline.report import figures as pictures
+from pipeline.report import results as standing
+from pipeline.report.data import Findings
 from pipeline.report.examples import example_section
-from pipeline.report.findings import Findings
-from pipeline.report.guards import kept_remarks, kept_rows
-from pipeline.report.parts import document, note, pair, section, table
-from pipeline.report.wording import count, headline, leakage, reason, remarks
+from pipeline.report.format import count, headline, leakage, reason, remarks
+from pipeline.report.html_parts import document, note, pair, section, table
+from pipeline.report.retention import kept_remarks, kept_rows
 
 _SENTENCES = {
     "triplet_accuracy": "Triplet accuracy: share of triplets whose anchor is nearer to the positive than to each "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.report.wording import decimal, metric_name
+from pipeline.report.format import decimal, metric_name
 
 # matplotlib wants colours it knows; each stands for a variable of style.css and is replaced by it
 _INK, _FAINT = "#010203", "#010204"

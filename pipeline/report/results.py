@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.report.findings import Findings
-from pipeline.report.parts import figure, folded, note, pair, section, table
+from pipeline.report.data import Findings
+from pipeline.report.format import count, decimal, metric_name, p_value, signed
+from pipeline.report.html_parts import figure, folded, note, pair, section, table
 from pipeline.report.plots import standings
-from pipeline.report.wording import count, decimal, metric_name, p_value, signed
 
 Figures = Mapping[str, Any]
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.findings import Kept
-from pipeline.report.wording import decimal, metric_name, p_value, signed
+from pipeline.report.data import Kept
+from pipeline.report.format import decimal, metric_name, p_value, signed
 
 Cells = list[str]  # HTML: corpus, metric, before, after, difference with its interval, p
 

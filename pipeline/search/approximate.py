@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from pipeline import shards
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.files import filesystem
-from pipeline.index.kinds import Blocks, Hnsw, IvfPq, fill, library
-from pipeline.mining.candidates import vectors
-from pipeline.mining.cells import Floats, Rows
-from pipeline.search import dots, top_k
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.search.exact import Floats, Rows, dots, top_k
+from pipeline.search.faiss_index import Blocks, Hnsw, IvfPq, fill, library
+from pipeline.storage import shards
+from pipeline.storage.files import filesystem
+from pipeline.storage.vectors import vectors
 
 _SPARE, _QUERIES = 2, 1024
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 K1, B = 1.2, 0.75
 _WORD = r"(?u)\b\w+\b"

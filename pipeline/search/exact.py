@@ -255,13 +255,3 @@ def dots(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floa
         a, b = left[left_rows[part]].astype(np.float64), right[right_rows[part]].astype(np.float64)
         out[part] = np.einsum("ij,ij->i", a, b)
     return out + np.float32(0.0)  # -0 becomes 0, so that the two tie
-
-
-def unit(vectors: Floats) -> Floats:
-    """Vectors [N, D] scaled to length 1, so that the inner product is the cosine; zero vectors stay."""
-    scaled = np.empty(vectors.shape, np.float32)
-    for first in range(0, len(vectors), CORPUS_TILE):
-        part = vectors[first : first + CORPUS_TILE]
-        lengths = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
-        scaled[first : first + CORPUS_TILE] = part / np.where(lengths > 0, lengths, 1.0)
-    return scaled

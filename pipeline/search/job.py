@@ -10,16 +10,17 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline import search, shards
-from pipeline.artifact import Artifact, begin
-from pipeline.config import JobConfig
-from pipeline.console import say
-from pipeline.embed.columns import matrix
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, new_folder, open_parquet
-from pipeline.index import lance
-from pipeline.index.kinds import Blocks, Flat, Floats, Hnsw, IvfPq, Rows, fill, library, recall
-from pipeline.index.lance import Lance
+from pipeline.core.config import JobConfig
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.search import exact as search
+from pipeline.search import lance_index as lance
+from pipeline.search.faiss_index import Blocks, Flat, Floats, Hnsw, IvfPq, Rows, fill, library, recall
+from pipeline.search.lance_index import Lance
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact, begin
+from pipeline.storage.files import filesystem, join, new_folder, open_parquet
+from pipeline.storage.vectors import matrix, unit
 
 INDEX, DATASET = "index.faiss", "index.lance"
 Kind = Flat | Hnsw | IvfPq | Lance
@@ -57,7 +58,7 @@ class Stored(Blocks):
     def __iter__(self) -> Iterator[Floats]:
         """Yield the vectors of one row group after the other."""
         for table in shards.batches(self.files, [self.column]):
-            yield search.unit(matrix(table[self.column], self.ranges))
+            yield unit(matrix(table[self.column], self.ranges))
 
 
 def run(config: IndexConfig) -> Artifact:

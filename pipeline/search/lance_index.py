@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.files import fetch_folder
-from pipeline.index.kinds import Blocks, Floats, Rows
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.search.faiss_index import Blocks, Floats, Rows
+from pipeline.storage.files import fetch_folder
 
 METRIC = "dot"  # of unit vectors: Lance's distance is 1 less the cosine
 LEAST = 256  # vectors that Lance learns codes from

@@ -7,14 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import search
-from pipeline.artifact import MANIFEST, Artifact
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, read_json
-from pipeline.index import lance
-from pipeline.index.job import DATASET, INDEX, Stored
-from pipeline.index.kinds import Floats, Rows, library
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.search import exact as search
+from pipeline.search import lance_index as lance
+from pipeline.search.faiss_index import Floats, Rows, library
+from pipeline.search.job import DATASET, INDEX, Stored
+from pipeline.storage.artifact import MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join, read_json
+from pipeline.storage.vectors import unit
 
 TEXT, TITLE = ("text", "description"), ("title", "name")
 
@@ -54,7 +55,7 @@ class Searcher:
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
         """Return the k nearest documents of a text, asked as a query."""
-        query = search.unit(self.encoder.encode([text], "query"))
+        query = unit(self.encoder.encode([text], "query"))
         scores, rows = self._nearest(query, k)
         held = rows[0] >= 0
         found = self._documents(rows[0][held])
@@ -65,7 +66,7 @@ class Searcher:
             scores, rows = self.index.search(query[:, : self.index.d], k)
             return scores, rows
         stored = Stored(self.artifact, "vector")
-        return search.top_k(search.unit(query[:, : stored.dim]), stored, k)
+        return search.top_k(unit(query[:, : stored.dim]), stored, k)
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""
@@ -82,7 +83,7 @@ class Searcher:
 
 def take(files: list[str], rows: Rows, names: list[str]) -> list[dict[str, Any]]:
     """Columns of rows that are numbered over all files, in the order asked for."""
-    from pipeline.shards import batches
+    from pipeline.storage.shards import batches
 
     found: dict[int, dict[str, Any]] = {}
     first = 0

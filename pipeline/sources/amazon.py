@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from pipeline.sources.jsonl import objects
-from pipeline.sources.mapping import Mapping, Row, string
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, Templated
+from pipeline.sources.reading.mapping import Mapping, Row, string
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, Templated
 
 LONGEST = 1 << 20  # bytes of a Python literal that are parsed
 

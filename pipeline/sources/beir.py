@@ -5,14 +5,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join
-from pipeline.sources import lines
+from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import objects
-from pipeline.sources.mapping import Mapping
-from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, existing, resolve
-from pipeline.splits import Split, named
-from pipeline.text import identifier
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import Mapping
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, existing, resolve
+from pipeline.sources.reading.splits import Split, named
+from pipeline.storage.files import filesystem, join
+from pipeline.text.normalize import identifier
 
 
 class Beir(SourceConfig, Templated):

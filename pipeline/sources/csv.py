@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.errors import UserError
-from pipeline.sources import lines
-from pipeline.sources.mapping import Mapping, Row, check_columns
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, chunks, existing
+from pipeline.core.errors import UserError
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import Mapping, Row, check_columns
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, chunks, existing
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),

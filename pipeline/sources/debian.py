@@ -10,10 +10,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sources import lines
-from pipeline.sources.mapping import Mapping
-from pipeline.sources.paths import Paths, expand
-from pipeline.sources.record import Block, Parsed, Templated, chunks, existing
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import Mapping
+from pipeline.sources.reading.paths import Paths, expand
+from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, existing
 
 Stanza = dict[str, str]
 _MAPPING = Mapping(kind="document", fields={"id": "Package", "category": "Section"})

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sources import lines
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, chunks
-from pipeline.splits import Split
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.sources.reading.splits import Split
 
 _COLUMN = re.compile(r"(?:^|\s)COL\s+(\S+)\s+VAL(?=\s|$)")
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sources.mapping import Mapping, Row, string
 from pipeline.sources.parquet import cut, rows_of
-from pipeline.sources.paths import expand
-from pipeline.sources.record import Block, Parsed, SourceConfig, Templated, chunks
-from pipeline.splits import Split
+from pipeline.sources.reading.mapping import Mapping, Row, string
+from pipeline.sources.reading.paths import expand
+from pipeline.sources.reading.record import Block, Parsed, SourceConfig, Templated, chunks
+from pipeline.sources.reading.splits import Split
 
 _EXAMPLES = Mapping(kind="rated", fields={"relevance": "esci_label", "id": "query_id"})
 

@@ -6,11 +6,11 @@ from typing import Any, Literal
 from pyarrow import ArrowException
 from pydantic import Field
 
-from pipeline.errors import UserError
-from pipeline.files import filesystem
-from pipeline.sources.mapping import Kind, Mapping, check_columns
-from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, resolve
-from pipeline.splits import named
+from pipeline.core.errors import UserError
+from pipeline.sources.reading.mapping import Kind, Mapping, check_columns
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, resolve
+from pipeline.sources.reading.splits import named
+from pipeline.storage.files import filesystem
 
 
 class HuggingFace(SourceConfig, Mapping):

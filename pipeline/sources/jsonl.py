@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.sources import jsontables, lines
-from pipeline.sources.batches import Batch
-from pipeline.sources.lines import Lines
-from pipeline.sources.mapping import ROLES, Mapping, Row
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, chunks
+from pipeline.sources.reading import json_columns as jsontables
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.columnar import Batch
+from pipeline.sources.reading.lines import Lines
+from pipeline.sources.reading.mapping import ROLES, Mapping, Row
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, chunks
 
 PIECE_BYTES, LEAST_LINES = 8 << 20, 256
 Place = tuple[int, tuple[int, bytes]]

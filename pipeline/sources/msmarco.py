@@ -8,11 +8,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.sources import lines
-from pipeline.sources.mapping import derived_id
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, chunks
-from pipeline.splits import Split
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import derived_id
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.sources.reading.splits import Split
 
 
 class MsMarco(Paths):

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from pipeline.errors import UserError
-from pipeline.files import filesystem, open_parquet
-from pipeline.sources.batches import Batch, Numbers
-from pipeline.sources.mapping import Kind, Mapping, Row, check_columns
-from pipeline.sources.paths import expand
-from pipeline.sources.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, existing
-from pipeline.splits import Split
+from pipeline.core.errors import UserError
+from pipeline.sources.reading.columnar import Batch, Numbers
+from pipeline.sources.reading.mapping import Kind, Mapping, Row, check_columns
+from pipeline.sources.reading.paths import expand
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, existing
+from pipeline.sources.reading.splits import Split
+from pipeline.storage.files import filesystem, open_parquet
 
 _KINDS: dict[str, Kind] = {
     "corpus": "document",

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Literal
 
-from pipeline.sources import lines
 from pipeline.sources.csv import Table, record
-from pipeline.sources.mapping import Mapping, Row
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, Templated, chunks, existing
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import Mapping, Row
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, existing
 
 _TREES = ("Product Category", "Google Shopping / Google Product Category", "Type")
 _OPTIONS = ("Option1", "Option2", "Option3")

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.errors import UserError
-from pipeline.sources import lines
-from pipeline.sources.mapping import derived_id, string
-from pipeline.sources.paths import Paths
-from pipeline.sources.record import Block, Parsed, Templated, chunks, existing
+from pipeline.core.errors import UserError
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import derived_id, string
+from pipeline.sources.reading.paths import Paths
+from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, existing
 
 _DATA = re.compile(r'"data"\s*:\s*\[')
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from lxml import etree
 from pydantic import Field
 
-from pipeline.errors import UserError
-from pipeline.sources import lines
-from pipeline.sources.paths import Paths, expand
-from pipeline.sources.postlinks import Links, judgments, links
-from pipeline.sources.record import Block, Parsed, chunks, existing, resolve
-from pipeline.text import html_to_text
+from pipeline.core.errors import UserError
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.paths import Paths, expand
+from pipeline.sources.reading.record import Block, Parsed, chunks, existing, resolve
+from pipeline.sources.stackexchange_links import Links, judgments, links
+from pipeline.text.normalize import html_to_text
 
 _WRAPPERS = (b"<?xml", b"<posts", b"</posts", b"<!--")
 

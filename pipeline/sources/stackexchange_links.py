@@ -13,9 +13,9 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.files import filesystem
-from pipeline.sources import lines
-from pipeline.sources.record import Block, Parsed, chunks
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.storage.files import filesystem
 
 _FIELD = re.compile(rb'\b(PostId|RelatedPostId|LinkTypeId)="(\d{1,18})"')
 _DUPLICATE = 3

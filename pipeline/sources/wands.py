@@ -5,13 +5,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join
-from pipeline.sources import lines
+from pipeline.core.errors import UserError
 from pipeline.sources.csv import Cells, Table, record
-from pipeline.sources.mapping import Mapping, Row
-from pipeline.sources.record import Block, Parsed, SourceConfig, Templated, chunks, resolve
-from pipeline.splits import Split
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.mapping import Mapping, Row
+from pipeline.sources.reading.record import Block, Parsed, SourceConfig, Templated, chunks, resolve
+from pipeline.sources.reading.splits import Split
+from pipeline.storage.files import filesystem, join
 
 
 class Wands(SourceConfig, Templated):

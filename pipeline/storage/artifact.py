@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import __version__, schema
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, read_json, read_parquet, write_json, write_parquet
+from pipeline import __version__
+from pipeline.core import schema
+from pipeline.core.errors import UserError
+from pipeline.storage.files import filesystem, join, read_json, read_parquet, write_json, write_parquet
 
 MANIFEST, CONFIG = "manifest.json", "config.json"
 

@@ -16,8 +16,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema
-from pipeline.errors import UserError
+from pipeline.core import schema
+from pipeline.core.errors import UserError
 
 ROW_GROUP_ROWS = 65_536
 REPETITIVE = ("source", "split", "reason", "category", "relevance", "weight")

@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import textfiles
-from pipeline.artifact import digest
-from pipeline.errors import UserError
-from pipeline.files import filesystem, fingerprint_file, join, open_parquet, write_parquet
+from pipeline.core.errors import UserError
+from pipeline.storage import text_files as textfiles
+from pipeline.storage.artifact import digest
+from pipeline.storage.files import filesystem, fingerprint_file, join, open_parquet, write_parquet
 
 PARQUET = (".parquet",)
 _COUNTS = b"tripletail.counts"

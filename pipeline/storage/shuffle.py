@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.columns import hashes, words
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, open_arrow, read_json, write_json
-from pipeline.tally import Tally
-from pipeline.text import hash64
+from pipeline.core.errors import UserError
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import filesystem, join, open_arrow, read_json, write_json
+from pipeline.text.columns import hashes, words
+from pipeline.text.normalize import hash64
 
 Task = Callable[[int], Tally]
 Ended = tuple[int, str | None]  # index of a task, and what the user can mend

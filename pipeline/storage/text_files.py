@@ -13,7 +13,7 @@ from typing import Any
 
 import fsspec
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 JSON_LINES, TABLES, LINES = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".txt",)
 SUFFIXES = tuple(name + packed for name in (*JSON_LINES, *TABLES, *LINES) for packed in ("", ".gz"))

@@ -4,7 +4,7 @@ int8 spreads the range of each dimension, as a sample shows it, over 255 steps; 
 Both are those of Sentence Transformers' `quantize_embeddings` (`int8`, `ubinary`), but for rounding to the nearest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import shards
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.search import unit
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.storage import shards
 
 Floats = npt.NDArray[np.floating[Any]]
 Ranges = dict[str, list[list[float]]]  # dimensions as text, since JSON has no other keys: [low [D], high [D]]
 Dtype = Literal["float32", "float16", "int8", "binary"]
 STEPS = 255
+_TILE = 4096  # vectors scaled at once
 PLAIN = "float32", "float16"
 
 
@@ -147,3 +147,27 @@ def matrix(column: pa.ChunkedArray | pa.Array, ranges: Mapping[str, Any]) -> npt
         return restored(flat, ranges[str(width)])
     plain: npt.NDArray[np.float32] = flat.astype(np.float32)
     return plain
+
+
+def unit(vectors: Floats) -> Floats:
+    """Vectors [N, D] scaled to length 1, so that the inner product is the cosine; zero vectors stay."""
+    scaled = np.empty(vectors.shape, np.float32)
+    for first in range(0, len(vectors), _TILE):
+        part = vectors[first : first + _TILE]
+        lengths = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
+        scaled[first : first + _TILE] = part / np.where(lengths > 0, lengths, 1.0)
+    return scaled
+
+
+def vectors(corpus: Sequence[str]) -> Iterator[Floats]:
+    """Stream the corpus vectors."""
+    for table in shards.batches(corpus, ["vector"]):
+        yield as_matrix(table["vector"])
+
+
+def as_matrix(column: pa.ChunkedArray) -> Floats:
+    """Vectors [N, D] of a fixed-size list column, as float32."""
+    width = column.type.list_size
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    matrix: npt.NDArray[np.float32] = np.concatenate([*flat, np.empty(0, np.float16)]).astype(np.float32)
+    return matrix.reshape(-1, width)

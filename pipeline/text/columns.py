@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.text import html_to_text, normalise, shorten
+from pipeline.text.normalize import html_to_text, normalise, shorten
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray
 Mask = npt.NDArray[np.bool_]

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SETS = ("movies_msrd", "debian_packages", "covidqa", "medquad")
 MILLION = 1_000_000
 Row = dict[str, Any]
@@ -79,7 +79,7 @@ class Bench:
 
     def measure(self, **job: Any) -> dict[str, float]:
         """Run one measurement in a process of its own, and what it starts; its memory is that of all together."""
-        command = [sys.executable, "-m", "scripts.measure_batches", json.dumps({"data": self.data, **job})]
+        command = [sys.executable, "-m", "scripts.bench.workers.batches", json.dumps({"data": self.data, **job})]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         with tempfile.TemporaryFile("w+") as said:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)

@@ -22,9 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.turns import medians
+from scripts.bench.harness import medians
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "HF_HUB_OFFLINE": "1"}
 SIZES = {True: [100_000, 200_000], False: [1_000_000, 5_000_000, 20_000_000]}
 PEERS = ["datasets", "datasets_map", "duckdb"]
@@ -67,7 +67,7 @@ class Bench:
     def measure(self, kind: str, **job: Any) -> dict[str, float]:
         """Run one measurement; adds `peak`, the most MiB of all its processes, and their CPU seconds."""
         job = {"kind": kind, "scratch": str(self.scratch), "cpus": self.cpus, **job}
-        command = [sys.executable, "-m", "scripts.measure_pipeline", json.dumps(job)]
+        command = [sys.executable, "-m", "scripts.bench.workers.build", json.dumps(job)]
         if job["cpus"] < (os.cpu_count() or 1) and shutil.which("taskset"):
             command = ["taskset", "-c", f"0-{job['cpus'] - 1}", *command]
         with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as failed:

@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.turns import medians
+from scripts.bench.harness import medians
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = "gt:all-minilm-l6-v2"
 TEXT_SETS = ["debian_packages", "movies_msrd", "medquad"]
 RETRIEVAL_SETS = {"medquad": "qa/medquad", "covidqa": "qa/covidqa", "movies_msrd": "product/movies_msrd"}
@@ -59,7 +59,7 @@ class Bench:
         if job["side"] in ("ours", "peer"):
             given["clock"] = self.clock
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "scripts.measure_embed", json.dumps(given | job)]
+        command = [sys.executable, "-m", "scripts.bench.workers.embed", json.dumps(given | job)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"bench_embed: {job}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
@@ -72,8 +72,8 @@ class Bench:
 
     def int8(self) -> str:
         """The sample model with its int8 graph, calibrated on Debian's descriptions."""
-        from pipeline.config import validate
-        from pipeline.export import ExportConfig, run
+        from pipeline.core.config import validate
+        from pipeline.encoder.export import ExportConfig, run
 
         out = self.work / "int8"
         if not out.exists():
@@ -83,8 +83,8 @@ class Bench:
 
     def static(self) -> str:
         """A static model out of the sample model."""
-        from pipeline.distill import distil
-        from pipeline.encoder import Encoder, EncoderConfig
+        from pipeline.encoder.distillation import distil
+        from pipeline.encoder.encoder import Encoder, EncoderConfig
 
         out = self.work / "static"
         if not out.exists():

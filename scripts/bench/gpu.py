@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from pipeline import modeldir
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.pool import CALLS_ON_A_GPU
-from scripts import measure_engine
-from scripts.measure_embed import texts_of
-from scripts.measure_gpu import DEVICE, Found, base, embedded, flops, fresh, peer_encoded, product_rate
-from scripts.turns import medians
+from pipeline.core.actor_pool import CALLS_ON_A_GPU
+from pipeline.encoder import model_directory as modeldir
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from scripts.bench.harness import medians
+from scripts.bench.workers import train_step as measure_engine
+from scripts.bench.workers.embed import texts_of
+from scripts.bench.workers.gpu import DEVICE, Found, base, embedded, flops, fresh, peer_encoded, product_rate
 
 TEXT_SETS = ["debian_packages", "movies_msrd", "medquad"]
 TILE = 1024
@@ -151,7 +151,7 @@ PARTS = {"encode": encode, "plain": plain, "cached": cached, "loss": loss, "larg
 
 def flags() -> argparse.Namespace:
     """Read the command line."""
-    near = os.environ.get("TRIPLETAIL_DATA") or str(Path(__file__).resolve().parents[2] / "shared" / "data")
+    near = os.environ.get("TRIPLETAIL_DATA") or str(Path(__file__).resolve().parents[3] / "shared" / "data")
     parser = argparse.ArgumentParser("python -m scripts.bench_gpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one corpus a model, once")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WIDTH, SIDES = 384, ("ours", "peer", "faiss")
 Row = dict[str, Any]
 
@@ -49,7 +49,7 @@ class Bench:
         """Run one measurement in a process of its own."""
         threads = str(self.options.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "scripts.measure_mine", json.dumps(job)]
+        command = [sys.executable, "-m", "scripts.bench.workers.mine", json.dumps(job)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"bench_mine: {job}\n{done.stderr[-3000:]}")
@@ -134,7 +134,7 @@ def truth(bench: Bench) -> None:
     """Planted negatives: how many hard ones are found and kept, how many false ones are kept, by the default rule."""
     rows = 1500 if bench.options.quick else 6000
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "scripts.drill_truth", folder, "--rows", str(rows)]
+        command = [sys.executable, "-m", "scripts.drills.planted_truth", folder, "--rows", str(rows)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     for label, key, goal in (

@@ -23,11 +23,11 @@ import pyarrow.parquet as pq
 import yaml
 from xxhash import xxh3_64_intdigest
 
-from pipeline.artifact import Artifact
-from pipeline.config import answering, load_recipe
-from pipeline.significance import permutation_test
+from pipeline.core.config import answering, load_recipe
+from pipeline.metrics.significance import permutation_test
+from pipeline.storage.artifact import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SETS, METRIC = ("covidqa", "medquad", "movies", "debian"), "ndcg@10"
 NAIVE = {"rule": {"max_percentage": None}, "exclude": {"same_text": False, "same_cluster": False}}
 WORDS = {"lexical": {}, "rule": {"max_lexical_percentage": 0.95}}

@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.turns import medians
+from scripts.bench.harness import medians
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SETS = ("movies_msrd", "debian_packages", "covidqa", "medquad")
 TILE = 1024
 Row = dict[str, Any]
@@ -53,7 +53,7 @@ class Bench:
         environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"]), "HF_HUB_OFFLINE": "1"}
         if ranks > 1:
             environment |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        command = [sys.executable, "-m", "scripts.measure_engine", json.dumps(job)]
+        command = [sys.executable, "-m", "scripts.bench.workers.train_step", json.dumps(job)]
         with tempfile.TemporaryDirectory() as folder:
             logs = [Path(folder) / f"rank{rank}" for rank in range(ranks)]
             started = []

@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.artifact import Artifact
+from pipeline.storage.artifact import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
 
 

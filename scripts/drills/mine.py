@@ -17,10 +17,10 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.artifact import Artifact
-from pipeline.console import say
+from pipeline.core.progress import say
+from pipeline.storage.artifact import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TABLES = ("candidates", "triplets", "tuples")
 
 

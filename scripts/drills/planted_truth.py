@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.artifact import Artifact
-from pipeline.build.config import BuildConfig
-from pipeline.build.job import run as build
-from pipeline.config import validate
-from pipeline.console import say
-from pipeline.mining.cells import spread, whole
+from pipeline.building.config import BuildConfig
+from pipeline.building.job import run as build
+from pipeline.core.config import validate
+from pipeline.core.progress import say
+from pipeline.mining.candidate_arrays import spread, whole
 from pipeline.mining.config import MineConfig
 from pipeline.mining.job import run as mine
-from pipeline.mining.rule import Rule
-from pipeline.mining.select import chosen
+from pipeline.mining.rules import Rule
+from pipeline.mining.selection import chosen
+from pipeline.storage.artifact import Artifact
 
 RULES = {
     "none": {"max_percentage": None},

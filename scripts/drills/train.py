@@ -28,10 +28,10 @@ import numpy as np
 import psutil
 from safetensors.numpy import load_file
 
-from pipeline.console import say
-from scripts.drill_data import make_data
+from pipeline.core.progress import say
+from scripts.drills.data import make_data
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STILL_S = 20  # seconds after which ranks give up waiting for one that stands still
 ROUNDING = 1e-3  # of the weights' change: AdamW takes a gradient that is 0 but for rounding, a key's bias, at full rate
 

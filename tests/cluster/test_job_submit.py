@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.artifact import Artifact
+from pipeline.storage.artifact import Artifact
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 PRODUCTS = [
     {"id": f"p{number}", "title": f"{colour} {thing}", "description": f"A {colour} {thing} for every day."}

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.encoder import Encoder, EncoderConfig
-from training.checkpoint import Keeper
-from training.drive import Drive
-from training.gradcache import Cached, Plain
-from training.loop import Loop, LoopConfig
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from training.data.rows import rows_from
+from training.loop.checkpoint import Keeper
+from training.loop.gradient_cache import Cached, Plain
+from training.loop.step import Loop, LoopConfig
+from training.loop.trainer import Drive
 from training.losses.infonce import InfoNCE
 from training.losses.objective import local
-from training.texts import rows_from
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.config import JOBS, JobConfig
-from pipeline.errors import UserError
+from pipeline.core.config import JOBS, JobConfig
+from pipeline.core.errors import UserError
 from scripts import run
 
 

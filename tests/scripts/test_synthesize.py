@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.text import key, normalise
+from pipeline.text.normalize import key, normalise
 from scripts import synthesize
 
 

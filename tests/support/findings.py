@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.report.findings import Example, Findings, Hit, Kept, Landscape
+from pipeline.report.data import Example, Findings, Hit, Kept, Landscape
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
 

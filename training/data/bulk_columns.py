@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
-from pipeline.schema import TABLES
-from pipeline.text import hash64
-from training.batches import Ints, stable_id
-from training.tokens import ragged
+from pipeline.core.schema import TABLES
+from pipeline.text.normalize import hash64
+from training.data.batching import Ints, stable_id
+from training.data.tokenized import ragged
 
 FACTS = pa.schema([("anchor_id", pa.string()), ("doc_id", pa.string()), ("rank", pa.int64()), ("score", pa.float32())])
 NAMES = pa.schema([("text", pa.uint64()), ("id", pa.string()), ("rank", pa.int64()), ("query", pa.bool_())])

@@ -16,22 +16,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import artifact, shards
-from pipeline.artifact import Artifact
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.exchange import Exchange
-from pipeline.files import filesystem, open_parquet
-from pipeline.schema import TABLES
-from pipeline.shards import Shard
-from pipeline.tally import Tally
-from training.batches import Ints
-from training.epoch import Spread
-from training.guide import load as vectors_of
-from training.prepare import notes, write
-from training.rows import READERS, Kind, mixed, shaped
-from training.staged import FACTS, NAMES, STAGED, called, keyed, listed, scored
-from training.texts import rows_from
-from training.tokens import tokenised
+from pipeline.core.schema import TABLES
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage import artifact, shards
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import filesystem, open_parquet
+from pipeline.storage.shards import Shard
+from pipeline.storage.shuffle import Exchange
+from training.data.batching import Ints
+from training.data.bulk_columns import FACTS, NAMES, STAGED, called, keyed, listed, scored
+from training.data.epoch import Spread
+from training.data.guide_vectors import load as vectors_of
+from training.data.read_rows import READERS, Kind, mixed, shaped
+from training.data.rows import rows_from
+from training.data.rows_artifact import notes, write
+from training.data.tokenized import tokenised
 
 BLOCK_ROWS = 65_536
 BUCKET_BYTES = 16 << 20  # of files, which hold texts at a fourth of their size

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.exchange import Exchange
-from pipeline.files import join, open_parquet, write_parquet
-from pipeline.tally import Tally
-from training.batches import Ints, compose, deal, taken
-from training.tokens import SCHEMA, cost, drawn, keys
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import join, open_parquet, write_parquet
+from pipeline.storage.shuffle import Exchange
+from training.data.batching import Ints, compose, deal, taken
+from training.data.tokenized import SCHEMA, cost, drawn, keys
 
 BUCKET_TOKENS = 16 << 20  # a bucket's texts: 64 MB
 GROUP_TOKENS = 1 << 20  # a row group's

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline import artifact
-from pipeline.artifact import Artifact, Draft
-from pipeline.errors import UserError
-from pipeline.exchange import Exchange
-from pipeline.files import filesystem, join
-from pipeline.tally import Tally
-from training.batches import stable_id
-from training.epoch import REPLAY, Buckets, Pass, Recipe, Spread, here
+from pipeline.core.errors import UserError
+from pipeline.storage import artifact
+from pipeline.storage.artifact import Artifact, Draft
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import filesystem, join
+from pipeline.storage.shuffle import Exchange
+from training.data.batching import stable_id
+from training.data.epoch import REPLAY, Buckets, Pass, Recipe, Spread, here
 
 STEPS = pa.schema([("step", pa.int64()), ("file", pa.int32()), ("place", pa.int32()), ("rows", pa.int32())])
 

@@ -12,16 +12,16 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.artifact import MANIFEST, Artifact
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, open_parquet, read_json, write_json
-from pipeline.tokenizing import Tokens
-from training.batches import Ints
-from training.composer import compose_epoch
-from training.epoch import Recipe
-from training.prepare import pieces, write_rows
-from training.texts import Rows
-from training.tokens import Tokenize, beside, ragged, texts
+from pipeline.core.errors import UserError
+from pipeline.encoder.tokenizer import Tokens
+from pipeline.storage.artifact import MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join, open_parquet, read_json, write_json
+from training.data.batching import Ints
+from training.data.epoch import Recipe
+from training.data.epoch_composer import compose_epoch
+from training.data.rows import Rows
+from training.data.rows_artifact import pieces, write_rows
+from training.data.tokenized import Tokenize, beside, ragged, texts
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.artifact import Artifact
-from pipeline.config import Config
-from pipeline.console import say
-from pipeline.errors import UserError
-from pipeline.files import absolute, read_parquet
-from pipeline.text import hash64
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import absolute, read_parquet
+from pipeline.text.normalize import hash64
 
 Ints = npt.NDArray[np.int64]
 Halves = npt.NDArray[np.float16]

@@ -7,38 +7,16 @@ from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import Field
 
-from pipeline.artifact import Artifact
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.schema import TABLES
-from training import guide, validation
-from training.batches import stable_id
-from training.texts import Rows, rows_from
+from pipeline.core.errors import UserError
+from pipeline.core.schema import TABLES
+from pipeline.storage.artifact import Artifact
+from training.data import guide_vectors as guide
+from training.data.batching import stable_id
+from training.data.rows import Rows, rows_from
 
 Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]
 RIGHT = 0.5  # labelled pairs of this score and above are right: their documents are known to be relevant
-
-
-class ValidationConfig(Config):
-    """Which held-out queries are measured while training, and over how large a sample of the corpus."""
-
-    split: Literal["dev", "test"] = "dev"
-    max_queries: int = Field(200, ge=1)
-    max_documents: int = Field(1000, ge=10)
-    max_pairs: int = Field(2000, ge=2, description="labelled pairs, where spearman is measured")
-    metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
-        "auto", description="the best checkpoint is the best of this; auto: ndcg@10, of labelled pairs alone spearman"
-    )
-    beside: bool = Field(False, description="measure checkpoints in a task of their own while training goes on")
-    beside_limit_s: float = Field(1800.0, gt=0, description="give up a validation beside training after so long")
-
-    def measured(self, data: Artifact) -> str:
-        """Name the metric for a data set."""
-        if self.metric != "auto":
-            return self.metric
-        return "spearman" if data.has("labelled") and not data.has("qrels") else "ndcg@10"
 
 
 def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) -> pa.Table:
@@ -219,38 +197,3 @@ def clusters(data: Artifact) -> dict[str, str]:
     corpus = data.read("corpus", ["doc_id", "cluster_id"])
     corpus = corpus.filter(pc.is_valid(corpus["cluster_id"]))
     return dict(zip(corpus["doc_id"].to_pylist(), corpus["cluster_id"].to_pylist(), strict=True))
-
-
-def load_validation(data: Artifact, config: ValidationConfig) -> validation.Validation | validation.Similarity | None:
-    """Read the validation sample; None when the split has no judged query, or for spearman no labelled pair."""
-    if config.measured(data) == "spearman":
-        return _similarity(data, config)
-    if not all(data.has(table) for table in ("queries", "qrels", "corpus")):
-        return None
-    queries = data.read("queries")
-    queries = queries.filter(pc.equal(queries["split"], config.split))
-    texts = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-    judgments: dict[str, dict[str, int]] = {}
-    qrels = data.read("qrels")
-    qrels = qrels.filter(pc.equal(qrels["split"], config.split))
-    for query, doc, grade in zip(*(qrels[c].to_pylist() for c in ("query_id", "doc_id", "relevance")), strict=True):
-        judgments.setdefault(query, {})[doc] = grade
-    corpus = data.read("corpus", ["doc_id", "text"])
-    documents = dict(zip(corpus["doc_id"].to_pylist(), corpus["text"].to_pylist(), strict=True))
-    order = {name: stable_id(name) for name in (*texts, *documents)}
-    found = validation.sample(
-        texts, documents, judgments, max_queries=config.max_queries, max_documents=config.max_documents, order=order
-    )
-    return found if found.queries else None
-
-
-def _similarity(data: Artifact, config: ValidationConfig) -> validation.Similarity | None:
-    if not data.has("labelled"):
-        return None
-    pairs = data.read("labelled")
-    pairs = pairs.filter(pc.and_(pc.equal(pairs["split"], config.split), pc.is_valid(pairs["score"])))
-    names = zip(pairs["left_id"].to_pylist(), pairs["right_id"].to_pylist(), strict=True)
-    order = sorted((stable_id(f"{left}\t{right}"), at) for at, (left, right) in enumerate(names))
-    pairs = pairs.take([at for _, at in order[: config.max_pairs]])
-    found = validation.Similarity(*(pairs[name].to_pylist() for name in ("left", "right", "score")))
-    return found if len(found.gold) else None

@@ -13,11 +13,11 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.artifact import Artifact
-from pipeline.build.made import Made
-from training.epoch import REPLAY
-from training.rows import clusters, read_table, relevant, sampled
-from training.texts import Rows, rows_from
+from pipeline.building.corpus_reference import Made
+from pipeline.storage.artifact import Artifact
+from training.data.epoch import REPLAY
+from training.data.read_rows import clusters, read_table, relevant, sampled
+from training.data.rows import Rows, rows_from
 
 SCOPE = "replay\t"  # goes before the ids of replayed rows: two artifacts may use the same
 

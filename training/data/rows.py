@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from training.batches import Floats, Ints, stable_id
-from training.guide import Guide
+from training.data.batching import Floats, Ints, stable_id
+from training.data.guide_vectors import Guide
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import artifact
-from pipeline.artifact import Artifact
-from pipeline.files import join, write_parquet
-from pipeline.tally import Tally
-from training.epoch import GROUP_TOKENS
-from training.texts import Rows
-from training.tokens import Tokenize, cost, present, tokenised
+from pipeline.storage import artifact
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import join, write_parquet
+from training.data.epoch import GROUP_TOKENS
+from training.data.rows import Rows
+from training.data.tokenized import Tokenize, cost, present, tokenised
 
 PIECE = 16_384  # rows that are tokenised at once
 PART_TOKENS = 8 << 20  # texts of one file, at most, where a piece is not more

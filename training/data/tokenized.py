@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.tokenizing import Tokens
-from training.batches import Ints, Keys, Ragged, chosen
-from training.texts import Rows
+from pipeline.encoder.tokenizer import Tokens
+from training.data.batching import Ints, Keys, Ragged, chosen
+from training.data.rows import Rows
 
 Tokenize = Callable[[list[str], Literal["query", "document"]], Tokens]
 

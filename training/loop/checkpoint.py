@@ -16,10 +16,10 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from training.average import Average
-from training.optimizer import Optimizer
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from training.loop.optimizer import Optimizer
+from training.loop.weight_averaging import Average
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
 AVERAGE = "average.safetensors"  # only where the run averages its weights; the model is made of it then

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 
 GRAPHS = 64  # with and without padding, in training, validation and both passes of the gradient cache
 

@@ -5,8 +5,8 @@ import copy
 import torch
 from torch import Tensor
 
-from pipeline.encoder import Encoder
-from pipeline.tokenizing import Tokens
+from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.tokenizer import Tokens
 
 
 class Frozen:

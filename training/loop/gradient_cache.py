@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.chunks import by_tokens
-from pipeline.tokenizing import Tokens
+from pipeline.encoder.token_batches import by_tokens
+from pipeline.encoder.tokenizer import Tokens
 
 Encode = Callable[[Tokens, list[int]], Tensor]
 Cut = Callable[[list[int], int], list[npt.NDArray[np.int64]]]

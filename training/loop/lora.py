@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from pipeline.config import Config
-from pipeline.encoder import Encoder
-from pipeline.errors import UserError
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder
 
 FOLDER = "adapter"
 POOLER = r"(.*\.)?pooler\..*"  # takes no part in a vector, so an adapter there would never get a gradient

@@ -12,26 +12,26 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.attention import pack
-from pipeline.config import Config
-from pipeline.dropout import cheapen
-from pipeline.encoder import Encoder
-from pipeline.errors import UserError
-from pipeline.precision import compute_dtype
-from pipeline.tokenizing import Tokens
-from training import batches
-from training.average import Average, Averaging
-from training.checkpoint import Progress, State
-from training.compiled import compile_calls, told
-from training.epoch import Recipe
-from training.feed import Feed, Made, Spot, slots_for
-from training.frozen import Frozen
-from training.gather import gather, world
-from training.gradcache import Cached, Piece, Plain
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.encoder.attention import pack
+from pipeline.encoder.cpu_dropout import cheapen
+from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.precision import compute_dtype
+from pipeline.encoder.tokenizer import Tokens
+from training.data import batching as batches
+from training.data.epoch import Recipe
+from training.data.epoch_reader import Feed, Made, Spot, slots_for
+from training.data.rows import Rows
+from training.loop.checkpoint import Progress, State
+from training.loop.compile import compile_calls, told
+from training.loop.frozen_base import Frozen
+from training.loop.gradient_cache import Cached, Piece, Plain
+from training.loop.optimizer import Optimizer
+from training.loop.throughput import Pace
+from training.loop.weight_averaging import Average, Averaging
+from training.losses.gather import gather, world
 from training.losses.objective import Batch, Objective
-from training.meter import Pace
-from training.optimizer import Optimizer
-from training.texts import Rows
 
 GRADES = ("query.score", "query.weight", "query.teacher")
 COLUMNS = ("query", "positive", "negative")

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.encoder import Encoder
-from pipeline.tokenizing import Tokens
-from training.gather import world
+from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.tokenizer import Tokens
+from training.losses.gather import world
 
 T = TypeVar("T")
 

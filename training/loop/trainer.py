@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from training import memory
-from training.checkpoint import Checkpoints, Keeper, Progress
-from training.feed import Spot, ahead
-from training.loop import Loop, LoopConfig, Validate, Work
-from training.meter import Meter
+from training.data.epoch_reader import Spot, ahead
+from training.loop import heap as memory
+from training.loop.checkpoint import Checkpoints, Keeper, Progress
+from training.loop.step import Loop, LoopConfig, Validate, Work
+from training.loop.throughput import Meter
 
 ASK_S = 5.0  # seconds of the ranks' common clock between questions whether a node is to go
 

@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from pydantic import Field
 
-from pipeline import metrics, search
-from pipeline.encoder import Encoder, Role
-from training.gather import gather, world
+from pipeline.core.config import Config
+from pipeline.encoder.encoder import Encoder, Role
+from pipeline.metrics import retrieval as metrics
+from pipeline.search import exact as search
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.vectors import unit
+from training.data.batching import stable_id
+from training.losses.gather import gather, world
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class Validation:
         """
         queries = _encode_parts(encoder, list(self.queries.values()), "query")
         documents = _encode_parts(encoder, list(self.documents.values()), "document")
-        _, rows = search.top_k(search.unit(queries), [search.unit(documents)], min(100, len(documents)))
+        _, rows = search.top_k(unit(queries), [unit(documents)], min(100, len(documents)))
         doc_ids = list(self.documents)
         rankings = {
             query: [doc_ids[row] for row in found if row >= 0] for query, found in zip(self.queries, rows, strict=True)
@@ -49,7 +57,7 @@ class Similarity:
 
         Both sides are encoded as queries, as `evaluate` does, since neither is a document.
         """
-        left, right = (search.unit(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
+        left, right = (unit(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
         cosine = np.einsum("nd,nd->n", left, right).astype(np.float64)
         return {"spearman": metrics.spearman(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 
@@ -85,3 +93,58 @@ def _encode_parts(encoder: Encoder, texts: list[str], role: Role) -> np.ndarray:
         vectors[other::size] = everyone.columns["text"][start : start + count].cpu().numpy()
         start += count
     return vectors
+
+
+class ValidationConfig(Config):
+    """Which held-out queries are measured while training, and over how large a sample of the corpus."""
+
+    split: Literal["dev", "test"] = "dev"
+    max_queries: int = Field(200, ge=1)
+    max_documents: int = Field(1000, ge=10)
+    max_pairs: int = Field(2000, ge=2, description="labelled pairs, where spearman is measured")
+    metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
+        "auto", description="the best checkpoint is the best of this; auto: ndcg@10, of labelled pairs alone spearman"
+    )
+    beside: bool = Field(False, description="measure checkpoints in a task of their own while training goes on")
+    beside_limit_s: float = Field(1800.0, gt=0, description="give up a validation beside training after so long")
+
+    def measured(self, data: Artifact) -> str:
+        """Name the metric for a data set."""
+        if self.metric != "auto":
+            return self.metric
+        return "spearman" if data.has("labelled") and not data.has("qrels") else "ndcg@10"
+
+
+def load_validation(data: Artifact, config: ValidationConfig) -> Validation | Similarity | None:
+    """Read the validation sample; None when the split has no judged query, or for spearman no labelled pair."""
+    if config.measured(data) == "spearman":
+        return _similarity(data, config)
+    if not all(data.has(table) for table in ("queries", "qrels", "corpus")):
+        return None
+    queries = data.read("queries")
+    queries = queries.filter(pc.equal(queries["split"], config.split))
+    texts = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+    judgments: dict[str, dict[str, int]] = {}
+    qrels = data.read("qrels")
+    qrels = qrels.filter(pc.equal(qrels["split"], config.split))
+    for query, doc, grade in zip(*(qrels[c].to_pylist() for c in ("query_id", "doc_id", "relevance")), strict=True):
+        judgments.setdefault(query, {})[doc] = grade
+    corpus = data.read("corpus", ["doc_id", "text"])
+    documents = dict(zip(corpus["doc_id"].to_pylist(), corpus["text"].to_pylist(), strict=True))
+    order = {name: stable_id(name) for name in (*texts, *documents)}
+    found = sample(
+        texts, documents, judgments, max_queries=config.max_queries, max_documents=config.max_documents, order=order
+    )
+    return found if found.queries else None
+
+
+def _similarity(data: Artifact, config: ValidationConfig) -> Similarity | None:
+    if not data.has("labelled"):
+        return None
+    pairs = data.read("labelled")
+    pairs = pairs.filter(pc.and_(pc.equal(pairs["split"], config.split), pc.is_valid(pairs["score"])))
+    names = zip(pairs["left_id"].to_pylist(), pairs["right_id"].to_pylist(), strict=True)
+    order = sorted((stable_id(f"{left}\t{right}"), at) for at, (left, right) in enumerate(names))
+    pairs = pairs.take([at for _, at in order[: config.max_pairs]])
+    found = Similarity(*(pairs[name].to_pylist() for name in ("left", "right", "score")))
+    return found if len(found.gold) else None

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.config import Config
+from pipeline.core.config import Config
 
 
 class EMA(Config):

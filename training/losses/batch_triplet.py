@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.losses.distance import Margin, between
-from training.losses.masks import MaskConfig, document_mask, query_mask
+from training.losses.false_negatives import MaskConfig, document_mask, query_mask
 from training.losses.objective import Batch, Share, need
 
 STRIP = 512  # rows whose relations to all points are held at once where only counts are wanted

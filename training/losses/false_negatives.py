@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.config import Config
+from pipeline.core.config import Config
 from training.losses.objective import Batch, need
 
 EVERY = slice(None)

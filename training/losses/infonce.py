@@ -24,9 +24,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.masks import Limit, MaskConfig, document_mask, query_mask
+from training.losses.false_negatives import Limit, MaskConfig, document_mask, query_mask
 from training.losses.objective import Batch, Objective, Share
-from training.losses.tiled import OfTile, Scores, scores
+from training.losses.tiled_softmax import OfTile, Scores, scores
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from training.losses.distance import Similarity, similar
-from training.losses.lists import Lists, per_row, teacher_scores
+from training.losses.document_lists import Lists, per_row, teacher_scores
 from training.losses.objective import Batch, Objective, Share
 
 

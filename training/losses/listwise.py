@@ -15,10 +15,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.lists import Lists, per_row
-from training.losses.masks import Limit, MaskConfig, document_mask
+from training.losses.document_lists import Lists, per_row
+from training.losses.false_negatives import Limit, MaskConfig, document_mask
 from training.losses.objective import Batch, Objective, Share, need
-from training.losses.tiled import scores
+from training.losses.tiled_softmax import scores
 
 
 class Listwise(Objective):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from training.losses.distance import Similarity, similar
-from training.losses.lists import teacher_scores
+from training.losses.document_lists import teacher_scores
 from training.losses.objective import Batch, Objective, Share
 
 

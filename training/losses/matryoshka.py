@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
-from training.losses.basic import Basic
+from pipeline.core.errors import UserError
 from training.losses.infonce import InfoNCE
 from training.losses.objective import Batch, Objective, Share
-from training.losses.weighted import WeightedSum
+from training.losses.single import Basic
+from training.losses.weighted_sum import WeightedSum
 
 
 class Matryoshka(Objective):

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from training.gather import Gathered
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from training.losses.gather import Gathered
 
 T = TypeVar("T")
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline.errors import UserError
-from training.losses.basic import Basic
+from pipeline.core.errors import UserError
 from training.losses.matryoshka import Matryoshka
 from training.losses.objective import Objective
-from training.losses.weighted import WeightedSum
+from training.losses.single import Basic
+from training.losses.weighted_sum import WeightedSum
 
 Loss = Annotated[Basic | WeightedSum | Matryoshka, Field(discriminator="type")]
 

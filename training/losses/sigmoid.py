@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from training.losses.masks import Limit, MaskConfig, document_mask
+from training.losses.false_negatives import Limit, MaskConfig, document_mask
 from training.losses.objective import Batch, Objective, Share
 
 

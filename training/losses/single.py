@@ -4,15 +4,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from training.losses.base_distillation import Keep
+from training.losses.batch_triplet import MinedTriplet
 from training.losses.contrastive import Contrastive, OnlineContrastive
 from training.losses.cosent import AnglE, CoSENT
 from training.losses.cosine import Cosine
 from training.losses.infonce import InfoNCE
-from training.losses.keep import Keep
-from training.losses.kl import KL
+from training.losses.kl_distillation import KL
 from training.losses.listwise import Listwise
 from training.losses.margin_mse import MarginMSE
-from training.losses.mined import MinedTriplet
 from training.losses.sigmoid import Sigmoid
 from training.losses.triplet import TripletMargin
 

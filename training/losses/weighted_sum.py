@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.config import Config
-from training.losses.basic import Basic
+from pipeline.core.config import Config
 from training.losses.infonce import InfoNCE
 from training.losses.objective import Batch, Objective, Share
+from training.losses.single import Basic
 
 
 class Term(Config):

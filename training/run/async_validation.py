@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from pipeline import files
-from pipeline.artifact import Artifact
-from pipeline.config import validate
-from pipeline.encoder import Encoder
-from training.checkpoint import load_weights, progress
-from training.fit.config import TrainConfig
-from training.keeper import BESIDE, local
-from training.loop import Embed
-from training.lora import attach
-from training.rows import load_validation
+from pipeline.core.config import validate
+from pipeline.encoder.encoder import Encoder
+from pipeline.storage import files
+from pipeline.storage.artifact import Artifact
+from training.loop.checkpoint import load_weights, progress
+from training.loop.lora import attach
+from training.loop.step import Embed
+from training.loop.validation import load_validation
+from training.run.config import TrainConfig
+from training.run.run_store import BESIDE, local
 
 
 def measure(checkpoint: Any, config: dict[str, Any], places: dict[str, str]) -> dict[str, float]:

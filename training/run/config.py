@@ -4,21 +4,40 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline import files
-from pipeline.attention import PACKED
-from pipeline.config import Config, JobConfig
-from pipeline.encoder import EncoderConfig
-from training.card import CardConfig
-from training.checkpoint import Checkpoints
-from training.guide import GuideConfig
-from training.loop import LoopConfig
-from training.lora import LoraConfig
+from pipeline.core.config import Config, JobConfig
+from pipeline.encoder.attention import PACKED
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.storage import files
+from training.data.guide_vectors import GuideConfig
+from training.data.read_rows import Kind
+from training.data.replay import Replay
+from training.loop.checkpoint import Checkpoints
+from training.loop.lora import LoraConfig
+from training.loop.step import LoopConfig
+from training.loop.validation import ValidationConfig
 from training.losses.infonce import InfoNCE
-from training.losses.union import Loss
-from training.refresh import Refresh
-from training.replay import Replay
-from training.rows import Kind, ValidationConfig
-from training.trackers import Tracker
+from training.losses.registry import Loss
+from training.run.model_card import CardConfig
+from training.run.trackers import Tracker
+
+
+class Refresh(Config):
+    """When negatives are mined anew. An epoch trains on those of its version, which are `every` epochs old at most.
+
+    Version 0 is what the run began with; version n is mined by the weights after n * `every` epochs, with the settings
+    of version 0. Source: Xiong et al. 2020 (ANCE, arXiv 2007.00808), whose negatives lag by an unknown number of steps.
+    """
+
+    every: int = Field(1, ge=1, description="epochs from one mining to the next")
+
+    def version(self, epoch: int) -> int:
+        """Which negatives an epoch takes."""
+        return epoch // self.every
+
+    def stop(self, version: int) -> int:
+        """Count the epochs that come before the next version."""
+        return (version + 1) * self.every
+
 
 OPERATION = frozenset(  # how a run is carried out: none of it makes the result another one
     {"resume", "fresh", "workers", "max_failures", "checkpoints", "trackers", "collective_timeout_s", "place_timeout_s"}

@@ -6,25 +6,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 
-from pipeline import exchange, files
-from pipeline.artifact import Artifact, digest
-from pipeline.config import user_cause
-from pipeline.console import say
-from pipeline.encoder import Encoder
-from pipeline.exchange import Exchange
-from pipeline.files import join, write_json
-from pipeline.tally import Tally
-from training.bulk import Bulk, buckets_for, write_bulk
-from training.composer import compose_epoch
-from training.epoch import Recipe, Spread, here
-from training.feed import FAILED, OPENED, epoch_place, slots_for
-from training.fit.config import TrainConfig
-from training.guide import opened
-from training.loop import LoopConfig
-from training.prepare import pieces, write_rows
-from training.replay import load_mixed
-from training.rows import Kind, guided, load, read_table, sampled
-from training.texts import Rows
+from pipeline.core.config import user_cause
+from pipeline.core.progress import say
+from pipeline.encoder.encoder import Encoder
+from pipeline.storage import files
+from pipeline.storage import shuffle as exchange
+from pipeline.storage.artifact import Artifact, digest
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import join, write_json
+from pipeline.storage.shuffle import Exchange
+from training.data.bulk_rows import Bulk, buckets_for, write_bulk
+from training.data.epoch import Recipe, Spread, here
+from training.data.epoch_composer import compose_epoch
+from training.data.epoch_reader import FAILED, OPENED, epoch_place, slots_for
+from training.data.guide_vectors import opened
+from training.data.read_rows import Kind, guided, load, read_table, sampled
+from training.data.replay import load_mixed
+from training.data.rows import Rows
+from training.data.rows_artifact import pieces, write_rows
+from training.loop.step import LoopConfig
+from training.run.config import TrainConfig
 
 MOST_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
 HERE = 50_000  # rows up to which composing in this process is over before Ray has started its tasks

@@ -6,8 +6,8 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from pipeline.config import user_cause
-from pipeline.errors import UserError
+from pipeline.core.config import user_cause
+from pipeline.core.errors import UserError
 
 
 class Final(UserCallback):  # type: ignore[misc]

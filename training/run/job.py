@@ -1,16 +1,17 @@
 """The training job: check the inputs, train on Ray, leave a model directory."""
 
-from pipeline import artifact, engine
-from pipeline.artifact import Artifact
-from pipeline.console import say
-from pipeline.encoder import Encoder
-from training import card
-from training.epoch import REPLAY
-from training.fit.again import settle
-from training.fit.config import TrainConfig
-from training.fit.rounds import Inputs, finished, rounds
-from training.guide import opened
-from training.losses.union import check
+from pipeline.core import ray_session as engine
+from pipeline.core.progress import say
+from pipeline.encoder.encoder import Encoder
+from pipeline.storage import artifact
+from pipeline.storage.artifact import Artifact
+from training.data.epoch import REPLAY
+from training.data.guide_vectors import opened
+from training.losses.registry import check
+from training.run import model_card as card
+from training.run.config import TrainConfig
+from training.run.resume import settle
+from training.run.rounds import Inputs, finished, rounds
 
 
 def run(config: TrainConfig) -> str:

@@ -4,7 +4,7 @@ import json
 import time
 from typing import Any
 
-from pipeline import files
+from pipeline.storage import files
 
 WHOLE_S = 20.0  # seconds between writings of the whole file, where it cannot be appended to
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.artifact import CONFIG, MANIFEST, Artifact
-from pipeline.config import validate
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join, open_parquet, read_json
-from training.epoch import REPLAY
-from training.feed import Reader, epoch_place
-from training.fit.config import TrainConfig
-from training.rows import READERS
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join, open_parquet, read_json
+from training.data.epoch import REPLAY
+from training.data.epoch_reader import Reader, epoch_place
+from training.data.read_rows import READERS
+from training.run.config import TrainConfig
 
 STORED = {"pairs": "pairs", "triplets": "triplets", "mined": "triplets", "labelled": "labelled"}  # one row each
 

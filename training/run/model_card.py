@@ -5,8 +5,9 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline import __version__, card
-from pipeline.config import Config
+from pipeline import __version__
+from pipeline.core.config import Config
+from pipeline.encoder import model_card as card
 
 MEASURED = "measured"
 _USE = """```python

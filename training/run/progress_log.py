@@ -4,8 +4,8 @@ import json
 import threading
 from typing import Any
 
-from pipeline.console import say
-from training.lines import Lines
+from pipeline.core.progress import say
+from training.run.jsonl_log import Lines
 
 SLOW = 1.5  # a rank that takes so many times the mean of all to reach the gather is named
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
-from pipeline import files
-from pipeline.artifact import Artifact
-from pipeline.console import say
-from pipeline.errors import UserError
-from training.checkpoint import damage
-from training.fit.config import Elastic, TrainConfig
-from training.fit.resources import Resources, Shortage, resources
-from training.fit.worker import train_worker
-from training.follow import Follow
-from training.keeper import METRICS, beside, local
-from training.lines import Lines
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.storage import files
+from pipeline.storage.artifact import Artifact
+from training.loop.checkpoint import damage
+from training.run.config import Elastic, TrainConfig
+from training.run.jsonl_log import Lines
+from training.run.progress_log import Follow
+from training.run.resources import Resources, Shortage, resources
+from training.run.run_store import METRICS, beside, local
+from training.run.worker import train_worker
 
 T = TypeVar("T")
 NAME = "ray"  # of Ray Train's directory below the run's log
@@ -71,7 +71,7 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> Kept:
     trainer = _trainer(config, plan, stop, given, metric)
     from ray.train import TrainingFailedError
 
-    from training.fit.faults import explained
+    from training.run.failures import explained
 
     try:
         with Follow(files.join(places["log"], METRICS), metric):
@@ -93,8 +93,8 @@ def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources,
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from training.fit.beside import measure
-    from training.fit.faults import Final
+    from training.run.async_validation import measure
+    from training.run.failures import Final
 
     settings = {"config": config.model_dump(mode="json"), "places": config.places}
     checked = ray.train.ValidationConfig(

@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import engine
-from pipeline.errors import UserError
-from training.fit.config import Elastic, TrainConfig
+from pipeline.core import ray_session as engine
+from pipeline.core.errors import UserError
+from training.run.config import Elastic, TrainConfig
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ checkpoint; another one is refused, unless it lost nothing yet (no checkpoint) o
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import artifact, files
-from pipeline.errors import UserError
-from training.fit.config import TrainConfig
-from training.fit.trainer import committed
+from pipeline.core.errors import UserError
+from pipeline.storage import artifact, files
+from training.run.config import TrainConfig
+from training.run.ray_trainer import committed
 
 
 def settle(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:

@@ -12,23 +12,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.artifact import CONFIG, MANIFEST, Artifact
-from pipeline.config import validate
-from pipeline.console import say
-from pipeline.encoder import Encoder
-from pipeline.files import filesystem, join, read_json, read_parquet
+from pipeline.core.config import validate
+from pipeline.core.progress import say
+from pipeline.encoder.encoder import Encoder
 from pipeline.mining import job as mining
 from pipeline.mining.config import MineConfig
-from training.checkpoint import load_weights
-from training.feed import epoch_place
-from training.fit.config import TrainConfig
-from training.fit.data import Epochs, composed, prepared, recipe, total_steps
-from training.fit.resources import resources
-from training.fit.trainer import Kept, committed, fit
-from training.keeper import METRICS
-from training.lines import Lines
-from training.loop import Embed
-from training.lora import attach, merge
+from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join, read_json, read_parquet
+from training.data.epoch_reader import epoch_place
+from training.loop.checkpoint import load_weights
+from training.loop.lora import attach, merge
+from training.loop.step import Embed
+from training.run.config import TrainConfig
+from training.run.epochs import Epochs, composed, prepared, recipe, total_steps
+from training.run.jsonl_log import Lines
+from training.run.ray_trainer import Kept, committed, fit
+from training.run.resources import resources
+from training.run.run_store import METRICS
 
 
 @dataclass(frozen=True)

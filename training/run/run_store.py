@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import files
-from training.checkpoint import Checkpoints, Keeper, Progress, State, damage
-from training.lines import Lines
-from training.trackers import Tracker, Writer
+from pipeline.storage import files
+from training.loop.checkpoint import Checkpoints, Keeper, Progress, State, damage
+from training.run.jsonl_log import Lines
+from training.run.trackers import Tracker, Writer
 
 METRICS, BAD, BESIDE, LEDGER = "metrics.jsonl", "bad", "validations", "ledger"
 

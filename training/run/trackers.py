@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
-from pipeline import files
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.storage import files
 
 
 class Writer(Protocol):

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from pipeline.artifact import Artifact
-from pipeline.config import validate
-from pipeline.encoder import Encoder
-from training.drive import Drive
-from training.feed import Awaited, Feed
-from training.fit.config import Elastic, TrainConfig
-from training.keeper import RayKeeper
-from training.loop import Loop
-from training.lora import attach
-from training.rows import load_validation
+from pipeline.core.config import validate
+from pipeline.encoder.encoder import Encoder
+from pipeline.storage.artifact import Artifact
+from training.data.epoch_reader import Awaited, Feed
+from training.loop.lora import attach
+from training.loop.step import Loop
+from training.loop.trainer import Drive
+from training.loop.validation import load_validation
+from training.run.config import Elastic, TrainConfig
+from training.run.run_store import RayKeeper
 
 
 def train_worker(settings: dict[str, Any]) -> None:

@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.backends import onnx, openvino
-from pipeline.backends.runtime import Runtime
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.encoder.backends import onnx, openvino
+from pipeline.encoder.backends.runtime import Runtime
 
 Backend = Literal["auto", "torch", "openvino", "onnx"]
 

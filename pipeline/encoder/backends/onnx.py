@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from pipeline.backends.openvino import States, untold
-from pipeline.backends.runtime import STATES, Batch, Take, feed
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.encoder.backends.openvino import States, untold
+from pipeline.encoder.backends.runtime import STATES, Batch, Take, feed
 
 FILE = "onnx/model.onnx"
 OPSET = 17

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pipeline.backends.runtime import INPUTS, STATES, Batch, Take, feed
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.encoder.backends.runtime import INPUTS, STATES, Batch, Take, feed
 
 FILE = "openvino/openvino_model.xml"
 INT8_FILE = "openvino/openvino_model_int8.xml"

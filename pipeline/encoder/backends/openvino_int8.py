@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.backends.openvino import compiled, library
-from pipeline.backends.runtime import Batch, feed
+from pipeline.encoder.backends.openvino import compiled, library
+from pipeline.encoder.backends.runtime import Batch, feed
 
 Floats = npt.NDArray[np.float32]
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # how much of the outliers moves into the weights; 0: none, 1: all

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.columns import Mask, from_html, keys, named_after, normalised, stripped, whole
-from pipeline.sources.mapping import ROLES, Mapping, path_of, tags_of
-from pipeline.sources.record import ROWS, Parsed
+from pipeline.sources.reading.mapping import ROLES, Mapping, path_of, tags_of
+from pipeline.sources.reading.record import ROWS, Parsed
+from pipeline.text.columns import Mask, from_html, keys, named_after, normalised, stripped, whole
 
 Numbers = npt.NDArray[np.int64]
 _NEEDED = {

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.errors import UserError
-from pipeline.files import filesystem
-from pipeline.sources.record import Block
+from pipeline.core.errors import UserError
+from pipeline.sources.reading.record import Block
+from pipeline.storage.files import filesystem
 
 BOM = b"\xef\xbb\xbf"
 _PACKED = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.errors import UserError
-from pipeline.sources.record import Parsed, Templated, described
-from pipeline.splits import Split, named
-from pipeline.text import html_to_text, identifier, key, normalise
+from pipeline.core.errors import UserError
+from pipeline.sources.reading.record import Parsed, Templated, described
+from pipeline.sources.reading.splits import Split, named
+from pipeline.text.normalize import html_to_text, identifier, key, normalise
 
 Kind = Literal["document", "product", "query", "judgment", "rated", "pair", "qa", "labelled"]
 Row = dict[str, Any]

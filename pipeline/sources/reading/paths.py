@@ -4,10 +4,10 @@ import re
 
 from pydantic import Field
 
-from pipeline.errors import UserError
-from pipeline.files import filesystem
-from pipeline.sources import lines
-from pipeline.sources.record import FILE_BITS, Block, SourceConfig, existing, resolve
+from pipeline.core.errors import UserError
+from pipeline.sources.reading import lines
+from pipeline.sources.reading.record import FILE_BITS, Block, SourceConfig, existing, resolve
+from pipeline.storage.files import filesystem
 
 _MAGIC = re.compile(r"[*?\[]")
 

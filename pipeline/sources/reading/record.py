@@ -8,10 +8,10 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from pipeline.config import Config
-from pipeline.errors import UserError
-from pipeline.files import filesystem, join
-from pipeline.tally import Tally
+from pipeline.core.config import Config
+from pipeline.core.errors import UserError
+from pipeline.storage.counts import Tally
+from pipeline.storage.files import filesystem, join
 
 T = TypeVar("T")
 CHUNK_ROWS = 20_000

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline.columns import hashes
-from pipeline.config import Config
-from pipeline.text import hash64
+from pipeline.core.config import Config
+from pipeline.text.columns import hashes
+from pipeline.text.normalize import hash64
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")

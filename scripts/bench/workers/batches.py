@@ -49,7 +49,7 @@ def planted(first: int, count: int, total: int) -> tuple[Any, Any, Any]:
 
 def synthetic_rows(rows: int) -> Iterator[pa.Table]:
     """Tokenised rows with planted siblings and duplicates; lengths are log-normal, about 12 and 30 tokens."""
-    from training.tokens import NEGATIVE, SCHEMA
+    from training.data.tokenized import NEGATIVE, SCHEMA
 
     vocabulary = np.exp(np.linspace(0, np.log(30_000), 1 << 16)).astype(np.int32)  # common words more often
     for first in range(0, rows, CHUNK):
@@ -82,7 +82,7 @@ def synthetic_rows(rows: int) -> Iterator[pa.Table]:
 
 def synthetic(job: dict[str, Any]) -> dict[str, float]:
     """Write an artifact of synthetic rows."""
-    from training.prepare import write_rows
+    from training.data.rows_artifact import write_rows
 
     start = time.perf_counter()
     found = write_rows(f"{job['folder']}/rows", {}, {}, synthetic_rows(job["rows"]))
@@ -91,11 +91,11 @@ def synthetic(job: dict[str, Any]) -> dict[str, float]:
 
 def compose(job: dict[str, Any]) -> dict[str, float]:
     """Compose an epoch on Ray."""
-    from pipeline import engine
-    from pipeline.artifact import Artifact
-    from training.composer import compose_epoch
-    from training.epoch import Recipe
-    from training.fit.data import on_ray
+    from pipeline.core import ray_session as engine
+    from pipeline.storage.artifact import Artifact
+    from training.data.epoch import Recipe
+    from training.data.epoch_composer import compose_epoch
+    from training.run.epochs import on_ray
 
     engine.start()
     rows = Artifact.open(f"{job['folder']}/rows", "rows")
@@ -108,8 +108,8 @@ def compose(job: dict[str, Any]) -> dict[str, float]:
 
 def check(job: dict[str, Any]) -> dict[str, float]:
     """Look for rows whose document another row of their batch has too, for lost rows, and at the balance of ranks."""
-    from pipeline.artifact import Artifact
-    from pipeline.files import open_parquet
+    from pipeline.storage.artifact import Artifact
+    from pipeline.storage.files import open_parquet
 
     epoch = Artifact.open(f"{job['folder']}/epoch", "epoch")
     total = Artifact.open(f"{job['folder']}/rows", "rows").rows("rows")
@@ -138,10 +138,10 @@ def batches(job: dict[str, Any]) -> dict[str, float]:
     table, document, known = _real(job) if job["set"] else _synthetic(job["rows"])
     start, found = time.perf_counter(), []
     if job["side"] == "ours":
-        from training.composer import compose_epoch
-        from training.epoch import Recipe
-        from training.feed import Reader
-        from training.prepare import write_rows
+        from training.data.epoch import Recipe
+        from training.data.epoch_composer import compose_epoch
+        from training.data.epoch_reader import Reader
+        from training.data.rows_artifact import write_rows
 
         with tempfile.TemporaryDirectory() as folder:
             rows = write_rows(f"{folder}/rows", {}, {}, table)
@@ -174,8 +174,8 @@ def _synthetic(count: int) -> tuple[Iterator[pa.Table], Any, Any]:
 
 
 def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
-    from training.prepare import pieces
-    from training.texts import rows_from
+    from training.data.rows import rows_from
+    from training.data.rows_artifact import pieces
 
     rows = rows_from(pairs(job["data"], job["set"], job["rows"]), {})
     return (
@@ -214,11 +214,11 @@ def pairs(data: str, name: str, count: int) -> pa.Table:
 
 def balance(job: dict[str, Any]) -> dict[str, float]:
     """Tokens of the heaviest rank of W against the mean, and padding, dealt by us or in order as a sampler does."""
-    from pipeline.encoder import Encoder, EncoderConfig
-    from training.epoch import Recipe
-    from training.feed import Made, Reader
-    from training.texts import rows_from
-    from training.tokens import cost, texts
+    from pipeline.encoder.encoder import Encoder, EncoderConfig
+    from training.data.epoch import Recipe
+    from training.data.epoch_reader import Made, Reader
+    from training.data.rows import rows_from
+    from training.data.tokenized import cost, texts
 
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=128, dtype="float32"), "cpu")
     rows = rows_from(pairs(job["data"], job["set"], 6400), {})
@@ -250,12 +250,12 @@ def balance(job: dict[str, Any]) -> dict[str, float]:
 
 def wait(job: dict[str, Any]) -> dict[str, float]:
     """Share of the steps of MiniLM that waits for a batch, and how long one takes to get ready."""
-    from pipeline.encoder import Encoder, EncoderConfig
-    from training.feed import ahead
-    from training.loop import Loop, LoopConfig
+    from pipeline.encoder.encoder import Encoder, EncoderConfig
+    from training.data.epoch_reader import ahead
+    from training.data.rows import rows_from
+    from training.loop.step import Loop, LoopConfig
+    from training.loop.throughput import Meter
     from training.losses.infonce import InfoNCE
-    from training.meter import Meter
-    from training.texts import rows_from
 
     encoder = Encoder.load(EncoderConfig(max_length=128, dtype="float32"), "cpu", to_train=True)
     settings = LoopConfig(batch_size=SIZE, validations=0, max_steps=job["steps"], dropout=0.0)

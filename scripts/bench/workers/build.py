@@ -36,9 +36,9 @@ def ours(job: Job, out: Path) -> Found:
     import ray
     import ray.data
 
-    from pipeline.build.config import BuildConfig
-    from pipeline.build.job import run
-    from pipeline.engine import QUIET
+    from pipeline.building.config import BuildConfig
+    from pipeline.building.job import run
+    from pipeline.core.ray_session import QUIET
 
     source = {"type": "jsonl", "kind": "qa", "path": "rows/part-*.jsonl"}
     action = "remove" if job.get("leaks") else "off"
@@ -191,7 +191,7 @@ def _texts(job: Job) -> tuple[list[str], list[tuple[int, int]]]:
 
 def _judged(job: Job, pairs: set[tuple[int, int]], texts: list[str], near: list[tuple[int, int]]) -> Found:
     """How much of the planted truth pairs of one cluster tell, and how many pairs of a sample are none."""
-    from pipeline.shingles import jaccard, shingle
+    from pipeline.building.shingles import jaccard, shingle
 
     def index(chosen: list[tuple[int, int]]) -> np.ndarray:
         sides = [shingle(pa.array([texts[pair[side]] for pair in chosen])) for side in (0, 1)]
@@ -205,12 +205,11 @@ def _judged(job: Job, pairs: set[tuple[int, int]], texts: list[str], near: list[
 
 def cluster_ours(job: Job, out: Path) -> Found:
     """Near-duplicate clusters by the steps of a build, in this process, through files as on Ray."""
-    from pipeline.build.near import NearSteps
-    from pipeline.clusters import EDGES
-    from pipeline.dedup import entries
-    from pipeline.exchange import Exchange, numbers
-    from pipeline.minhash import NearConfig
-    from pipeline.sources.record import SCHEMAS
+    from pipeline.building.dedup import entries
+    from pipeline.building.minhash import NearConfig
+    from pipeline.building.near_duplicates import EDGES, NearSteps
+    from pipeline.sources.reading.record import SCHEMAS
+    from pipeline.storage.shuffle import Exchange, numbers
 
     texts, near = _texts(job)
     pa.set_cpu_count(1)

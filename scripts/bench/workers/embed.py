@@ -72,7 +72,7 @@ def _pss(pid: int) -> float:
 
 def ours(job: dict[str, Any]) -> Embed:
     """Our encoder in this process."""
-    from pipeline.encoder import Encoder, EncoderConfig
+    from pipeline.encoder.encoder import Encoder, EncoderConfig
 
     settings = {key: job[key] for key in ("model", "dtype", "backend", "max_length") if job.get(key)}
     encoder = Encoder.load(EncoderConfig.model_validate(settings), "cpu").hasten(job["threads"])
@@ -140,8 +140,8 @@ def plain_ray(job: dict[str, Any]) -> Embed:
 
 def our_job(job: dict[str, Any]) -> Embed:
     """The embedding job with all that it checks and writes."""
-    from pipeline.config import validate
-    from pipeline.embed.job import EmbedConfig, run
+    from pipeline.core.config import validate
+    from pipeline.embedding.job import EmbedConfig, run
 
     _ray(job)
 
@@ -169,7 +169,7 @@ def _steady(files: list[str], workers: int) -> float:
 def _ray(job: dict[str, Any]) -> None:
     import ray
 
-    from pipeline import engine
+    from pipeline.core import ray_session as engine
 
     ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     engine.start()
@@ -182,14 +182,15 @@ def _written(folder: str, texts: list[str]) -> Path:
 
 
 def _directory(job: dict[str, Any]) -> str:
-    from pipeline import modeldir
+    from pipeline.encoder import model_directory as modeldir
 
     return modeldir.find(job["model"])
 
 
 def quality(job: dict[str, Any]) -> dict[str, float]:
     """nDCG@10 of queries, of both splits since nothing is trained, over their documents and others, `rows` in all."""
-    from pipeline import metrics, search
+    from pipeline.metrics import retrieval as metrics
+    from pipeline.search import exact as search
 
     place = Path(job["data"]) / job["sets"][0]
     judged: dict[str, dict[str, int]] = {}
@@ -208,7 +209,9 @@ def quality(job: dict[str, Any]) -> dict[str, float]:
     embed = ours(job)
     queries = embed([asked[key] for key in chosen])
     documents = embed([f"{row.get(title) or ''} {row['text']}".strip() for row in corpus])
-    _, rows = search.top_k(search.unit(queries), [search.unit(documents)], 10)
+    from pipeline.storage.vectors import unit
+
+    _, rows = search.top_k(unit(queries), [unit(documents)], 10)
     found = {key: [corpus[row]["doc_id"] for row in best] for key, best in zip(chosen, rows.tolist(), strict=True)}
     return {"ndcg": metrics.mean(metrics.retrieval(found, judged, ["ndcg@10"])["ndcg@10"])}
 

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.embed.columns import Format
-from pipeline.embed.worker import EncodeShard, Task
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.shards import plan
-from scripts import measure_engine
+from pipeline.embedding.worker import EncodeShard, Task
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage.shards import plan
+from pipeline.storage.vectors import Format
+from scripts.bench.workers import train_step as measure_engine
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Found = dict[str, float]

@@ -71,7 +71,7 @@ def search(side: str, folder: str, queries: int, documents: int, batch: int, thr
     settings = {"corpus": [f"d{row}" for row in range(documents)], "relative_margin": 0.05, "num_negatives": 3}
     settings |= {"faiss_batch_size": batch, "verbose": False, "output_format": "labeled-list"}
     if side == "ours":
-        from pipeline.hard_negatives import mine_hard_negatives
+        from pipeline.mining.hard_negatives import mine_hard_negatives
     else:
         from sentence_transformers.util import mine_hard_negatives
 
@@ -93,8 +93,7 @@ def corpus(size: int, folder: str) -> dict[str, float]:
 def capped(queries: int, folder: str) -> dict[str, float]:
     """Find and measure 50 candidates of each anchor over the vector files of a folder."""
     from pipeline.mining.candidates import candidates_table, exact, measured
-    from pipeline.mining.keys import NONE, Owned, id_keys, text_keys
-    from pipeline.mining.known import Block, Exclude, positions
+    from pipeline.mining.exclusions import NONE, Block, Exclude, Owned, id_keys, positions, text_keys
 
     files = sorted(str(path) for path in Path(folder).glob("*.parquet"))
     anchors = base(queries, 1)
@@ -121,9 +120,9 @@ def corpus_files(size: int, folder: str) -> tuple[list[str], int]:
     """Vector files of at least `size` bytes of vectors, as the job leaves them; each is the first one, turned."""
     import pyarrow as pa
 
-    from pipeline import shards
-    from pipeline.embed.columns import vectors_table
-    from pipeline.mining.keys import id_keys
+    from pipeline.mining.exclusions import id_keys
+    from pipeline.storage import shards
+    from pipeline.storage.vectors import vectors_table
 
     rows = 16_384
     vectors, files, written = base(rows, 0), [], 0
@@ -146,9 +145,10 @@ def sweep(rows: int, width: int, folder: str) -> dict[str, float]:
     """Try 20 settings over a table of `rows` rows of `width` candidates."""
     import pyarrow as pa
 
-    from pipeline import schema, shards
-    from pipeline.mining.rule import Rule
+    from pipeline.core import schema
+    from pipeline.mining.rules import Rule
     from pipeline.mining.sweep import sweep as tried
+    from pipeline.storage import shards
 
     files = []
     for first in range(0, rows, 65_536):

@@ -109,12 +109,12 @@ def ours(job: dict[str, Any]) -> list[float]:
     import pyarrow as pa
     import torch.distributed as dist
 
-    from pipeline.encoder import Encoder, EncoderConfig
-    from training.checkpoint import Keeper
-    from training.drive import Drive
-    from training.loop import Loop, LoopConfig
+    from pipeline.encoder.encoder import Encoder, EncoderConfig
+    from training.data.rows import rows_from
+    from training.loop.checkpoint import Keeper
+    from training.loop.step import Loop, LoopConfig
+    from training.loop.trainer import Drive
     from training.losses.infonce import InfoNCE
-    from training.texts import rows_from
 
     if job["ranks"] > 1:
         dist.init_process_group("gloo", init_method="env://")
@@ -153,7 +153,7 @@ def peers(job: dict[str, Any]) -> list[float]:
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
     from transformers import TrainerCallback
 
-    from pipeline import modeldir
+    from pipeline.encoder import model_directory as modeldir
 
     ends: list[float] = []
 

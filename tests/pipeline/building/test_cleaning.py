@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.cleaning import CleanConfig
-from pipeline.errors import UserError
-from pipeline.read import Limits, clean
-from pipeline.sources.record import Parsed
-from pipeline.text import key
+from pipeline.building.cleaning import CleanConfig
+from pipeline.building.read import Limits, clean
+from pipeline.core.errors import UserError
+from pipeline.sources.reading.record import Parsed
+from pipeline.text.normalize import key
 
 
 def cleaned(texts: list[str], **settings: Any) -> tuple[list[str], Parsed]:
@@ -56,7 +56,7 @@ def test_other_languages_are_left_out():
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
-    from pipeline.cleaning import _identifier
+    from pipeline.building.cleaning import _identifier
 
     _identifier.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "py3langid.langid", None)

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.leaks import Asked, LeakConfig, asked, both, in_one, keys_of, leaks
-from tests.test_build import build, inline, sample_recipe, table, write_jsonl
-from tests.test_near import WORDS, index, planted
+from pipeline.building.decontamination import Asked, LeakConfig, asked, both, in_one, keys_of, leaks
+from pipeline.core.errors import UserError
+from tests.pipeline.building.test_near_duplicates import WORDS, index, planted
+from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
 __all__ = ["inline"]
 CONFIG = LeakConfig()

@@ -1,11 +1,9 @@
 """The build job: exact tables from small inputs, the same whatever the cut, and one clear line when it cannot."""
 
-import json
 import os
 import shutil
 import signal
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline import engine, exchange
-from pipeline.artifact import Artifact
-from pipeline.build import job
-from pipeline.build.config import BuildConfig
-from pipeline.build.job import run
-from pipeline.config import main, parse
-from pipeline.errors import UserError
-from pipeline.exchange import Exchange
-from pipeline.tally import Tally
-
-SAMPLE = Path(__file__).resolve().parent.parent / "scripts" / "sample"
-Recipe = dict[str, Any]
-
-
-def one_after_the_other(
-    name: str, count: int, task: exchange.Task, marks: str, done: Callable[[int], None], **_: bool
-) -> list[Tally]:
-    """What `exchange.run` does, in this process and without Ray."""
-    tallies = []
-    for index in range(count):
-        _index, error = exchange._call(index, name, task, marks)
-        if error:
-            raise UserError(error)
-        tallies.append(Tally.read(json.loads(Path(exchange._mark(marks, name, index)).read_text())))
-        done(index)
-    return tallies
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "run", one_after_the_other)
-    monkeypatch.setattr(engine, "start", lambda: None)
-
-
-def build(recipe: Recipe, out: Path) -> Artifact:
-    return run(BuildConfig.model_validate({**recipe, "run": str(out)}))
-
-
-def table(artifact: Artifact, name: str) -> list[dict[str, Any]]:
-    """Rows of a table in an order that does not depend on its files."""
-    rows = artifact.read(name).to_pylist() if artifact.has(name) else []
-    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+from pipeline.building import job
+from pipeline.building.config import BuildConfig
+from pipeline.building.job import run
+from pipeline.core import ray_session as engine
+from pipeline.core.config import main, parse
+from pipeline.core.errors import UserError
+from pipeline.storage import shuffle as exchange
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.counts import Tally
+from pipeline.storage.shuffle import Exchange
+from tests.support.corpora import SAMPLE, Recipe, build, one_after_the_other, sample_recipe, table, write_jsonl
 
 
 def everything(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
     return {name: table(artifact, name) for name in job.WRITTEN}
-
-
-def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
 @pytest.fixture
@@ -119,15 +82,6 @@ def test_duplicates_become_aliases_and_every_loss_is_counted(inline: None, shop:
     assert examples["judgment_without_document"] == ["q3 -> d4 of shop"]
     assert examples["empty_text"] == [f"{tmp_path}/documents.jsonl:5 documents: d4 has 0 characters"]
     assert not (tmp_path / "run" / "data" / "staging").exists()
-
-
-def sample_recipe(**over: Any) -> Recipe:
-    sources = [
-        {"type": "stackexchange", "name": "forum", "path": "Posts.xml"},
-        {"type": "jsonl", "name": "shop", "path": "products.jsonl", "kind": "product"},
-        {"type": "beir", "name": "search", "path": "search"},
-    ]
-    return {"root": str(SAMPLE), "sources": sources, "pairs": {"title_description": True}, **over}
 
 
 def test_each_source_has_its_prompts_and_nothing_else_changes(inline: None, tmp_path: Path):

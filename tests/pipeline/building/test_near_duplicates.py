@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.clusters import EDGES, candidates, clusters, forest
-from pipeline.minhash import NearConfig, sketch
-from pipeline.shingles import jaccard, shingle
-from tests.test_build import build, inline, sample_recipe, table, write_jsonl
+from pipeline.building.minhash import NearConfig, sketch
+from pipeline.building.near_duplicates import EDGES, candidates, clusters, forest
+from pipeline.building.shingles import jaccard, shingle
+from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
 __all__ = ["inline"]
 WORDS = [f"w{number}" for number in range(20_000)]
@@ -186,10 +186,10 @@ def test_groups_that_near_duplicate_queries_tie_are_one_unit(inline: None, tmp_p
 def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     import torch
 
-    from tests.test_rows import travelling
-    from training.losses.masks import MaskConfig, document_mask
+    from tests.training.data.test_read_rows import travelling
+    from training.data.read_rows import load
+    from training.losses.false_negatives import MaskConfig, document_mask
     from training.losses.objective import Batch
-    from training.rows import load
 
     pairs = [pair for pair in planted(30, seed=4, changes=(1, 1)) if index(*pair) >= 0.85][:8]
     recipe = corpus(tmp_path, pairs) | {"split": {"train": 1, "dev": 0, "test": 0}}
@@ -228,7 +228,7 @@ def test_queries_cluster_apart_from_documents_of_the_same_id(inline: None, tmp_p
 
 
 def test_cluster_splits_need_clusters():
-    from pipeline.build.config import BuildConfig
+    from pipeline.building.config import BuildConfig
 
     with pytest.raises(ValueError, match="needs near_duplicates"):
         BuildConfig.model_validate(sample_recipe(split={"by": "cluster"}))

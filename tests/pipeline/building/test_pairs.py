@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.lookalikes import DOCUMENTS, PAIRS, LexicalConfig, lookalikes
-from pipeline.tally import Tally
-from tests.test_build import build, inline, sample_recipe, table, write_jsonl
+from pipeline.building.triplets import DOCUMENTS, PAIRS, LexicalConfig, lookalikes
+from pipeline.storage.counts import Tally
+from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
 __all__ = ["inline"]
 ALL = {"train": 1, "dev": 0, "test": 0}
@@ -107,7 +107,7 @@ def test_pairs_count_by_their_relevance(inline: None, tmp_path: Path):
     grades = [("a", "x", 3), ("a", "y", 1), ("b", "x", 2)]
     artifact = build(judged(tmp_path, grades, pairs={"weights": {1: 0.25, 3: 2}}), tmp_path / "run")
     assert {(row["relevance"], row["weight"]) for row in table(artifact, "pairs")} == {(3, 2), (1, 0.25), (2, None)}
-    from training.rows import load
+    from training.data.read_rows import load
 
     assert sorted(load(["pairs"], artifact, None, None, None).weight.tolist()) == [0.25, 1.0, 2.0]
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.artifact import Artifact
-from pipeline.shingles import jaccard, shingle
+from pipeline.building.shingles import jaccard, shingle
+from pipeline.storage.artifact import Artifact
 from scripts.synthesize import Plan, arguments, make, vocabulary
-from tests.test_build import build, inline
+from tests.support.corpora import build, inline
 
 __all__ = ["inline"]
 ROWS, THRESHOLD = 5000, 0.8

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.embed.job import run
-from pipeline.pool import Pool, Worker, stream
-from tests.test_embed import settings, write_rows
+from pipeline.core.actor_pool import Pool, Worker, stream
+from pipeline.embedding.job import run
+from tests.pipeline.embedding.test_job import settings, write_rows
 
 
 class Together(Worker):

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from pipeline.config import Config, JobConfig, answering, main, merge, parse, read_recipe, user_cause
-from pipeline.embed.job import EmbedConfig
-from pipeline.errors import UserError
-from pipeline.evaluate.job import EvaluateConfig
+from pipeline.core.config import Config, JobConfig, answering, main, merge, parse, read_recipe, user_cause
+from pipeline.core.errors import UserError
+from pipeline.embedding.job import EmbedConfig
+from pipeline.evaluation.config import EvaluateConfig
 from pipeline.mining.config import MineConfig
 
 

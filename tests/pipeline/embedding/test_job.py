@@ -14,16 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema, shards
-from pipeline.artifact import Artifact, Draft
-from pipeline.config import validate
-from pipeline.embed.columns import matrix, vectors_table, with_text
-from pipeline.embed.ids import check_ids
-from pipeline.embed.job import EmbedConfig, run
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
+from pipeline.core import schema
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.embedding.job import EmbedConfig, run
+from pipeline.embedding.unique_ids import check_ids
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact, Draft
+from pipeline.storage.vectors import matrix, vectors_table, with_text
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 2}
 WORDS = ("kettle", "lamp", "mug", "shoes", "scarf", "headphones", "bicycle", "hose", "tripod", "sofa", "oven")
 
@@ -81,7 +82,7 @@ def test_ids_that_are_missing_or_twice_are_named(tmp_path: Path):
 
 
 def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.embed.ids._IDS_A_PASS", 4)
+    monkeypatch.setattr("pipeline.embedding.unique_ids._IDS_A_PASS", 4)
     path = write_rows(tmp_path / "a.parquet", 30)
     check_ids(shards.plan([str(path)], 7, ""), "id")
     twice = pa.concat_tables([pq.read_table(path), pa.table({"id": ["d11"], "text": ["x"]})])
@@ -113,7 +114,7 @@ def test_the_model_of_the_run_is_the_default():
 
 
 def test_errors_are_one_line_and_exit_2(tmp_path: Path, minilm: str, capsys: pytest.CaptureFixture[str]):
-    from pipeline.config import main
+    from pipeline.core.config import main
 
     good = write_rows(tmp_path / "good.parquet", 3)
     (tmp_path / "bad.parquet").write_bytes(b"no parquet at all")

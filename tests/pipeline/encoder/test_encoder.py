@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from pipeline import chunks
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.tokenizing import Tokenizing
+from pipeline.core.errors import UserError
+from pipeline.encoder import token_batches as chunks
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.tokenizer import Tokenizing
 
 TEXTS = ["wireless headphones", "", "x", "Bluetooth earbuds with a charging case. " * 40, "running shoes"] * 5
 PROMPTS = {"query": "search: ", "document": "passage: "}

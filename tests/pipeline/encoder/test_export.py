@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline.config import validate
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.export import ExportConfig, push, run
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.export import ExportConfig, push, run
 
 
 class Hub(BaseHTTPRequestHandler):

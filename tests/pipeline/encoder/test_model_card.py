@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline import card
-from pipeline.evaluate.card import kind, tell_card
-from tests import told
-from training import card as trained
-from training.fit.config import TrainConfig
+from pipeline.encoder import model_card as card
+from pipeline.evaluation.model_card import kind, tell_card
+from tests.support import findings as told
+from training.run import model_card as trained
+from training.run.config import TrainConfig
 
 HELD = [{"step": 0, "ndcg@10": 0.1}, {"step": 20, "ndcg@10": 0.25}]
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.metrics import mean, retrieval
-from pipeline.search import top_k, unit
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.metrics.retrieval import mean, retrieval
+from pipeline.search.exact import top_k
+from pipeline.storage.vectors import unit
 
 
 @pytest.fixture(scope="module")
 def shop():
     """Some of the sample shop's own queries, judgments and products: small, and made of real sentences."""
-    root = Path(__file__).resolve().parent.parent / "scripts" / "sample"
+    root = Path(__file__).resolve().parents[3] / "scripts" / "sample"
     texts = {}
     for line in (root / "products.jsonl").read_text().splitlines():
         with suppress(ValueError):  # the sample has broken lines on purpose

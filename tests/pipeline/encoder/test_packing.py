@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import packing
-from pipeline.chunks import by_sum
-from pipeline.encoder import Encoder, EncoderConfig, pool
+from pipeline.encoder import packing
+from pipeline.encoder.encoder import Encoder, EncoderConfig, pool
+from pipeline.encoder.token_batches import by_sum
 
 LENGTHS = [5, 31, 1, 8, 8, 30, 2, 8, 17, 3]
 

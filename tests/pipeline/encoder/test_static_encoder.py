@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.distill import distil, principal, weights
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.static import StaticTable
+from pipeline.core.errors import UserError
+from pipeline.encoder.distillation import distil, principal, weights
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.static_encoder import StaticTable
 
 TEXTS = ["wireless headphones", "", "Bluetooth earbuds with a charging case. " * 40, "running shoes", "x"] * 3
 
@@ -71,9 +71,9 @@ def test_leading_tokens_can_be_left_out(saved):
 
 
 def test_the_trainer_trains_it_with_its_losses(saved):
-    from training.loop import Loop, LoopConfig
+    from training.data.rows import rows_from
+    from training.loop.step import Loop, LoopConfig
     from training.losses.infonce import InfoNCE
-    from training.texts import rows_from
 
     encoder, rows = load(saved), range(32)
     table = pa.table(

@@ -10,20 +10,24 @@ import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 
-from pipeline import schema
-from pipeline.artifact import Artifact, begin
-from pipeline.config import validate
-from pipeline.encoder import Encoder
-from pipeline.errors import UserError
-from pipeline.evaluate import contrasts, outputs, story
-from pipeline.evaluate.corpus import Corpus, Piece
-from pipeline.evaluate.job import EvaluateConfig, run
-from pipeline.evaluate.measure import measure
-from pipeline.evaluate.measured import BM25, Measured, Plan
-from pipeline.evaluate.probes import lexical_triplets, make_probes, wanted_ids
-from pipeline.evaluate.questions import Questions, read_questions
-from pipeline.metrics import gains, retrieval
-from pipeline.search import Best, unit
+from pipeline.core import schema
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder
+from pipeline.evaluation import comparisons as contrasts
+from pipeline.evaluation import outputs
+from pipeline.evaluation import report_data as story
+from pipeline.evaluation.config import EvaluateConfig
+from pipeline.evaluation.corpus import Corpus, Piece
+from pipeline.evaluation.dataset import Questions, read_questions
+from pipeline.evaluation.evaluator import measure
+from pipeline.evaluation.job import run
+from pipeline.evaluation.results import BM25, Measured, Plan
+from pipeline.evaluation.similarity_samples import lexical_triplets, make_probes, wanted_ids
+from pipeline.metrics.retrieval import gains, retrieval
+from pipeline.search.exact import Best
+from pipeline.storage.artifact import Artifact, begin
+from pipeline.storage.vectors import unit
 
 CITIES = ["Oslo", "Lima", "Rome", "Cairo", "Delhi", "Paris", "Tokyo", "Quito", "Accra", "Hanoi", "Sofia", "Dakar"]
 FACTS = [

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import duplicates, pairscores
-from pipeline.evaluate import figures
-from pipeline.evaluate.probes import make_probes
-from pipeline.evaluate.questions import Questions, Triplet
-from pipeline.metrics import mean, retrieval
-from pipeline.search import top_k
+from pipeline.evaluation import duplicates
+from pipeline.evaluation import scores as figures
+from pipeline.evaluation.dataset import Questions, Triplet
+from pipeline.evaluation.similarity_samples import make_probes
+from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics.retrieval import mean, retrieval
+from pipeline.search.exact import top_k
 
 evaluation = pytest.importorskip("sentence_transformers.sentence_transformer.evaluation")
 

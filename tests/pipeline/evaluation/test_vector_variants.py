@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.evaluate import variants
-from pipeline.evaluate.variants import RESCORED, Variant, VariantsConfig, signs
-from pipeline.search import top_k, unit
+from pipeline.core.errors import UserError
+from pipeline.evaluation import vector_variants as variants
+from pipeline.evaluation.vector_variants import RESCORED, Variant, VariantsConfig, signs
+from pipeline.search.exact import top_k
+from pipeline.storage.vectors import unit
 
 
 def vectors(seed, count, dim=32):
@@ -89,8 +90,8 @@ def test_a_small_corpus_leaves_places_empty():
 
 
 def test_settings_of_variants():
-    from pipeline.config import validate
-    from pipeline.evaluate.job import EvaluateConfig
+    from pipeline.core.config import validate
+    from pipeline.evaluation.config import EvaluateConfig
 
     assert validate(EvaluateConfig, {"variants": None}).resolved().shrunk == ()
     assert validate(EvaluateConfig, {}).resolved().shrunk == ("tuned",)

@@ -8,15 +8,15 @@ import pyarrow as pa
 import pytest
 from lxml import html as markup
 
-from pipeline import schema
-from pipeline.artifact import Draft, begin
-from pipeline.errors import UserError
+from pipeline.core import schema
+from pipeline.core.errors import UserError
 from pipeline.inspection.page import render
-from pipeline.inspection.repeats import Repeats
+from pipeline.inspection.repetition import Repeats
 from pipeline.inspection.survey import open_any, survey
-from pipeline.inspection.wording import dropped, lengths, overlaps, repeats, values, vectors
-from scripts import inspect
-from tests.test_build import build, inline, sample_recipe  # noqa: F401  a fixture
+from pipeline.inspection.tables import dropped, lengths, overlaps, repeats, values, vectors
+from pipeline.storage.artifact import Draft, begin
+from scripts import preview as inspect
+from tests.support.corpora import build, inline, sample_recipe  # noqa: F401  a fixture
 
 
 def draft(path: Path, kind: str) -> Draft:

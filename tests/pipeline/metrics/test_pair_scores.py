@@ -5,11 +5,13 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from pipeline import clustering, duplicates, pairscores, significance
-from pipeline.evaluate import figures
-from pipeline.evaluate.questions import Questions
-from pipeline.search import unit
-from pipeline.significance import bootstrap_p
+from pipeline.evaluation import duplicates
+from pipeline.evaluation import scores as figures
+from pipeline.evaluation.dataset import Questions
+from pipeline.metrics import clustering, significance
+from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics.significance import bootstrap_p
+from pipeline.storage.vectors import unit
 
 
 def scored(seed, pairs=400, ties=True):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from pipeline import significance
-from pipeline.errors import UserError
-from pipeline.metrics import (
+from pipeline.core.errors import UserError
+from pipeline.metrics import significance
+from pipeline.metrics.retrieval import (
     RETRIEVAL,
     Metric,
     depth,

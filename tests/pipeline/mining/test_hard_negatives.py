@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipeline import search
-from pipeline.errors import UserError
-from pipeline.hard_negatives import mine_hard_negatives
+from pipeline.core.errors import UserError
+from pipeline.mining.hard_negatives import mine_hard_negatives
+from pipeline.search import exact as search
 
 peer = pytest.importorskip("sentence_transformers.util")
 datasets = pytest.importorskip("datasets")

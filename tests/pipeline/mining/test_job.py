@@ -8,20 +8,29 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import schema, shards
-from pipeline.artifact import Artifact, Draft
-from pipeline.config import validate
-from pipeline.embed.columns import vectors_table
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
+from pipeline.core import schema
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.mining.candidates import exact, measured
 from pipeline.mining.config import MineConfig
+from pipeline.mining.exclusions import (
+    NONE,
+    Block,
+    Exclude,
+    Owned,
+    id_keys,
+    known_positives,
+    positions,
+    siblings,
+    text_keys,
+)
 from pipeline.mining.job import run
-from pipeline.mining.keys import NONE, Owned, id_keys, text_keys
-from pipeline.mining.known import Block, Exclude, known_positives, positions, siblings
 from pipeline.mining.plan import blocks
-from pipeline.search import unit
-from tests.test_cross import reranker_directory
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact, Draft
+from pipeline.storage.vectors import unit, vectors_table
+from tests.pipeline.mining.test_reranker import reranker_directory
 
 COLOURS, SIZES = ("red", "green", "blue", "black"), ("small", "large")
 THINGS = ("kettle", "lamp", "mug", "running shoes", "wool scarf", "wireless headphones", "bicycle", "garden hose")

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema
-from pipeline.artifact import Draft
-from pipeline.encoder import EncoderConfig
-from pipeline.mining.tuples import labelled_lists, labelled_pairs, n_tuples, tuples
-from pipeline.modeldir import find
+from pipeline.core import schema
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.encoder.model_directory import find
+from pipeline.mining.output_formats import labelled_lists, labelled_pairs, n_tuples, tuples
+from pipeline.storage.artifact import Draft
 from scripts.export_negatives import main
 
 

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import schema
-from pipeline.errors import UserError
-from pipeline.mining.cross import CrossConfig, Reranker
-from pipeline.mining.rescore import cross_scored
+from pipeline.core import schema
+from pipeline.core.errors import UserError
+from pipeline.mining.reranker import CrossConfig, Reranker, cross_scored
 
 
 def reranker_directory(folder: Path, minilm: str, labels: int = 1) -> str:
@@ -36,7 +35,7 @@ RIGHTS = [f"answer {'and more ' * (row % 5)}{row * 7}" for row in range(23)]
 def test_scores_are_the_models_own_whatever_the_batch(tmp_path, minilm, labels, monkeypatch):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from pipeline.mining import cross
+    from pipeline.mining import reranker as cross
 
     folder = reranker_directory(tmp_path / "m", minilm, labels)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import schema
-from pipeline.config import validate
-from pipeline.errors import UserError
-from pipeline.mining.cells import Cells
+from pipeline.core import schema
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.mining.candidate_arrays import Cells
 from pipeline.mining.config import MineConfig
-from pipeline.mining.keys import matches
-from pipeline.mining.rule import Rule, Strategy, ceiling, choose
-from pipeline.mining.select import reason, select, taken_ids
-from pipeline.text import hash64
+from pipeline.mining.exclusions import matches
+from pipeline.mining.rules import Rule, Strategy, ceiling, choose
+from pipeline.mining.selection import reason, select, taken_ids
+from pipeline.text.normalize import hash64
 
 FREE = {"max_percentage": None}
 SCORES = np.array([[0.9, 0.8, 0.7, 0.6, 0.5]], np.float32)

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import schema
-from pipeline.artifact import Draft
-from pipeline.config import validate
-from pipeline.errors import UserError
+from pipeline.core import schema
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
 from pipeline.mining import sweep as module
-from pipeline.mining.cells import Cells
-from pipeline.mining.rule import Rule, choose
+from pipeline.mining.candidate_arrays import Cells
+from pipeline.mining.rules import Rule, choose
 from pipeline.mining.sweep import SweepConfig, lines, run, sweep
+from pipeline.storage.artifact import Draft
 
 
 def candidates(rows: int = 60, width: int = 9, seed: int = 0) -> pa.Table:

@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import shards
-from pipeline.config import validate
+from pipeline.core.config import validate
 from pipeline.mining.actors import DOCUMENT
 from pipeline.mining.config import MineConfig
-from pipeline.mining.stamp import contents, search_key, texts_key, vector_key, weights_key
+from pipeline.mining.vector_cache import contents, search_key, texts_key, vector_key, weights_key
+from pipeline.storage import shards
 
 IDENTITY = {
     "weights": "w", "layers": "all", "pooling": "mean", "normalize": "true",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.page import render
-from tests import told
+from tests.support import findings as told
 
 FLAGS = [
     "--no-sandbox",

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 from lxml import html
 
-from pipeline.report.findings import Findings
+from pipeline.report.data import Findings
+from pipeline.report.format import decimal, headline, leakage, metric_name, p_value, remarks, shorten, signed
 from pipeline.report.page import render
-from pipeline.report.wording import decimal, headline, leakage, metric_name, p_value, remarks, shorten, signed
-from tests import told
-from tests.told import HOSTILE, comparison, figures, kept
+from tests.support import findings as told
+from tests.support.findings import HOSTILE, comparison, figures, kept
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import shards
-from pipeline.embed.columns import vectors_table
-from pipeline.lexical import Lexical
-from pipeline.mining import index, words
-from pipeline.mining.keys import text_keys
-from pipeline.mining.known import Block, Positions
-from pipeline.search import top_k, unit
+from pipeline.mining import bm25_candidates as words
+from pipeline.mining.exclusions import Block, Positions, text_keys
+from pipeline.search import approximate as index
+from pipeline.search.bm25 import Lexical
+from pipeline.search.exact import top_k
+from pipeline.storage import shards
+from pipeline.storage.vectors import unit, vectors_table
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import search
-from pipeline.errors import UserError
-from pipeline.lexical import K1, B, Lexical
-from pipeline.search import Best, dots, top_k, unit
+from pipeline.core.errors import UserError
+from pipeline.search import exact as search
+from pipeline.search.bm25 import K1, B, Lexical
+from pipeline.search.exact import Best, dots, top_k
+from pipeline.storage.vectors import unit
 
 
 def brute_force(queries, corpus, k):

@@ -6,16 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import search
-from pipeline.artifact import Artifact, Draft
-from pipeline.config import validate
-from pipeline.embed.columns import Format, calibrated, columns
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.index.ask import Searcher
-from pipeline.index.job import IndexConfig, Stored, run
-from pipeline.index.kinds import Flat, Hnsw, IvfPq, recall
-from pipeline.index.lance import Lance, opened
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.search import exact as search
+from pipeline.search.faiss_index import Flat, Hnsw, IvfPq, recall
+from pipeline.search.job import IndexConfig, Stored, run
+from pipeline.search.lance_index import Lance, opened
+from pipeline.search.query import Searcher
+from pipeline.storage.artifact import Artifact, Draft
+from pipeline.storage.vectors import Format, calibrated, columns, unit
 
 NAMES = ("kettle", "lamp", "mug", "shoes", "scarf", "headphones", "bicycle", "hose", "tripod", "sofa", "oven", "tent")
 WORDS = ("red", "wireless", "large", "cheap", "wooden", "steel", "soft", "old", "small")
@@ -80,11 +80,11 @@ def test_what_does_not_fit_is_refused(vectors, tmp_path):
 @pytest.mark.parametrize("kind", [Flat(), Hnsw(), IvfPq(cells=16, probes=12, bytes=16)])
 def test_every_kind_finds_what_exact_search_finds(kind):
     faiss = pytest.importorskip("faiss")
-    from pipeline.index.kinds import Blocks, fill
+    from pipeline.search.faiss_index import Blocks, fill
 
     rng = np.random.default_rng(4)
     centres = rng.normal(size=(40, 32))
-    points = search.unit((centres[rng.integers(0, 40, 2000)] + 0.4 * rng.normal(size=(2000, 32))).astype(np.float32))
+    points = unit((centres[rng.integers(0, 40, 2000)] + 0.4 * rng.normal(size=(2000, 32))).astype(np.float32))
 
     class Held(Blocks):
         dim, count = 32, 2000
@@ -104,7 +104,7 @@ def many(folder: Path, count: int = 600) -> Artifact:
     rng = np.random.default_rng(7)
     made = rng.normal(size=(20, 32))[rng.integers(0, 20, count)] + 0.3 * rng.normal(size=(count, 32))
     ids = pa.chunked_array([[f"d{row}" for row in range(count)]])
-    table = columns(ids, search.unit(made.astype(np.float32)), (Format(),), {}, True)
+    table = columns(ids, unit(made.astype(np.float32)), (Format(),), {}, True)
     table = table.append_column("title", pa.array([f"title {row}" for row in range(count)]))
     draft = Draft(str(folder / "many"), "embed", {}, {})
     draft.write("vectors", table.slice(0, 250), 0)

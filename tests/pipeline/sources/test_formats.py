@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.sources.amazon import Amazon, literal
 from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
@@ -21,14 +21,13 @@ from pipeline.sources.ditto import Ditto
 from pipeline.sources.esci import Esci
 from pipeline.sources.jsonl import JsonLines
 from pipeline.sources.parquet import Parquet
-from pipeline.sources.postlinks import links
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, articles, passages
 from pipeline.sources.stackexchange import StackExchange
+from pipeline.sources.stackexchange_links import links
 from pipeline.sources.wands import Wands
-from pipeline.text import normalise
-from tests.test_build import Recipe, build, inline, table  # noqa: F401  a fixture
-from tests.test_sources import records
+from pipeline.text.normalize import normalise
+from tests.support.corpora import Recipe, build, inline, records, table  # noqa: F401  a fixture
 
 
 def picked(rows: list[dict[str, Any]], *names: str) -> list[tuple[Any, ...]]:

@@ -12,20 +12,20 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
-from pipeline.read import Limits, clean
+from pipeline.building.read import Limits, clean
+from pipeline.core.errors import UserError
 from pipeline.sources.amazon import Amazon, literal
 from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
 from pipeline.sources.jsonl import JsonLines, decode, objects
 from pipeline.sources.msmarco import MsMarco
-from pipeline.sources.record import Parsed, SourceConfig
+from pipeline.sources.reading.record import Parsed, SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, passages
 from pipeline.sources.stackexchange import StackExchange
-from pipeline.tally import Tally
-from pipeline.text import html_to_text, normalise
+from pipeline.storage.counts import Tally
+from pipeline.text.normalize import html_to_text, normalise
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=60)

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.sources.beir import Beir
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.sources.jsonl import JsonLines
-from pipeline.sources.mapping import Mapping
 from pipeline.sources.parquet import Parquet
-from pipeline.sources.record import SourceConfig
+from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.stackexchange import StackExchange, grade, tags
-from pipeline.tally import Tally
+from tests.support.corpora import records
 
 POSTS = """\ufeff<?xml version="1.0" encoding="utf-8"?>
 <posts>
@@ -34,32 +32,6 @@ Body="&lt;p&gt;Cold &amp;amp; dry?&lt;/p&gt;" Tags="&lt;storage&gt;&lt;whole-bea
   rubbish between rows
 </posts>
 """
-
-
-def records(
-    source: SourceConfig, root: Path, block_bytes: int = 1 << 20
-) -> tuple[dict[str, list[dict[str, Any]]], Tally]:
-    """All records of a source by kind, without their place, and all counts."""
-    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    total, lines = Tally(), 0
-    for block in source.blocks(str(root), 0, block_bytes):
-        read = Tally()
-        for parsed in source.parse(block):
-            for kind, rows in parsed.kinds.items():
-                kinds[kind] += [{k: v for k, v in row.items() if k not in ("line", "source")} for row in told(rows)]
-            read.add(parsed.tally)
-        lines = lines if block.start else 0
-        read.place(Path(block.path).name, lines)
-        lines += read.rows
-        total.add(read)
-    return {kind: sorted(rows, key=lambda row: row["order"]) for kind, rows in kinds.items()}, total
-
-
-def told(rows: pa.Table | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records, whether they were read by rows or by columns; a key can be computed and is not told."""
-    if isinstance(rows, list):
-        return rows
-    return [{k: v for k, v in row.items() if v is not None and k != "key"} for row in rows.to_pylist()]
 
 
 def without_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

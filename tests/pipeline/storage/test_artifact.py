@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import artifact, files, shards
-from pipeline.artifact import Artifact, Draft, begin
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.storage import artifact, files, shards
+from pipeline.storage.artifact import Artifact, Draft, begin
 
 SETTINGS = {"seed": 7, "model": "small"}
 INPUTS = {"corpus": "abc"}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import shards, textfiles
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.storage import shards
+from pipeline.storage import text_files as textfiles
 
 CSV = '\ufeffid;title;text\n1;a;"two\nlines; and a ""quote"""\n2;b\n\n3;c;plain\n4;d;caf\u00e9\n'
 

@@ -5,10 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.embed.columns import Format, calibrated, check, columns, matrix, quantised, restored, shortened
-from pipeline.embed.reuse import KEY, Earlier, keys_of
-from pipeline.errors import UserError
-from pipeline.search import unit
+from pipeline.core.errors import UserError
+from pipeline.embedding.reuse import KEY, Earlier, keys_of
+from pipeline.storage.vectors import Format, calibrated, check, columns, matrix, quantised, restored, shortened, unit
 
 FORMATS = (Format(), Format(dtype="float16", dim=16), Format(dtype="int8"), Format(dtype="int8", dim=8),
            Format(dtype="binary"), Format(dtype="binary", dim=8))  # fmt: skip

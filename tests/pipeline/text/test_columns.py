@@ -5,9 +5,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import columns
-from pipeline.splits import SplitConfig
-from pipeline.text import hash64, html_to_text, identifier, key, normalise, shorten
+from pipeline.sources.reading.splits import SplitConfig
+from pipeline.text import columns
+from pipeline.text.normalize import hash64, html_to_text, identifier, key, normalise, shorten
 
 PIECES = [
     *"ab <&>;#x1\t\n\r\x00\x0b\x0c\x1c\x7f\x85\xa0\xad\u00e9\u00df\u0130\u200b\u2019\u3000\ufb01\ufeff\ufffe\U0001f600"

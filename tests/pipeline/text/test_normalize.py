@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.splits import SplitConfig, named
-from pipeline.text import hash64, html_to_text, identifier, key, normalise, shorten
+from pipeline.sources.reading.splits import SplitConfig, named
+from pipeline.text.normalize import hash64, html_to_text, identifier, key, normalise, shorten
 
 
 @pytest.mark.parametrize(

@@ -4,26 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from training.batches import Keys, Ragged, chosen, compose, deal, order
-from training.texts import rows_from
-
-
-def table(pairs, negatives=None):
-    columns = {
-        "anchor_id": [a for a, _ in pairs],
-        "anchor": [f"question {a}" for a, _ in pairs],
-        "positive_id": [p for _, p in pairs],
-        "positive": [f"document {p}" for _, p in pairs],
-    }
-    if negatives is not None:
-        columns["negatives"] = [[{"doc_id": n, "text": f"document {n}"} for n in row] for row in negatives]
-    return pa.table(columns)
-
-
-def siblings():
-    """60 queries with three positives each, and a document that answers ten queries."""
-    pairs = [(f"q{i}", f"d{i}-{j}") for i in range(60) for j in range(3)]
-    return pairs + [(f"s{i}", "shared") for i in range(10)]
+from tests.support.rows import siblings, table
+from training.data.batching import Keys, Ragged, chosen, compose, deal, order
+from training.data.rows import rows_from
 
 
 def keys_of(rows, index) -> Keys:

@@ -14,23 +14,24 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import exchange
-from pipeline.artifact import Artifact
-from pipeline.encoder import EncoderConfig
-from pipeline.errors import UserError
-from pipeline.exchange import Exchange
-from pipeline.files import open_parquet
-from tests.ranks import run_ranks
-from tests.test_batches import table
-from tests.test_fit import make_data
-from tests.test_rows import made, pair
-from training import bulk, epoch, prepare
-from training.composer import compose_epoch
-from training.epoch import Recipe, here
-from training.feed import Awaited, Feed, Made, Reader, epoch_place, slots_for
-from training.prepare import pieces, write_rows
-from training.rows import load, mixed
-from training.texts import Rows, rows_from
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import EncoderConfig
+from pipeline.storage import shuffle as exchange
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import open_parquet
+from pipeline.storage.shuffle import Exchange
+from tests.support.ranks import run_ranks
+from tests.support.rows import made, pair, table
+from tests.support.runs import make_data
+from training.data import bulk_rows as bulk
+from training.data import epoch
+from training.data import rows_artifact as prepare
+from training.data.epoch import Recipe, here
+from training.data.epoch_composer import compose_epoch
+from training.data.epoch_reader import Awaited, Feed, Made, Reader, epoch_place, slots_for
+from training.data.read_rows import load, mixed
+from training.data.rows import Rows, rows_from
+from training.data.rows_artifact import pieces, write_rows
 
 SIZE = 16
 TOKENS = lambda texts, role: [[1] * (1 + len(text) % 7) for text in texts]  # noqa: E731
@@ -217,7 +218,7 @@ def test_rows_staged_by_query_are_the_rows_in_memory(tmp_path, monkeypatch, mini
     kinds, mix = ["pairs", "mined", "labelled"], {"s1": 0.5}
     rows = load(kinds, data, negatives, None, most_rows, mix)
     encoder = EncoderConfig(layers=1, max_length=16)
-    from pipeline.encoder import Encoder
+    from pipeline.encoder.encoder import Encoder
 
     tokenize = Encoder.load(encoder, "cpu").tokenize
     inside = write_rows(str(tmp_path / "inside"), {}, {}, pieces(rows, tokenize))
@@ -246,8 +247,8 @@ WAYS = {"plain": (0.0, None), "dropout": (0.3, None), "dropout, cached": (0.3, 6
 
 def curves() -> dict[str, dict[str, torch.Tensor]]:
     """Losses of short runs on this rank, and where its weights ended."""
-    from pipeline.encoder import Encoder
-    from training.loop import Loop, LoopConfig
+    from pipeline.encoder.encoder import Encoder
+    from training.loop.step import Loop, LoopConfig
     from training.losses.infonce import InfoNCE
 
     found, rows = {}, planted(90)
@@ -281,9 +282,9 @@ def test_two_ranks_learn_what_one_learns(minilm):
 
 
 def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch):
-    from pipeline.config import validate
-    from training.fit import data
-    from training.fit.config import TrainConfig
+    from pipeline.core.config import validate
+    from training.run import epochs as data
+    from training.run.config import TrainConfig
 
     config = validate(TrainConfig, {"run": str(tmp_path), "loop": {"batch_size": 16, "epochs": 3}})
     rows, home = artifact_of(planted(200), tmp_path / "rows"), config.places["epochs"]
@@ -306,12 +307,12 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
 
 def test_where_a_row_came_from_is_found(tmp_path, minilm):
     """The epoch of a run leads back to the texts of its data."""
-    from pipeline.config import validate
-    from pipeline.encoder import Encoder
-    from pipeline.files import write_json
-    from training.fit.config import TrainConfig
-    from training.fit.data import Epochs, prepared, recipe
-    from training.fit.lineage import explain, told
+    from pipeline.core.config import validate
+    from pipeline.encoder.encoder import Encoder
+    from pipeline.storage.files import write_json
+    from training.run.config import TrainConfig
+    from training.run.epochs import Epochs, prepared, recipe
+    from training.run.lineage import explain, told
 
     data = make_data(tmp_path)
     config = validate(TrainConfig, {"run": str(tmp_path), "encoder": {"layers": 1}, "loop": {"batch_size": 8}})

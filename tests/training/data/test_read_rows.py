@@ -5,30 +5,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from pipeline import artifact
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.schema import TABLES, vectors
-from training import guide
-from training.batches import compose, stable_id
-from training.loop import Loop, LoopConfig
+from pipeline.core.errors import UserError
+from pipeline.core.schema import vectors
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage import artifact
+from tests.support.rows import made, pair
+from training.data import guide_vectors as guide
+from training.data.batching import compose, stable_id
+from training.data.read_rows import guided, load
+from training.data.tokenized import beside, keys, present, tokenised
+from training.loop.step import Loop, LoopConfig
+from training.loop.validation import ValidationConfig, load_validation
 from training.losses.cosent import CoSENT
-from training.rows import ValidationConfig, guided, load, load_validation
-from training.tokens import beside, keys, present, tokenised
 
 NUMBERS = range(12)
-
-
-def made(folder, kind: str, **tables) -> artifact.Artifact:
-    draft = artifact.begin(str(folder / kind), kind, {"made": "by a test"}, {}, overwrite=False)
-    for name, rows in tables.items():
-        draft.write(name, pa.Table.from_pylist(rows, TABLES[name]))
-    return draft.finish(list(tables))
-
-
-def pair(query: str, doc: str, **over) -> dict:
-    texts = {"anchor_id": query, "anchor": f"what is {query}", "positive_id": doc, "positive": f"it is {doc}"}
-    return {**texts, "source": "test", "split": "train", "group_id": query, "relevance": 1.0, "reason": "x", **over}
 
 
 @pytest.fixture

@@ -7,22 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.config import validate
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from pipeline.schema import TABLES
-from tests.test_batches import siblings, table
-from tests.test_fit import make_data, settings
-from tests.test_rows import made, pair
-from training.batches import stable_id
-from training.composer import Steps, merged
-from training.epoch import REPLAY, Recipe
-from training.feed import Made, Reader
-from training.fit import job as fit
-from training.fit.config import TrainConfig
-from training.replay import SCOPE, Replay, load_mixed, scoped
-from training.rows import clusters, read_table, relevant
-from training.texts import rows_from
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
+from pipeline.core.schema import TABLES
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from tests.support.rows import made, pair, siblings, table
+from tests.support.runs import make_data, settings
+from training.data.batching import stable_id
+from training.data.epoch import REPLAY, Recipe
+from training.data.epoch_composer import Steps, merged
+from training.data.epoch_reader import Made, Reader
+from training.data.read_rows import clusters, read_table, relevant
+from training.data.replay import SCOPE, Replay, load_mixed, scoped
+from training.data.rows import rows_from
+from training.run import job as fit
+from training.run.config import TrainConfig
 
 SIZE = 8
 TOKENS = lambda texts, role: [[1] * (1 + len(text) % 3) for text in texts]  # noqa: E731

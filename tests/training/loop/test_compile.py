@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.errors import UserError
-from tests.test_loop import make_loop
-from training.compiled import compile_calls, told
+from pipeline.core.errors import UserError
+from tests.support.loop import make_loop
+from training.loop.compile import compile_calls, told
 
 pytestmark = pytest.mark.compiled
 

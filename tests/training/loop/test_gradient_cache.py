@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.chunks import by_tokens
-from tests.ranks import run_ranks
-from training.gather import gather, world
-from training.gradcache import Cached, Plain
+from pipeline.encoder.token_batches import by_tokens
+from tests.support.ranks import run_ranks
+from training.loop.gradient_cache import Cached, Plain
+from training.losses.gather import gather, world
 from training.losses.infonce import InfoNCE
 from training.losses.objective import Batch
 

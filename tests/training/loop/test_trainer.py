@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UserError
-from tests.ranks import run_ranks
-from tests.test_loop import make_parts
-from training.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, Keeper, Progress, State, damage
-from training.drive import Drive, judged
-from training.loop import Loop, LoopConfig
+from pipeline.core.errors import UserError
+from tests.support.loop import make_parts
+from tests.support.ranks import run_ranks
+from training.loop.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, Keeper, Progress, State, damage
+from training.loop.step import Loop, LoopConfig
+from training.loop.trainer import Drive, judged
 from training.losses.infonce import InfoNCE
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path: Path):
 
 
 def test_a_notice_that_a_node_goes_makes_a_checkpoint(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("training.drive.ASK_S", 0.0)
+    monkeypatch.setattr("training.loop.step.trainer.ASK_S", 0.0)
     keeper = Memory(tmp_path)
     keeper.told_to_go = True
     Drive(make_loop(max_steps=3, epochs=3, validations=0), keeper, None, "plan").run()

@@ -7,20 +7,20 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from training.losses.batch_triplet import MinedTriplet
 from training.losses.cosine import Cosine
+from training.losses.false_negatives import MaskConfig
 from training.losses.infonce import InfoNCE
-from training.losses.kl import KL
+from training.losses.kl_distillation import KL
 from training.losses.listwise import Listwise
 from training.losses.margin_mse import MarginMSE
-from training.losses.masks import MaskConfig
 from training.losses.matryoshka import Matryoshka
-from training.losses.mined import MinedTriplet
 from training.losses.objective import local
+from training.losses.registry import Loss, check
 from training.losses.sigmoid import Sigmoid
 from training.losses.triplet import TripletMargin
-from training.losses.union import Loss, check
-from training.losses.weighted import WeightedSum
+from training.losses.weighted_sum import WeightedSum
 
 NONE = MaskConfig(same_document=False, known_positives=False, same_query=False, same_cluster=False)
 

@@ -9,12 +9,12 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.ranks import run_ranks
-from training.gather import gather, world
-from training.gradcache import Cached, Plain
-from training.losses.masks import Limit, MaskConfig, document_mask, query_mask
+from tests.support.ranks import run_ranks
+from training.loop.gradient_cache import Cached, Plain
+from training.losses.false_negatives import Limit, MaskConfig, document_mask, query_mask
+from training.losses.gather import gather, world
 from training.losses.objective import FLOATS, GATHERED, HALVES, Batch
-from training.losses.union import Loss
+from training.losses.registry import Loss
 
 ROWS, DIM, STEP, PROGRESS = 12, 8, 3, 0.4
 MARGIN = 0.05

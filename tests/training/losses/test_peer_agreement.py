@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import nn
 
+from training.losses.batch_triplet import MinedTriplet
 from training.losses.contrastive import Contrastive, OnlineContrastive
 from training.losses.cosent import AnglE, CoSENT
 from training.losses.cosine import Cosine
+from training.losses.false_negatives import MaskConfig
 from training.losses.infonce import InfoNCE
-from training.losses.kl import KL
+from training.losses.kl_distillation import KL
 from training.losses.margin_mse import MarginMSE
-from training.losses.masks import MaskConfig
 from training.losses.matryoshka import Matryoshka
-from training.losses.mined import MinedTriplet
 from training.losses.objective import local
 from training.losses.triplet import TripletMargin
 

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from training.losses.infonce import InfoNCE
 from training.losses.objective import local
-from training.losses.tiled import scores
+from training.losses.tiled_softmax import scores
 
 N, M, D = 13, 29, 8
 TILES = [1, 2, 5, 13, 16, 29, 64]

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import artifact, engine
-from pipeline.config import user_cause, validate
-from pipeline.errors import UserError
-from pipeline.pool import Pool
-from training.fit.again import settle
-from training.fit.config import TrainConfig
-from training.fit.resources import Shortage, resources
-from training.fit.trainer import NAME, SNAPSHOT, committed, tidy
+from pipeline.core import ray_session as engine
+from pipeline.core.actor_pool import Pool
+from pipeline.core.config import user_cause, validate
+from pipeline.core.errors import UserError
+from pipeline.storage import artifact
+from training.run.config import TrainConfig
+from training.run.ray_trainer import NAME, SNAPSHOT, committed, tidy
+from training.run.resources import Shortage, resources
+from training.run.resume import settle
 
 
 def failed(*errors: Exception) -> Exception:
@@ -44,7 +45,7 @@ def died(reason: str) -> Exception:
     ],
 )
 def test_a_failed_run_is_one_line(errors, words):
-    from training.fit.faults import explained
+    from training.run.failures import explained
 
     told = explained(failed(*errors), 2, 60.0)
     assert told is not None and "\n" not in str(told)
@@ -53,7 +54,7 @@ def test_a_failed_run_is_one_line(errors, words):
 
 
 def test_a_defect_keeps_its_traceback():
-    from training.fit.faults import explained
+    from training.run.failures import explained
 
     assert explained(failed(KeyError("query"), ValueError("shapes")), 2, 60.0) is None
 
@@ -61,7 +62,7 @@ def test_a_defect_keeps_its_traceback():
 def test_a_users_error_ends_a_run_without_a_restart():
     from ray.train import ControllerError
 
-    from training.fit.faults import Final
+    from training.run.failures import Final
 
     with pytest.raises(UserError, match="No space left"):
         Final().after_exception(None, {1: RuntimeError("lost"), 0: OSError(28, "No space left on device")})
@@ -200,7 +201,7 @@ def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     given = resources(config(workers=2))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     now = iter([100.0, 110.0, 165.0])
-    monkeypatch.setattr("training.fit.resources.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("training.run.resources.time.monotonic", lambda: next(now))
     shortage = Shortage(given, 60.0)
     shortage.look()
     shortage.look()

@@ -11,67 +11,19 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from pipeline import artifact
-from pipeline.config import validate
-from pipeline.encoder import Encoder, EncoderConfig
-from pipeline.errors import UserError
-from training.checkpoint import Progress, State, load_weights
-from training.drive import milestones
-from training.fit import job as fit
-from training.loop import Loop, LoopConfig, rate_at
+from pipeline.core.errors import UserError
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.storage import artifact
+from tests.support.runs import SETTINGS, make_data, settings
+from training.data.read_rows import load
+from training.loop.checkpoint import Progress, State, load_weights
+from training.loop.step import Loop, LoopConfig, rate_at
+from training.loop.trainer import milestones
+from training.loop.validation import ValidationConfig, load_validation
 from training.losses.infonce import InfoNCE
-from training.rows import ValidationConfig, load, load_validation
-
-TOPICS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
-SETTINGS = {
-    "encoder": {"layers": 1, "max_length": 32},
-    "loop": {"batch_size": 16, "epochs": 2, "validations": 3, "log_every": 1, "dropout": 0.0},
-    "workers": 2,
-}
-
-
-def make_data(run: Path, splits: tuple[str, ...] = ("train", "dev")) -> artifact.Artifact:
-    """A build artifact of 60 questions and answers in two splits."""
-    draft = artifact.begin(str(run / "data"), "build", {"made": "by a test"}, {}, overwrite=False)
-    assert isinstance(draft, artifact.Draft)
-    names = [f"{topic}{n}" for topic in TOPICS for n in range(6)]
-    place = {name: splits[min(len(splits) - 1, index % 4 // 3)] for index, name in enumerate(names)}
-    answers = {name: f"The {name[:-1]} number {name[-1]} is repaired with part {name}." for name in names}
-    questions = {name: f"how do I mend {name}?" for name in names}
-    rows = {
-        "corpus": [
-            {"doc_id": n, "title": "", "text": t, "category": None, "tags": [], "source": "test", "cluster_id": None}
-            for n, t in answers.items()
-        ],
-        "queries": [
-            {"query_id": f"q-{n}", "text": t, "source": "test", "split": place[n]} for n, t in questions.items()
-        ],
-        "qrels": [{"query_id": f"q-{n}", "doc_id": n, "relevance": 1, "split": place[n]} for n in names],
-        "pairs": [
-            {
-                "anchor_id": f"q-{n}",
-                "anchor": questions[n],
-                "positive_id": n,
-                "positive": answers[n],
-                "source": "test",
-                "split": place[n],
-                "group_id": n,
-                "relevance": 1.0,
-                "reason": "judged 1",
-            }
-            for n in names
-        ],
-    }
-    for name, values in rows.items():
-        draft.write(name, pa.Table.from_pylist(values))
-    return draft.finish(list(rows))
-
-
-def settings(run: Path, **over) -> fit.TrainConfig:
-    return validate(fit.TrainConfig, {**SETTINGS, "run": str(run), **over})
+from training.run import job as fit
 
 
 def flags(run: Path, *more: str) -> list[str]:
@@ -256,8 +208,8 @@ def test_validation_sample_holds_every_relevant_document(tmp_path):
 def test_validation_beside_training_measures_the_checkpoint(tmp_path):
     import ray.train
 
-    from training.fit.beside import measure
-    from training.keeper import beside
+    from training.run.async_validation import measure
+    from training.run.run_store import beside
 
     data = make_data(tmp_path)
     config = settings(tmp_path, loop={**SETTINGS["loop"], "learning_rate": 0.01, "max_steps": 2})

@@ -1,7 +1,7 @@
 """The line that training prints: every share that a loss reports, and nothing twice."""
 
-from training.follow import Follow, told
-from training.lines import Lines
+from training.run.jsonl_log import Lines
+from training.run.progress_log import Follow, told
 
 ROW = {"step": 5, "steps": 10, "epoch": 0.5, "loss": 1.25, "learning_rate": 1e-5, "grad_norm": 2.0, "bad_steps": 0} | {
     "seconds_per_step": 0.5,

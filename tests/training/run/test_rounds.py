@@ -12,22 +12,22 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from pipeline.artifact import Artifact
-from pipeline.config import validate
-from pipeline.errors import UserError
+from pipeline.core.config import validate
+from pipeline.core.errors import UserError
 from pipeline.mining import job as mining
 from pipeline.mining.config import MineConfig
-from tests.test_drive import Memory, make_loop
-from tests.test_fit import make_data
-from tests.test_loop import make_parts
-from training.composer import compose_epoch
-from training.drive import Drive
-from training.epoch import Recipe
-from training.feed import Feed, Made, epoch_place
-from training.fit import job as fit
-from training.fit.lineage import explain
-from training.fit.rounds import _through, fresh
-from training.refresh import Refresh
+from pipeline.storage.artifact import Artifact
+from tests.support.loop import make_parts
+from tests.support.runs import make_data
+from tests.training.loop.test_trainer import Memory, make_loop
+from training.data.epoch import Recipe
+from training.data.epoch_composer import compose_epoch
+from training.data.epoch_reader import Feed, Made, epoch_place
+from training.loop.trainer import Drive
+from training.run import job as fit
+from training.run.config import Refresh
+from training.run.lineage import explain
+from training.run.rounds import _through, fresh
 
 ENCODER = {"layers": 1, "max_length": 32}
 SETTINGS = {

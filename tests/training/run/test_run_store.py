@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training import keeper
-from training.checkpoint import STATE, WEIGHTS, Checkpoints, Progress, State, damage
-from training.keeper import RayKeeper, _written
-from training.lines import Lines
-from training.optimizer import Optimizer
+from training.loop.checkpoint import STATE, WEIGHTS, Checkpoints, Progress, State, damage
+from training.loop.optimizer import Optimizer
+from training.run import run_store as keeper
+from training.run.jsonl_log import Lines
+from training.run.run_store import RayKeeper, _written
 
 
 def make_state(step: int) -> State:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from training import trackers
-from training.lines import Lines
+from pipeline.core.errors import UserError
+from training.run import trackers
+from training.run.jsonl_log import Lines
 
 ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.5}, {"step": 2, "ndcg@10": 0.5}]
 

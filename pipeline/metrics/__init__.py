@@ -1,0 +1,1 @@
+"""Metrics and significance tests: arrays in, numbers out."""

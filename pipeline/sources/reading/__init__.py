@@ -1,0 +1,1 @@
+"""What the formats share: records, field mapping, lines, paths."""

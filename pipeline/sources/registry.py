@@ -1,0 +1,38 @@
+"""Every source format: the union that a recipe's `sources` are read by; a new format is added here."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.sources.amazon import Amazon
+from pipeline.sources.beir import Beir
+from pipeline.sources.csv import Csv
+from pipeline.sources.debian import Debian
+from pipeline.sources.ditto import Ditto
+from pipeline.sources.esci import Esci
+from pipeline.sources.huggingface import HuggingFace
+from pipeline.sources.jsonl import JsonLines
+from pipeline.sources.msmarco import MsMarco
+from pipeline.sources.parquet import Parquet
+from pipeline.sources.shopify import Shopify
+from pipeline.sources.squad import Squad
+from pipeline.sources.stackexchange import StackExchange
+from pipeline.sources.wands import Wands
+
+Source = Annotated[
+    StackExchange
+    | JsonLines
+    | Csv
+    | Parquet
+    | Beir
+    | HuggingFace
+    | Squad
+    | MsMarco
+    | Wands
+    | Esci
+    | Amazon
+    | Shopify
+    | Debian
+    | Ditto,
+    Field(discriminator="type"),
+]

@@ -1,0 +1,1 @@
+"""Kill jobs and compare what comes out."""

