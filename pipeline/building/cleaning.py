@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
 from pipeline.encoder.model_directory import find
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.text.normalize import normalise, shorten
 
 _TOKENIZED = 1024  # texts at once
@@ -44,7 +44,7 @@ class CleanConfig(Config):
             raise ValueError("max_tokens and tokenizer go together: tokens are those of a model")
         return self
 
-    def stripped(self, texts: pa.Array, tally: Tally) -> pa.Array:
+    def stripped(self, texts: pa.Array, tally: Counts) -> pa.Array:
         """Texts [N] in normal form without what the patterns match."""
         if not self.boilerplate:
             return texts
@@ -58,7 +58,7 @@ class CleanConfig(Config):
             text = re.sub(pattern, " ", text)
         return normalise(text)
 
-    def apply(self, rows: pa.Table, names: tuple[str, ...], tally: Tally) -> pa.Table:
+    def apply(self, rows: pa.Table, names: tuple[str, ...], tally: Counts) -> pa.Table:
         """Cut the texts of rows to `max_tokens`, and keep the rows of the languages; `line` names the others."""
         if self.max_tokens is not None:
             for name in names:
@@ -69,7 +69,7 @@ class CleanConfig(Config):
         found = zip(rows["line"].to_pylist(), *(rows[name].to_pylist() for name in names), strict=True)
         return rows.filter(pa.array([self._kept(line, texts, tally) for line, *texts in found], pa.bool_()))
 
-    def _cut(self, texts: list[str], tally: Tally) -> list[str]:
+    def _cut(self, texts: list[str], tally: Counts) -> list[str]:
         limit = self.max_tokens or 0
         long = [place for place, text in enumerate(texts) if len(text) > limit]  # a token has a character at least
         for start in range(0, len(long), _TOKENIZED):
@@ -81,7 +81,7 @@ class CleanConfig(Config):
                     tally.counts["cut_to_tokens"] += 1
         return texts
 
-    def _kept(self, line: int, texts: list[str], tally: Tally) -> bool:
+    def _kept(self, line: int, texts: list[str], tally: Counts) -> bool:
         for text in texts:
             if len(text) < self.language_chars:
                 continue

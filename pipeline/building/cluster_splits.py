@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pipeline.building.dedup import Entries
 from pipeline.building.near_duplicates import NearSteps, joined
 from pipeline.building.pairs import ASKED
-from pipeline.storage.counts import Tally
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.counts import Counts
+from pipeline.storage.shuffle import Shuffle
 
 TIES = pa.schema([("left", pa.string()), ("right", pa.string())])
 TOPICS = pa.schema([("query_id", pa.string()), ("group", pa.string())])
@@ -26,9 +26,9 @@ class UnitSteps:
     """Tasks between the join of judgments with queries and that with documents."""
 
     near: NearSteps
-    exchange: Exchange
+    exchange: Shuffle
 
-    def of_documents(self, bucket: int) -> Tally:
+    def of_documents(self, bucket: int) -> Counts:
         """Tie the groups of near-duplicate documents; stage by query in which groups its documents are."""
         documents = Entries(self.exchange).read("documents", bucket, ["group"])
         clusters = self.near.cluster_of("documents", documents["kept"])
@@ -38,20 +38,20 @@ class UnitSteps:
         groups = pc.coalesce(documents["group"].combine_chunks(), clusters).take(at)
         topics = pa.table([asked["query_id"], groups], schema=TOPICS).filter(groups.is_valid())
         self.exchange.write("topics", f"{bucket:05d}", topics, by="query_id")
-        return Tally()
+        return Counts()
 
-    def of_queries(self, bucket: int) -> Tally:
+    def of_queries(self, bucket: int) -> Counts:
         """Tie the groups of near-duplicate queries."""
         queries = Entries(self.exchange).kept("queries", bucket, ["group"])
         topics = self.exchange.read("topics", bucket, TOPICS).group_by("query_id").aggregate([("group", "min")])
         at = pc.index_in(queries["id"], topics["query_id"].combine_chunks())
         groups = pc.coalesce(queries["group"], topics["group_min"].take(at), queries["id"])
         self._tie("queries", bucket, self.near.cluster_of("queries", queries["id"]), groups)
-        return Tally()
+        return Counts()
 
-    def settle(self, bucket: int) -> Tally:
+    def settle(self, bucket: int) -> Counts:
         """Name every group that is tied to another after the smallest of them; one task does it for all."""
-        tally = Tally()
+        tally = Counts()
         if bucket == 0:
             ties = self._one.read("ties", 0, TIES)
             names = pc.unique(pa.concat_arrays([c for side in TIES.names for c in ties[side].chunks])).sort()
@@ -74,5 +74,5 @@ class UnitSteps:
         self._one.write("ties", f"{kind}-{bucket:05d}", ties, by="left")
 
     @property
-    def _one(self) -> Exchange:
-        return Exchange(self.exchange.path, 1)
+    def _one(self) -> Shuffle:
+        return Shuffle(self.exchange.path, 1)

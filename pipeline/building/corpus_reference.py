@@ -8,14 +8,14 @@ from pipeline.core.errors import UserError
 from pipeline.storage.artifact import Artifact
 
 
-class Made(Config):
+class CorpusReference(Config):
     """A build artifact, named by its place or by the recipe that makes it, which `scripts.run` then builds first."""
 
     data: str | None = Field(None, description="directory of the artifact")
     recipe: str | None = Field(None, description="recipe whose build makes it, in that recipe's own run directory")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "Made":
+    def _one_of_two(self) -> "CorpusReference":
         if (self.data is None) == (self.recipe is None):
             raise ValueError("give either `data`, a build artifact, or `recipe`, whose build makes one")
         return self

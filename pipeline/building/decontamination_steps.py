@@ -14,15 +14,15 @@ from pipeline.building.prompts import prompted
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS, Prompts
 from pipeline.storage.artifact import Draft
-from pipeline.storage.counts import EXAMPLES, Tally
+from pipeline.storage.counts import EXAMPLES, Counts
 from pipeline.storage.files import filesystem, join, read_parquet, write_parquet
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 
 SIDES = {"pairs": ("anchor", "positive"), "triplets": ("anchor", "positive"), "labelled": ("left", "right")}
 HELD_OUT = pa.array(["dev", "test"])
 
 
-def publish(draft: Draft, table: str, rows: pa.Table, part: str, tally: Tally, prompts: Mapping[str, Prompts]) -> None:
+def publish(draft: Draft, table: str, rows: pa.Table, part: str, tally: Counts, prompts: Mapping[str, Prompts]) -> None:
     """Write rows of a table with their prompts and count them, by split too; nothing is written for no rows."""
     if rows.num_rows == 0:
         return
@@ -39,7 +39,7 @@ class CheckSteps:
 
     config: LeakConfig
     draft: Draft
-    exchange: Exchange
+    exchange: Shuffle
     labels: list[str]  # names of the extra sets
     prompts: dict[str, Prompts] = field(default_factory=dict)  # of sources
 
@@ -49,9 +49,9 @@ class CheckSteps:
         return self.config.action != "off"
 
     @property
-    def extra(self) -> Exchange:
+    def extra(self) -> Shuffle:
         """Where the records of extra sets are staged."""
-        return Exchange(join(self.exchange.path, "extra"), 1)
+        return Shuffle(join(self.exchange.path, "extra"), 1)
 
     def hold(self, table: str, rows: pa.Table, part: str) -> None:
         """Keep training rows, with the others of their table, until they are checked."""
@@ -79,7 +79,7 @@ class CheckSteps:
         found = asked(in_one(rows["left"], rows["right"]), rows["split"].to_pylist(), self.config)
         self._ask("asked_pairs", part, found)
 
-    def extras(self, bucket: int) -> Tally:
+    def extras(self, bucket: int) -> Counts:
         """Stage what the extra sets ask, but for what they force into train; one task does it for all."""
         for kind in ("queries", "labelled", "documents") if bucket == 0 and self.labels else ():
             rows = self.extra.read(kind, 0, SCHEMAS[kind])
@@ -90,11 +90,11 @@ class CheckSteps:
             texts = rows["text"] if kind == "queries" else in_one(rows["left"], rows["right"])
             name = "asked_queries" if kind == "queries" else "asked_pairs"
             self._ask(name, "extra", asked(texts, rows["source"].to_pylist(), self.config))
-        return Tally()
+        return Counts()
 
-    def check(self, bucket: int) -> Tally:
+    def check(self, bucket: int) -> Counts:
         """Write the training rows of a bucket, without those that leak where these are to be removed."""
-        tally = Tally()
+        tally = Counts()
         queries, pairs = (
             Asked(self._one.read(name, 0, ASKED), self.config) for name in ("asked_queries", "asked_pairs")
         )
@@ -118,7 +118,7 @@ class CheckSteps:
         pairs: Asked,
         judged: np.ndarray,
         answers: np.ndarray,
-        tally: Tally,
+        tally: Counts,
     ) -> pa.Table:
         left, right = SIDES[table]
         place = np.flatnonzero(pc.equal(rows["split"], "train").to_numpy())
@@ -138,8 +138,8 @@ class CheckSteps:
         return rows.filter(pa.array(stays))
 
     @property
-    def _one(self) -> Exchange:
-        return Exchange(self.exchange.path, 1)
+    def _one(self) -> Shuffle:
+        return Shuffle(self.exchange.path, 1)
 
     @property
     def _held(self) -> str:

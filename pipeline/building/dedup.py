@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import SCHEMAS
 from pipeline.sources.reading.splits import HELD_OUT_ORDER
-from pipeline.storage.counts import EXAMPLES, Tally
-from pipeline.storage.shuffle import Exchange, numbers
+from pipeline.storage.counts import EXAMPLES, Counts
+from pipeline.storage.shuffle import Shuffle, numbers
 from pipeline.text.columns import words
 
 _ID, _KEY, _SPLIT = (SCHEMAS["documents"].field(name) for name in ("id", "key", "split"))
@@ -30,7 +30,7 @@ def entries(schema: pa.Schema) -> pa.Schema:
     return schema.append(pa.field("kept", pa.string()))
 
 
-def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> Numbers:
+def unique_ids(rows: pa.Table, noun: str, tally: Counts) -> Numbers:
     """Places in `IDS` of the first row of each id, held-out splits before train, then in input order.
 
     The same id again with the same text is a duplicate, with another text a conflict. Raises UserError where the two
@@ -54,7 +54,7 @@ def unique_ids(rows: pa.Table, noun: str, tally: Tally) -> Numbers:
     return np.sort(np.concatenate([np.flatnonzero(~twins), again["place"].to_numpy()[~later]])).astype(np.uint64)
 
 
-def merge_texts(rows: pa.Table, noun: str, tally: Tally) -> pa.Table:
+def merge_texts(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
     """Aliases (`ALIASES`) among distinct ids (`KEYED`): those whose text another one keeps.
 
     Of ids with one text the held-out, then the smallest is kept.
@@ -74,7 +74,7 @@ def kept_only(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["id"], rows["kept"])).sort_by("id")
 
 
-def unique_labelled(rows: pa.Table, tally: Tally) -> pa.Table:
+def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
     """One row a pair of texts, held-out splits before train; a judgment said twice is counted."""
     pair = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f")
     rows, firsts = _grouped(rows.append_column("id", pair), "id", "order")
@@ -106,7 +106,7 @@ def _grouped(rows: pa.Table, by: str, then: str) -> tuple[pa.Table, np.ndarray]:
     return rows, np.maximum.accumulate(np.where(new, np.arange(rows.num_rows), 0))
 
 
-def _drop(tally: Tally, reason: str, rows: pa.Table, mask: np.ndarray) -> None:
+def _drop(tally: Counts, reason: str, rows: pa.Table, mask: np.ndarray) -> None:
     tally.drop(reason, int(mask.sum()))
     for row in np.flatnonzero(mask)[:EXAMPLES]:
         tally.drop(reason, 0, f"{rows['id'][int(row)]} of {rows['source'][int(row)]}")
@@ -120,11 +120,11 @@ PLACES = pa.schema([("place", pa.uint64())])
 class Entries:
     """Tasks after `read`; whoever comes later reads the entries of a bucket of ids."""
 
-    exchange: Exchange
+    exchange: Shuffle
 
-    def ids(self, bucket: int) -> Tally:
+    def ids(self, bucket: int) -> Counts:
         """Choose one record an id; its key goes on by text."""
-        tally = Tally()
+        tally = Counts()
         for kind, noun in NOUNS.items():
             rows = self.exchange.read(kind, bucket, IDS)
             places = unique_ids(rows, noun, tally)
@@ -134,16 +134,16 @@ class Entries:
             self.exchange.write(f"keys_{kind}", _part(bucket), rows.select(KEYED.names), by="key")
         return tally
 
-    def texts(self, bucket: int) -> Tally:
+    def texts(self, bucket: int) -> Counts:
         """Find the ids whose text is kept by another one, and tell both."""
-        tally = Tally()
+        tally = Counts()
         for kind, noun in NOUNS.items():
             aliases = merge_texts(self.exchange.read(f"keys_{kind}", bucket, KEYED), noun, tally)
             self.exchange.write(f"aliases_{kind}", _part(bucket), aliases, by="id")
             self.exchange.write(f"lent_{kind}", _part(bucket), aliases, by="kept")
         return tally
 
-    def lend(self, bucket: int) -> Tally:
+    def lend(self, bucket: int) -> Counts:
         """Give the records of kept ids to those that borrow them."""
         for kind in NOUNS:
             asked = self.exchange.read(f"lent_{kind}", bucket, ALIASES)
@@ -155,7 +155,7 @@ class Entries:
                 lent.schema.get_field_index("id"), "id", asked["id"]
             )
             self.exchange.write(f"borrowed_{kind}", _part(bucket), lent, by="id")
-        return Tally()
+        return Counts()
 
     def read(self, kind: str, bucket: int, names: list[str] | None = None) -> pa.Table:
         """Entries of a bucket, whole or some of their columns: the records of its ids, and those that ids borrow."""
@@ -178,8 +178,8 @@ class Entries:
         return rows if places is None else rows.take(places["place"])
 
     @property
-    def _one(self) -> Exchange:
-        return Exchange(self.exchange.path, 1)
+    def _one(self) -> Shuffle:
+        return Shuffle(self.exchange.path, 1)
 
 
 def _part(bucket: int) -> str:

@@ -11,15 +11,15 @@ from typing import Any
 
 from pipeline.building.config import BuildConfig
 from pipeline.building.steps import Steps
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
 from pipeline.sources.reading.record import Block
-from pipeline.storage import shuffle as exchange
+from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact, begin
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, fingerprint_file, join
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 
 WRITTEN = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
 BUCKET_BYTES = 64 << 20
@@ -43,8 +43,8 @@ def run(config: BuildConfig) -> Artifact:
     size = sum(block.size for block in blocks)
     buckets = config.buckets or max(1, math.ceil(size / BUCKET_BYTES))
     say(f"build: {len(config.sources)} sources, {size / 1e6:,.1f} MB in {len(blocks)} blocks, {buckets} buckets")
-    engine.start()
-    steps = Steps(config, draft, blocks, Exchange(join(config.place, "staging"), buckets))
+    ray_session.start()
+    steps = Steps(config, draft, blocks, Shuffle(join(config.place, "staging"), buckets))
     return _finish(steps, _execute(steps))
 
 
@@ -65,9 +65,9 @@ def _fingerprints(config: BuildConfig) -> dict[str, str]:
     return {shown: fingerprint_file(path) for shown, path in sorted(paths.items())}
 
 
-def _execute(steps: Steps) -> Tally:
+def _execute(steps: Steps) -> Counts:
     """Run all steps on Ray and return what they counted."""
-    buckets, total = steps.exchange.buckets, Tally()
+    buckets, total = steps.exchange.buckets, Counts()
     read = _spread(steps, "read", steps.read, len(steps.blocks), "blocks", streamed=True)
     total.add(_check_read(steps, read))
     todo = [steps.join] if buckets == 1 else steps.after_reading()
@@ -80,16 +80,16 @@ def _execute(steps: Steps) -> Tally:
 
 
 def _spread(
-    steps: Steps, name: str, task: exchange.Task, count: int, unit: str, *, streamed: bool = False
-) -> list[Tally]:
+    steps: Steps, name: str, task: shuffle.Task, count: int, unit: str, *, streamed: bool = False
+) -> list[Counts]:
     progress = Progress(f"build: {name.split('-')[-1]}", count, unit)
     marks = join(steps.exchange.path, "marks")
-    return exchange.run(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
+    return shuffle.run(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
 
 
-def _check_read(steps: Steps, tallies: list[Tally]) -> Tally:
+def _check_read(steps: Steps, tallies: list[Counts]) -> Counts:
     """Sum the tallies of all blocks, naming lines by file; raises UserError for a file that is mostly unusable."""
-    total, lines = Tally(), Counter[str]()
+    total, lines = Counts(), Counter[str]()
     rows, bad = Counter[str](), Counter[str]()
     for block, tally in zip(steps.blocks, tallies, strict=True):
         tally.place(block.path, lines[block.path])
@@ -108,7 +108,7 @@ def _check_read(steps: Steps, tallies: list[Tally]) -> Tally:
     return total
 
 
-def _finish(steps: Steps, total: Tally) -> Artifact:
+def _finish(steps: Steps, total: Counts) -> Artifact:
     """Refuse an empty result, remove what was staged and write the manifest."""
     place, counts = steps.config.place, total.counts
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(total.dropped.items())) or "nothing"
@@ -169,7 +169,7 @@ def _leakage(config: BuildConfig, counts: Counter[str]) -> dict[str, Any]:
     return {**sums, "found": found, **how}
 
 
-def _notes(config: BuildConfig, total: Tally) -> dict[str, Any]:
+def _notes(config: BuildConfig, total: Counts) -> dict[str, Any]:
     """Return what the manifest says beside tables and drops: rows by source and split, offenders, counts, leaks."""
     notes: dict[str, Any] = {
         "sources": {},

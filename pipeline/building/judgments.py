@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.sources.reading.splits import HELD_OUT_ORDER, SplitConfig
-from pipeline.storage.counts import EXAMPLES, Tally
+from pipeline.storage.counts import EXAMPLES, Counts
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ def judge(
     splits: SplitConfig,
     unjudged: Mapping[str, str],
     units: Mapping[str, str],
-    tally: Tally,
+    tally: Counts,
 ) -> Judged:
     """Settle the split and group of each query and keep one judgment a query and document, the most relevant.
 
@@ -103,7 +103,7 @@ def _places(names: pa.ChunkedArray) -> np.ndarray:
     return found
 
 
-def _one_each(matched: pa.Table, row: np.ndarray, tally: Tally) -> tuple[pa.Table, np.ndarray]:
+def _one_each(matched: pa.Table, row: np.ndarray, tally: Counts) -> tuple[pa.Table, np.ndarray]:
     """Keep the first judgment of each query and document; others are counted unless they say more about the same."""
     document = matched["doc_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     places = row.astype(np.int64) * (matched.num_rows + 1) + document

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from pipeline.building.dedup import Entries
 from pipeline.building.minhash import NearConfig, alike, sketch
 from pipeline.building.shingles import Hashes, jaccard, mix, shingle
-from pipeline.storage.counts import Tally
-from pipeline.storage.shuffle import Exchange, numbers
+from pipeline.storage.counts import Counts
+from pipeline.storage.shuffle import Shuffle, numbers
 
 BANDS = pa.schema([("key", pa.uint64()), ("number", pa.uint64()), ("bits", pa.uint64())])
 EDGES = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])
@@ -94,13 +94,13 @@ class NearSteps:
     """Tasks between `texts`, which leaves the kept entries by id, and whoever asks for the cluster of an id."""
 
     config: NearConfig
-    exchange: Exchange
+    exchange: Shuffle
 
-    def steps(self) -> list[Callable[[int], Tally]]:
+    def steps(self) -> list[Callable[[int], Counts]]:
         """Steps in order; each needs all buckets of the one before."""
         return [self.sketches, self.candidates, self.lefts, self.verified, self.clusters]
 
-    def sketches(self, bucket: int) -> Tally:
+    def sketches(self, bucket: int) -> Counts:
         """Sketch the kept texts of a bucket and go on by band."""
         for kind in KINDS:
             rows = self._kept(kind, bucket)
@@ -111,16 +111,16 @@ class NearSteps:
                 np.repeat(found.bits[found.rows], self.config.bands),
             ]
             self.exchange.write(f"bands_{kind}", f"{bucket:05d}", pa.table(columns, schema=BANDS), by="key")
-        return Tally()
+        return Counts()
 
-    def candidates(self, bucket: int) -> Tally:
+    def candidates(self, bucket: int) -> Counts:
         """Pair what shares a band and go on by the left one."""
         for kind in KINDS:
             found = candidates(self.exchange.read(f"bands_{kind}", bucket, BANDS), self.config)
             self.exchange.write(f"candidates_{kind}", f"{bucket:05d}", found, by="left")
-        return Tally()
+        return Counts()
 
-    def lefts(self, bucket: int) -> Tally:
+    def lefts(self, bucket: int) -> Counts:
         """Give each candidate pair the left one's text and go on by the right one."""
         for kind in KINDS:
             pairs = self.exchange.read(f"candidates_{kind}", bucket, EDGES)
@@ -129,11 +129,11 @@ class NearSteps:
             place = pc.index_in(pairs["left"], pa.array(numbers(rows["id"])))
             pairs = pairs.append_column("text", rows["text"].take(place))
             self.exchange.write(f"lefts_{kind}", f"{bucket:05d}", pairs, by="right")
-        return Tally()
+        return Counts()
 
-    def verified(self, bucket: int) -> Tally:
+    def verified(self, bucket: int) -> Counts:
         """Compare candidate pairs exactly and keep a forest of those that are near duplicates."""
-        tally = Tally()
+        tally = Counts()
         for kind in KINDS:
             pairs = self.exchange.read(f"lefts_{kind}", bucket, LEFTS)
             rows = self._kept(kind, bucket)
@@ -145,22 +145,22 @@ class NearSteps:
             tally.counts[f"near_candidates_{kind}"] += len(pairs)
             tally.counts[f"near_pairs_{kind}"] += int(near.sum())
             kept = forest(pairs.select(EDGES.names).filter(pa.array(near)))
-            Exchange(self.exchange.path, 1).write(f"edges_{kind}", f"{bucket:05d}", kept, by="left")
+            Shuffle(self.exchange.path, 1).write(f"edges_{kind}", f"{bucket:05d}", kept, by="left")
         return tally
 
-    def clusters(self, bucket: int) -> Tally:
+    def clusters(self, bucket: int) -> Counts:
         """Join the forests of all buckets into clusters; the first bucket's task does it for all."""
-        tally = Tally()
+        tally = Counts()
         for kind in KINDS if bucket == 0 else ():
-            found = clusters(Exchange(self.exchange.path, 1).read(f"edges_{kind}", 0, EDGES))
+            found = clusters(Shuffle(self.exchange.path, 1).read(f"edges_{kind}", 0, EDGES))
             tally.counts[f"near_duplicate_{kind}"] += found.num_rows
             tally.counts[f"near_duplicate_clusters_of_{kind}"] += len(found["cluster"].unique())
-            Exchange(self.exchange.path, 1).write(f"clusters_{kind}", "all", found, by="number")
+            Shuffle(self.exchange.path, 1).write(f"clusters_{kind}", "all", found, by="number")
         return tally
 
     def cluster_of(self, kind: str, ids: pa.ChunkedArray) -> pa.Array:
         """Clusters of kept ids; null for a text without near duplicates."""
-        found = Exchange(self.exchange.path, 1).read(f"clusters_{kind}", 0, MEMBERS).combine_chunks()
+        found = Shuffle(self.exchange.path, 1).read(f"clusters_{kind}", 0, MEMBERS).combine_chunks()
         place = pc.index_in(pa.array(numbers(ids)), found["number"].combine_chunks())
         taken = found["cluster"].take(place)
         return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken

@@ -18,7 +18,7 @@ from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS
 from pipeline.sources.reading.splits import SplitConfig
-from pipeline.storage.counts import EXAMPLES, Tally
+from pipeline.storage.counts import EXAMPLES, Counts
 from pipeline.text.normalize import hash64
 
 ASKED = SCHEMAS["judgments"].append(pa.field("tags", pa.list_(pa.string())))
@@ -50,14 +50,14 @@ class PairConfig(Config):
     )
 
 
-def join_queries(judgments: pa.Table, queries: pa.Table, tally: Tally) -> pa.Table:
+def join_queries(judgments: pa.Table, queries: pa.Table, tally: Counts) -> pa.Table:
     """Judgments (`ASKED`) with the kept id and the tags of their query; those without one are counted."""
     judgments, rows, _ = _join(judgments, queries, "query", tally)
     return judgments.append_column("tags", queries["tags"].take(rows))
 
 
 def join_documents(
-    judgments: pa.Table, documents: pa.Table, need_text: np.ndarray, config: PairConfig, tally: Tally
+    judgments: pa.Table, documents: pa.Table, need_text: np.ndarray, config: PairConfig, tally: Counts
 ) -> pa.Table:
     """Judgments (`MATCHED`) with the kept id, the group and, where `need_text` says so, the text of their document."""
     over = _over(judgments, config)
@@ -117,7 +117,7 @@ def in_units(documents: pa.Table, units: Mapping[str, str]) -> pa.Table:
     return documents.set_column(index, "group", pa.array(groups, pa.string()))
 
 
-def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tuple[pa.Table, pa.Array, np.ndarray]:
+def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Counts) -> tuple[pa.Table, pa.Array, np.ndarray]:
     column = "query_id" if noun == "query" else "doc_id"
     rows = pc.index_in(judgments[column], other["id"].combine_chunks()).combine_chunks()
     found = rows.is_valid()
@@ -130,7 +130,7 @@ def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Tally) -> tupl
     return judgments.filter(found).set_column(index, column, other["kept"].take(rows)), rows, found.to_numpy(False)
 
 
-def positives(judged: Judged, config: PairConfig, tally: Tally) -> pa.Table:
+def positives(judged: Judged, config: PairConfig, tally: Counts) -> pa.Table:
     """Rows of table `pairs`: the judgments that are relevant enough, at most `max_per_query` of a query."""
     relevant = judged.judgments.filter(pc.greater_equal(judged.judgments["relevance"], config.min_relevance))
     tally.drop("over_max_per_document", pc.sum(relevant["over"]).as_py() or 0)

@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.splits import SplitConfig
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.text.normalize import hash64
 
 By = Literal["group", "tags", "category", "parent"]
@@ -83,7 +83,7 @@ def drawn(rows: pa.Table, config: SimilarConfig) -> pa.Table:
     return rows.filter(pa.array(stays, pa.bool_()))
 
 
-def partners(rows: pa.Table, config: SimilarConfig, tally: Tally) -> pa.Table:
+def partners(rows: pa.Table, config: SimilarConfig, tally: Counts) -> pa.Table:
     """All products of some keys into rows of table `pairs`."""
     pairs = []
     products = drawn(rows, config).to_pylist()

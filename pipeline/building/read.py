@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from pipeline.building.cleaning import CleanConfig
 from pipeline.sources.reading.record import ROWS, Block, Parsed, Record, SourceConfig
-from pipeline.storage.counts import Tally
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.counts import Counts
+from pipeline.storage.shuffle import Shuffle
 from pipeline.text.columns import keys, normalised, shortened
 
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left"}
@@ -28,9 +28,9 @@ class Limits:
     rules: CleanConfig = field(default_factory=CleanConfig)
 
 
-def stage(source: SourceConfig, block: Block, limits: Limits, exchange: Exchange, part: str) -> Tally:
+def stage(source: SourceConfig, block: Block, limits: Limits, exchange: Shuffle, part: str) -> Counts:
     """Read one block, clean its records and stage them; piece by piece, so that memory does not follow the block."""
-    total, number = Tally(), count()
+    total, number = Counts(), count()
     waiting: dict[str, list[pa.Table]] = {}
     for parsed in source.parse(block):
         for kind, records in parsed.kinds.items():
@@ -44,7 +44,7 @@ def stage(source: SourceConfig, block: Block, limits: Limits, exchange: Exchange
     return total
 
 
-def _write(waiting: dict[str, list[pa.Table]], exchange: Exchange, part: str) -> None:
+def _write(waiting: dict[str, list[pa.Table]], exchange: Shuffle, part: str) -> None:
     for kind, tables in waiting.items():
         exchange.write(kind, part, pa.concat_tables(tables), by=BUCKETED_BY[kind])
     waiting.clear()
@@ -65,7 +65,7 @@ def clean(kind: str, records: list[Record] | pa.Table, limits: Limits, parsed: P
     return rows.drop_columns("line")
 
 
-def _clean(kind: str, name: str, rows: pa.Table, limits: Limits, tally: Tally) -> pa.Table:
+def _clean(kind: str, name: str, rows: pa.Table, limits: Limits, tally: Counts) -> pa.Table:
     """Rows with column `name` in normal form, without those where it is empty or too short: they are counted."""
     texts = limits.rules.stripped(normalised(rows[name]), tally)
     length = pc.utf8_length(texts).to_numpy(zero_copy_only=False)

@@ -44,9 +44,9 @@ from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS, Block
 from pipeline.sources.reading.splits import SplitConfig
 from pipeline.storage.artifact import Draft
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import join
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 from pipeline.text.normalize import key
 
 _FED_BY = {"lend": ("lent_documents", "lent_queries"), "catalogue": ("members",), "similar": ("keyed",)}
@@ -59,9 +59,9 @@ class Steps:
     config: BuildConfig
     draft: Draft
     blocks: list[Block]
-    exchange: Exchange
+    exchange: Shuffle
 
-    def read(self, index: int) -> Tally:
+    def read(self, index: int) -> Counts:
         """Stage the records of one block."""
         block = self.blocks[index]
         limits = Limits(self.config.min_chars, self.config.max_chars, self.config.cleaning)
@@ -69,7 +69,7 @@ class Steps:
         exchange = self._checks.extra if asked else self.exchange
         return stage(self.config.every_source[block.source], block, limits, exchange, f"{index:06d}")
 
-    def ids(self, bucket: int) -> Tally:
+    def ids(self, bucket: int) -> Counts:
         """Keep one row an id; labelled pairs are done with."""
         tally = self._entries.ids(bucket)
         rows = unique_labelled(self.exchange.read("labelled", bucket, SCHEMAS["labelled"]), tally)
@@ -78,17 +78,17 @@ class Steps:
         self._write("labelled", labelled, bucket, tally)
         return tally
 
-    def queries(self, bucket: int) -> Tally:
+    def queries(self, bucket: int) -> Counts:
         """Join judgments with queries."""
-        tally = Tally()
+        tally = Counts()
         judgments = self.exchange.read("judgments", bucket, SCHEMAS["judgments"])
         joined = join_queries(judgments, self._entries.read("queries", bucket, ["tags"]), tally)
         self.exchange.write("asked", _part(bucket), joined, by="doc_id")
         return tally
 
-    def documents(self, bucket: int) -> Tally:
+    def documents(self, bucket: int) -> Counts:
         """Join judgments with documents; write the corpus, and stage the catalogue's products."""
-        tally, config = Tally(), self.config
+        tally, config = Counts(), self.config
         documents = self._clustered(self._entries.read("documents", bucket, self._columns("documents")))
         asked = self.exchange.read("asked", bucket, ASKED)
         grade = asked["relevance"].to_numpy()
@@ -112,9 +112,9 @@ class Steps:
             self._pool.write("pool", _part(bucket), pool, by="parent")
         return tally
 
-    def judgments(self, bucket: int) -> Tally:
+    def judgments(self, bucket: int) -> Counts:
         """Write queries, qrels, pairs and judged triplets."""
-        tally, config = Tally(), self.config
+        tally, config = Counts(), self.config
         matched = self.exchange.read("matched", bucket, MATCHED)
         unjudged = {source.label: source.unjudged for source in config.sources}
         queries = self._entries.kept("queries", bucket, self._columns("queries"))
@@ -133,30 +133,30 @@ class Steps:
             self._write("triplets", triplets, f"judged-{bucket:05d}", tally)
         return tally
 
-    def catalogue(self, bucket: int) -> Tally:
+    def catalogue(self, bucket: int) -> Counts:
         """Write the triplets of the catalogue's tree."""
-        tally = Tally()
+        tally = Counts()
         members, pool = self.exchange.read("members", bucket, MEMBERS), self._pool.read("pool", 0, MEMBERS)
         self._write("triplets", catalogue(members, pool, self.config.triplets, tally), bucket, tally)
         return tally
 
-    def similar(self, bucket: int) -> Tally:
+    def similar(self, bucket: int) -> Counts:
         """Pair the products of a bucket of keys, and go on by anchor."""
-        tally, config = Tally(), self.config.pairs.similar
+        tally, config = Counts(), self.config.pairs.similar
         found = partners(self.exchange.read("keyed", bucket, KEYED), config, tally)
         self.exchange.write("similar", _part(bucket), found, by="anchor_id")
         return tally
 
-    def settle(self, bucket: int) -> Tally:
+    def settle(self, bucket: int) -> Counts:
         """Write the pairs of products that belong together, each once."""
-        tally = Tally()
+        tally = Counts()
         found = settled(self.exchange.read("similar", bucket, TABLES["pairs"]), self.config.pairs.similar)
         self._write("pairs", found, f"similar-{bucket:05d}", tally)
         return tally
 
-    def lookalikes(self, bucket: int) -> Tally:
+    def lookalikes(self, bucket: int) -> Counts:
         """Write triplets with lexical negatives; shards are dealt over the buckets."""
-        tally, exchange = Tally(), self._lexical
+        tally, exchange = Counts(), self._lexical
         parts = [TABLES["triplets"].empty_table()]
         for shard in range(bucket, exchange.buckets, self.exchange.buckets):
             pairs, documents = exchange.read("answered", shard, PAIRS), exchange.read("lexical", shard, DOCUMENTS)
@@ -165,14 +165,14 @@ class Steps:
         self._write("triplets", pa.concat_tables(parts), f"lexical-{bucket:05d}", tally)
         return tally
 
-    def join(self, bucket: int) -> Tally:
+    def join(self, bucket: int) -> Counts:
         """All steps after reading, one after the other: right when there is one bucket."""
-        total = Tally()
+        total = Counts()
         for step in self.after_reading():
             total.add(step(bucket))
         return total
 
-    def after_reading(self) -> list[Callable[[int], Tally]]:
+    def after_reading(self) -> list[Callable[[int], Counts]]:
         """Steps in order; each needs all buckets of the one before."""
         near, units, checks = self._near, self._by_cluster, self._checks
         return [
@@ -190,7 +190,7 @@ class Steps:
             *([checks.extras, checks.check] if checks.on else []),
         ]
 
-    def idle(self, step: Callable[[int], Tally]) -> bool:
+    def idle(self, step: Callable[[int], Counts]) -> bool:
         """Whether nothing was staged for a step, so that it need not run."""
         fed_by = _FED_BY.get(step.__name__)
         return fed_by is not None and not any(self.exchange.has(name) for name in fed_by)
@@ -210,11 +210,11 @@ class Steps:
         return CheckSteps(config, self.draft, self.exchange, labels, self.config.prompts)
 
     @property
-    def _lexical(self) -> Exchange:
+    def _lexical(self) -> Shuffle:
         """Shards of the corpus, as many whatever the buckets."""
         config, size = self.config.triplets.lexical, sum(block.size for block in self.blocks)
         shards = (config.shards if config else None) or max(1, math.ceil(size / SHARD_BYTES))
-        return Exchange(join(self.exchange.path, "shards"), shards)
+        return Shuffle(join(self.exchange.path, "shards"), shards)
 
     def _answered(self, pairs: pa.Table, judged: Judged) -> pa.Table:
         """Training pairs with what is known to be right for their query: documents, and clusters of these."""
@@ -239,8 +239,8 @@ class Steps:
         return documents.append_column("cluster", clusters)
 
     @property
-    def _pool(self) -> Exchange:
-        return Exchange(self.exchange.path, 1)
+    def _pool(self) -> Shuffle:
+        return Shuffle(self.exchange.path, 1)
 
     def _columns(self, kind: str) -> list[str]:
         """Columns of entries that the tables are made of; long texts beside the text only where a table shows them."""
@@ -252,7 +252,7 @@ class Steps:
     def _entries(self) -> Entries:
         return Entries(self.exchange)
 
-    def _write(self, table: str, rows: pa.Table, part: int | str, tally: Tally) -> None:
+    def _write(self, table: str, rows: pa.Table, part: int | str, tally: Counts) -> None:
         name = f"part-{part:05d}" if isinstance(part, int) else part
         if self._checks.on and table in SIDES:
             self._checks.hold(table, rows, name)

@@ -18,7 +18,7 @@ from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
 from pipeline.search.bm25 import Lexical
 from pipeline.sources.reading.splits import SplitConfig
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.text.normalize import hash64, key
 
 DOCUMENTS = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("cluster", pa.string())])
@@ -39,7 +39,7 @@ class LexicalConfig(Config):
     )
 
 
-def lookalikes(pairs: pa.Table, documents: pa.Table, config: LexicalConfig, tally: Tally) -> pa.Table:
+def lookalikes(pairs: pa.Table, documents: pa.Table, config: LexicalConfig, tally: Counts) -> pa.Table:
     """Training pairs (`PAIRS`) and `DOCUMENTS` of one shard into rows of table `triplets`.
 
     Left out are documents that are known to be right, near duplicates of these, and those with the question's text.
@@ -133,7 +133,7 @@ def lowest(members: pa.Table, by: tuple[str, ...], count: int) -> pa.Table:
     return members.filter(pa.array(stays, pa.bool_()))
 
 
-def catalogue(members: pa.Table, pool: pa.Table, config: TripletConfig, tally: Tally) -> pa.Table:
+def catalogue(members: pa.Table, pool: pa.Table, config: TripletConfig, tally: Counts) -> pa.Table:
     """Rows of table `triplets` from all members of some parent categories and the pool of all branches."""
     everyone = lowest(members, ("category", "split"), config.per_category).to_pylist()
     elsewhere = lowest(pool, ("split",), POOL).to_pylist()
@@ -147,7 +147,7 @@ def catalogue(members: pa.Table, pool: pa.Table, config: TripletConfig, tally: T
     return pa.Table.from_pylist(sorted(rows, key=lambda row: (row["anchor_id"], row["reason"])), TABLES["triplets"])
 
 
-def _of_family(family: list[Product], others: list[Product], config: TripletConfig, tally: Tally) -> Iterator[Product]:
+def _of_family(family: list[Product], others: list[Product], config: TripletConfig, tally: Counts) -> Iterator[Product]:
     """Triplets of the products under one parent."""
     leaves: dict[str, list[Product]] = {}
     for member in family:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.config import user_cause
 from pipeline.core.errors import UserError
 
@@ -39,12 +39,12 @@ class Pool:
 
         A pool keeps its actors to the end, so that one logical CPU is left to the other tasks of Ray Data.
         """
-        cpus, gpus = engine.cpus(), engine.gpus() if on_gpus else 0
+        cpus, gpus = ray_session.cpus(), ray_session.gpus() if on_gpus else 0
         size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
         size = max(1, min(size, work))
-        share = engine.fitting(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
+        share = ray_session.fitting(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
         ceiling = max(size, min(most or size, work))
-        threads = threads or int(engine.fitting(size, max(1, cpus // size)))
+        threads = threads or int(ray_session.fitting(size, max(1, cpus // size)))
         return cls(size, share, min(1.0, gpus / size), threads, ceiling, CALLS_ON_A_GPU if gpus else 1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool, Worker, limit_threads, stream
 from pipeline.core.progress import Progress, say
 from pipeline.embedding.reuse import KEY, Earlier, keys_of
@@ -57,7 +57,7 @@ def encode(plan: Sequence[Shard], task: Task, ranges: Ranges, stale: Sequence[st
         return
     import ray
 
-    engine.start()
+    ray_session.start()
     earlier = ray.put(Earlier.read(stale)) if task.incremental and stale else None
     pool = Pool.plan(pools["num_actors"], len(missing), most=pools["max_actors"], threads=pools["threads"])
     settings = {"task": task, "ranges": ranges, "earlier": [earlier], "threads": pool.threads}
@@ -146,10 +146,10 @@ def calibrate(task: Task, plan: Sequence[Shard], rows: int) -> Ranges:
         return {}
     import ray
 
-    engine.start()
+    ray_session.start()
     sample = [plan[place] for place in np.unique(np.linspace(0, len(plan) - 1, 16).astype(int))]
-    run = ray.remote(num_cpus=1, num_gpus=min(1, engine.gpus()))(_ranges)
-    found: Ranges = ray.get(run.remote(task, sample, -(-rows // len(sample)), engine.cpus()))
+    run = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()))(_ranges)
+    found: Ranges = ray.get(run.remote(task, sample, -(-rows // len(sample)), ray_session.cpus()))
     return found
 
 

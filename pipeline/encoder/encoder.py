@@ -17,17 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.config import Config
-from pipeline.encoder import model_directory as modeldir
-from pipeline.encoder import packing
-from pipeline.encoder import static_encoder as static
-from pipeline.encoder import token_batches as chunks
+from pipeline.encoder import model_directory, packing, static_encoder, token_batches
 from pipeline.encoder.attention import Attention, choose, pack, without_cudnn
-from pipeline.encoder.backends import backend as backends
+from pipeline.encoder.backends import backend
 from pipeline.encoder.backends.backend import Backend
 from pipeline.encoder.backends.runtime import Batch, Runtime
 from pipeline.encoder.pooling import pool, without_prompt
-from pipeline.encoder.precision import Dtype
-from pipeline.encoder.precision import compute_dtype as compute_dtype
+from pipeline.encoder.precision import Dtype, compute_dtype
 from pipeline.encoder.save import write
 from pipeline.encoder.static_encoder import StaticTable
 from pipeline.encoder.tokenizer import Tokenizing, Tokens
@@ -40,7 +36,7 @@ _SMALL = 1024  # the same for a pass of torch, which has more to do before it co
 class EncoderConfig(Config):
     """Which model turns text into vectors, and what of its own settings to override."""
 
-    model: str = Field(modeldir.SAMPLE_MODEL, description="model directory, hub name, or gt:all-minilm-l6-v2")
+    model: str = Field(model_directory.SAMPLE_MODEL, description="model directory, hub name, or gt:all-minilm-l6-v2")
     max_length: int | None = Field(None, ge=4, description="tokens a text is cut to, special tokens included")
     prompts: dict[str, str] | None = Field(None, description="text put before a query or document")
     layers: int | None = Field(None, ge=1, description="keep only the first transformer layers")
@@ -99,11 +95,11 @@ class Encoder(nn.Module):
         without_cudnn(place)
         dtype = compute_dtype(config.dtype, place)
         chosen = choose(config.attention, place, dtype, to_train=to_train)
-        folder = modeldir.find(config.model)
-        layout = modeldir.read_layout(folder)
+        folder = model_directory.find(config.model)
+        layout = model_directory.read_layout(folder)
         if layout["static"]:
             return cls._static(config, folder, layout, place)
-        tokenizer, transformer = modeldir.load_parts(
+        tokenizer, transformer = model_directory.load_parts(
             folder,
             layout["transformer"],
             config.layers,
@@ -111,7 +107,7 @@ class Encoder(nn.Module):
             trust_remote_code=config.trust_remote_code,
         )
         transformer = transformer.to(device=place, dtype=dtype).eval()
-        limit = modeldir.longest(config.max_length, layout, tokenizer, transformer)
+        limit = model_directory.longest(config.max_length, layout, tokenizer, transformer)
         prompts = {**layout["prompts"], **(config.prompts or {})}
         encoder = cls(
             transformer,
@@ -122,20 +118,20 @@ class Encoder(nn.Module):
             prompts={role: prompts.get(role) or "" for role in ("query", "document")},
             max_length=limit,
             token_budget=config.budget(place),
-            identity=modeldir.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
+            identity=model_directory.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
             | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         )
         encoder.folder, encoder.backend, encoder.attention = folder, config.backend, config.attention
         encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
         if encoder.asked:
-            backends.check(config.backend, folder, place, transformer.config.model_type, config.dtype)
+            backend.check(config.backend, folder, place, transformer.config.model_type, config.dtype)
         encoder.packed = pack(config.attention, transformer, place, dtype, to_train=to_train)
         return encoder.eval()
 
     @classmethod
     def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
-        backends.choose(config.backend, place, "static", "float32")
-        tokenizer, table = static.load(folder, layout["transformer"], config.max_length)
+        backend.choose(config.backend, place, "static", "float32")
+        tokenizer, table = static_encoder.load(folder, layout["transformer"], config.max_length)
         prompts, limit = {**layout["prompts"], **(config.prompts or {})}, tokenizer.max_length
         return cls(
             table.to(place),
@@ -146,16 +142,17 @@ class Encoder(nn.Module):
             prompts={role: prompts.get(role) or "" for role in ("query", "document")},
             max_length=limit,
             token_budget=config.budget(place),
-            identity=modeldir.identity(folder, layout, prompts, layers=None, max_length=limit) | {"dtype": "float32"},
+            identity=model_directory.identity(folder, layout, prompts, layers=None, max_length=limit)
+            | {"dtype": "float32"},
         )
 
     def hasten(self, threads: int) -> "Encoder":
         """Take the fastest runtime for `encode`, or raise UserError; from here on the weights may not change."""
         dtype = self.identity["dtype"]
-        name = backends.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
+        name = backend.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
         if name == "torch" and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
             self.packed = pack("auto", self.transformer, self.device.type, self.transformer.dtype, to_train=True)
-        self.runtime = backends.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
+        self.runtime = backend.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
         return self
 
     @property
@@ -220,15 +217,15 @@ class Encoder(nn.Module):
     def cut(self, lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
         """Cut texts of these lengths into chunks of `budget` tokens, padding included where this encoder pads."""
         if self.runtime:
-            return chunks.by_tokens(lengths, budget, least=_LEAST)
+            return token_batches.by_tokens(lengths, budget, least=_LEAST)
         if self.packed:
-            return chunks.by_sum(lengths, budget)
-        return chunks.by_tokens(lengths, budget, least=max(_SMALL, budget // 8))
+            return token_batches.by_sum(lengths, budget)
+        return token_batches.by_tokens(lengths, budget, least=max(_SMALL, budget // 8))
 
     def padding_share(self, lengths: Sequence[int]) -> float:
         """Share of the positions of all layers that hold no token, for texts of these lengths."""
         packed = (self.packed and not self.runtime) or isinstance(self.transformer, StaticTable)
-        return 0.0 if packed else chunks.padding_share(lengths, self.cut(lengths, self.token_budget))
+        return 0.0 if packed else token_batches.padding_share(lengths, self.cut(lengths, self.token_budget))
 
     def _pad(self, rows: Tokens, skip: Tensor | None) -> Tensor:
         vectors: Tensor = self(*self._padded(rows), skip)
@@ -256,7 +253,7 @@ class Encoder(nn.Module):
         return torch.from_numpy(ids).to(self.device), held
 
     def _filled(self, rows: Tokens) -> Batch:
-        return chunks.padded(rows, self.tokenizer.pad_token_id or 0)
+        return token_batches.padded(rows, self.tokenizer.pad_token_id or 0)
 
     def encode(self, texts: Sequence[str], role: Role) -> npt.NDArray[np.float32]:
         """Texts into vectors [N, D] float32 in input order, without gradient and without dropout."""

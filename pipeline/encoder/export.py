@@ -11,9 +11,8 @@ from pydantic import Field
 from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
-from pipeline.encoder import token_batches as chunks
-from pipeline.encoder.backends import onnx, openvino
-from pipeline.encoder.backends import openvino_int8 as int8
+from pipeline.encoder import token_batches
+from pipeline.encoder.backends import onnx, openvino, openvino_int8
 from pipeline.encoder.backends.runtime import Batch
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import shards
@@ -75,7 +74,7 @@ def _graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
             continue
         graph = openvino.graph(encoder.transformer, names)
         if form == "int8":
-            found = int8.quantised(graph, list(_sample(config, encoder)), config.threads, config.least_cosine)
+            found = openvino_int8.quantised(graph, list(_sample(config, encoder)), config.threads, config.least_cosine)
             graph = found.model
             say(
                 f"export: {found.layers} of {found.of} linear layers in int8, calibrated on {config.input}: "
@@ -98,8 +97,8 @@ def _sample(config: ExportConfig, encoder: Encoder) -> Iterator[Batch]:
     if not texts:
         raise UserError(f"{config.input}: holds no text in column '{config.text_column}' to calibrate on")
     tokens = encoder.tokenize(texts, "document")
-    for chunk in chunks.by_tokens([len(row) for row in tokens], _CALIBRATION_TOKENS):
-        yield chunks.padded([tokens[row] for row in chunk], encoder.tokenizer.pad_token_id or 0)
+    for chunk in token_batches.by_tokens([len(row) for row in tokens], _CALIBRATION_TOKENS):
+        yield token_batches.padded([tokens[row] for row in chunk], encoder.tokenizer.pad_token_id or 0)
 
 
 def push(folder: str, name: str, *, private: bool, endpoint: str | None = None) -> str:

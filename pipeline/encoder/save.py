@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.encoder import model_directory as modeldir
-from pipeline.encoder import static_encoder as static
+from pipeline.encoder import model_directory, static_encoder
 from pipeline.encoder.static_encoder import StaticTable
 from pipeline.storage.files import new_folder
 
@@ -17,7 +16,9 @@ def write(
     """Write float32 safetensors, tokenizer, the files of the layout, a model card, and further files."""
     with new_folder(path) as folder:
         _weights(folder, transformer, tokenizer)
-        described = modeldir.static_files if isinstance(transformer, StaticTable) else modeldir.layout_files
+        described = (
+            model_directory.static_files if isinstance(transformer, StaticTable) else model_directory.layout_files
+        )
         for name, content in described(**layout).items():
             file = folder / name
             file.parent.mkdir(exist_ok=True)
@@ -31,7 +32,7 @@ def write(
 
 def _weights(folder: Path, transformer: Any, tokenizer: Any) -> None:
     if isinstance(transformer, StaticTable):
-        static.save(folder, tokenizer, transformer)
+        static_encoder.save(folder, tokenizer, transformer)
         return
     dtype = next(transformer.parameters()).dtype
     transformer.float().save_pretrained(folder, safe_serialization=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
-from pipeline.encoder import model_directory as modeldir
+from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.dataset import Questions, read_questions
@@ -43,7 +43,7 @@ def run(config: EvaluateConfig) -> Artifact:
     draft = begin(out, "evaluate", config.digested(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         return _already(config, draft)
-    engine.start()
+    ray_session.start()
     plan = Plan(
         models=config.models,
         bm25=config.bm25,
@@ -69,7 +69,7 @@ def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, 
 
 
 def _fingerprint_model(config: EncoderConfig) -> str:
-    folder = modeldir.find(config.model)
+    folder = model_directory.find(config.model)
     fs, root = filesystem(folder)
     kinds = (".safetensors", ".json", ".txt", ".model")
     files = sorted(name for name in fs.find(root) if name.endswith(kinds))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.encoder import model_card as card
+from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
 from pipeline.report.data import Findings
 from pipeline.report.format import count, decimal, headline, leakage, metric_name, p_value, signed
@@ -16,12 +16,14 @@ _KINDS = {"ndcg": "ndcg_at", "mrr": "mrr_at", "recall": "recall_at", "hit": "acc
 
 def tell_card(folder: str, findings: Findings) -> bool:
     """Bring the card of the subject up to date; False where its directory has none."""
-    text = card.read(folder)
+    text = model_card.read(folder)
     if text is None:
         return False
-    front, body = card.split(text)
+    front, body = model_card.split(text)
     front = front | {"model-index": [_index(findings, body)]}
-    write_text(join(folder, card.FILE), card.compose(front, card.with_part(body, PART, measured(findings))))
+    write_text(
+        join(folder, model_card.FILE), model_card.compose(front, model_card.with_part(body, PART, measured(findings)))
+    )
     return True
 
 
@@ -45,7 +47,7 @@ def _models(findings: Findings) -> str:
     held = [n for n in [*findings.metrics, *TASKS] if any(n in own for own in findings.figures.values())]
     models = list(findings.figures)
     rows = [[metric_name(n), *(_figure(findings.figures[model], n) for model in models)] for n in held]
-    return card.table(["", *models], rows)
+    return model_card.table(["", *models], rows)
 
 
 def _figure(figures: Mapping[str, Any], name: str) -> str:
@@ -63,7 +65,7 @@ def _tests(findings: Findings) -> str:
         [metric_name(t["metric"]), signed(t["difference"]), p_value(t["p_value"]), p_value(t["p_holm"])] for t in tests
     ]
     head = [f"{findings.subject} against {findings.baseline}", "difference", "p", "p, Holm"]
-    return card.table(head, rows)
+    return model_card.table(head, rows)
 
 
 def _variants(findings: Findings) -> str:
@@ -72,7 +74,7 @@ def _variants(findings: Findings) -> str:
     if not own or metric is None:
         return ""
     rows = [[f"{one['dim']} {one['dtype']}", count(one["bytes"]), _figure(one, metric)] for one in own]
-    return card.table(["smaller vectors", "bytes", metric_name(metric)], rows)
+    return model_card.table(["smaller vectors", "bytes", metric_name(metric)], rows)
 
 
 def _guards(findings: Findings) -> str:
@@ -82,7 +84,7 @@ def _guards(findings: Findings) -> str:
             before, after = (kept.models.get(name, {}).get(metric) for name in (findings.baseline, findings.subject))
             if before is not None and after is not None:
                 rows.append([f"{kept.name}, {kept.split}", metric_name(metric), decimal(before), decimal(after)])
-    return card.table(["other corpora", "metric", findings.baseline, findings.subject], rows) if rows else ""
+    return model_card.table(["other corpora", "metric", findings.baseline, findings.subject], rows) if rows else ""
 
 
 def _index(findings: Findings, body: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool, limit_threads
 from pipeline.core.progress import Progress
 from pipeline.encoder.encoder import Encoder, EncoderConfig
@@ -55,8 +55,8 @@ def ask(config: EncoderConfig, texts: Sequence[str], loose: Sequence[str], sampl
     """Encode query-side texts and single documents once, in a Ray task, and leave the vectors in the object store."""
     import ray
 
-    task = ray.remote(num_cpus=1, num_gpus=min(1, engine.gpus()), num_returns=4)(encode_texts)
-    queries, other, drawn, told = task.remote(config, list(texts), list(loose), list(sample), engine.cpus())
+    task = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()), num_returns=4)(encode_texts)
+    queries, other, drawn, told = task.remote(config, list(texts), list(loose), list(sample), ray_session.cpus())
     identity, dim = ray.get(told)
     return Asked(queries, other, drawn, identity, dim)
 

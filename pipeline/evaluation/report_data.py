@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import __version__
-from pipeline.evaluation import projection as landscape
+from pipeline.evaluation import projection
 from pipeline.evaluation.results import Measured
 from pipeline.report.data import Example, Findings, Hit, Kept, Landscape
 from pipeline.storage.artifact import Artifact
@@ -74,20 +74,20 @@ def tell(
         commands=commands,
         variants=[smaller.told() for smaller in measured.smaller],
         landscapes=_landscapes(measured, subject, baseline, seed),
-        landscape_method=landscape.METHOD,
+        landscape_method=projection.METHOD,
     )
 
 
 def _landscapes(measured: Measured, subject: str, baseline: str, seed: int) -> dict[str, Landscape]:
     """Draw the sampled documents under the baseline and the subject, where they are encoders and enough to draw."""
-    sample, chosen = measured.sample, landscape.drawn(measured.sample)
-    if len(chosen) < landscape.FEWEST:
+    sample, chosen = measured.sample, projection.drawn(measured.sample)
+    if len(chosen) < projection.FEWEST:
         return {}
-    coloured = landscape.colours(sample)
+    coloured = projection.colours(sample)
     names = [coloured[place] for place in chosen]
     texts = [sample.texts[place] for place in chosen]
     return {
-        model: Landscape(landscape.places(measured.sampled[model][chosen], seed), names, texts)
+        model: Landscape(projection.places(measured.sampled[model][chosen], seed), names, texts)
         for model in dict.fromkeys([baseline, subject])
         if model in measured.sampled
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field, field_validator
 
-from pipeline.building.corpus_reference import Made
+from pipeline.building.corpus_reference import CorpusReference
 from pipeline.core.progress import say
 from pipeline.evaluation.dataset import Questions, read_questions
 from pipeline.evaluation.evaluator import measure
@@ -16,7 +16,7 @@ from pipeline.storage.artifact import Artifact
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-class Guard(Made):
+class Guard(CorpusReference):
     """A corpus whose figures shall not fall."""
 
     name: str = Field(description="how the report calls it")

@@ -12,8 +12,7 @@ from pipeline.evaluation import duplicates
 from pipeline.evaluation.corpus_sample import Sample
 from pipeline.evaluation.dataset import Questions
 from pipeline.evaluation.similarity_samples import Probes
-from pipeline.metrics import clustering
-from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics import clustering, pair_scores
 from pipeline.metrics.retrieval import PerQuery, mean, triplet_margins
 from pipeline.metrics.significance import bootstrap_interval, percentiles, resamples
 
@@ -36,7 +35,7 @@ class Statistic:
         """Take a statistic of N units, given as a function of weights [S, N] that makes `width` numbers of a sample."""
         count = max(FEWEST, min(RESAMPLES, _CELLS // max(units, width, 1)))
         samples = [statistic(weights) for weights in resamples(units, count, seed, width)]
-        return cls(float(statistic(pairscores.ones(units))[0]), np.concatenate(samples))
+        return cls(float(statistic(pair_scores.ones(units))[0]), np.concatenate(samples))
 
     def centred(self) -> "Statistic":
         """Move the samples to the value: where resampling itself raises it, only their spread says something."""
@@ -100,17 +99,17 @@ def gold_of(questions: Questions) -> tuple[npt.NDArray[np.float64], npt.NDArray[
 def pair_statistics(cosine: npt.NDArray[np.float64], questions: Questions, seed: int) -> dict[str, Statistic]:
     """Correlations of cosines with gold scores; average precision, best F1 and accuracy where gold is yes or no."""
     gold, right = gold_of(questions)
-    if not (pairscores.varies(gold) and pairscores.varies(cosine)):
+    if not (pair_scores.varies(gold) and pair_scores.varies(cosine)):
         return {}
     wanted: dict[str, Weighted] = {
-        "spearman": lambda weights: pairscores.spearman(cosine, gold, weights),
-        "pearson": lambda weights: pairscores.pearson(cosine, gold, weights),
+        "spearman": lambda weights: pair_scores.spearman(cosine, gold, weights),
+        "pearson": lambda weights: pair_scores.pearson(cosine, gold, weights),
     }
     if right is not None:
         wanted = {
-            "average_precision": lambda weights: pairscores.average_precision(cosine, right, weights),
-            "f1": lambda weights: pairscores.best_f1(cosine, right, weights),
-            "accuracy": lambda weights: pairscores.best_accuracy(cosine, right, weights),
+            "average_precision": lambda weights: pair_scores.average_precision(cosine, right, weights),
+            "f1": lambda weights: pair_scores.best_f1(cosine, right, weights),
+            "accuracy": lambda weights: pair_scores.best_accuracy(cosine, right, weights),
         } | wanted
     return {name: Statistic.of(statistic, len(gold), seed) for name, statistic in wanted.items()}
 
@@ -120,7 +119,7 @@ def pair_cuts(cosine: npt.NDArray[np.float64], questions: Questions) -> dict[str
     _, right = gold_of(questions)
     if right is None:
         return {}
-    return pairscores.f1_cut(cosine, right) | pairscores.accuracy_cut(cosine, right)
+    return pair_scores.f1_cut(cosine, right) | pair_scores.accuracy_cut(cosine, right)
 
 
 def duplicate_statistics(
@@ -141,7 +140,7 @@ def duplicate_statistics(
         "duplicate_average_precision": mined.average_precision,
         "duplicate_f1": mined.best_f1,
     }
-    cut = pairscores.f1_cut(mined.scores, mined.known, len(mined.wanted))
+    cut = pair_scores.f1_cut(mined.scores, mined.known, len(mined.wanted))
     width = min(duplicates.PAIRS, mined.texts * duplicates.NEIGHBOURS)  # of any model, for the same resamples
     found = {name: Statistic.of(statistic, mined.texts, seed, width) for name, statistic in statistics.items()}
     return found, {f"duplicate_{name}": value for name, value in cut.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import UserError
-from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics import pair_scores
 
 Judgments = Mapping[str, Mapping[str, int]]
 Rankings = Mapping[str, Sequence[str]]
@@ -134,6 +134,6 @@ def triplet_accuracy(margins: Floats) -> float:
 
 def spearman(scores: Floats, gold: Floats) -> float | None:
     """Spearman's rank correlation of model scores [N] with graded gold scores [N]; None where either is constant."""
-    if not (pairscores.varies(scores) and pairscores.varies(gold)):
+    if not (pair_scores.varies(scores) and pair_scores.varies(gold)):
         return None
-    return float(pairscores.spearman(scores, gold, pairscores.ones(len(gold)))[0])
+    return float(pair_scores.spearman(scores, gold, pair_scores.ones(len(gold)))[0])

@@ -13,7 +13,7 @@ from pipeline.core import schema
 from pipeline.core.actor_pool import Worker, limit_threads
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
-from pipeline.mining import bm25_candidates as words
+from pipeline.mining import bm25_candidates
 from pipeline.mining.candidates import candidates_table, exact, measured
 from pipeline.mining.config import MineConfig
 from pipeline.mining.exclusions import NONE, Block, id_keys, known_positives, positions, siblings, text_keys
@@ -21,7 +21,7 @@ from pipeline.mining.output_formats import tuples
 from pipeline.mining.reranker import CrossConfig, Reranker, cross_scored, looked_at
 from pipeline.mining.rules import Rule
 from pipeline.mining.selection import document_texts, select, taken_ids
-from pipeline.search import approximate as index
+from pipeline.search import approximate
 from pipeline.storage import shards
 from pipeline.storage.files import filesystem, join, read_parquet
 from pipeline.storage.shards import Shard
@@ -140,10 +140,12 @@ class Prepare(Worker):
     def work(self, item: str) -> int:
         """Build one of them, where the search finds it."""
         if item == "words":
-            words.build(self.places.corpus, join(self.places.work, "words"))
+            bm25_candidates.build(self.places.corpus, join(self.places.work, "words"))
             return 0
-        assert not isinstance(self.config.index, index.Exact)
-        return index.build(self.config.index, self.places.encoded_corpus, join(self.places.work, "index"), self.threads)
+        assert not isinstance(self.config.index, approximate.Exact)
+        return approximate.build(
+            self.config.index, self.places.encoded_corpus, join(self.places.work, "index"), self.threads
+        )
 
 
 class MineBlock(Worker):
@@ -152,9 +154,11 @@ class MineBlock(Worker):
     def __init__(self, places: Places, config: MineConfig, threads: int) -> None:
         limit_threads(threads)
         self.places, self.config, self.opened = places, config, None
-        if not isinstance(config.index, index.Exact) and not places.reused:
-            self.opened = index.load(config.index, join(places.work, "index"), threads)
-        self.lexical = words.load(join(places.work, "words")) if config.lexical and not places.reused else None
+        if not isinstance(config.index, approximate.Exact) and not places.reused:
+            self.opened = approximate.load(config.index, join(places.work, "index"), threads)
+        self.lexical = (
+            bm25_candidates.load(join(places.work, "words")) if config.lexical and not places.reused else None
+        )
 
     def work(self, item: list[dict[str, Any]]) -> int:
         """Mine the shards of one block and commit each; return the rows that they had."""
@@ -191,10 +195,10 @@ def find(block: Block, places: Places, config: MineConfig, opened: Any, lexical:
     if opened is None:
         rows = exact(block, corpus, config.top_k, held.barred)
     else:
-        rows = index.approximate(opened, block.vectors, corpus, config.top_k, held.barred)
+        rows = approximate.approximate(opened, block.vectors, corpus, config.top_k, held.barred)
     if lexical is None or config.lexical is None:
         return candidates_table(block, measured(block, corpus, rows, held))
-    rows, scores, positives = words.search(lexical, block, rows, held, config.top_k, config.lexical)
+    rows, scores, positives = bm25_candidates.search(lexical, block, rows, held, config.top_k, config.lexical)
     return candidates_table(block, measured(block, corpus, rows, held), scores, positives)
 
 

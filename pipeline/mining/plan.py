@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pipeline.core import ray_session as engine
-from pipeline.core import schema
+from pipeline.core import ray_session, schema
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.precision import compute_dtype
 from pipeline.mining.actors import DOCUMENT
@@ -45,7 +44,7 @@ def settle(model: Model) -> Model:
     """Settle one precision for all actors: what `auto` means on the cluster, so that no two make other vectors."""
     name: str = model.config.dtype
     if name == "auto":
-        name = "bfloat16" if engine.gpus() else str(compute_dtype("auto", "cpu")).removeprefix("torch.")
+        name = "bfloat16" if ray_session.gpus() else str(compute_dtype("auto", "cpu")).removeprefix("torch.")
     return Model(model.config.model_copy(update={"dtype": name}), model.identity | {"dtype": name}, model.prompts)
 
 

@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping
 from html import escape
 
-from pipeline.report import figures as pictures
-from pipeline.report import results as standing
+from pipeline.report import figures, results
 from pipeline.report.data import Findings
 from pipeline.report.examples import example_section
 from pipeline.report.format import count, headline, leakage, reason, remarks
@@ -26,14 +25,14 @@ def render(findings: Findings) -> str:
     """Draw the whole page as HTML."""
     sections = [
         _opening(findings),
-        standing.glance(findings),
-        standing.models(findings),
-        standing.comparisons(findings),
+        results.glance(findings),
+        results.models(findings),
+        results.comparisons(findings),
         _kept(findings),
-        pictures.training(findings),
-        pictures.similarities(findings),
-        pictures.smaller(findings),
-        pictures.landscape(findings),
+        figures.training(findings),
+        figures.similarities(findings),
+        figures.smaller(findings),
+        figures.landscape(findings),
         example_section(findings),
         _data(findings),
         _method(findings),

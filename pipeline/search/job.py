@@ -14,7 +14,7 @@ from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.search import exact as search
-from pipeline.search import lance_index as lance
+from pipeline.search import lance_index
 from pipeline.search.faiss_index import Blocks, Flat, Floats, Hnsw, IvfPq, Rows, fill, library, recall
 from pipeline.search.lance_index import Lance
 from pipeline.storage import shards
@@ -69,7 +69,7 @@ def run(config: IndexConfig) -> Artifact:
     without the library or vectors, and on a finished artifact made of others.
     """
     kind = config.type
-    (lance.library if isinstance(kind, Lance) else library)()
+    (lance_index.library if isinstance(kind, Lance) else library)()
     vectors = Artifact.open(config.vectors or f"{config.run}/vectors", "embed")
     out = config.out or f"{config.run}/index"
     inputs = {"vectors": vectors.manifest.fingerprint}
@@ -128,12 +128,12 @@ def _shown(path: str) -> list[str]:
         return [name for name in file.schema_arrow.names if not name.startswith("vector") and name != "text_key"]
 
 
-def _dataset(kind: Lance, blocks: Stored, path: str) -> tuple[lance.Opened, int]:
+def _dataset(kind: Lance, blocks: Stored, path: str) -> tuple[lance_index.Opened, int]:
     """Write a Lance dataset to a path that may be remote; returns it opened and its bytes."""
     documents = (one for file in blocks.files for one in shards.batches([file], _shown(file)))
     with new_folder(path) as folder:
-        size = lance.write(kind, blocks, documents, str(folder))
-    return lance.opened(kind, path), size
+        size = lance_index.write(kind, blocks, documents, str(folder))
+    return lance_index.opened(kind, path), size
 
 
 def _write(index: Any, path: str) -> int:

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.search import exact as search
-from pipeline.search import lance_index as lance
+from pipeline.search import exact, lance_index
 from pipeline.search.faiss_index import Floats, Rows, library
 from pipeline.search.job import DATASET, INDEX, Stored
 from pipeline.storage.artifact import MANIFEST, Artifact
@@ -66,11 +65,11 @@ class Searcher:
             scores, rows = self.index.search(query[:, : self.index.d], k)
             return scores, rows
         stored = Stored(self.artifact, "vector")
-        return search.top_k(unit(query[:, : stored.dim]), stored, k)
+        return exact.top_k(unit(query[:, : stored.dim]), stored, k)
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""
-        if isinstance(self.index, lance.Opened):
+        if isinstance(self.index, lance_index.Opened):
             return self.index.take(rows)
         table = "documents" if self.index is not None else "vectors"
         names = [
@@ -104,7 +103,7 @@ def _kind(path: str) -> str:
 
 def _read(path: str, notes: dict[str, Any]) -> Any:
     if notes["type"] == "lance":
-        return lance.opened(lance.Lance.model_validate(notes["settings"]), join(path, DATASET))
+        return lance_index.opened(lance_index.Lance.model_validate(notes["settings"]), join(path, DATASET))
     faiss = library()
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / INDEX

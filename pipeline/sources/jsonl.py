@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pipeline.sources.reading import json_columns as jsontables
-from pipeline.sources.reading import lines
+from pipeline.sources.reading import json_columns, lines
 from pipeline.sources.reading.columnar import Batch
 from pipeline.sources.reading.lines import Lines
 from pipeline.sources.reading.mapping import ROLES, Mapping, Row
@@ -48,13 +47,13 @@ def objects(
 
     def by_columns(piece: Lines) -> Iterator[Parsed]:
         """Read what can be read by columns so, the rest line by line; a broken line costs its neighbourhood only."""
-        sound = jsontables.sound(piece)
+        sound = json_columns.sound(piece)
         places = np.flatnonzero(sound)
-        schema = jsontables.types(piece, fields) if len(places) else None
+        schema = json_columns.types(piece, fields) if len(places) else None
         if schema is None:
             yield from chunks(piece.rows(), take)
             return
-        table = jsontables.table(piece.only(places), len(places), schema)
+        table = json_columns.table(piece.only(places), len(places), schema)
         if table is None and len(piece) > LEAST_LINES:
             for half in piece.halves():
                 yield from by_columns(half)

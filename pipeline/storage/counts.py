@@ -9,7 +9,7 @@ EXAMPLES = 3
 
 
 @dataclass
-class Tally:
+class Counts:
     """Counts of one task; sums of tallies do not depend on how the work was cut, examples follow task order."""
 
     dropped: Counter[str] = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Tally:
             self._show(reason, f"{path}:{first_line + line} {detail or reason.replace('_', ' ')}")
         self.offenders = []
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "Counts") -> None:
         """Sum another tally into this one."""
         self.dropped.update(other.dropped)
         self.counts.update(other.counts)
@@ -65,7 +65,7 @@ class Tally:
         return {**vars(self), "dropped": dict(self.dropped), "counts": dict(self.counts)}
 
     @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> "Tally":
+    def read(cls, raw: Mapping[str, Any]) -> "Counts":
         """Read what JSON made of `plain`."""
         offenders = [(int(line), str(reason), str(detail)) for line, reason, detail in raw["offenders"]]
         return cls(Counter(raw["dropped"]), Counter(raw["counts"]), dict(raw["examples"]), offenders, raw["rows"])

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import UserError
-from pipeline.storage import text_files as textfiles
+from pipeline.storage import text_files
 from pipeline.storage.artifact import digest
 from pipeline.storage.files import filesystem, fingerprint_file, join, open_parquet, write_parquet
 
@@ -49,9 +49,9 @@ def find(place: str) -> list[str]:
         found = fs.glob(root)
     else:
         found = [root] if fs.exists(root) else []
-    files = sorted(name for name in found if name.endswith(PARQUET + textfiles.SUFFIXES))
+    files = sorted(name for name in found if name.endswith(PARQUET + text_files.SUFFIXES))
     if not files:
-        kinds = ", ".join(PARQUET + textfiles.SUFFIXES)
+        kinds = ", ".join(PARQUET + text_files.SUFFIXES)
         raise UserError(f"input {place}: " + (f"holds no {kinds} file" if found else "no such file or directory"))
     local = {"file", "local"} & set(fs.protocol if isinstance(fs.protocol, tuple) else [fs.protocol])
     return files if local else [fs.unstrip_protocol(name) for name in files]
@@ -107,7 +107,7 @@ def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
         yield from ((start, min(size, total - start), 0) for start in range(0, total, size))
         return
     start = 0
-    found = textfiles.offsets(path)
+    found = text_files.offsets(path)
     while chunk := list(islice(found, size)):
         yield start, len(chunk), chunk[0]
         start += len(chunk)
@@ -157,7 +157,7 @@ def _check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> No
 
 
 def _read_text(shard: Shard, count: int, columns: Sequence[str]) -> pa.Table:
-    found = islice(textfiles.rows(shard.path, shard.offset, shard.start), count)
+    found = islice(text_files.rows(shard.path, shard.offset, shard.start), count)
     rows = [row for row in found if row is not None]
     if rows:
         _check_columns(shard.path, columns, sorted({key for row in rows for key in row}))

@@ -1,4 +1,4 @@
-"""Exchange through files: tasks write rows hashed into buckets, later tasks read one bucket of all of them.
+"""Shuffle through files: tasks write rows hashed into buckets, later tasks read one bucket of all of them.
 
 One Arrow IPC file a writing task holds one record batch a bucket, so that a bucket is read by seeking, the number of
 files is the number of tasks, and memory is bounded by one bucket. Names depend on the input alone: a task that runs
@@ -16,19 +16,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.core.errors import UserError
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join, open_arrow, read_json, write_json
 from pipeline.text.columns import hashes, words
 from pipeline.text.normalize import hash64
 
-Task = Callable[[int], Tally]
+Task = Callable[[int], Counts]
 Ended = tuple[int, str | None]  # index of a task, and what the user can mend
 Call = Callable[[int], Ended]
 RETRIES = 10  # of a task whose worker died
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Shuffle:
     """A directory of staged tables, each cut into the same number of buckets."""
 
     path: str
@@ -117,7 +117,7 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 def run(
     name: str, count: int, task: Task, marks: str, done: Callable[[int], None], *, streamed: bool = False
-) -> list[Tally]:
+) -> list[Counts]:
     """Run task(0) ... task(count - 1) on Ray and return the tallies in that order.
 
     A task leaves its tally under `marks` when it is through and a later run takes it from there: a killed job goes
@@ -125,11 +125,11 @@ def run(
     Ray Data, whose executor takes a second to use more than one CPU; what follows in short steps are tasks.
     """
     call = partial(_call, name=name, task=task, marks=marks)
-    tallies: dict[int, Tally] = {}
+    tallies: dict[int, Counts] = {}
     for index, error in (_streamed if streamed else _tasks)(call, count):
         if error:
             raise UserError(error)
-        tallies[index] = Tally.read(read_json(_mark(marks, name, index)))
+        tallies[index] = Counts.read(read_json(_mark(marks, name, index)))
         done(index)
     return [tallies[index] for index in range(count)]
 

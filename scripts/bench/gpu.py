@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from pipeline.core.actor_pool import CALLS_ON_A_GPU
-from pipeline.encoder import model_directory as modeldir
+from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from scripts.bench.harness import medians
-from scripts.bench.workers import train_step as measure_engine
+from scripts.bench.workers import train_step
 from scripts.bench.workers.embed import texts_of
 from scripts.bench.workers.gpu import DEVICE, Found, base, embedded, flops, fresh, peer_encoded, product_rate
 
@@ -38,7 +38,7 @@ class Bench:
         self.asked = {"attention": options.attention, "token_budget": options.token_budget}
         self.repeats: int = 1 if options.quick else options.repeats
         self.name = torch.cuda.get_device_name() if self.cuda else "cpu"
-        self.models = {"MiniLM": modeldir.find(options.model)}
+        self.models = {"MiniLM": model_directory.find(options.model)}
         self.rate = product_rate(8192 if self.cuda else 1024)
 
     def add(self, name: str, ours: Found, peer: Found | None, unit: str, better: str = "more") -> None:
@@ -62,7 +62,7 @@ class Bench:
             "fill": False, "precision": "bfloat16", "ranks": 1, "steps": 6 if options.quick else options.steps,
             "device": DEVICE, "model": self.models[model],
         } | self.asked | job  # fmt: skip
-        found = measure_engine.step(given)
+        found = train_step.step(given)
         lengths = lengths_of(given["model"], options.data, given["set"], given["batch"], given["length"])
         pairs = len(lengths) / 2
         found["tokens_per_s"] = found["pairs_per_s"] * sum(lengths) / pairs
@@ -74,7 +74,7 @@ class Bench:
 def lengths_of(model: str, data: str, name: str, rows: int, most: int) -> list[int]:
     """Tokens, `most` of each, of the texts of some of the pairs of which a job has `rows` a step."""
     encoder = Encoder.load(EncoderConfig(model=model, max_length=most, layers=1), "cpu")
-    pairs = measure_engine.rows_of({"data": data, "set": name, "batch": rows, "length": most, "fill": False})
+    pairs = train_step.rows_of({"data": data, "set": name, "batch": rows, "length": most, "fill": False})
     return [len(row) for row in encoder.tokenize([text for pair in pairs[:4000] for text in pair], "document")]
 
 
@@ -82,7 +82,7 @@ def loss(bench: Bench) -> None:
     """Tiled against dense InfoNCE: memory and time."""
 
     def measured(rows: int, tile: int | None) -> Found:
-        return measure_engine.loss({"rows": rows, "tile": tile, "repeats": 5, "device": DEVICE})
+        return train_step.loss({"rows": rows, "tile": tile, "repeats": 5, "device": DEVICE})
 
     rows = 32768 if bench.cuda else 2048
     ours, peer = bench.turns(partial(measured, rows, TILE), partial(measured, rows, None))
@@ -157,13 +157,13 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", default="runs/bench", help="directory of gpu.json")
     parser.add_argument("--data", default=near, help="directory of the corpora")
-    parser.add_argument("--model", default=modeldir.SAMPLE_MODEL, help="the small model")
+    parser.add_argument("--model", default=model_directory.SAMPLE_MODEL, help="the small model")
     parser.add_argument("--dry", action="store_true", help="tiny sizes on a machine without GPU, to try the script")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each comparison; the median counts")
     parser.add_argument("--steps", type=int, default=20, help="steps of one measurement, two of them to warm up")
     parser.add_argument("--mini-batch", type=int, default=512, help="texts of a chunk of the cached loss, both sides")
     parser.add_argument("--peer-batch", type=int, default=256, help="batch_size of SentenceTransformer.encode")
-    parser.add_argument("--sets", nargs="+", choices=measure_engine.SETS, default=list(measure_engine.SETS))
+    parser.add_argument("--sets", nargs="+", choices=train_step.SETS, default=list(train_step.SETS))
     parser.add_argument("--attention", default="auto", help="of our encoder")
     parser.add_argument("--token-budget", type=int, help="of our encoder")
     return parser.parse_args()

@@ -11,12 +11,12 @@ import pytest
 
 from pipeline.building.config import BuildConfig
 from pipeline.building.job import run
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import SourceConfig
-from pipeline.storage import shuffle as exchange
+from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 
 SAMPLE = Path(__file__).resolve().parents[2] / "scripts" / "sample"
 
@@ -25,23 +25,23 @@ Recipe = dict[str, Any]
 
 
 def one_after_the_other(
-    name: str, count: int, task: exchange.Task, marks: str, done: Callable[[int], None], **_: bool
-) -> list[Tally]:
+    name: str, count: int, task: shuffle.Task, marks: str, done: Callable[[int], None], **_: bool
+) -> list[Counts]:
     """What `exchange.run` does, in this process and without Ray."""
     tallies = []
     for index in range(count):
-        _index, error = exchange._call(index, name, task, marks)
+        _index, error = shuffle._call(index, name, task, marks)
         if error:
             raise UserError(error)
-        tallies.append(Tally.read(json.loads(Path(exchange._mark(marks, name, index)).read_text())))
+        tallies.append(Counts.read(json.loads(Path(shuffle._mark(marks, name, index)).read_text())))
         done(index)
     return tallies
 
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "run", one_after_the_other)
-    monkeypatch.setattr(engine, "start", lambda: None)
+    monkeypatch.setattr(shuffle, "run", one_after_the_other)
+    monkeypatch.setattr(ray_session, "start", lambda: None)
 
 
 def build(recipe: Recipe, out: Path) -> Artifact:
@@ -76,12 +76,12 @@ def as_dicts(rows: pa.Table | list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def records(
     source: SourceConfig, root: Path, block_bytes: int = 1 << 20
-) -> tuple[dict[str, list[dict[str, Any]]], Tally]:
+) -> tuple[dict[str, list[dict[str, Any]]], Counts]:
     """All records of a source by kind, without their place, and all counts."""
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    total, lines = Tally(), 0
+    total, lines = Counts(), 0
     for block in source.blocks(str(root), 0, block_bytes):
-        read = Tally()
+        read = Counts()
         for parsed in source.parse(block):
             for kind, rows in parsed.kinds.items():
                 kinds[kind] += [{k: v for k, v in row.items() if k not in ("line", "source")} for row in as_dicts(rows)]

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from pipeline.core.config import validate
 from pipeline.storage import artifact
-from training.run import job as fit
+from training.run import job
 
 TOPICS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
 
@@ -55,5 +55,5 @@ def make_data(run: Path, splits: tuple[str, ...] = ("train", "dev")) -> artifact
     return draft.finish(list(rows))
 
 
-def settings(run: Path, **over) -> fit.TrainConfig:
-    return validate(fit.TrainConfig, {**SETTINGS, "run": str(run), **over})
+def settings(run: Path, **over) -> job.TrainConfig:
+    return validate(job.TrainConfig, {**SETTINGS, "run": str(run), **over})

@@ -20,10 +20,10 @@ from pipeline.core.schema import TABLES
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact, shards
 from pipeline.storage.artifact import Artifact
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, open_parquet
 from pipeline.storage.shards import Shard
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 from training.data.batching import Ints
 from training.data.bulk_columns import FACTS, NAMES, STAGED, called, keyed, listed, scored
 from training.data.epoch import Spread
@@ -54,7 +54,7 @@ class Bulk:
     data: Artifact
     negatives: Artifact | None
     encoder: EncoderConfig
-    exchange: Exchange
+    exchange: Shuffle
     out: str
     most: int | None = None  # negatives a row
     max_rows: int | None = None
@@ -104,25 +104,25 @@ class Bulk:
         starts = tuple(int(start) for start in np.cumsum([0, *counts])[:-1])
         return replace(self, starts=starts, limit=limit, sources=dict(total))
 
-    def count(self, block: int) -> Tally:
+    def count(self, block: int) -> Counts:
         """Count the training rows of a block, and keep the lowest hashes where a sample is wanted."""
-        table, tally = self._train(self.blocks[block]), Tally()
+        table, tally = self._train(self.blocks[block]), Counts()
         tally.counts["rows"] = len(table)
         tally.counts.update(
             {f"source {one['values']}": one["counts"] for one in pc.value_counts(table["source"]).to_pylist()}
         )
         if self.max_rows is not None:
             lowest = pa.table({"hash": np.sort(keyed(table))[: self.max_rows].astype(np.uint64)})
-            Exchange(self.exchange.path, 1).write(f"sample-{block:06d}", "all", lowest, by="hash")
+            Shuffle(self.exchange.path, 1).write(f"sample-{block:06d}", "all", lowest, by="hash")
         return tally
 
     def _sample(self, block: int) -> Ints:
         schema = pa.schema([("hash", pa.uint64())])
-        table = Exchange(self.exchange.path, 1).read(f"sample-{block:06d}", 0, schema)
+        table = Shuffle(self.exchange.path, 1).read(f"sample-{block:06d}", 0, schema)
         hashes: Ints = table["hash"].to_numpy().astype(np.int64)
         return hashes
 
-    def read(self, block: int) -> Tally:
+    def read(self, block: int) -> Counts:
         """Stage the training rows of a block by query, and the names of their texts by text."""
         table = self._train(self.blocks[block])
         if self.limit is not None:
@@ -133,9 +133,9 @@ class Bulk:
                 table = table.append_column(one, pa.nulls(len(table), one.type))
         self.exchange.write("rows", f"{block:06d}", table.select(STAGED.names).cast(STAGED), by="anchor_id")
         self.exchange.write("names", f"{block:06d}", called(table), by="text")
-        return Tally()
+        return Counts()
 
-    def fact(self, block: int) -> Tally:
+    def fact(self, block: int) -> Counts:
         """Stage judgments and scores by query."""
         one = self.facts[block]
         assert one.shard is not None
@@ -149,9 +149,9 @@ class Bulk:
         anchor, doc, score = columns
         found = pa.table([anchor, doc, pa.array(np.arange(len(table))), score], schema=FACTS)
         self.exchange.write(one.kind, f"{block:06d}", found, by="anchor_id")
-        return Tally()
+        return Counts()
 
-    def own(self, bucket: int) -> Tally:
+    def own(self, bucket: int) -> Counts:
         """Tie queries to the documents that have their own text, and go on by query."""
         names = self.exchange.read("names", bucket, NAMES)
         sides = names.filter(names["query"]), names.filter(pc.invert(names["query"]))
@@ -162,13 +162,13 @@ class Bulk:
         found = queries.join(documents, "text", join_type="inner").select(["anchor_id", "doc_id", "rank"])
         found = found.append_column("score", pa.nulls(len(found), pa.float32())).cast(FACTS)
         self.exchange.write("own", f"{bucket:06d}", found.sort_by([("rank", "ascending")]), by="anchor_id")
-        return Tally()
+        return Counts()
 
-    def finish(self, bucket: int) -> Tally:
+    def finish(self, bucket: int) -> Counts:
         """Give the rows of a bucket what is known of their queries, tokenise and write them."""
         table = self.exchange.read("rows", bucket, STAGED).sort_by("row")
         if not len(table):
-            return Tally()
+            return Counts()
         own = listed(self.exchange.read("own", bucket, FACTS).sort_by("rank"))
         known = listed(self.exchange.read("qrels", bucket, FACTS))
         near = self._clusters(table, [*known.values(), *own.values()])
@@ -181,7 +181,7 @@ class Bulk:
         encoder = _loaded(self.encoder.model_dump_json())
         return write(self.out, bucket, tokenised(rows, encoder.tokenize, table["row"].to_numpy()))
 
-    def steps(self) -> list[tuple[str, int, Callable[[int], Tally]]]:
+    def steps(self) -> list[tuple[str, int, Callable[[int], Counts]]]:
         """Steps in order, each with its number of tasks; every one needs all of the one before."""
         buckets = self.exchange.buckets
         return [
@@ -206,18 +206,18 @@ class Bulk:
         table = table.append_column("at", pa.array(np.arange(len(table)) + first))
         return table.filter(pc.equal(table["split"], "train"))
 
-    def cluster(self, _: int) -> Tally:
+    def cluster(self, _: int) -> Counts:
         """Keep the clusters of the documents that have one where every bucket can look them up."""
         found = [CLUSTERS.empty_table()]
         if self.data.has("corpus"):
             for table in shards.batches(self.data.files("corpus"), CLUSTERS.names):
                 found.append(table.filter(pc.is_valid(table["cluster_id"])).cast(CLUSTERS))
-        Exchange(self.exchange.path, 1).write("clusters", "all", pa.concat_tables(found), by="doc_id")
-        return Tally()
+        Shuffle(self.exchange.path, 1).write("clusters", "all", pa.concat_tables(found), by="doc_id")
+        return Counts()
 
     def _clusters(self, table: pa.Table, known: list[list[str]]) -> dict[str, str]:
         """Clusters of the documents of a bucket, and of those known to its queries."""
-        every = Exchange(self.exchange.path, 1).read("clusters", 0, CLUSTERS)
+        every = Shuffle(self.exchange.path, 1).read("clusters", 0, CLUSTERS)
         negatives = pc.list_flatten(table["negatives"])
         given = [one.field("doc_id") for one in negatives.chunks]
         others = pa.array([doc for docs in known for doc in docs], pa.string())

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, open_parquet, write_parquet
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 from training.data.batching import Ints, compose, deal, taken
 from training.data.tokenized import SCHEMA, cost, drawn, keys
 
@@ -57,18 +57,18 @@ class Pass:
     recipe: Recipe
     seed: int
     epoch: int
-    exchange: Exchange
+    exchange: Shuffle
     out: str
     name: str
     buckets: Buckets
     fan: int  # buckets whose leftovers make one bucket of the next level
     group_steps: int  # of a row group
 
-    def stage(self, part: int) -> Tally:
+    def stage(self, part: int) -> Counts:
         """Stage the rows of one file by their place in the order of the epoch."""
         with open_parquet(self.files[part]) as file:
             whole = file.read()
-        tally = Tally()
+        tally = Counts()
         for stream, count in self.buckets.items():
             mine = pc.equal(whole["stream"], stream)
             rows = whole if pc.all(mine).as_py() else whole.filter(mine)
@@ -78,7 +78,7 @@ class Pass:
             tally.counts["skipped"] += 0 if once else len(rows) - len(np.unique(index))
             rows = self._drawn(rows if once else rows.take(pa.array(index)))
             staged = _bucketed(rows.append_column("place", pa.array(place)), place, count)
-            exchange = Exchange(self.exchange.path, count)
+            exchange = Shuffle(self.exchange.path, count)
             exchange.write(self._staged(stream, 0, 0), f"{part:06d}", staged, by="bucket")
         return tally
 
@@ -86,20 +86,20 @@ class Pass:
         """Rows with those of their negatives that this epoch takes."""
         return drawn(rows, self.recipe.negatives, self.recipe.seed, self.epoch if self.recipe.fresh else None)
 
-    def level(self, level: int, buckets: Buckets, number: int) -> Tally:
+    def level(self, level: int, buckets: Buckets, number: int) -> Counts:
         """Compose one bucket of a level and write its batches; pass on what is left, or list it at the last level."""
         stream, bucket = _nth(buckets, number)
         table = self._read(stream, level, bucket)
         last = buckets[stream] == 1
         table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["place"].to_numpy()))))
         found = compose(keys(table), self.recipe.size, last=last and stream != REPLAY)
-        tally = Tally()
+        tally = Counts()
         if found.batches:
             self._write(table, found.batches, self.part(stream, level, bucket), tally)
         if not last:
             rest = table.take(pa.array(np.sort(found.left_out)))
             rest = rest.append_column("bucket", pa.array(np.zeros(len(rest), np.uint64)))
-            onward = Exchange(self.exchange.path, 1)
+            onward = Shuffle(self.exchange.path, 1)
             onward.write(self._staged(stream, level + 1, bucket // self.fan), f"{bucket:06d}", rest, by="bucket")
         else:
             self._leave(table, stream, found.rest, found.waiting, tally)
@@ -118,11 +118,11 @@ class Pass:
 
     def _read(self, stream: str, level: int, bucket: int) -> pa.Table:
         schema = PLACED.append(pa.field("bucket", pa.uint64()))
-        exchange = Exchange(self.exchange.path, 1 if level else self.buckets[stream])
+        exchange = Shuffle(self.exchange.path, 1 if level else self.buckets[stream])
         table = exchange.read(self._staged(stream, level, bucket), 0 if level else bucket, schema)
         return table.drop_columns(["bucket"]).combine_chunks()
 
-    def _write(self, table: pa.Table, batches: list[Ints], name: str, tally: Tally) -> None:
+    def _write(self, table: pa.Table, batches: list[Ints], name: str, tally: Counts) -> None:
         """Write batches in order of (step, slot); the last may be short."""
         costs = cost(table)
         index, step, slot = laid(batches, costs, self.recipe.size, self.recipe.slots)
@@ -134,7 +134,7 @@ class Pass:
         tally.counts.update(full=len(batches) - bool(short), short=int(bool(short)), short_rows=short, rows=len(index))
         tally.counts["tokens"] += int(costs[index].sum())
 
-    def _leave(self, table: pa.Table, stream: str, rest: Ints, waiting: Ints, tally: Tally) -> None:
+    def _leave(self, table: pa.Table, stream: str, rest: Ints, waiting: Ints, tally: Counts) -> None:
         if stream == REPLAY:
             return
         index = np.concatenate([rest, waiting])
@@ -182,9 +182,9 @@ def _nth(buckets: Buckets, number: int) -> tuple[str, int]:
     raise AssertionError(f"no bucket {number}")
 
 
-Spread = Callable[[str, int, Callable[[int], Tally]], list[Tally]]
+Spread = Callable[[str, int, Callable[[int], Counts]], list[Counts]]
 
 
-def here(_: str, count: int, task: Callable[[int], Tally]) -> list[Tally]:
+def here(_: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
     """Run tasks one after the other in this process: for rows so few that Ray would take longer to start them."""
     return [task(number) for number in range(count)]

@@ -11,9 +11,9 @@ import pyarrow as pa
 from pipeline.core.errors import UserError
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact, Draft
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 from training.data.batching import stable_id
 from training.data.epoch import REPLAY, Buckets, Pass, Recipe, Spread, here
 
@@ -29,7 +29,7 @@ class Steps:
     short: int = 0
 
     @classmethod
-    def of(cls, found: list[tuple[str, Tally]]) -> "Steps":
+    def of(cls, found: list[tuple[str, Counts]]) -> "Steps":
         """Steps of files in order, with what was counted in each."""
         counts = [tally.counts["full"] + tally.counts["short"] for _, tally in found]
         return cls([name for name, _ in found], counts, sum(tally.counts["short_rows"] for _, tally in found))
@@ -58,7 +58,7 @@ def compose_epoch(rows: Artifact, recipe: Recipe, number: int, place: str, sprea
         return draft
     notes = rows.manifest.notes
     streams = {name: about for name, about in notes["streams"].items() if name != REPLAY}
-    total = Tally()
+    total = Counts()
     found = _passed(_pass(rows, recipe, number, draft, streams, "0", recipe.seed), spread, total)
     if not any(one.steps for one in found):
         raise UserError(f"training rows: {notes['rows']} are too few for a batch of {recipe.size}")
@@ -86,7 +86,7 @@ def _pass(
         recipe,
         seed,
         number,
-        Exchange(join(draft.path, "staging"), 1),
+        Shuffle(join(draft.path, "staging"), 1),
         draft.path,
         name,
         buckets,
@@ -95,11 +95,11 @@ def _pass(
     )
 
 
-def _passed(one: Pass, spread: Spread, total: Tally) -> list[Steps]:
+def _passed(one: Pass, spread: Spread, total: Counts) -> list[Steps]:
     """Run a pass; returns the steps of every stream."""
     for tally in spread(f"{one.name}-stage", len(one.files), one.stage):
         total.add(tally)
-    files: dict[str, list[tuple[str, Tally]]] = {stream: [] for stream in one.buckets}
+    files: dict[str, list[tuple[str, Counts]]] = {stream: [] for stream in one.buckets}
     buckets, level = one.buckets, 0
     while buckets:
         tallies = iter(spread(f"{one.name}-{level}", sum(buckets.values()), partial(one.level, level, buckets)))
@@ -121,7 +121,7 @@ def _replayed(rows: Artifact, recipe: Recipe, number: int, draft: Draft, own: in
     about = {REPLAY: rows.manifest.notes["streams"][REPLAY]}
     while found.steps < wanted:
         seed = stable_id(f"{recipe.seed}/replay/{turn}")
-        (more,) = _passed(_pass(rows, recipe, number, draft, about, f"1-{turn:04d}", seed), spread, Tally())
+        (more,) = _passed(_pass(rows, recipe, number, draft, about, f"1-{turn:04d}", seed), spread, Counts())
         if not more.steps:
             raise UserError(
                 f"replay: {about[REPLAY]['rows']} rows do not fill a batch of {recipe.size}; lower loop.batch_size or "
@@ -131,7 +131,7 @@ def _replayed(rows: Artifact, recipe: Recipe, number: int, draft: Draft, own: in
     return found.cut(wanted)
 
 
-def _finish(draft: Draft, recipe: Recipe, found: list[Steps], total: Tally, rows: Artifact) -> Artifact:
+def _finish(draft: Draft, recipe: Recipe, found: list[Steps], total: Counts, rows: Artifact) -> Artifact:
     """Write the order of the steps and the manifest."""
     names = sorted(name for one in found for name in one.files)
     table = merged(found, [[names.index(name) for name in one.files] for one in found], recipe.size)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipeline.core.errors import UserError
 from pipeline.core.schema import TABLES
 from pipeline.storage.artifact import Artifact
-from training.data import guide_vectors as guide
+from training.data import guide_vectors
 from training.data.batching import stable_id
 from training.data.rows import Rows, rows_from
 
@@ -176,7 +176,7 @@ def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:
 
 def guided(rows: Rows, found: dict[str, Artifact]) -> Rows:
     """Rows with the vectors that a guide has for their texts."""
-    return replace(rows, guide=guide.load(found, rows.query_id, rows.positive_id, rows.negative_id))
+    return replace(rows, guide=guide_vectors.load(found, rows.query_id, rows.positive_id, rows.negative_id))
 
 
 def relevant(data: Artifact) -> dict[str, list[str]]:

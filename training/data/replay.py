@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.building.corpus_reference import Made
+from pipeline.building.corpus_reference import CorpusReference
 from pipeline.storage.artifact import Artifact
 from training.data.epoch import REPLAY
 from training.data.read_rows import clusters, read_table, relevant, sampled
@@ -22,7 +22,7 @@ from training.data.rows import Rows, rows_from
 SCOPE = "replay\t"  # goes before the ids of replayed rows: two artifacts may use the same
 
 
-class Replay(Made):
+class Replay(CorpusReference):
     """Another corpus to train on besides, at a fixed share of the rows."""
 
     share: float = Field(0.2, gt=0, lt=1, description="of all rows of an epoch that are replayed")

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, write_parquet
 from training.data.epoch import GROUP_TOKENS
 from training.data.rows import Rows
@@ -41,12 +41,12 @@ def parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def write(place: str, number: int, table: pa.Table) -> Tally:
+def write(place: str, number: int, table: pa.Table) -> Counts:
     """Write one file of rows and count what is in it."""
     costs = cost(table)
     group = max(1, int(GROUP_TOKENS * len(table) / max(1, costs.sum())))
     write_parquet(join(place, "rows", f"part-{number:06d}.parquet"), table, min(65_536, group))
-    tally = Tally()
+    tally = Counts()
     tally.counts.update({f"column {name}": size or 1 for name, size in present(table).items()})
     tally.counts.update(
         {f"source {one['values']}": one["counts"] for one in pc.value_counts(table["source"]).to_pylist()}
@@ -71,7 +71,7 @@ def write_rows(
     return draft.finish(["rows"], **notes(tallies))
 
 
-def notes(tallies: Iterable[Tally]) -> dict[str, Any]:
+def notes(tallies: Iterable[Counts]) -> dict[str, Any]:
     """What the epochs of the rows must know: rows, tokens and rows wanted by stream, and the columns that they have."""
     columns: dict[str, int] = {}
     counts = Counter[str]()

@@ -19,7 +19,7 @@ from pipeline.encoder.cpu_dropout import cheapen
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.precision import compute_dtype
 from pipeline.encoder.tokenizer import Tokens
-from training.data import batching as batches
+from training.data import batching
 from training.data.epoch import Recipe
 from training.data.epoch_reader import Feed, Made, Spot, slots_for
 from training.data.rows import Rows
@@ -91,7 +91,7 @@ class Work:
 
     columns: dict[str, Tokens]
     ids: dict[str, Tensor]
-    rows: batches.Ints
+    rows: batching.Ints
     slots: list[int]
     counts: list[int]
 
@@ -147,7 +147,7 @@ class Loop:
         if config.cache_tokens is not None:
             self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.cut)
         self.feed = data if isinstance(data, Feed) else self._composed(data)
-        self.steps, self.mark = self.feed.steps, batches.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
+        self.steps, self.mark = self.feed.steps, batching.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
         self.drops = config.dropout_by_slot and _drops(encoder)
         self.average = Average(self.module, config.average, self.total) if config.average else None
@@ -199,7 +199,7 @@ class Loop:
         of_negatives = slot[work.ids["negative.row"].cpu().numpy()]
         every = np.concatenate([slot, slot, of_negatives])
         seed = f"{self.config.seed}/{step}"
-        return [(batches.stable_id(f"{seed}/{one}"), np.flatnonzero(every == one)) for one in work.slots]
+        return [(batching.stable_id(f"{seed}/{one}"), np.flatnonzero(every == one)) for one in work.slots]
 
     def backward(self, work: Work, step: int) -> dict[str, float]:
         """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
@@ -212,7 +212,7 @@ class Loop:
 
     def step(self, work: Work, step: int) -> dict[str, float]:
         """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
-        torch.manual_seed(batches.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
+        torch.manual_seed(batching.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
         self.module.train()
         report = self.backward(work, step)
         report |= self.optimizer.step(step, rate_at(step, self.total, self.config))

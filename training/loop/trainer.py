@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from training.data.epoch_reader import Spot, ahead
-from training.loop import heap as memory
+from training.loop import heap
 from training.loop.checkpoint import Checkpoints, Keeper, Progress
 from training.loop.step import Loop, LoopConfig, Validate, Work
 from training.loop.throughput import Meter
@@ -80,7 +80,7 @@ class Drive:
         self.keeper.taken(done, work.rows.tolist())
         self.progress = replace(self.progress, step=done, samples=self.progress.samples + len(batch))
         if done % loop.config.log_every == 0 or done == loop.total:
-            memory.trim()
+            heap.trim()
             place = {"step": done, "steps": loop.total, "epoch": done / loop.steps}
             speed = self.meter.read() | loop.pace.read()
             self._log(place | report | speed | {"bad_steps": loop.optimizer.bad, "workers": loop.size})

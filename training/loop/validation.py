@@ -11,8 +11,8 @@ from pydantic import Field
 
 from pipeline.core.config import Config
 from pipeline.encoder.encoder import Encoder, Role
-from pipeline.metrics import retrieval as metrics
-from pipeline.search import exact as search
+from pipeline.metrics import retrieval
+from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import unit
 from training.data.batching import stable_id
@@ -35,13 +35,13 @@ class Validation:
         """
         queries = _encode_parts(encoder, list(self.queries.values()), "query")
         documents = _encode_parts(encoder, list(self.documents.values()), "document")
-        _, rows = search.top_k(unit(queries), [unit(documents)], min(100, len(documents)))
+        _, rows = exact.top_k(unit(queries), [unit(documents)], min(100, len(documents)))
         doc_ids = list(self.documents)
         rankings = {
             query: [doc_ids[row] for row in found if row >= 0] for query, found in zip(self.queries, rows, strict=True)
         }
-        scores = metrics.retrieval(rankings, self.judgments, ["ndcg@10", "mrr@10"])
-        return {name: metrics.mean(values) for name, values in scores.items()}
+        scores = retrieval.retrieval(rankings, self.judgments, ["ndcg@10", "mrr@10"])
+        return {name: retrieval.mean(values) for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Similarity:
         """
         left, right = (unit(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
         cosine = np.einsum("nd,nd->n", left, right).astype(np.float64)
-        return {"spearman": metrics.spearman(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
+        return {"spearman": retrieval.spearman(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 
 
 def sample(

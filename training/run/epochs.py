@@ -9,12 +9,11 @@ from types import TracebackType
 from pipeline.core.config import user_cause
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
-from pipeline.storage import files
-from pipeline.storage import shuffle as exchange
+from pipeline.storage import files, shuffle
 from pipeline.storage.artifact import Artifact, digest
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, write_json
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 from training.data.bulk_rows import Bulk, buckets_for, write_bulk
 from training.data.epoch import Recipe, Spread, here
 from training.data.epoch_composer import compose_epoch
@@ -70,7 +69,7 @@ def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place
         data,
         negatives,
         config.encoder,
-        Exchange(join(place, "staging"), 1),
+        Shuffle(join(place, "staging"), 1),
         place,
         config.max_negatives if config.draw == "first" else None,
         config.max_rows,
@@ -79,12 +78,12 @@ def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place
         config.one_source,
         opened(config.guide),
     )
-    return replace(bulk, exchange=Exchange(bulk.exchange.path, buckets_for(bulk)))
+    return replace(bulk, exchange=Shuffle(bulk.exchange.path, buckets_for(bulk)))
 
 
 def on_ray(marks: str) -> Spread:
     """Tasks on Ray; each leaves a mark when it is through, and a killed job goes on from there."""
-    return lambda name, count, task: exchange.run(name, count, task, marks, exchange.nothing)
+    return lambda name, count, task: shuffle.run(name, count, task, marks, shuffle.nothing)
 
 
 def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None) -> Rows:
@@ -172,7 +171,7 @@ class Epochs:
             return here
         return on_ray(join(epoch_place(self.home, number), "staging", "marks"))
 
-    def _beside(self, _: str, count: int, task: Callable[[int], Tally]) -> list[Tally]:
+    def _beside(self, _: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
         """Tasks in this process, until training is over."""
         found = []
         for number in range(count):

@@ -1,6 +1,6 @@
 """The training job: check the inputs, train on Ray, leave a model directory."""
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import artifact
@@ -8,7 +8,7 @@ from pipeline.storage.artifact import Artifact
 from training.data.epoch import REPLAY
 from training.data.guide_vectors import opened
 from training.losses.registry import check
-from training.run import model_card as card
+from training.run import model_card
 from training.run.config import TrainConfig
 from training.run.resume import settle
 from training.run.rounds import Inputs, finished, rounds
@@ -43,13 +43,13 @@ def run(config: TrainConfig) -> str:
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
         return places["model"]
-    engine.start()
+    ray_session.start()
     plan = artifact.digest([draft.settings, draft.inputs])
     trained = rounds(config, Inputs(data, negatives, replayed, base), plan)
     measured, notes = trained.kept.measured, trained.rows.manifest.notes
     beside = finished(config, base, trained.kept.best(), config.tuned_share)
     own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
-    told = card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
+    told = model_card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
     base.save(places["model"], told, beside)
     draft.drop(trained.first.manifest.dropped)
     refreshed = {"refreshed": trained.versions} if config.refresh else {}

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from pipeline import __version__
 from pipeline.core.config import Config
-from pipeline.encoder import model_card as card
+from pipeline.encoder import model_card
 
 MEASURED = "measured"
 _USE = """```python
@@ -60,14 +60,14 @@ def write(
         f"`{settings['loss']['type']}` loss, global batches of {settings['loop']['batch_size']} rows, "
         f"negatives shared by all workers{_adapters(settings)}.",
         f"## Use\n\n{_USE}",
-        card.part(MEASURED, "## Measured\n\nNot yet: `python -m scripts.evaluate` writes its figures here."),
+        model_card.part(MEASURED, "## Measured\n\nNot yet: `python -m scripts.evaluate` writes its figures here."),
         _validation(measured),
         f"## Training\n\n{_training(settings)}",
         f"## Data\n\n{_data(sources, about)}",
         f"## Lineage\n\n{_lineage(lineage or {})}",
         f"## Licence\n\n{_licence(about, base)}",
     ]
-    return card.compose(front, "\n\n".join(part for part in parts if part))
+    return model_card.compose(front, "\n\n".join(part for part in parts if part))
 
 
 def _on_the_hub(name: str) -> bool:
@@ -87,7 +87,7 @@ def _validation(measured: list[dict[str, Any]]) -> str:
     columns = [key for key in measured[0] if key != "step"]
     held_out = "held-out pairs" if "spearman" in columns else "held-out queries, sampled corpus"
     rows = [[str(row["step"]), *(f"{row[key]:.4f}" for key in columns)] for row in measured]
-    return f"## Validation while training ({held_out})\n\n{card.table(['step', *columns], rows)}"
+    return f"## Validation while training ({held_out})\n\n{model_card.table(['step', *columns], rows)}"
 
 
 def _training(settings: dict[str, Any]) -> str:
@@ -98,7 +98,9 @@ def _training(settings: dict[str, Any]) -> str:
     held |= {name: encoder[name] for name in ("max_length", "layers") if encoder.get(name)}
     if settings.get("tuned_share", 1.0) != 1.0:
         held["share of the tuned weights"] = settings["tuned_share"]
-    return card.table(["setting", "value"], [[name.replace("_", " "), _shown(value)] for name, value in held.items()])
+    return model_card.table(
+        ["setting", "value"], [[name.replace("_", " "), _shown(value)] for name, value in held.items()]
+    )
 
 
 def _shown(value: Any) -> str:
@@ -106,14 +108,14 @@ def _shown(value: Any) -> str:
 
 
 def _data(sources: list[str], about: CardConfig) -> str:
-    return card.table(["source", "licence"], [[name, about.licenses.get(name, "not stated")] for name in sources])
+    return model_card.table(["source", "licence"], [[name, about.licenses.get(name, "not stated")] for name in sources])
 
 
 def _lineage(lineage: Mapping[str, str]) -> str:
     rows = [["tripletail", __version__], *([name, f"`{mark}`"] for name, mark in lineage.items())]
-    return card.table(["made of", "fingerprint"], rows)
+    return model_card.table(["made of", "fingerprint"], rows)
 
 
 def _licence(about: CardConfig, base: str) -> str:
     own = about.license or "not stated"
-    return f"This model: {own}. Its base, `{base}`: {card.licence(base) or 'see there'}. The data: see above."
+    return f"This model: {own}. Its base, `{base}`: {model_card.licence(base) or 'see there'}. The data: see above."

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from training.run.config import Elastic, TrainConfig
 
@@ -31,14 +31,14 @@ class Resources:
 
 def resources(config: TrainConfig) -> Resources:
     """Divide the cluster; raises UserError where it is too small for the workers wanted."""
-    gpus, cpus = engine.gpus(), engine.cpus()
+    gpus, cpus = ray_session.gpus(), ray_session.cpus()
     wanted = config.workers or (gpus if gpus else min(2, cpus))
     least, most = (wanted.min, wanted.max) if isinstance(wanted, Elastic) else (wanted, wanted)
     if least > max(cpus, gpus):
         raise UserError(f"workers {least}: the cluster has {cpus} CPUs and {gpus} GPUs; give at most one worker each")
     on_gpu = gpus >= least
     aside = 1 if config.validation.beside and cpus > most else 0
-    each = {"CPU": engine.fitting(most, float(max(1, (cpus - aside) // most)))} | ({"GPU": 1.0} if on_gpu else {})
+    each = {"CPU": ray_session.fitting(most, float(max(1, (cpus - aside) // most)))} | ({"GPU": 1.0} if on_gpu else {})
     check = {"num_cpus": aside, "num_gpus": 1 if on_gpu and gpus > most else 0}
     return Resources(least, most, each, on_gpu, check)
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.core.config import validate
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
-from pipeline.mining import job as mining
+from pipeline.mining import job
 from pipeline.mining.config import MineConfig
 from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json, read_parquet
@@ -111,7 +111,7 @@ def _mine(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None
     asked = read_json(join(config.places["negatives"], CONFIG))
     asked |= {"encoder": {**asked["encoder"], "model": places["model"], "layers": None}, "candidates": None}
     asked |= {"run": config.run, "data": config.places["data"], "out": places["negatives"], "cache": None}
-    mining.run(validate(MineConfig, asked))
+    job.run(validate(MineConfig, asked))
 
 
 def _clear(place: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class Parsed:
     """Records of one chunk of a block by kind: tables (`ROWS`), or lists of what each record has of their columns."""
 
     kinds: dict[str, pa.Table | list[Record]] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
+    tally: Counts = field(default_factory=Counts)
 
     def add(self, kind: str, **record: Any) -> None:
         """Take a record."""

@@ -209,7 +209,7 @@ def cluster_ours(job: Job, out: Path) -> Found:
     from pipeline.building.minhash import NearConfig
     from pipeline.building.near_duplicates import EDGES, NearSteps
     from pipeline.sources.reading.record import SCHEMAS
-    from pipeline.storage.shuffle import Exchange, numbers
+    from pipeline.storage.shuffle import Shuffle, numbers
 
     texts, near = _texts(job)
     pa.set_cpu_count(1)
@@ -217,7 +217,7 @@ def cluster_ours(job: Job, out: Path) -> Found:
     schema = entries(SCHEMAS["documents"])
     columns = {"id": pa.array(names), "text": pa.array(texts), "kept": pa.array(names)}
     rows = pa.table([columns.get(field.name, pa.nulls(len(texts), field.type)) for field in schema], schema=schema)
-    exchange = Exchange(str(out), 1)
+    exchange = Shuffle(str(out), 1)
     steps = NearSteps(NearConfig(threshold=job["threshold"]), exchange)
     start = time.perf_counter()
     exchange.write("documents", "00000", rows.drop_columns("kept"), by="id")

@@ -21,7 +21,7 @@ from pipeline.embedding.worker import EncodeShard, Task
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage.shards import plan
 from pipeline.storage.vectors import Format
-from scripts.bench.workers import train_step as measure_engine
+from scripts.bench.workers import train_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Found = dict[str, float]
@@ -124,7 +124,7 @@ def _rates(model: str, lengths: list[int], seconds: float, busy: float, rate: fl
         "tokens_per_s": sum(lengths) / seconds,
         "mfu": arithmetic / seconds / rate,
         "gpu_waits": max(0.0, 1 - busy / seconds),
-        "peak": measure_engine.peak(DEVICE),
+        "peak": train_step.peak(DEVICE),
     }
 
 

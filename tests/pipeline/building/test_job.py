@@ -15,13 +15,13 @@ import yaml
 from pipeline.building import job
 from pipeline.building.config import BuildConfig
 from pipeline.building.job import run
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.config import main, parse
 from pipeline.core.errors import UserError
-from pipeline.storage import shuffle as exchange
+from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact
-from pipeline.storage.counts import Tally
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.counts import Counts
+from pipeline.storage.shuffle import Shuffle
 from tests.support.corpora import SAMPLE, Recipe, build, one_after_the_other, sample_recipe, table, write_jsonl
 
 
@@ -158,8 +158,8 @@ def test_titles_are_paired_with_bodies_and_bodies_with_answers(inline: None, tmp
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange, "run", one_after_the_other)
-        patch.setattr(engine, "start", lambda: None)
+        patch.setattr(shuffle, "run", one_after_the_other)
+        patch.setattr(ray_session, "start", lambda: None)
         return build(sample_recipe(), tmp_path_factory.mktemp("sample"))
 
 
@@ -274,11 +274,11 @@ def test_a_killed_build_goes_on_where_it_was(inline: None, tmp_path: Path, monke
     steps = job.Steps
     read, documents = steps.read, steps.documents
 
-    def counted(self: job.Steps, index: int) -> Tally:
+    def counted(self: job.Steps, index: int) -> Counts:
         calls.append(index)
         return read(self, index)
 
-    def killed(self: job.Steps, bucket: int) -> Tally:
+    def killed(self: job.Steps, bucket: int) -> Counts:
         if bucket == 1:
             raise KeyboardInterrupt
         return documents(self, bucket)
@@ -316,7 +316,7 @@ def source(**fields: Any) -> Recipe:
         (source(type="jsonl", path="none.jsonl"), "source none.jsonl: no such file"),
         (source(type="jsonl", path="none-*.jsonl"), "source none-*.jsonl: no file matches"),
         (source(type="jsonl", path="."), "source .: is a directory, wanted a file"),
-        (source(type="stackexchange", path="page.html"), "page.html: is not a Posts.xml of Stack Exchange"),
+        (source(type="stackexchange", path="page.html"), "page.html: is not a Posts.xml of Stack Shuffle"),
         (source(type="jsonl", path="page.html"), "page.html: 3 of 3 rows cannot be used; line 1 not JSON"),
         (source(type="jsonl", path="page.html.gz"), "page.html.gz: not readable as gzip"),
         (source(type="jsonl", path="empty.jsonl"), "no usable document in empty.jsonl: 0 rows read, dropped nothing"),
@@ -370,14 +370,14 @@ def test_an_interrupted_build_exits_with_130(
 
 def test_buckets_hold_every_row_once(tmp_path: Path):
     rows = pa.table({"name": [f"n{number}" for number in range(500)], "value": list(range(500))})
-    cut = Exchange(str(tmp_path), 7)
+    cut = Shuffle(str(tmp_path), 7)
     cut.write("rows", "b", rows.slice(100), by="name")
     cut.write("rows", "a", rows.slice(0, 100), by="name")
     cut.write("rows", "none", rows.slice(0, 0), by="name")
     buckets = [cut.read("rows", bucket, rows.schema) for bucket in range(7)]
     assert sorted(value for bucket in buckets for value in bucket["value"].to_pylist()) == list(range(500))
     homes = {name: number for number, bucket in enumerate(buckets) for name in bucket["name"].to_pylist()}
-    assert all(homes[name] == exchange.bucket_of(name, 7) for name in homes)
+    assert all(homes[name] == shuffle.bucket_of(name, 7) for name in homes)
     assert min(bucket.num_rows for bucket in buckets) > 30
     assert cut.read("nothing", 3, rows.schema).num_rows == 0
 
@@ -398,8 +398,8 @@ def test_ray_gives_the_rows_of_one_process(
 @pytest.mark.ray
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_task_whose_worker_dies_is_done_again(ray_session: None, tmp_path: Path, streamed: bool):
-    def task(index: int) -> Tally:
-        tally = Tally()
+    def task(index: int) -> Counts:
+        tally = Counts()
         tally.counts["index"] = index
         begun = tmp_path / f"begun-{index}"
         if index == 1 and not begun.exists():
@@ -408,15 +408,15 @@ def test_a_task_whose_worker_dies_is_done_again(ray_session: None, tmp_path: Pat
         return tally
 
     heard: list[int] = []
-    found = exchange.run("count", 4, task, str(tmp_path / "marks"), heard.append, streamed=streamed)
+    found = shuffle.run("count", 4, task, str(tmp_path / "marks"), heard.append, streamed=streamed)
     assert [tally.counts["index"] for tally in found] == [0, 1, 2, 3]
     assert sorted(heard) == [0, 1, 2, 3] and (tmp_path / "begun-1").exists()
 
-    def mistaken(index: int) -> Tally:
+    def mistaken(index: int) -> Counts:
         raise UserError(f"row {index}: is none")
 
     with pytest.raises(UserError, match=r"row \d: is none"):
-        exchange.run("mistaken", 4, mistaken, str(tmp_path / "marks"), heard.append, streamed=streamed)
+        shuffle.run("mistaken", 4, mistaken, str(tmp_path / "marks"), heard.append, streamed=streamed)
 
 
 def real(name: str, shared_data: Path, tmp_path: Path) -> Artifact:

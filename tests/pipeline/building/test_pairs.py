@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.building.triplets import DOCUMENTS, PAIRS, LexicalConfig, lookalikes
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
 __all__ = ["inline"]
@@ -130,12 +130,12 @@ def test_lookalikes_share_words_and_are_not_known_to_be_right():
     documents = pa.Table.from_pylist(rows, schema=DOCUMENTS)
     pair = {"anchor_id": "q", "anchor": "steel filter coffee", "positive_id": "right", "positive": texts["right"]}
     pairs = pa.Table.from_pylist([pair | {"known": ["right", "c"], "reason": "judged 1"}], schema=PAIRS)
-    found = lookalikes(pairs, documents, LexicalConfig(skip=0), Tally()).to_pylist()
+    found = lookalikes(pairs, documents, LexicalConfig(skip=0), Counts()).to_pylist()
     assert [(n["doc_id"], n["rank"]) for n in found[0]["negatives"]] == [("best", 1), ("good", 2)]
     assert found[0]["reason"] == "judged 1" and found[0]["negatives"][0]["reason"] == "BM25, not judged right"
-    skipped = lookalikes(pairs, documents, LexicalConfig(skip=1), Tally()).to_pylist()
+    skipped = lookalikes(pairs, documents, LexicalConfig(skip=1), Counts()).to_pylist()
     assert [n["doc_id"] for n in skipped[0]["negatives"]] == ["good"]
-    tally = Tally()
+    tally = Counts()
     assert lookalikes(pairs, documents, LexicalConfig(skip=2), tally).num_rows == 0
     assert lookalikes(pairs, DOCUMENTS.empty_table(), LexicalConfig(), tally).num_rows == 0
     assert tally.counts["pairs_without_lookalike"] == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.encoder import token_batches as chunks
+from pipeline.encoder import token_batches
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.tokenizer import Tokenizing
 
@@ -104,16 +104,16 @@ def test_missing_directory_and_too_long_are_refused(saved):
 @pytest.mark.parametrize("budget", [64, 1000, 8192])
 def test_chunks_partition_within_the_budget(budget):
     lengths = np.random.default_rng(0).integers(1, 60, 500)
-    found = chunks.by_tokens(lengths, budget, least=256)
+    found = token_batches.by_tokens(lengths, budget, least=256)
     assert sorted(np.concatenate(found).tolist()) == list(range(500))
     assert all(int(lengths[c].max()) * len(c) <= budget for c in found)
     wide = [c for c in found if int(lengths[c].max()) * len(c) > 256]
-    assert all(chunks.padding_share(lengths[c], [np.arange(len(c))]) <= 0.1 for c in wide)
+    assert all(token_batches.padding_share(lengths[c], [np.arange(len(c))]) <= 0.1 for c in wide)
 
 
 def test_chunks_take_a_text_beyond_the_budget_alone():
-    assert [c.tolist() for c in chunks.by_tokens([5, 900, 5], 100)] == [[1], [0, 2]]
-    assert chunks.by_tokens([], 100) == []
+    assert [c.tolist() for c in token_batches.by_tokens([5, 900, 5], 100)] == [[1], [0, 2]]
+    assert token_batches.by_tokens([], 100) == []
 
 
 def test_token_ids_are_those_of_the_tokenizer(minilm):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.encoder import model_card as card
+from pipeline.encoder import model_card
 from pipeline.evaluation.model_card import kind, tell_card
 from tests.support import findings as told
 from training.run import model_card as trained
@@ -34,7 +34,7 @@ def test_what_training_writes():
 
 def test_a_path_is_no_link_on_the_hub_and_what_is_unknown_is_left_out():
     text = write(encoder={"model": "/models/base"}, card={})
-    front, body = card.split(text)
+    front, body = model_card.split(text)
     assert not {"base_model", "license", "language", "model-index"} & set(front)
     assert "This model: not stated." in body and "# Sentence-embedding model" in body
 
@@ -82,9 +82,9 @@ def test_cards_of_other_makers(text, tmp_path):
     (tmp_path / "README.md").write_text(text)
     assert tell_card(str(tmp_path), told.findings())
     found = (tmp_path / "README.md").read_text()
-    assert card.split(found)[0]["model-index"] and text.strip() in found
-    assert card.with_part("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
-    assert r"\1 \g<0>" in card.with_part(card.part("x", "old"), "x", r"\1 \g<0>")
+    assert model_card.split(found)[0]["model-index"] and text.strip() in found
+    assert model_card.with_part("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
+    assert r"\1 \g<0>" in model_card.with_part(model_card.part("x", "old"), "x", r"\1 \g<0>")
 
 
 def test_names_as_the_hub_has_them():

@@ -14,9 +14,7 @@ from pipeline.core import schema
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
-from pipeline.evaluation import comparisons as contrasts
-from pipeline.evaluation import outputs
-from pipeline.evaluation import report_data as story
+from pipeline.evaluation import comparisons, outputs, report_data
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.corpus import Corpus, Piece
 from pipeline.evaluation.dataset import Questions, read_questions
@@ -191,15 +189,15 @@ def test_comparison_names_what_differs():
     tuned = {query: value + 0.1 for query, value in base.items()}
     noise = {query: value + float(rng.normal(0, 0.1)) for query, value in base.items()}
     values = {"base": {"map": base}, "tuned": {"map": tuned}, "same": {"map": noise}}
-    found = contrasts.compare(values, contrasts.contrasts(values, "base"), seed=0)
+    found = comparisons.compare(values, comparisons.contrasts(values, "base"), seed=0)
     assert next((test["model"], test["won"], test["lost"]) for test in found) == ("tuned", 60, 0)
     assert found[0]["difference"] == pytest.approx(0.1)
     assert found[0]["p_value"] == 1 / 10_001 and found[0]["p_holm"] == 2 / 10_001
     assert found[1]["p_value"] > 0.05
     both = {name: {"map": values, "ndcg@10": values} for name, values in (("base", base), ("tuned", tuned))}
-    tested = contrasts.compare(both, [("tuned", "base")], seed=0)
+    tested = comparisons.compare(both, [("tuned", "base")], seed=0)
     assert [test["p_holm"] for test in tested] == [1 / 10_001] * 2
-    every = contrasts.compare(values, contrasts.contrasts(values, "base", every=True), seed=0)
+    every = comparisons.compare(values, comparisons.contrasts(values, "base", every=True), seed=0)
     assert [(test["model"], test["baseline"]) for test in every] == [
         ("tuned", "base"),
         ("same", "base"),
@@ -224,9 +222,9 @@ def test_trec_scores_fall_where_scores_tie():
 
 
 def test_subject_of_the_headline():
-    assert story.subject_of(["bm25", "base", "tuned", "other"], "base") == "tuned"
-    assert story.subject_of(["bm25", "base", "other"], "base") == "other"
-    assert story.subject_of(["base"], "base") == "base"
+    assert report_data.subject_of(["bm25", "base", "tuned", "other"], "base") == "tuned"
+    assert report_data.subject_of(["bm25", "base", "other"], "base") == "other"
+    assert report_data.subject_of(["base"], "base") == "base"
 
 
 def test_learning_curves_are_optional_and_checked(tmp_path):

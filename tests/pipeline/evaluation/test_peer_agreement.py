@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation import duplicates
-from pipeline.evaluation import scores as figures
+from pipeline.evaluation import duplicates, scores
 from pipeline.evaluation.dataset import Questions, Triplet
 from pipeline.evaluation.similarity_samples import make_probes
-from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics import pair_scores
 from pipeline.metrics.retrieval import mean, retrieval
 from pipeline.search.exact import top_k
 
@@ -103,9 +102,9 @@ def labelled(model, graded):
 def test_yes_or_no_pairs(model):
     left, right, gold, asked, vectors = labelled(model, graded=False)
     theirs = evaluation.BinaryClassificationEvaluator(left, right, [int(g) for g in gold], write_csv=False)(model)
-    cosines = figures.pair_cosines(vectors, vectors, asked)
-    ours = {name: one.value for name, one in figures.pair_statistics(cosines, asked, 0).items()}
-    ours |= figures.pair_cuts(cosines, asked)
+    cosines = scores.pair_cosines(vectors, vectors, asked)
+    ours = {name: one.value for name, one in scores.pair_statistics(cosines, asked, 0).items()}
+    ours |= scores.pair_cuts(cosines, asked)
     named = {
         "average_precision": "ap",
         "f1": "f1",
@@ -123,7 +122,7 @@ def test_yes_or_no_pairs(model):
 def test_graded_pairs(model):
     left, right, gold, asked, vectors = labelled(model, graded=True)
     theirs = evaluation.EmbeddingSimilarityEvaluator(left, right, gold, write_csv=False)(model)
-    found = figures.pair_statistics(figures.pair_cosines(vectors, vectors, asked), asked, 0)
+    found = scores.pair_statistics(scores.pair_cosines(vectors, vectors, asked), asked, 0)
     assert set(found) == {"spearman", "pearson"}
     assert found["spearman"].value == pytest.approx(theirs["spearman_cosine"], abs=1e-9)
     assert found["pearson"].value == pytest.approx(theirs["pearson_cosine"], abs=1e-9)
@@ -141,7 +140,7 @@ def test_triplets(model):
     text, row = probes.arrays()
     queries, documents = model.encode(asked.texts), model.encode(DOCUMENTS.values())
     similarities = np.einsum("ij,ij->i", queries[text], documents[row])
-    ours = figures.triplet_values(similarities, probes, len(asked.triplets))
+    ours = scores.triplet_values(similarities, probes, len(asked.triplets))
     assert mean(ours["triplet_accuracy"]) == pytest.approx(theirs["cosine_accuracy"], abs=1e-7), "theirs is float32"
     assert 0.2 < mean(ours["triplet_accuracy"]) < 0.8
 
@@ -153,8 +152,8 @@ def test_mined_duplicates(model):
     number = {name: place for place, name in enumerate(texts)}
     vectors = model.encode(texts.values())
     mined = duplicates.mine(vectors.astype(np.float32), [(number[a], number[b]) for a, b in known])
-    cut = pairscores.f1_cut(mined.scores, mined.known, len(mined.wanted))
-    assert mined.average_precision(pairscores.ones(48))[0] == pytest.approx(theirs["average_precision"], abs=1e-9)
+    cut = pair_scores.f1_cut(mined.scores, mined.known, len(mined.wanted))
+    assert mined.average_precision(pair_scores.ones(48))[0] == pytest.approx(theirs["average_precision"], abs=1e-9)
     assert cut["f1"] == pytest.approx(theirs["f1"], abs=1e-9)
     assert cut["f1_precision"] == pytest.approx(theirs["precision"], abs=1e-9)
     assert cut["f1_recall"] == pytest.approx(theirs["recall"], abs=1e-9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.evaluation import vector_variants as variants
+from pipeline.evaluation import vector_variants
 from pipeline.evaluation.vector_variants import RESCORED, Variant, VariantsConfig, signs
 from pipeline.search.exact import top_k
 from pipeline.storage.vectors import unit
@@ -16,7 +16,7 @@ def vectors(seed, count, dim=32):
 
 def test_a_store_gives_int8_back_within_half_a_step():
     held, variant = vectors(0, 200), Variant(16, "int8")
-    ranges = variants.calibrate([variant], held)
+    ranges = vector_variants.calibrate([variant], held)
     low, high = np.array(ranges["16"])
     back = variant.stored(held, ranges)
     assert back.dtype == np.float32 and back.shape == (200, 16)
@@ -29,7 +29,7 @@ def test_signs_count_the_hamming_distance():
 
 
 def test_variants_of_a_model():
-    planned = variants.plan(VariantsConfig(), 384)
+    planned = vector_variants.plan(VariantsConfig(), 384)
     assert [one.dim for one in planned if one.dtype == "float32"] == [192, 96, 48]
     assert [one.dim for one in planned if one.dtype == "int8"] == [384, 192, 96, 48]
     assert {(one.dtype, one.bytes) for one in planned if one.dim == 96} == {
@@ -37,22 +37,22 @@ def test_variants_of_a_model():
         ("int8", 96),
         ("binary", 12),
     }
-    chosen = variants.plan(VariantsConfig(dims=[64, 512], dtypes=["float32"]), 384)
+    chosen = vector_variants.plan(VariantsConfig(dims=[64, 512], dtypes=["float32"]), 384)
     assert chosen == [Variant(64, "float32")], "a model has no more dimensions than it has"
-    assert variants.plan(VariantsConfig(dims=[], dtypes=["float32"]), 384) == []
-    assert variants.plan(VariantsConfig(dims=[50], dtypes=["binary"]), 100) == [], "bits go eight a byte"
+    assert vector_variants.plan(VariantsConfig(dims=[], dtypes=["float32"]), 384) == []
+    assert vector_variants.plan(VariantsConfig(dims=[50], dtypes=["binary"]), 100) == [], "bits go eight a byte"
 
 
 @pytest.mark.parametrize("variant", [Variant(32, "int8"), Variant(16, "float32"), Variant(32, "binary")])
 def test_rankings_do_not_depend_on_the_pieces(variant):
     queries, corpus = vectors(3, 20), vectors(4, 500)
     corpus[250:] = corpus[:250]  # every document twice, so that ties must be broken
-    ranges = variants.calibrate([variant], corpus[:100])
+    ranges = vector_variants.calibrate([variant], corpus[:100])
 
     def ranked(cuts):
-        found = variants.empty(variant, 20, 10)
+        found = vector_variants.empty(variant, 20, 10)
         for first, last in cuts:
-            found.merge(variants.rank(variant, queries, corpus[first:last], ranges, 10, first))
+            found.merge(vector_variants.rank(variant, queries, corpus[first:last], ranges, 10, first))
         return found.top(10)
 
     whole = ranked([(0, 500)])
@@ -76,15 +76,15 @@ def test_whole_vectors_lose_little_in_int8_and_more_in_bits():
     kept = {}
     for dtype in ("int8", "binary"):
         variant = Variant(32, dtype)
-        ranges = variants.calibrate([variant], corpus)
-        rows = variants.rank(variant, queries, corpus, ranges, 10, 0).top(10).rows
+        ranges = vector_variants.calibrate([variant], corpus)
+        rows = vector_variants.rank(variant, queries, corpus, ranges, 10, 0).top(10).rows
         kept[dtype] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, rows, strict=True)])
     assert kept["int8"] > 0.95 > kept["binary"] > 0.4
 
 
 def test_a_small_corpus_leaves_places_empty():
-    found = variants.empty(Variant(32, "binary"), 2, 10)
-    found.merge(variants.rank(Variant(32, "binary"), vectors(7, 2), vectors(8, 3), {}, 10, 0))
+    found = vector_variants.empty(Variant(32, "binary"), 2, 10)
+    found.merge(vector_variants.rank(Variant(32, "binary"), vectors(7, 2), vectors(8, 3), {}, 10, 0))
     top = found.top(10)
     assert (np.sort(top.rows[:, :3], axis=1) == [0, 1, 2]).all() and (top.rows[:, 3:] == -1).all()
 

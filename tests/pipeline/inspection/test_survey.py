@@ -15,7 +15,7 @@ from pipeline.inspection.repetition import Repeats
 from pipeline.inspection.survey import open_any, survey
 from pipeline.inspection.tables import dropped, lengths, overlaps, repeats, values, vectors
 from pipeline.storage.artifact import Draft, begin
-from scripts import preview as inspect
+from scripts import preview
 from tests.support.corpora import build, inline, sample_recipe  # noqa: F401  a fixture
 
 
@@ -100,7 +100,7 @@ def test_every_artifact_of_the_sample(  # one command, whatever the job
 ):
     artifact = build(sample_recipe(), tmp_path)
     monkeypatch.setattr(sys, "argv", ["inspect", artifact.path, "--html", str(tmp_path / "look.html")])
-    inspect.main()
+    preview.main()
     said = capsys.readouterr().out
     for name in ("corpus", "queries", "qrels", "pairs", "triplets", *artifact.manifest.dropped):
         assert name in said

@@ -5,11 +5,9 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from pipeline.evaluation import duplicates
-from pipeline.evaluation import scores as figures
+from pipeline.evaluation import duplicates, scores
 from pipeline.evaluation.dataset import Questions
-from pipeline.metrics import clustering, significance
-from pipeline.metrics import pair_scores as pairscores
+from pipeline.metrics import clustering, pair_scores, significance
 from pipeline.metrics.significance import bootstrap_p
 from pipeline.storage.vectors import unit
 
@@ -24,13 +22,13 @@ def scored(seed, pairs=400, ties=True):
 @pytest.mark.parametrize("ties", [True, False])
 def test_equal_to_scikit_learn_and_scipy(ties):
     scores, right, graded = scored(0, ties=ties)
-    one = pairscores.ones(len(scores))
-    assert pairscores.average_precision(scores, right, one)[0] == pytest.approx(
+    one = pair_scores.ones(len(scores))
+    assert pair_scores.average_precision(scores, right, one)[0] == pytest.approx(
         sk.average_precision_score(right, scores), abs=1e-9
     )
-    assert pairscores.spearman(scores, graded, one)[0] == pytest.approx(stats.spearmanr(scores, graded)[0], abs=1e-9)
-    assert pairscores.pearson(scores, graded, one)[0] == pytest.approx(stats.pearsonr(scores, graded)[0], abs=1e-9)
-    cut = pairscores.f1_cut(scores, right) | pairscores.accuracy_cut(scores, right)
+    assert pair_scores.spearman(scores, graded, one)[0] == pytest.approx(stats.spearmanr(scores, graded)[0], abs=1e-9)
+    assert pair_scores.pearson(scores, graded, one)[0] == pytest.approx(stats.pearsonr(scores, graded)[0], abs=1e-9)
+    cut = pair_scores.f1_cut(scores, right) | pair_scores.accuracy_cut(scores, right)
     candidates = [*np.unique(scores), scores.max() + 1]
     f1 = [sk.f1_score(right, scores >= at) for at in candidates]
     accuracy = [sk.accuracy_score(right, scores >= at) for at in candidates]
@@ -41,28 +39,28 @@ def test_equal_to_scikit_learn_and_scipy(ties):
     assert sk.precision_score(right, taken) == pytest.approx(cut["f1_precision"], abs=1e-9)
     assert sk.recall_score(right, taken) == pytest.approx(cut["f1_recall"], abs=1e-9)
     assert sk.accuracy_score(right, scores >= cut["accuracy_threshold"]) == pytest.approx(cut["accuracy"], abs=1e-9)
-    assert pairscores.best_f1(scores, right, one)[0] == pytest.approx(cut["f1"], abs=1e-12)
-    assert pairscores.best_accuracy(scores, right, one)[0] == pytest.approx(cut["accuracy"], abs=1e-12)
+    assert pair_scores.best_f1(scores, right, one)[0] == pytest.approx(cut["f1"], abs=1e-12)
+    assert pair_scores.best_accuracy(scores, right, one)[0] == pytest.approx(cut["accuracy"], abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["average_precision", "best_f1", "best_accuracy", "spearman", "pearson"])
 def test_a_weight_counts_a_pair_so_often(name):
     scores, right, graded = scored(1, pairs=60)
-    statistic = getattr(pairscores, name)
+    statistic = getattr(pair_scores, name)
     gold = graded if name in {"spearman", "pearson"} else right
     (weights,) = significance.resamples(60, 7, seed=3)
     assert (weights.sum(axis=1) == 60).all() and len(weights) == 7
     for row, found in zip(weights, statistic(scores, gold, weights), strict=True):
         repeated = np.repeat(np.arange(60), row.astype(int))
-        wanted = statistic(scores[repeated], gold[repeated], pairscores.ones(60))[0]
+        wanted = statistic(scores[repeated], gold[repeated], pair_scores.ones(60))[0]
         assert found == pytest.approx(wanted, abs=1e-12)
 
 
 def test_what_does_not_vary_has_no_correlation():
-    assert pairscores.pearson(np.ones(5), np.arange(5.0), pairscores.ones(5)) == [0.0]
-    assert not pairscores.varies(np.ones(3)) and not pairscores.varies(np.array([1.0]))
-    assert pairscores.average_precision(np.arange(3.0), np.zeros(3, bool), pairscores.ones(3)) == [0.0]
-    none = pairscores.accuracy_cut(np.array([0.1, 0.9]), np.array([False, False]))
+    assert pair_scores.pearson(np.ones(5), np.arange(5.0), pair_scores.ones(5)) == [0.0]
+    assert not pair_scores.varies(np.ones(3)) and not pair_scores.varies(np.array([1.0]))
+    assert pair_scores.average_precision(np.arange(3.0), np.zeros(3, bool), pair_scores.ones(3)) == [0.0]
+    none = pair_scores.accuracy_cut(np.array([0.1, 0.9]), np.array([False, False]))
     assert none["accuracy"] == 1.0 and none["accuracy_threshold"] > 0.9
 
 
@@ -71,7 +69,7 @@ def test_v_measure_is_that_of_scikit_learn():
     labels, assigned = rng.integers(0, 6, 300), rng.integers(0, 5, (3, 300))
     assigned[0] = labels
     wanted = np.mean([sk.v_measure_score(labels, run) for run in assigned])
-    assert clustering.v_measure(assigned, labels, pairscores.ones(300))[0] == pytest.approx(wanted, abs=1e-9)
+    assert clustering.v_measure(assigned, labels, pair_scores.ones(300))[0] == pytest.approx(wanted, abs=1e-9)
     (weights,) = significance.resamples(300, 4, seed=1)
     for row, found in zip(weights, clustering.v_measure(assigned, labels, weights), strict=True):
         repeated = np.repeat(np.arange(300), row.astype(int))
@@ -85,7 +83,7 @@ def test_planted_clusters_are_found():
     vectors = unit((centres[labels] + rng.normal(0, 0.05, (120, 16))).astype(np.float32))
     assigned = clustering.assign(vectors, 4)
     assert assigned.shape == (clustering.SEEDS, 120)
-    assert clustering.v_measure(assigned, labels, pairscores.ones(120))[0] > 0.8
+    assert clustering.v_measure(assigned, labels, pair_scores.ones(120))[0] > 0.8
     assert (clustering.assign(vectors, 4) == assigned).all()
 
 
@@ -108,9 +106,9 @@ def test_mined_duplicates_by_hand():
         assert mined.scores[n - 1] == pytest.approx(cosines[a, b], abs=1e-6)
         right += b == a + 1 and a % 4 == 0
         above.append(2 * right / (n + 10))
-    assert mined.best_f1(pairscores.ones(40))[0] == pytest.approx(max(above))
+    assert mined.best_f1(pair_scores.ones(40))[0] == pytest.approx(max(above))
     few = duplicates.mine(vectors, known, neighbours=1, most=5)
-    assert len(few.scores) == 5 and few.average_precision(pairscores.ones(40))[0] <= 0.5
+    assert len(few.scores) == 5 and few.average_precision(pair_scores.ones(40))[0] <= 0.5
 
 
 def test_resampled_texts_weigh_pairs_by_both_ends():
@@ -128,7 +126,7 @@ def test_models_share_resamples_whatever_pairs_they_mine():
     vectors = [unit(rng.normal(size=(140, dim)).astype(np.float32)) for dim in (3, 48)]
     pairs = [len(duplicates.mine(one, [(0, 1)]).scores) for one in vectors]
     assert pairs[0] != pairs[1], "each model finds a number of its own"
-    found = [figures.duplicate_statistics(one, asked, 0)[0]["duplicate_f1"] for one in vectors]
+    found = [scores.duplicate_statistics(one, asked, 0)[0]["duplicate_f1"] for one in vectors]
     assert found[0].samples.shape == found[1].samples.shape
     assert 0 < bootstrap_p(found[0].samples - found[1].samples) <= 1
 
@@ -138,10 +136,10 @@ def test_a_paired_bootstrap_finds_what_is_there():
     gold = rng.random(200) < 0.4
     good, noise = rng.normal(gold * 1.5, 1), rng.normal(gold * 0.5, 1)
     samples = {
-        name: np.concatenate([pairscores.average_precision(s, gold, w) for w in significance.resamples(200, 500)])
+        name: np.concatenate([pair_scores.average_precision(s, gold, w) for w in significance.resamples(200, 500)])
         for name, s in (("good", good), ("noise", noise))
     }
     assert significance.bootstrap_p(samples["good"] - samples["noise"]) < 0.01
     assert significance.bootstrap_p(samples["good"] - samples["good"]) == 1.0
     low, high = significance.percentiles(samples["good"])
-    assert low < pairscores.average_precision(good, gold, pairscores.ones(200))[0] < high
+    assert low < pair_scores.average_precision(good, gold, pair_scores.ones(200))[0] < high

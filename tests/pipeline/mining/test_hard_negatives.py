@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.mining.hard_negatives import mine_hard_negatives
-from pipeline.search import exact as search
+from pipeline.search import exact
 
 peer = pytest.importorskip("sentence_transformers.util")
 datasets = pytest.importorskip("datasets")
@@ -88,7 +88,7 @@ def same(ours, theirs) -> None:
 @pytest.mark.parametrize("setting", SETTINGS, ids=[", ".join(one) or "default" for one in SETTINGS])
 @pytest.mark.parametrize("scores", [False, True])
 def test_negatives_are_the_peers_row_by_row(setting, scores, monkeypatch):
-    monkeypatch.setattr(search, "CORPUS_TILE", 17)
+    monkeypatch.setattr(exact, "CORPUS_TILE", 17)
     form = FORMATS[(SETTINGS.index(setting) + scores) % 4]
     setting = setting | {"output_format": form, "output_scores": scores, "verbose": False}
     ours = mine_hard_negatives(pairs(), Given(), faiss_batch_size=13, **setting)

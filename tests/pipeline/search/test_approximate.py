@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.mining import bm25_candidates as words
+from pipeline.mining import bm25_candidates
 from pipeline.mining.exclusions import Block, Positions, text_keys
-from pipeline.search import approximate as index
+from pipeline.search import approximate
 from pipeline.search.bm25 import Lexical
 from pipeline.search.exact import top_k
 from pipeline.storage import shards
@@ -31,7 +31,7 @@ def corpus(tmp_path_factory) -> tuple[list[str], np.ndarray, np.ndarray]:
     return files, vectors, anchors.astype(np.float16).astype(np.float32)
 
 
-INDEXES = [index.IvfPq(cells=30, probes=12, bytes=12), index.Hnsw(links=16, ef_build=60, ef_search=80)]
+INDEXES = [approximate.IvfPq(cells=30, probes=12, bytes=12), approximate.Hnsw(links=16, ef_build=60, ef_search=80)]
 
 
 @pytest.mark.parametrize("config", INDEXES, ids=["ivfpq", "hnsw"])
@@ -39,26 +39,26 @@ def test_an_index_finds_nearly_all_in_exact_order_and_never_what_is_barred(corpu
     pytest.importorskip("faiss", reason="the extra [ann] is not installed")
     files, vectors, anchors = corpus
     place = str(tmp_path / "index")
-    assert index.build(config, files, place, 1) == 1500
-    opened = index.load(config, place, 1)
+    assert approximate.build(config, files, place, 1) == 1500
+    opened = approximate.load(config, place, 1)
     exact = top_k(anchors, [vectors], 12)
     barred = (np.repeat(np.arange(60), 3), exact[1][:, :3].ravel())
     for holes in (None, barred):
-        hit, there = index.recall(opened, anchors, files, 12, holes)
+        hit, there = approximate.recall(opened, anchors, files, 12, holes)
         assert there == 720 and hit / there > 0.9
-        rows = index.approximate(opened, anchors, files, 12, holes)
+        rows = approximate.approximate(opened, anchors, files, 12, holes)
         scores = np.einsum("akd,ad->ak", vectors[rows].astype(np.float64), anchors.astype(np.float64))
         assert (rows >= 0).all() and (np.diff(scores.astype(np.float32), axis=1) <= 0).all()
         assert all(len(set(row)) == 12 for row in rows.tolist())
     assert not (set(zip(*barred, strict=True)) & {(a, r) for a, row in enumerate(rows.tolist()) for r in row})
-    assert index.approximate(opened, anchors[:2], files, 2000).shape == (2, 2000)
+    assert approximate.approximate(opened, anchors[:2], files, 2000).shape == (2, 2000)
 
 
 def test_fusion_is_its_formula():
-    found = words.fused(np.array([4, 9, 2, -1]), np.array([2, 7, 4]), 4, 60)
+    found = bm25_candidates.fused(np.array([4, 9, 2, -1]), np.array([2, 7, 4]), 4, 60)
     score = {4: 1 / 61 + 1 / 63, 9: 1 / 62, 2: 1 / 63 + 1 / 61, 7: 1 / 62}
     assert found.tolist() == sorted(score, key=lambda row: (-score[row], row)) == [2, 4, 7, 9]
-    assert words.fused(np.array([-1, -1, -1]), np.array([5]), 3, 60).tolist() == [5, -1, -1]
+    assert bm25_candidates.fused(np.array([-1, -1, -1]), np.array([5]), 3, 60).tolist() == [5, -1, -1]
 
 
 TEXTS = ["red apple pie", "green pear", "apple tart with apple", "a car", "red car", "pear and apple cider"]
@@ -70,15 +70,17 @@ def test_words_bring_candidates_and_score_all_of_them(tmp_path, fuse):
     corpus = tmp_path / "corpus.parquet"
     texts = [TEXTS[0], "  ", *TEXTS[1:], None]  # blank documents are no rows of the encoded corpus
     shards.commit(str(tmp_path), "corpus", pa.table({"text": texts}), {})
-    words.build([str(corpus)], folder)
-    index_ = words.load(folder)
+    bm25_candidates.build([str(corpus)], folder)
+    index_ = bm25_candidates.load(folder)
     block = Block(
         ["q", "r"], np.zeros((2, 2), np.float32), text_keys(["", ""]), np.array([0, 0, 1]), ["a", "b", "c"],
         text_keys(["", "", ""]), [None] * 3, ["red apple", "zebra"],
     )  # fmt: skip
     held = Positions(np.array([0, -1, 1]), (np.array([0]), np.array([0])))
     dense = np.array([[3, 4, 1], [5, -1, -1]])
-    rows, scores, positives = words.search(index_, block, dense, held, 3, words.LexicalCandidates(fuse=fuse))
+    rows, scores, positives = bm25_candidates.search(
+        index_, block, dense, held, 3, bm25_candidates.LexicalCandidates(fuse=fuse)
+    )
     every = Lexical(TEXTS).scores("red apple")
     assert rows.tolist() == ([[4, 3, 2], [5, -1, -1]] if fuse else dense.tolist())
     assert scores[0].tolist() == every[rows[0]].tolist() and scores[1, 0] == 0 and np.isnan(scores[1, 1:]).all()

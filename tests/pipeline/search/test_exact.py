@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
-from pipeline.search import exact as search
+from pipeline.search import exact
 from pipeline.search.bm25 import K1, B, Lexical
 from pipeline.search.exact import Best, dots, top_k
 from pipeline.storage.vectors import unit
@@ -47,10 +47,10 @@ def test_equal_to_brute_force(seed, rows, distinct, k, cuts, tile, fast):
     corpus = pool[rng.integers(0, distinct, rows)]
     queries = unit(rng.normal(size=(5, 16)).astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "CORPUS_TILE", tile)
-        patch.setattr(search, "QUERY_TILE", 3)
-        patch.setattr(search, "_fast_bfloat16", lambda: fast)  # rounded on any processor: the result is the same
-        patch.setattr(search, "_PAIRS", 11)
+        patch.setattr(exact, "CORPUS_TILE", tile)
+        patch.setattr(exact, "QUERY_TILE", 3)
+        patch.setattr(exact, "_fast_bfloat16", lambda: fast)  # rounded on any processor: the result is the same
+        patch.setattr(exact, "_PAIRS", 11)
         scores, found = top_k(queries, parts(corpus, cuts), k)
     wanted_scores, wanted = brute_force(queries, corpus, k)
     np.testing.assert_array_equal(found, wanted)

@@ -24,7 +24,7 @@ from pipeline.sources.reading.record import Parsed, SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, passages
 from pipeline.sources.stackexchange import StackExchange
-from pipeline.storage.counts import Tally
+from pipeline.storage.counts import Counts
 from pipeline.text.normalize import html_to_text, normalise
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -66,9 +66,9 @@ def mutated(raw: bytes, changes: list[tuple[float, int, bytes]]) -> bytes:
     return raw
 
 
-def read_all(source: SourceConfig, root: Path) -> tuple[list[dict[str, Any]], Tally]:
+def read_all(source: SourceConfig, root: Path) -> tuple[list[dict[str, Any]], Counts]:
     """What a build's first step makes of a source, each record in the schema of its kind."""
-    total, rows = Tally(), []
+    total, rows = Counts(), []
     for block in source.blocks(str(root), 0, 40):
         for parsed in source.parse(block):
             for kind, records in parsed.kinds.items():
@@ -119,7 +119,7 @@ KINDS = {
 
 def cleaned(parts: Iterable[Parsed]) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
     """Clean records by kind in the order of the input, and all that was counted."""
-    kinds, total = defaultdict(list), Tally()
+    kinds, total = defaultdict(list), Counts()
     for parsed in parts:
         for kind, records in parsed.kinds.items():
             kinds[kind] += clean(kind, records, Limits(1, 20), parsed).to_pylist()
@@ -176,7 +176,7 @@ def test_literals_come_back(write: Any, value: Any):
 def test_lines_belong_to_one_block_whatever_the_cut(lines: list[bytes], size: int, tmp_path: Path):
     (tmp_path / "f").write_bytes(b"\n".join(lines))
     source = MsMarco(path="f")
-    whole, pieces = Tally(), Tally()
+    whole, pieces = Counts(), Counts()
     for tally, step in ((whole, 1 << 20), (pieces, size)):
         for block in source.blocks(str(tmp_path), 0, step):
             for parsed in source.parse(block):

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.storage import shards
-from pipeline.storage import text_files as textfiles
+from pipeline.storage import shards, text_files
 
 CSV = '\ufeffid;title;text\n1;a;"two\nlines; and a ""quote"""\n2;b\n\n3;c;plain\n4;d;caf\u00e9\n'
 
 
-def every(path: Path) -> list[textfiles.Row]:
-    return list(textfiles.rows(str(path), next(textfiles.offsets(str(path)), 0), 0))
+def every(path: Path) -> list[text_files.Row]:
+    return list(text_files.rows(str(path), next(text_files.offsets(str(path)), 0), 0))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -52,7 +51,7 @@ def test_plain_lines_are_named_by_their_number(tmp_path: Path):
 def test_an_empty_table_and_a_missing_column_are_named(tmp_path: Path):
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(UserError, match=r"a\.csv: is empty"):
-        list(textfiles.offsets(str(tmp_path / "a.csv")))
+        list(text_files.offsets(str(tmp_path / "a.csv")))
     (tmp_path / "b.csv").write_text("key,text\n1,x\n")
     with pytest.raises(UserError, match="has no column 'id'; it has key, text"):
         shards.head(shards.plan([str(tmp_path / "b.csv")], 5, "")[0], ["id"])

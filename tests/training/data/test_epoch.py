@@ -16,16 +16,14 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.storage import shuffle as exchange
+from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import open_parquet
-from pipeline.storage.shuffle import Exchange
+from pipeline.storage.shuffle import Shuffle
 from tests.support.ranks import run_ranks
 from tests.support.rows import made, pair, table
 from tests.support.runs import make_data
-from training.data import bulk_rows as bulk
-from training.data import epoch
-from training.data import rows_artifact as prepare
+from training.data import bulk_rows, epoch, rows_artifact
 from training.data.epoch import Recipe, here
 from training.data.epoch_composer import compose_epoch
 from training.data.epoch_reader import Awaited, Feed, Made, Reader, epoch_place, slots_for
@@ -53,8 +51,8 @@ def small(monkeypatch):
     """Buckets and row groups so small that some hundred rows have many, on several levels."""
     monkeypatch.setattr(epoch, "BUCKET_TOKENS", 1)
     monkeypatch.setattr(epoch, "GROUP_TOKENS", 1000)
-    monkeypatch.setattr(prepare, "PIECE", 100)
-    monkeypatch.setattr(prepare, "PART_TOKENS", 1000)
+    monkeypatch.setattr(rows_artifact, "PIECE", 100)
+    monkeypatch.setattr(rows_artifact, "PART_TOKENS", 1000)
 
 
 def artifact_of(rows: Rows, place: Path) -> Artifact:
@@ -97,7 +95,7 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
 def test_ray_composes_the_same_bytes(ray_session, small, tmp_path):
     rows, how = artifact_of(planted(400), tmp_path / "rows"), Recipe(SIZE, 3, negatives=1)
     place = str(tmp_path / "ray")
-    on_ray = partial(exchange.run, marks=f"{place}/staging/marks", done=exchange.nothing)
+    on_ray = partial(shuffle.run, marks=f"{place}/staging/marks", done=shuffle.nothing)
     found = compose_epoch(rows, how, 0, place, on_ray)
     assert contents(found) == contents(compose_epoch(rows, how, 0, str(tmp_path / "here")))
     assert not Path(place, "staging").exists()
@@ -213,7 +211,7 @@ class Opened(Feed):
 
 @pytest.mark.parametrize("most_rows", [None, 70])
 def test_rows_staged_by_query_are_the_rows_in_memory(tmp_path, monkeypatch, minilm, most_rows):
-    monkeypatch.setattr(bulk, "BLOCK_ROWS", 25)
+    monkeypatch.setattr(bulk_rows, "BLOCK_ROWS", 25)
     data, negatives = judged(tmp_path)
     kinds, mix = ["pairs", "mined", "labelled"], {"s1": 0.5}
     rows = load(kinds, data, negatives, None, most_rows, mix)
@@ -222,11 +220,11 @@ def test_rows_staged_by_query_are_the_rows_in_memory(tmp_path, monkeypatch, mini
 
     tokenize = Encoder.load(encoder, "cpu").tokenize
     inside = write_rows(str(tmp_path / "inside"), {}, {}, pieces(rows, tokenize))
-    steps = bulk.Bulk(
-        kinds, data, negatives, encoder, Exchange(str(tmp_path / "bulk" / "staging"), 3), str(tmp_path / "bulk"),
+    steps = bulk_rows.Bulk(
+        kinds, data, negatives, encoder, Shuffle(str(tmp_path / "bulk" / "staging"), 3), str(tmp_path / "bulk"),
         max_rows=most_rows, mix=mix,
     )  # fmt: skip
-    staged = bulk.write_bulk({}, {}, steps, here)
+    staged = bulk_rows.write_bulk({}, {}, steps, here)
     assert staged.manifest.notes["columns"] == inside.manifest.notes["columns"]
     assert staged.manifest.notes["streams"][""]["rows"] == len(rows)
     assert len(staged.files("rows")) == 3

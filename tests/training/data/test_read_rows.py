@@ -10,7 +10,7 @@ from pipeline.core.schema import vectors
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
 from tests.support.rows import made, pair
-from training.data import guide_vectors as guide
+from training.data import guide_vectors
 from training.data.batching import compose, stable_id
 from training.data.read_rows import guided, load
 from training.data.tokenized import beside, keys, present, tokenised
@@ -159,10 +159,10 @@ def test_guide_vectors_are_found_by_id_and_reach_the_loss(data, tmp_path, capsys
     values = np.random.default_rng(1).standard_normal((12, 6))
     queries = embedded(tmp_path / "gq", ["q3", "unused", "q2"], values[:3])
     documents = embedded(tmp_path / "gd", ["d5", "d9", "q1", "d2", "d8"], values[3:8], dtype=pa.float16())
-    settings = guide.GuideConfig(queries=queries, documents=documents)
+    settings = guide_vectors.GuideConfig(queries=queries, documents=documents)
     given = [{"doc_id": "d8", "text": "it is d8"}, {"doc_id": "d9", "text": "it is d9"}]
     negatives = made(tmp_path / "more", "mine", triplets=[pair("q1", "d2", negatives=given), pair("q3", "d1")])
-    rows = guided(load(["mined"], data, negatives, None, None), guide.opened(settings))
+    rows = guided(load(["mined"], data, negatives, None, None), guide_vectors.opened(settings))
     assert "1 of 6 texts of the rows have no vector" in capsys.readouterr().err
     found = {name: words.view(np.float16) for name, words in travelling(rows, [1, 0]).items() if "guide" in name}
     nothing = np.full(6, np.nan)
@@ -182,10 +182,10 @@ def test_a_guide_that_does_not_fit_is_named(data, tmp_path):
     other = embedded(tmp_path / "other", ["d1", "d2"], values, model="other")
     strange = embedded(tmp_path / "strange", ["x1", "x2"], values)
     with pytest.raises(UserError, match="embedded by different models"):
-        guide.opened(guide.GuideConfig(queries=queries, documents=other))
+        guide_vectors.opened(guide_vectors.GuideConfig(queries=queries, documents=other))
     rows = load(["pairs"], data, None, None, None)
     with pytest.raises(UserError, match="holds no vector of any training text"):
-        guided(rows, guide.opened(guide.GuideConfig(queries=strange, documents=strange)))
+        guided(rows, guide_vectors.opened(guide_vectors.GuideConfig(queries=strange, documents=strange)))
 
 
 def test_held_out_pairs_are_measured_where_nothing_else_is(data, tmp_path):

@@ -20,7 +20,7 @@ from training.data.epoch_reader import Made, Reader
 from training.data.read_rows import clusters, read_table, relevant
 from training.data.replay import SCOPE, Replay, load_mixed, scoped
 from training.data.rows import rows_from
-from training.run import job as fit
+from training.run import job
 from training.run.config import TrainConfig
 
 SIZE = 8
@@ -195,7 +195,7 @@ def test_a_run_with_every_way_to_keep(ray_session, tmp_path):
                 "average": {"type": "ema", "decay": 0.5},
             },
         )
-        model = fit.run(config)
+        model = job.run(config)
         found[name] = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu").encode(["pan"], "query")
     base = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu").encode(["pan"], "query")
     near, far = (float((found[name] * base).sum()) for name in ("near", "far"))

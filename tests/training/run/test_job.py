@@ -23,7 +23,7 @@ from training.loop.step import Loop, LoopConfig, rate_at
 from training.loop.trainer import milestones
 from training.loop.validation import ValidationConfig, load_validation
 from training.losses.infonce import InfoNCE
-from training.run import job as fit
+from training.run import job
 
 
 def flags(run: Path, *more: str) -> list[str]:
@@ -36,7 +36,7 @@ def flags(run: Path, *more: str) -> list[str]:
 def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_path, capsys):
     peer = pytest.importorskip("sentence_transformers")
     make_data(tmp_path)
-    model = fit.run(settings(tmp_path))
+    model = job.run(settings(tmp_path))
     texts = ["how do I mend tent3?", "The lamp number 1 is repaired with part lamp1."]
     ours = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu").encode(texts, "query")
     theirs = peer.SentenceTransformer(model, device="cpu").encode(texts, prompt_name="query")
@@ -51,11 +51,11 @@ def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_
     assert "sentence-transformers" in Path(model, "README.md").read_text()
 
     before = Path(model, "model.safetensors").stat().st_mtime_ns
-    fit.run(settings(tmp_path))
+    job.run(settings(tmp_path))
     assert "already done" in capsys.readouterr().err
     assert Path(model, "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"another setting of loss.*--overwrite"):
-        fit.run(settings(tmp_path, loss={"temperature": 0.1}))
+        job.run(settings(tmp_path, loss={"temperature": 0.1}))
 
 
 @pytest.mark.ray
@@ -82,10 +82,10 @@ def test_a_killed_worker_costs_steps_not_the_run(ray_session, tmp_path):
 
     watcher = threading.Thread(target=kill_one, daemon=True)
     watcher.start()
-    model = fit.run(settings(tmp_path / "killed"))
+    model = job.run(settings(tmp_path / "killed"))
     watcher.join(1)
     assert killed, "no worker was killed"
-    whole = fit.run(settings(tmp_path / "whole"))
+    whole = job.run(settings(tmp_path / "whole"))
     texts = ["how do I mend hose2?", "pan"]
     a, b = (Encoder.load(EncoderConfig(model=m, dtype="float32"), "cpu").encode(texts, "query") for m in (model, whole))
     np.testing.assert_array_equal(a, b)

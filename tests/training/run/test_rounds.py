@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
-from pipeline.mining import job as mining
+from pipeline.mining import job
 from pipeline.mining.config import MineConfig
 from pipeline.storage.artifact import Artifact
 from tests.support.loop import make_parts
@@ -86,7 +86,7 @@ def test_a_round_that_stopped_early_is_not_through(tmp_path: Path):
 def prepare(run: Path) -> Path:
     make_data(run)
     mine = {"run": str(run), "encoder": ENCODER, "top_k": 8, "rule": {"num_negatives": 2, "absolute_margin": None}}
-    mining.run(validate(MineConfig, mine))
+    job.run(validate(MineConfig, mine))
     recipe = run / "recipe.json"
     recipe.write_text(json.dumps({**SETTINGS, "run": str(run)}))
     return recipe

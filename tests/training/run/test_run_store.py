@@ -9,7 +9,7 @@ import torch
 
 from training.loop.checkpoint import STATE, WEIGHTS, Checkpoints, Progress, State, damage
 from training.loop.optimizer import Optimizer
-from training.run import run_store as keeper
+from training.run import run_store
 from training.run.jsonl_log import Lines
 from training.run.run_store import RayKeeper, _written
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch):
         make_state(step).write(folder)
     local = SimpleNamespace(type_name="local")
     held = [SimpleNamespace(path=str(folder), filesystem=local) for folder in reversed(folders)]
-    monkeypatch.setattr(keeper, "_committed", lambda: held)
+    monkeypatch.setattr(run_store, "_committed", lambda: held)
     monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
     Lines(str(tmp_path / "metrics.jsonl")).replace([{"step": step, "steps": 20, "loss": 1.0} for step in range(1, 10)])
     for rank in (0, 1):
