@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from pipeline.core.config import answering
+from pipeline.core.config import exit_on_user_error
 from training.run.lineage import explain, told
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--row", type=int, default=0, help="row of the step's global batch, in order of slots")
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args()
-    with answering("explain"):
+    with exit_on_user_error("explain"):
         found = explain(args.run, args.step, args.row)
         sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n" if args.json else told(found))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.core.config import answering
+from pipeline.core.config import exit_on_user_error
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.mining.output_formats import flag_lines, labelled_lists, labelled_pairs, n_tuples, tuples
@@ -45,7 +45,7 @@ def rows(artifact: Artifact) -> Iterator[tuple[str, pa.Table]]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the rows, a file of triplets at a time."""
     options = flags(argv)
-    with answering("export_negatives"):
+    with exit_on_user_error("export_negatives"):
         artifact, out = Artifact.open(options.negatives, "mine"), Path(options.out)
         if out.exists():
             raise UserError(f"{out}: is there already; choose another place")

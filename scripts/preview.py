@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.core.config import answering
+from pipeline.core.config import exit_on_user_error
 from pipeline.inspection.page import render
 from pipeline.inspection.survey import survey
 from pipeline.inspection.terminal import show
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random rows")
     parser.add_argument("--html", help="also write a page")
     args = parser.parse_args()
-    with answering("inspect"):
+    with exit_on_user_error("inspect"):
         found = survey(args.path, max(args.rows, 0), args.seed)
         show(found, Console())
         if args.html:

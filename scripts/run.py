@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.config import JOBS, JobConfig, answering, load_recipe, parse, sections
+from pipeline.core.config import JOBS, JobConfig, exit_on_user_error, load_recipe, parse, sections
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 
@@ -93,7 +93,7 @@ def execute(steps: Sequence[Step]) -> None:
     for number, step in enumerate(steps, 1):
         label, start = f"[{number}/{len(steps)}] {step.job}", time.monotonic()
         say(label)
-        with answering(step.job):
+        with exit_on_user_error(step.job):
             step.run(step.config)
         say(f"{label}: {time.monotonic() - start:.1f} s")
     report = Path(steps[-1].config.run) / "report" / "report.html"
@@ -104,13 +104,13 @@ def execute(steps: Sequence[Step]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Check every section, then run them."""
     options = flags(argv)
-    with answering("run"):
+    with exit_on_user_error("run"):
         jobs = choose(options.config, options.first, options.last)
     steps = []
     for job in jobs:
-        with answering(job):
+        with exit_on_user_error(job):
             steps.append(resolve(job, options))
-    with answering("build"):
+    with exit_on_user_error("build"):
         first = beside(steps, options)
     if options.dry_run:
         sys.stdout.write(json.dumps({step.job: step.config.model_dump(mode="json") for step in steps}, indent=2) + "\n")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipeline.core.config import answering
+from pipeline.core.config import exit_on_user_error
 from pipeline.search.query import Searcher
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--model", help="where the model is now, if not where it was when the vectors were made")
     parser.add_argument("--top_k", "--top-k", type=int, default=10, help="documents to show")
     options = parser.parse_args()
-    with answering("search"):
+    with exit_on_user_error("search"):
         searcher = Searcher(options.index, options.model)
         for text in options.text:
             print(text)

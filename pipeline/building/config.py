@@ -66,9 +66,9 @@ class BuildConfig(JobConfig):
         """Sources of the build, then those of the extra sets."""
         return [*self.sources, *(self.decontaminate.extra if self.decontaminate.action != "off" else [])]
 
-    def digested(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Leave out whether the result is acceptable: it is the same result. So is one without prompts."""
-        settings = {key: value for key, value in super().digested().items() if key != "strict"}
+        settings = {key: value for key, value in super().result_settings().items() if key != "strict"}
         for source in [*settings["sources"], *settings["decontaminate"]["extra"]]:
             if source["prompts"] is None:
                 del source["prompts"]

@@ -34,7 +34,7 @@ def run(config: BuildConfig) -> Artifact:
     """
     blocks = _blocks(config)
     draft = begin(
-        config.place, "build", config.digested(), _fingerprints(config), overwrite=config.overwrite, keep=True
+        config.place, "build", config.result_settings(), _fingerprints(config), overwrite=config.overwrite, keep=True
     )
     if isinstance(draft, Artifact):
         _judge(config, draft.manifest.notes)

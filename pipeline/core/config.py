@@ -21,7 +21,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
-PLACES = frozenset({"run", "out", "overwrite", "card"})  # say where, or who: they do not make a result another one
+NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card"})  # where results go and who made them; no effect on rows
 
 
 class Config(BaseModel):
@@ -37,34 +37,37 @@ class Config(BaseModel):
             return data
         filled = dict(data)
         for name, field in cls.model_fields.items():
-            given, default = filled.get(name), field.get_default(call_default_factory=True)
-            if isinstance(given, dict) and "type" not in given and hasattr(default, "type"):
-                filled[name] = {"type": default.type, **given}
+            section, default = filled.get(name), field.get_default(call_default_factory=True)
+            if isinstance(section, dict) and "type" not in section and hasattr(default, "type"):
+                filled[name] = {"type": default.type, **section}
         return filled
 
 
 class JobConfig(Config):
-    """What every job has in common."""
+    """Settings that every job has."""
 
     run: str = Field("runs/default", description="directory that holds every artifact of this run")
     overwrite: bool = Field(False, description="replace a finished artifact made with other inputs or settings")
 
-    def digested(self) -> dict[str, Any]:
-        """Every setting that decides the result, for comparison with an earlier run's."""
-        return {key: value for key, value in self.model_dump(mode="json").items() if key not in PLACES}
+    def result_settings(self) -> dict[str, Any]:
+        """Return the settings that decide the result, for comparison with those of an earlier run."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key not in NOT_DIGESTED}
 
     def recipes(self) -> list[str]:
-        """Other recipes whose builds this job looks into, to be made before it."""
+        """Return the recipes whose build artifacts this job reads, which must be built before it."""
         return []
 
 
-def unsized(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without those that say how much is computed at a time: what runs out of memory may go on with less.
+def without_batch_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without `token_budget`: a job that ran out of memory may be resumed with smaller batches.
 
-    They stay inside lists: no list of a job holds models.
+    Lists are left as they are: no list of a job's settings holds encoder settings.
     """
-    kept = {key: value for key, value in settings.items() if key != "token_budget"}
-    return {key: unsized(value) if isinstance(value, dict) else value for key, value in kept.items()}
+    return {
+        key: without_batch_sizes(value) if isinstance(value, dict) else value
+        for key, value in settings.items()
+        if key != "token_budget"
+    }
 
 
 C = TypeVar("C", bound=JobConfig)
@@ -79,14 +82,14 @@ def load_recipe(path: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
-        raise UserError(f"recipe {path}: wanted a mapping of settings, found {type(recipe).__name__}")
+        raise UserError(f"recipe {path}: expected a mapping of settings, got {type(recipe).__name__}")
     return recipe
 
 
 def sections(recipe: dict[str, Any]) -> list[str]:
-    """List the jobs that a recipe has a section for, in order; none where it holds the settings of one job.
+    """List the jobs that a recipe has a section for, in order; empty where the recipe holds the settings of one job.
 
-    Beside other sections a bare `evaluate:` is one too, with nothing but defaults.
+    Next to other sections an empty `evaluate:` counts too: a section with nothing but defaults.
     """
     if not any(isinstance(recipe.get(job), dict) for job in JOBS):
         return []
@@ -96,17 +99,17 @@ def sections(recipe: dict[str, Any]) -> list[str]:
 def read_recipe(path: str, job: str) -> dict[str, Any]:
     """Read the settings of one job from a recipe."""
     recipe = load_recipe(path)
-    held = sections(recipe)
-    if not held:
+    jobs = sections(recipe)
+    if not jobs:
         return recipe
-    if job not in held:
-        raise UserError(f"recipe {path}: has no section '{job}:'; it has {', '.join(held)}")
+    if job not in jobs:
+        raise UserError(f"recipe {path}: has no section '{job}:'; it has {', '.join(jobs)}")
     shared = {key: value for key, value in recipe.items() if key not in JOBS}
     return {**shared, **(recipe[job] or {})}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries: `over` wins; a section whose `type` changes starts afresh."""
+    """Merge nested settings: `over` wins, and a section whose `type` changes keeps nothing of `base`."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -123,9 +126,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def parse(config_class: type[C], job: str, argv: Sequence[str]) -> tuple[C, bool]:
     """Resolve defaults, recipe and flags, in rising order of precedence; the second value is `--dry-run`."""
-    given = _flags(config_class, job, argv)
-    recipe, dry_run = given.pop("config", None), given.pop("dry_run", False)
-    settings = merge(read_recipe(recipe, job), given) if recipe else given
+    flags = _flags(config_class, job, argv)
+    recipe, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
+    settings = merge(read_recipe(recipe, job), flags) if recipe else flags
     return validate(config_class, settings), dry_run
 
 
@@ -138,32 +141,34 @@ def validate(config_class: type[C], settings: dict[str, Any]) -> C:
 
 
 def _describe(config_class: type[BaseModel], item: Any) -> str:
-    name, holder = _place(config_class, item["loc"])
+    name, holder = _locate(config_class, item["loc"])
     if item["type"] == "extra_forbidden":
         choices = ", ".join(sorted(holder.model_fields)) if holder else ""
         return f"unknown setting '{name}'" + (f"; choose from {choices}" if choices else "")
     if item["type"] == "missing":
         return f"setting '{name}' is required"
-    shown = repr(item["input"])
-    return f"setting '{name}' is {shown if len(shown) < 80 else shown[:77] + '...'}: {item['msg']}"
+    value = repr(item["input"])
+    return f"setting '{name}' is {value if len(value) < 80 else value[:77] + '...'}: {item['msg']}"
 
 
-def _place(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type[BaseModel] | None]:
-    """Name the place of an error as a recipe does, and find the section that should hold it.
+def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type[BaseModel] | None]:
+    """Return the dotted name of a setting as a recipe writes it, and the section that it belongs to.
 
-    pydantic says `loss.infonce.temperature` where the recipe says `loss.temperature`: the tag of a union is no key.
+    pydantic says `loss.infonce.temperature` where the recipe says `loss.temperature`: the tag of a union is not a key.
     """
     names: list[str] = []
     sections, holder = [config_class], None
     for part in loc:
-        chosen = [one for one in sections if part in (_tag(one), one.__name__)]
+        chosen = [section for section in sections if part in (_tag(section), section.__name__)]
         if len(sections) > 1 and chosen:
             sections, holder = chosen, chosen[0]
             continue
         names.append(str(part))
         if isinstance(part, str):
             holder = sections[0] if len(sections) == 1 else None
-            sections = [new for one in sections if part in one.model_fields for new in _sections(one, part)]
+            sections = [
+                model for section in sections if part in section.model_fields for model in _sections(section, part)
+            ]
     return ".".join(names) or config_class.__name__, holder
 
 
@@ -173,17 +178,17 @@ def _tag(section: type[BaseModel]) -> Any:
 
 def _sections(section: type[BaseModel], key: str) -> list[type[BaseModel]]:
     """List the models that the type of one setting mentions."""
-    found, open_types = [], [section.model_fields[key].annotation]
+    models, open_types = [], [section.model_fields[key].annotation]
     while open_types:
         current: Any = open_types.pop()
         if isinstance(current, type) and issubclass(current, BaseModel):
-            found.append(current)
+            models.append(current)
         open_types.extend(get_args(current))
-    return found
+    return models
 
 
 def _flags(config_class: type[C], job: str, argv: Sequence[str]) -> dict[str, Any]:
-    """Return only what was given on the command line, nested."""
+    """Parse the command line into nested settings; only what was given is in it."""
     extra = {
         "__annotations__": {"config": str | None, "dry_run": bool},
         "config": Field(None, description="recipe: YAML or JSON"),
@@ -216,7 +221,7 @@ def _underscored(word: str) -> str:
 
 def main(config_class: type[C], job: str, run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
     """Parse, run and exit: 0 done, 2 a user's error in one line, 130 interrupted; defects keep their traceback."""
-    with answering(job):
+    with exit_on_user_error(job):
         config, dry_run = parse(config_class, job, sys.argv[1:] if argv is None else argv)
         if dry_run:
             sys.stdout.write(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
@@ -225,28 +230,28 @@ def main(config_class: type[C], job: str, run: Callable[[C], object], argv: Sequ
 
 
 @contextmanager
-def answering(job: str) -> Iterator[None]:
-    """Answer a user's error with one line and exit code 2, an interruption with 130; let defects pass."""
+def exit_on_user_error(job: str) -> Iterator[None]:
+    """Exit with code 2 and one line for a user's error, with 130 after Ctrl-C; other exceptions pass through."""
     try:
         yield
     except KeyboardInterrupt:
-        say(f"{job}: interrupted; nothing unfinished is taken for whole, the same command goes on")
-        _leave(130)
+        say(f"{job}: interrupted; the same command resumes where it stopped")
+        _exit(130)
     except Exception as error:
         cause = user_cause(error)
         if cause is None:
             raise
         say(f"{job}: error: {cause}")
-        _leave(2)
+        _exit(2)
 
 
-def _leave(code: int) -> None:
+def _exit(code: int) -> None:
     sys.stderr.flush()
     raise SystemExit(code)
 
 
 def user_cause(error: BaseException | None) -> str | None:
-    """Find what the user can fix below wrappers such as Ray's task errors: a UserError or an operating-system error."""
+    """Find the message of the UserError or operating-system error inside wrappers such as Ray's task errors, if any."""
     seen: set[int] = set()
     stack = [error]
     while stack:

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline.core.config import JobConfig, unsized
+from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.embedding.unique_ids import check_ids
@@ -71,10 +71,10 @@ class EmbedConfig(JobConfig):
         """The columns of vectors, `vector` first."""
         return (Format(dtype=self.dtype, dim=self.dim), *self.also)
 
-    def digested(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Leave out how many work on it, how much at a time, and which files: those may grow."""
         left = SPEED | {"input", "data"}
-        return unsized({key: value for key, value in super().digested().items() if key not in left})
+        return without_batch_sizes({key: value for key, value in super().result_settings().items() if key not in left})
 
 
 def run(config: EmbedConfig) -> Artifact:
@@ -93,7 +93,7 @@ def run(config: EmbedConfig) -> Artifact:
     check(config.formats, dim, config.columns)
     out = config.out or join(config.run, "vectors")
     source = {**inputs, "encoder": digest(identity)}
-    draft = begin(out, "embed", config.digested(), source, overwrite=config.overwrite, keep=True, grows=GROWS)
+    draft = begin(out, "embed", config.result_settings(), source, overwrite=config.overwrite, keep=True, grows=GROWS)
     if isinstance(draft, Artifact):
         say(f"embed: {out} is already done: {draft.rows('vectors'):,} vectors")
         return draft

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.core.config import JobConfig, unsized
+from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.evaluation.report_data import subject_of
@@ -83,9 +83,11 @@ class EvaluateConfig(JobConfig):
         """Return a place: as given, else below the run."""
         return given or join(self.run, default)
 
-    def digested(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Leave out how many work on it, and how much at a time."""
-        return unsized({key: value for key, value in super().digested().items() if key != "num_actors"})
+        return without_batch_sizes(
+            {key: value for key, value in super().result_settings().items() if key != "num_actors"}
+        )
 
     def resolved(self) -> "EvaluateConfig":
         """Fill in base, tuned and the baseline; the tuned model brings its own length, prompts and layers.

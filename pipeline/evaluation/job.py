@@ -40,7 +40,7 @@ def run(config: EvaluateConfig) -> Artifact:
     questions = read_questions(data, config.split, config.max_queries, config.max_triplets)
     watched = watch(config.guards, config.max_triplets)
     inputs = _inputs(config, data, training) | {f"guard {w.guard.name}": w.data.manifest.fingerprint for w in watched}
-    draft = begin(out, "evaluate", config.digested(), inputs, overwrite=config.overwrite)
+    draft = begin(out, "evaluate", config.result_settings(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         return _already(config, draft)
     ray_session.start()

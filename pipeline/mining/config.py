@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.core.config import JobConfig, unsized
+from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.mining.bm25_candidates import LexicalCandidates
 from pipeline.mining.exclusions import Exclude
@@ -50,11 +50,11 @@ class MineConfig(JobConfig):
             raise ValueError("rule.max_lexical_percentage needs BM25 scores; give `lexical: {}`")
         return self
 
-    def digested(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Leave out what changes speed and memory only."""
-        return unsized({key: value for key, value in super().digested().items() if key not in SPEED})
+        return without_batch_sizes({key: value for key, value in super().result_settings().items() if key not in SPEED})
 
     def searching(self) -> dict[str, Any]:
         """What decides the candidates of an encoded corpus, beside the vectors."""
         names = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")
-        return {name: value for name, value in self.digested().items() if name in names}
+        return {name: value for name, value in self.result_settings().items() if name in names}

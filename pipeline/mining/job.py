@@ -44,7 +44,7 @@ def run(config: MineConfig) -> Artifact:
     inputs |= {"cross": digest(reranker)} if reranker else {}
     earlier = _earlier(config, inputs)
     out = config.out or join(config.run, "negatives")
-    draft = begin(out, "mine", config.digested(), inputs, overwrite=config.overwrite, keep=True)
+    draft = begin(out, "mine", config.result_settings(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"mine: {out} is already done: {draft.rows('triplets'):,} triplets")
         return draft

@@ -38,9 +38,9 @@ class IndexConfig(JobConfig):
     sample: int = Field(500, ge=1, description="vectors that recall is measured with")
     threads: int = Field(0, ge=0, description="default: one a CPU")
 
-    def digested(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Leave out what changes no result."""
-        return {key: value for key, value in super().digested().items() if key != "threads"}
+        return {key: value for key, value in super().result_settings().items() if key != "threads"}
 
 
 class Stored(Blocks):
@@ -73,7 +73,7 @@ def run(config: IndexConfig) -> Artifact:
     vectors = Artifact.open(config.vectors or f"{config.run}/vectors", "embed")
     out = config.out or f"{config.run}/index"
     inputs = {"vectors": vectors.manifest.fingerprint}
-    draft = begin(out, "index", config.digested(), inputs, overwrite=config.overwrite)
+    draft = begin(out, "index", config.result_settings(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         say(f"index: {out} is already done")
         return draft

@@ -147,7 +147,7 @@ def begin(
 ) -> Draft | Artifact:
     """Start an artifact, or return the finished one when it was made of the same inputs and settings.
 
-    `settings` is what decides the result (`JobConfig.digested`). A finished artifact of other inputs or settings is
+    `settings` are those that decide the result (`JobConfig.result_settings`). A finished artifact of other ones is
     refused unless `overwrite`; an unfinished one is cleared, or with `keep` (resumable jobs) gone on with when its
     inputs and settings are the same. Inputs named in `grows` may change: then a finished artifact is gone on with too.
     """

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 from xxhash import xxh3_64_intdigest
 
-from pipeline.core.config import answering, load_recipe
+from pipeline.core.config import exit_on_user_error, load_recipe
 from pipeline.metrics.significance import permutation_test
 from pipeline.storage.artifact import Artifact
 
@@ -168,7 +168,7 @@ def main() -> None:
     options = flags()
     rows: list[dict[str, Any]] = []
     target = Path(options.out) / "negatives.json"
-    with answering("bench_negatives"):
+    with exit_on_user_error("bench_negatives"):
         for name in options.sets:
             new = compare(name, Bench(name, options).found())
             rows += new

@@ -145,9 +145,9 @@ class TrainConfig(JobConfig):
         home = files.join(places["log"], "refresh", f"{number:05d}")
         return {name: files.join(home, name) for name in ("negatives", "rows", "model")}
 
-    def digested(self) -> dict[str, Any]:
+    def result_settings(self) -> dict[str, Any]:
         """Every setting that decides the result: how the run is carried out does not."""
-        return {key: value for key, value in super().digested().items() if key not in OPERATION}
+        return {key: value for key, value in super().result_settings().items() if key not in OPERATION}
 
     def recipes(self) -> list[str]:
         """Return the recipe of the replayed corpus."""

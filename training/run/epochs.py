@@ -41,7 +41,7 @@ def prepared(
     """Rows of a run, by version of its negatives, as an artifact; made anew where of other inputs or settings."""
     place = config.version(version)["rows"]
     wanted = {"rows", "max_negatives", "draw", "max_rows", "one_source", "mix", "mix_temperature", "guide", "replay"}
-    settings = {name: value for name, value in config.digested().items() if name in wanted}
+    settings = {name: value for name, value in config.result_settings().items() if name in wanted}
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
     beside = {"negatives": negatives, "replay": replayed, **opened(config.guide)}
     inputs |= {name: one.manifest.fingerprint for name, one in beside.items() if one}

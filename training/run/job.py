@@ -38,8 +38,10 @@ def run(config: TrainConfig) -> str:
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
     inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
-    settle(config, places["log"], config.digested(), inputs)
-    draft = artifact.begin(places["log"], "train", config.digested(), inputs, overwrite=config.overwrite, keep=True)
+    settle(config, places["log"], config.result_settings(), inputs)
+    draft = artifact.begin(
+        places["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, keep=True
+    )
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")
         return places["model"]

@@ -41,7 +41,7 @@ def test_a_path_is_no_link_on_the_hub_and_what_is_unknown_is_left_out():
 
 def test_the_card_decides_nothing(tmp_path):
     plain = TrainConfig.model_validate({})
-    assert TrainConfig.model_validate({"card": {"license": "mit"}}).digested() == plain.digested()
+    assert TrainConfig.model_validate({"card": {"license": "mit"}}).result_settings() == plain.result_settings()
 
 
 def test_the_base_states_its_licence(tmp_path):

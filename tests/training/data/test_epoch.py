@@ -316,7 +316,7 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
     config = validate(TrainConfig, {"run": str(tmp_path), "encoder": {"layers": 1}, "loop": {"batch_size": 8}})
     rows = prepared(config, data, None, None, Encoder.load(config.encoder, "cpu"))
     epochs = Epochs(rows, recipe(config, [1, 2]), config)
-    write_json(str(tmp_path / "training" / "config.json"), config.digested())
+    write_json(str(tmp_path / "training" / "config.json"), config.result_settings())
     found = explain(str(tmp_path), 2, 5)
     batch = Reader(epochs.first, 0).table(Reader(epochs.first, 0).spot(2))
     texts = load(["pairs"], data, None, None, None)
