@@ -1,4 +1,4 @@
-"""Posts.xml of a Stack Shuffle dump: questions as queries, answers and repeated questions as graded documents.
+"""Posts.xml of a Stack Exchange dump: questions as queries, answers and repeated questions as graded documents.
 
 One `<row .../>` a line, parsed line by line: a broken row costs that row, not the file, and any byte range can be read
 alone. Relevance: 3 accepted, 2 score >= 3, 1 score >= 0, 0 negative score.
@@ -118,7 +118,7 @@ def _check_start(path: str, shown: str, wanted: str) -> None:
     start = lines.head(path)
     element = f"<{wanted.removesuffix('.xml').lower()}".encode()
     if element not in start and b"<row " not in start:
-        raise UserError(f"source {shown}: is not a {wanted} of Stack Shuffle: {lines.shown(start)}")
+        raise UserError(f"source {shown}: is not a {wanted} of Stack Exchange: {lines.shown(start)}")
 
 
 def grade(score: int) -> int:

@@ -1,4 +1,4 @@
-"""PostLinks.xml of a Stack Shuffle dump: which questions were closed as duplicates of which.
+"""PostLinks.xml of a Stack Exchange dump: which questions were closed as duplicates of which.
 
 A link is a judgment: the question, and the question that it repeats. Questions that repeat each other, over any number
 of links, are one group, so that they stay in one split.

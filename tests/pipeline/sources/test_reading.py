@@ -94,7 +94,7 @@ def test_grades_of_answers():
 
 def test_a_page_is_no_dump(tmp_path: Path):
     (tmp_path / "Posts.xml").write_text("<!DOCTYPE html><html><body>Sign in</body></html>")
-    with pytest.raises(UserError, match=r"Posts\.xml: is not a Posts.xml of Stack Shuffle: it starts with '<!DOCTYPE"):
+    with pytest.raises(UserError, match=r"Posts\.xml: is not a Posts.xml of Stack Exchange: it starts with '<!DOCTYPE"):
         StackExchange(path="Posts.xml").blocks(str(tmp_path), 0, 100)
 
 
