@@ -1,4 +1,4 @@
-"""Measure composing epochs and feeding from them: `python -m scripts.bench_batches [--quick] [--only PART ...]`.
+"""Measure composing epochs and feeding from them: `python -m scripts.bench.batches [--quick] [--only PART ...]`.
 
 Parts: compose (rows/s and memory of all processes for millions of synthetic rows on Ray, with what is left of planted
 duplicates), peer (the same rows beside Sentence Transformers' NO_DUPLICATES sampler over `datasets`, two ranks),
@@ -158,7 +158,7 @@ PARTS = {"compose": compose, "peer": peer, "balance": balance, "wait": wait}
 def flags() -> argparse.Namespace:
     """Read the command line."""
     near = os.environ.get("TRIPLETAIL_DATA") or str(ROOT.parent / "shared" / "data")
-    parser = argparse.ArgumentParser("python -m scripts.bench_batches", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.batches", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: minutes instead of half an hour")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--millions", nargs="+", type=float, help="of synthetic rows, default 1 5 20")

@@ -1,4 +1,4 @@
-"""Measure the data pipeline beside its peers: `python -m scripts.bench_pipeline [--quick] [--only PART ...]`.
+"""Measure the data pipeline beside its peers: `python -m scripts.bench.build [--quick] [--only PART ...]`.
 
 Parts: build (against `datasets` with select and flatten_indices, `datasets` that leaves rows out inside map, and
 DuckDB, by number of rows), cpus (two CPUs against one), memory (of the largest build against the smallest), near
@@ -183,7 +183,7 @@ PARTS = {"build": build, "memory": memory, "cpus": cpus, "near": near}
 
 def flags() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m scripts.bench_pipeline", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.build", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, once each: minutes instead of an hour")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", default="runs/bench", help="directory of pipeline.json")

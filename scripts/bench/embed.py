@@ -1,4 +1,4 @@
-"""Measure embedding beside its peers: `python -m scripts.bench_embed [--quick] [--only PART ...]`.
+"""Measure embedding beside its peers: `python -m scripts.bench.embed [--quick] [--only PART ...]`.
 
 Parts: encode (against SentenceTransformer.encode, at equal precision and the fastest of ours), static, jobs (against
 its pool of processes and a plain Ray Data pipeline), workers (two against one), memory (ten times the documents),
@@ -190,7 +190,7 @@ PARTS = {
 def flags() -> argparse.Namespace:
     """Read the command line."""
     near = os.environ.get("TRIPLETAIL_DATA") or str(ROOT.parent / "shared" / "data")
-    parser = argparse.ArgumentParser("python -m scripts.bench_embed", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.embed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, once each")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", default="runs/bench", help="directory of embed.json")

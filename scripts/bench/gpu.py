@@ -1,4 +1,4 @@
-"""Measure one GPU beside its peer: `python -m scripts.bench_gpu [--quick] [--only PART ...]`; Ray is not needed.
+"""Measure one GPU beside its peer: `python -m scripts.bench.gpu [--quick] [--only PART ...]`; Ray is not needed.
 
 Parts: encode (shards as an actor of the embedding job does them, against SentenceTransformer.encode), plain and cached
 (a step against Sentence Transformers' trainer), loss (tiled against dense), largest (rows of one batch). Two models:
@@ -152,7 +152,7 @@ PARTS = {"encode": encode, "plain": plain, "cached": cached, "loss": loss, "larg
 def flags() -> argparse.Namespace:
     """Read the command line."""
     near = os.environ.get("TRIPLETAIL_DATA") or str(Path(__file__).resolve().parents[3] / "shared" / "data")
-    parser = argparse.ArgumentParser("python -m scripts.bench_gpu", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.gpu", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one corpus a model, once")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", default="runs/bench", help="directory of gpu.json")

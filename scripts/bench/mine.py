@@ -1,4 +1,4 @@
-"""Measure mining beside Sentence Transformers' function: `python -m scripts.bench_mine [--quick] [--only PART ...]`.
+"""Measure mining beside Sentence Transformers' function: `python -m scripts.bench.mine [--quick] [--only PART ...]`.
 
 Parts: small (10,000 anchors x 100,000 documents), large (50,000 x 500,000), capped (a corpus ten times the memory of
 the process), sweep (20 rules over a million rows), truth (the generator's planted negatives, through the jobs).
@@ -150,7 +150,7 @@ PARTS = {"small": small, "large": large, "capped": capped, "sweep": sweep, "trut
 
 def flags() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m scripts.bench_mine", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.mine", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, once each")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="who searches")

@@ -1,4 +1,4 @@
-"""What mined negatives are worth: `python -m scripts.bench_negatives --root DATA [--sets ...] [--steps N] [--quick]`.
+"""What mined negatives are worth: `python -m scripts.bench.negatives --root DATA [--sets ...] [--steps N] [--quick]`.
 
 The shipped recipe of each set is trained with the same steps, rows and seeds on pairs alone (none), on the nearest
 documents that are not known to be right (naive), on what the default rule leaves of them (mined), and with BM25 beside
@@ -143,7 +143,7 @@ def compare(name: str, found: dict[str, list[Values]]) -> list[dict[str, Any]]:
 
 def flags() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m scripts.bench_negatives", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.negatives", description=__doc__)
     parser.add_argument("--root", required=True, help="where relative paths of the recipes start")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))

@@ -1,4 +1,4 @@
-"""Measure the training engine beside its peers: `python -m scripts.bench_engine [--quick] [--only PART ...]`.
+"""Measure the training engine beside its peers: `python -m scripts.bench.train_step [--quick] [--only PART ...]`.
 
 Parts: loss (tiled against dense), cache (cached against plain), peer (a step against Sentence Transformers' trainer,
 two gloo ranks of one thread), ranks (two ranks against one), memory (4,096 rows of 128 tokens). Every figure comes
@@ -192,7 +192,7 @@ def _line(row: Row) -> str:
 def flags() -> argparse.Namespace:
     """Read the command line."""
     near = os.environ.get("TRIPLETAIL_DATA") or str(ROOT.parent / "shared" / "data")
-    parser = argparse.ArgumentParser("python -m scripts.bench_engine", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.bench.train_step", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, once each: minutes instead of an hour")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", default="runs/bench", help="directory of engine.json")

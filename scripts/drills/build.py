@@ -1,4 +1,4 @@
-"""Kill builds and run them again: `python -m scripts.drill_build [--rows N] [--kills K] [--seed S]`.
+"""Kill builds and run them again: `python -m scripts.drills.build [--rows N] [--kills K] [--seed S]`.
 
 At seeded moments the driver, or one of its Ray workers, is killed by SIGKILL. A killed driver's command is given again;
 a killed worker is Ray's to replace. Every build must end as the uninterrupted one did: the same rows in every table,
@@ -123,7 +123,7 @@ def told(out: Path) -> dict[str, Any]:
 
 def flags() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser("python -m scripts.drill_build", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.drills.build", description=__doc__)
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--kills", type=int, default=6, help="half of them of the driver, half of a worker")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""Kill the embedding job at random points and compare: `python -m scripts.drill_embed [--runs 10] [--seed 0]`.
+"""Kill the embedding job at random points and compare: `python -m scripts.drills.embed [--runs 10] [--seed 0]`.
 
 Each run kills an actor, the driver or a whole node (of a cluster of three on this machine) at a point that the seed
 decides, lets the same command go on, and compares with an uninterrupted run: equal table, each id once, and no
@@ -171,7 +171,7 @@ def compare(out: Path, whole: Path) -> str | None:
 
 def main() -> None:
     """Run the drill and write what was seen."""
-    parser = argparse.ArgumentParser("python -m scripts.drill_embed", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.drills.embed", description=__doc__)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=2400)

@@ -1,4 +1,4 @@
-"""Kill the mining job while it searches and compare: `python -m scripts.drill_mine [--runs 3] [--seed 0]`.
+"""Kill the mining job while it searches and compare: `python -m scripts.drills.mine [--runs 3] [--seed 0]`.
 
 Rows of the generator are built once and mined once without a kill. Then each run is killed with SIGKILL after a part of
 the shards that the seed decides, the same command goes on, and tables and files are compared: equal rows, and no shard
@@ -76,7 +76,7 @@ def times(out: Path) -> dict[str, int]:
 
 def main() -> None:
     """Kill and compare."""
-    parser = argparse.ArgumentParser("python -m scripts.drill_mine", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.drills.mine", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--actors", type=int, default=1)

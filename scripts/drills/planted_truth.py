@@ -1,4 +1,4 @@
-"""Mine the generator's planted truth through the jobs themselves: `python -m scripts.drill_truth FOLDER [--rows N]`.
+"""Mine the generator's planted truth with the jobs: `python -m scripts.drills.planted_truth FOLDER [--rows N]`.
 
 Rows with planted copies, false and hard negatives are built (near duplicates clustered), mined with BM25 beside the
 vectors, and several rules are held against the truth: what share of the planted hard negatives is among the candidates
@@ -82,7 +82,7 @@ def held(negatives: Artifact, truth: dict[str, set[tuple[str, str]]]) -> dict[st
 
 def main() -> None:
     """Hold the rules against the truth."""
-    parser = argparse.ArgumentParser("python -m scripts.drill_truth", description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.drills.planted_truth", description=__doc__)
     parser.add_argument("folder", help="a new directory for rows, data and negatives")
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--layers", type=int, help="keep only the first layers of the sample model")

@@ -1,4 +1,4 @@
-"""Kill a training run at random and compare what it leaves: `python -m scripts.drill_train [--ranks 4] [--seed 0]`.
+"""Kill a training run at random and compare what it leaves: `python -m scripts.drills.train [--ranks 4] [--seed 0]`.
 
 A local cluster of a head and two nodes with one CPU each trains a small model on two workers. Each drill kills, with
 SIGKILL and at a step that the seed chooses, a rank, a node (a new one comes) or the driver (the same command is given
@@ -268,7 +268,7 @@ def _line(one: Outcome) -> str:
 
 def main() -> None:
     """Drill and print the table."""
-    parser = argparse.ArgumentParser("python -m scripts.drill_train", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser("python -m scripts.drills.train", description=__doc__, allow_abbrev=False)
     for name, count in (("ranks", 4), ("nodes", 3), ("drivers", 3)):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{name} to kill")
     parser.add_argument("--stalls", type=int, default=1, help="ranks to stop without killing them")

@@ -6,12 +6,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import ROOT, tracked_files
 
 TOP = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "pipeline", "training", "tests", "cluster", "scripts"}
 LINES = 400
@@ -39,15 +38,6 @@ def module_name(path: Path) -> str:
 
 def sources() -> list[Path]:
     return sorted(path for package in ("pipeline", "training") for path in (ROOT / package).rglob("*.py"))
-
-
-@cache
-def tracked() -> list[Path]:
-    """What git knows, without what is deleted in the working tree."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
-    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
 
 
 def run_linter(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -91,30 +81,30 @@ def test_imports_are_absolute():
 
 
 def test_init_files_hold_no_imports():
-    found = {
+    importing = {
         path.relative_to(ROOT).as_posix(): names
         for path in sources()
         if path.name == "__init__.py" and (names := imports(ast.parse(path.read_text(encoding="utf-8"))))
     }
-    assert not found
+    assert not importing, f"an __init__.py of a room holds a docstring only: {importing}"
 
 
 def test_top_level_holds_the_house_and_nothing_else():
-    names = {path.relative_to(ROOT).parts[0] for path in tracked()}
+    names = {path.relative_to(ROOT).parts[0] for path in tracked_files()}
     assert not {name for name in names if not name.startswith(".")} - TOP
 
 
-def test_every_package_is_installed():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-    assert sorted(listed) == sorted(
-        {module_name(path) for path in sources() if path.name == "__init__.py"} | {"scripts"}
-    )
+def test_every_package_is_in_the_wheel():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    packages = {module_name(path) for path in sources() if path.name == "__init__.py"}
+    missing = sorted(packages - set(tools["setuptools"]["packages"]))
+    assert not missing, f"add to [tool.setuptools] packages in pyproject.toml: {', '.join(missing)}"
 
 
 def test_files_stay_short():
     long = {
         path.relative_to(ROOT).as_posix(): lines
-        for path in tracked()
+        for path in tracked_files()
         if path.suffix in (".py", ".sh")
         and path.relative_to(ROOT).parts[0] != "tests"
         and (lines := len(path.read_text(encoding="utf-8").splitlines())) > LINES
@@ -123,11 +113,11 @@ def test_files_stay_short():
 
 
 def test_no_file_names_a_machine_path():
-    found = [
+    lines = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
-        for path in tracked()
+        for path in tracked_files()
         if path.suffix in (".py", ".sh", ".md", ".yaml", ".yml", ".toml", ".txt", "") and path.is_file()
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1)
         if MACHINE_PATH.search(line) and "://" not in line
     ]
-    assert not found, "\n" + "\n".join(found)
+    assert not lines, "paths of one machine:\n" + "\n".join(lines)

@@ -1,6 +1,6 @@
-"""One measurement of composing or feeding in a process of its own: `python -m scripts.measure_batches '{"kind": ...}'`.
+"""One measurement of composing or feeding in one process: `python -m scripts.bench.workers.batches '{"kind": ...}'`.
 
-Prints one line of JSON. `scripts.bench_batches` starts these and measures the memory of all that they start.
+Prints one line of JSON. `scripts.bench.batches` starts these and measures the memory of all that they start.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""One measurement of the data pipeline in a process of its own: `python -m scripts.measure_pipeline '{"kind": ...}'`.
+"""One measurement of the data pipeline in one process: `python -m scripts.bench.workers.build '{"kind": ...}'`.
 
-Prints one line of JSON. `scripts.bench_pipeline` starts these, ours and the peers' in turns, and watches their memory.
+Prints one line of JSON. `scripts.bench.build` starts these, ours and the peers' in turns, and watches their memory.
 Every `build` reads the same JSON lines, cleans both texts, keeps one id a text, puts each question with all its
 answers into one split by hash, and writes corpus, queries, qrels and pairs.
 """

@@ -1,4 +1,4 @@
-"""One measurement of embedding in a process of its own: `python -m scripts.measure_embed '{"side": ...}'`.
+"""One measurement of embedding in one process: `python -m scripts.bench.workers.embed '{"side": ...}'`.
 
 Prints one line of JSON: documents a second and the peak memory in MiB of this process and those below it.
 """

@@ -1,4 +1,4 @@
-"""What `scripts.bench_gpu` measures with: clocks and counts of a GPU, and texts embedded by us and by the peer."""
+"""What `scripts.bench.gpu` measures with: clocks and counts of a GPU, and texts embedded by us and by the peer."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""One measurement of mining in a process of its own: `python -m scripts.measure_mine '{"kind": ...}'`; JSON on stdout.
+"""One measurement of mining in one process: `python -m scripts.bench.workers.mine '{"kind": ...}'`; JSON on stdout.
 
 Kinds: search (ours, peer or faiss over given vectors), corpus and capped (vector files, and a search in them), sweep
 (settings over a large candidate table).

@@ -1,6 +1,6 @@
-"""One measurement of the training engine in a process of its own: `python -m scripts.measure_engine '{"kind": ...}'`.
+"""One measurement of the training engine in one process: `python -m scripts.bench.workers.train_step '{"kind": ...}'`.
 
-Prints one line of JSON. `scripts.bench_engine` starts these, one a rank, ours and the peer's in turns.
+Prints one line of JSON. `scripts.bench.train_step` starts these, one a rank, ours and the peer's in turns.
 """
 
 import itertools
