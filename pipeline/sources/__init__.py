@@ -1,1 +1,1 @@
-"""Corpus formats that users really have, one file each."""
+"""Readers of corpora, one file for each format; `registry.py` lists them, `reading/` holds what they share."""

@@ -29,7 +29,7 @@ class Amazon(Paths, Templated):
 
 
 def products(raw: bytes) -> list[Row] | str:
-    """One product of a line: description and features, levels of its category, its brand."""
+    """Read the product on a line: description and features, levels of its category, its brand."""
     row = literal(raw)
     if isinstance(row, str):
         return row
@@ -39,25 +39,25 @@ def products(raw: bytes) -> list[Row] | str:
     text = "\n".join(filter(None, (string(row.get("description")), string(row.get("feature")))))
     levels = row.get("category") or (row.get("categories") or [None])[0]
     brand = {"brand": row.get("brand")}
-    named = {"title": title or None, "description": text or None}
-    return [{"asin": row.get("asin"), **named, "category": levels, "attributes": brand}]
+    texts = {"title": title or None, "description": text or None}
+    return [{"asin": row.get("asin"), **texts, "category": levels, "attributes": brand}]
 
 
 def questions(raw: bytes) -> list[Row] | str:
-    """Questions of a line, each with its answer or answers."""
+    """Read the questions on a line, each with its answer or answers."""
     row = literal(raw)
     if isinstance(row, str):
         return row
     if "questions" not in row:
         return [row]
-    found = []
-    for one in row["questions"] if isinstance(row["questions"], list) else []:
-        if not isinstance(one, dict):
+    rows = []
+    for item in row["questions"] if isinstance(row["questions"], list) else []:
+        if not isinstance(item, dict):
             return "a question is no object"
-        answers = one.get("answers")
+        answers = item.get("answers")
         texts = [answer.get("answerText") for answer in answers or [] if isinstance(answer, dict)]
-        found.append({"asin": row.get("asin"), "question": one.get("questionText"), "answers": texts or None})
-    return found or "has no questions"
+        rows.append({"asin": row.get("asin"), "question": item.get("questionText"), "answers": texts or None})
+    return rows or "has no questions"
 
 
 def literal(raw: bytes) -> dict[str, Any] | str:

@@ -1,4 +1,4 @@
-"""A BEIR folder: corpus.jsonl, queries.jsonl and qrels/*.tsv; what another source has may be missing."""
+"""A BEIR folder: corpus.jsonl, queries.jsonl and qrels/*.tsv; any of them may come from another source instead."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -9,8 +9,8 @@ from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import objects
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping
-from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, existing, resolve
-from pipeline.sources.reading.splits import Split, named
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, file_size, resolve
+from pipeline.sources.reading.splits import Split, parse_split
 from pipeline.storage.files import filesystem, join
 from pipeline.text.normalize import identifier
 
@@ -34,7 +34,7 @@ class Beir(SourceConfig, Templated):
         if not fs.isdir(name):
             raise UserError(f"source {self.path}: no such folder")
         names = [n for n in ("corpus.jsonl", "queries.jsonl") if fs.exists(join(name, n))]
-        names += [f"qrels/{found.rsplit('/', 1)[-1]}" for found in sorted(fs.glob(join(name, "qrels", "*.tsv")))]
+        names += [f"qrels/{file.rsplit('/', 1)[-1]}" for file in sorted(fs.glob(join(name, "qrels", "*.tsv")))]
         if not names:
             raise UserError(
                 f"source {self.path}: is not a BEIR folder; wanted corpus.jsonl, queries.jsonl, qrels/*.tsv"
@@ -47,7 +47,7 @@ class Beir(SourceConfig, Templated):
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut every file into byte ranges."""
         files = enumerate(self.inputs(root).items())
-        cuts = [lines.cut(path, existing(path, shown), index, file, block_bytes) for file, (shown, path) in files]
+        cuts = [lines.cut(path, file_size(path, display), index, file, block_bytes) for file, (display, path) in files]
         return [block for blocks in cuts for block in blocks]
 
     def parse(self, block: Block) -> Iterator[Parsed]:
@@ -60,8 +60,8 @@ class Beir(SourceConfig, Templated):
         return self._qrels(block)
 
     def split_of(self, path: str) -> Split | None:
-        """Split that the name of a qrels file forces."""
-        return None if self.hashed else self.splits.get(_stem(path)) or named(_stem(path))
+        """Return the split into which the name of a qrels file puts its queries; None splits by hash."""
+        return None if self.hashed else self.splits.get(_stem(path)) or parse_split(_stem(path))
 
     def _qrels(self, block: Block) -> Iterator[Parsed]:
         parsed, split = Parsed(), self.split_of(block.path)
@@ -74,9 +74,9 @@ class Beir(SourceConfig, Templated):
                 except ValueError as error:
                     parsed.tally.offend(line, "unreadable_row", f"not a judgment: {error}")
                 else:
-                    place = {"split": split, "source": self.label, "order": block.order(offset)}
+                    origin = {"split": split, "source": self.label, "order": block.order(offset)}
                     ids = {"query_id": self.prefix + query_id, "doc_id": self.prefix + doc_id}
-                    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **place)
+                    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
             if parsed.tally.rows >= CHUNK_ROWS:
                 yield parsed
                 parsed = Parsed()
@@ -84,7 +84,7 @@ class Beir(SourceConfig, Templated):
 
 
 def judgment(raw: bytes) -> tuple[str, str, int]:
-    """Query, document and relevance of a line: BEIR's three columns or TREC's four (query, 0, document, relevance)."""
+    """Read query id, document id and relevance of a line: BEIR's three columns or the four of TREC qrels."""
     cells = raw.decode("utf-8").split("\t")
     cells = cells if len(cells) > 1 else raw.decode("utf-8").split()
     if len(cells) not in (3, 4):

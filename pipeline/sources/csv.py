@@ -1,4 +1,4 @@
-"""CSV and other tables of text: any delimiter, encoding and byte-order mark, cells that hold quoted line ends."""
+"""CSV and other delimited tables of text, in any encoding, with quoted cells that may hold line ends."""
 
 import codecs
 import csv
@@ -12,7 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row, check_columns
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, chunks, existing
+from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -25,7 +25,7 @@ Cells = tuple[int, int, list[str] | str]  # line in the block, offset in the fil
 
 
 class Csv(Paths, Mapping):
-    """Tables with a row a record; the header is matched by name, or by name in lower case with underscores."""
+    """A delimited table; columns are matched by name, or by name in lower case with underscores."""
 
     type: Literal["csv"] = "csv"
     html: bool = True
@@ -50,24 +50,28 @@ class Csv(Paths, Mapping):
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into byte ranges where line ends are row ends, else one block a file."""
         blocks = []
-        for file, (shown, path) in enumerate(self.inputs(root).items()):
-            size = existing(path, shown)
+        for file, (display, path) in enumerate(self.inputs(root).items()):
+            size = file_size(path, display)
             table = Table.of(path, self.delimiter, self.encoding, self.columns)
             if table.names:
-                check_columns(self, table.names, shown)
+                check_columns(self, table.names, display)
             cut = not self.quotes and table.encoding in ("utf-8-sig", "utf-8", "ascii", "latin-1", "cp1252")
-            blocks += lines.cut(path, size, index, file, block_bytes) if cut else [lines.whole(path, size, index, file)]
+            blocks += (
+                lines.cut(path, size, index, file, block_bytes)
+                if cut
+                else [lines.single_block(path, size, index, file)]
+            )
         return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""
         table = Table.of(block.path, self.delimiter, self.encoding, self.columns)
-        kept = {*self.fields.values(), *self.attributes}
-        names = [name if name in kept else name.lower().replace(" ", "_") for name in table.names]
+        mapped = {*self.fields.values(), *self.attributes}
+        names = [name if name in mapped else name.lower().replace(" ", "_") for name in table.names]
 
         def take(cells: Cells, parsed: Parsed) -> None:
-            line, offset, found = cells
-            row = record(names, found)
+            line, offset, values = cells
+            row = record(names, values)
             parsed.tally.counts["rows"] += 1
             if isinstance(row, str):
                 parsed.tally.offend(line, "unreadable_row", row)
@@ -78,16 +82,16 @@ class Csv(Paths, Mapping):
 
 
 def _next(reader: Iterator[list[str]]) -> list[str]:
-    """Next row, no cell of which is over the limit; other libraries of the process may have lifted it."""
-    held = csv.field_size_limit(_LONGEST)
+    """Return the next row; the limit of a cell's length holds for this call only, as it is global to the process."""
+    limit = csv.field_size_limit(_LONGEST)
     try:
         return next(reader)
     finally:
-        csv.field_size_limit(held)
+        csv.field_size_limit(limit)
 
 
 def record(names: list[str], cells: list[str] | str) -> Row | str:
-    """Row of named cells, or what is wrong with it; empty cells beyond the last column are let pass."""
+    """Make a row of named cells, or say what is wrong with it; empty cells beyond the last column are ignored."""
     if isinstance(cells, str):
         return cells
     if len(cells) < len(names) or any(cells[len(names) :]):
@@ -127,7 +131,7 @@ class Table:
         return cls(delimiter, encoding, names, not columns)
 
     def rows(self, block: Block) -> Iterator[Cells]:
-        """Rows of a whole file, by the rules of CSV.
+        """Yield the rows of a whole file, by the rules of CSV.
 
         An unclosed quote costs the rows up to the next quote, or 128 KiB, and is counted: lenient reading would join
         them into one row and say nothing.
@@ -151,7 +155,7 @@ class Table:
                 yield line, line, cells
 
     def lines(self, block: Block) -> Iterator[Cells]:
-        """Lines that start in a block, cut at every delimiter."""
+        """Yield the lines that start in a block, split at every delimiter."""
         for line, (offset, raw) in enumerate(lines.read(block), 1):
             if not raw.strip() or (self.header and offset == 0):
                 continue

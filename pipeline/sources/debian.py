@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.paths import Paths, expand
-from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, existing
+from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
 
 Stanza = dict[str, str]
 _MAPPING = Mapping(kind="document", fields={"id": "Package", "category": "Section"})
@@ -36,20 +36,22 @@ class Debian(Paths, Templated):
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block an index; those of descriptions are read with it."""
         blocks = []
-        for file, (shown, path) in enumerate(expand(self.path, root).items()):
+        for file, (display, path) in enumerate(expand(self.path, root).items()):
             more = list(expand(self.descriptions, root).values()) if self.descriptions else []
-            size = sum(existing(name, shown) for name in (path, *more))
-            whole = lines.whole(path, size, index, file)
-            blocks.append(replace(whole, beside="\n".join(more)))
+            size = sum(file_size(name, display) for name in (path, *more))
+            one_block = lines.single_block(path, size, index, file)
+            blocks.append(replace(one_block, extra_files="\n".join(more)))
         return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the packages."""
-        longer = {key: text for name in filter(None, block.beside.split("\n")) for key, text in _descriptions(name)}
+        longer = {
+            key: text for name in filter(None, block.extra_files.split("\n")) for key, text in _descriptions(name)
+        }
         mapping = _MAPPING.model_copy(update={"template": self.template})
 
-        def take(held: tuple[int, Stanza | str], parsed: Parsed) -> None:
-            line, stanza = held
+        def take(numbered: tuple[int, Stanza | str], parsed: Parsed) -> None:
+            line, stanza = numbered
             parsed.tally.counts["rows"] += 1
             if isinstance(stanza, str):
                 parsed.tally.offend(line, "unreadable_row", stanza)
@@ -57,22 +59,22 @@ class Debian(Paths, Templated):
             written = longer.get(stanza.get("Description-md5", "")) or _described(stanza)
             title, _, text = written.partition("\n")
             row = stanza | {"title": title, "text": prose(text), "tags": stanza.get("Tag", "")}
-            place = {"source": self.label, "order": block.order(line)}
+            origin = {"source": self.label, "order": block.order(line)}
             if not written or "Package" not in stanza:
                 parsed.tally.offend(line, "missing_field", "a stanza without Package or Description")
             else:
-                mapping.take(row, line, place, self.prefix, parsed)
+                mapping.take(row, line, origin, self.prefix, parsed)
 
         return chunks(stanzas(block.path), take)
 
 
 def stanzas(path: str) -> Iterator[tuple[int, Stanza | str]]:
-    """First line and fields of every stanza of a file, or what is wrong with it."""
+    """Yield the number of the first line and the fields of every stanza of a file, or what is wrong with it."""
     numbered = enumerate(lines.read(Block(0, 0, path, 0, -1)), 1)
     rows = ((line, raw) for line, (_, raw) in numbered if not raw.startswith(b"#"))
-    for filled, held in groupby(rows, lambda row: bool(row[1].strip())):
+    for filled, group in groupby(rows, lambda row: bool(row[1].strip())):
         if filled:
-            written = list(held)
+            written = list(group)
             yield written[0][0], _stanza([raw for _, raw in written])
 
 
@@ -107,5 +109,5 @@ def _descriptions(path: str) -> Iterator[tuple[str, str]]:
 
 
 def prose(text: str) -> str:
-    """Long description without the dots that stand for empty lines."""
+    """Return a long description without the dots that stand for empty lines."""
     return "\n".join("" if line.strip() == "." else line for line in text.split("\n"))

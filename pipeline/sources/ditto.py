@@ -34,13 +34,13 @@ class Ditto(Paths):
             except ValueError as error:
                 parsed.tally.offend(line, "unreadable_row", str(error))
             else:
-                place = {"source": self.label, "order": block.order(offset), "split": self.split}
-                parsed.add("labelled", left=left, right=right, score=score, line=line, **place)
+                origin = {"source": self.label, "order": block.order(offset), "split": self.split}
+                parsed.add("labelled", left=left, right=right, score=score, line=line, **origin)
 
         return chunks(enumerate(lines.read(block), 1), take)
 
     def pair(self, text: str) -> tuple[str, str, float]:
-        """Both texts of a line and its label."""
+        """Read both texts of a line and its label; raises ValueError saying what is wrong."""
         cells = text.split("\t")
         if len(cells) != 3:
             raise ValueError(f"{len(cells)} columns, wanted two records and a label")
@@ -49,7 +49,7 @@ class Ditto(Paths):
         return self.text(cells[0]), self.text(cells[1]), float(cells[2])
 
     def text(self, written: str) -> str:
-        """Values of one record, joined."""
+        """Join the values of one record."""
         parts = _COLUMN.split(written)
         if len(parts) < 3:
             raise ValueError(f"no `COL name VAL` in {written.strip()[:40]!r}")

@@ -34,12 +34,12 @@ class Esci(SourceConfig, Templated):
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into runs of row groups."""
-        found = [
+        files = [
             (part, *file) for part, paths in enumerate((self.examples, self.products)) for file in _of(paths, root)
         ]
         blocks: list[Block] = []
-        for file, (part, shown, path) in enumerate(found):
-            blocks += cut(path, shown, Block(index, file, path, part=part), block_bytes)[1]
+        for file, (part, display, path) in enumerate(files):
+            blocks += cut(path, display, Block(index, file, path, part=part), block_bytes)[1]
         return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
@@ -52,16 +52,16 @@ class Esci(SourceConfig, Templated):
         def take(row: tuple[int, int, Row], parsed: Parsed) -> None:
             line, order, values = row
             parsed.tally.counts["rows"] += 1
-            place: Row = {"source": self.label, "order": order}
+            origin: Row = {"source": self.label, "order": order}
             if self.locales and values.get("product_locale") not in self.locales:
                 parsed.tally.drop("other_locale")
             elif block.part == 0 and not values.get(f"{self.version}_version", 1):
                 parsed.tally.drop("other_version")
             elif block.part == 0:
                 split = None if self.hashed else _split(values.get("split"))
-                mapping.take(self._example(values), line, place | {"split": split}, self.prefix, parsed)
+                mapping.take(self._example(values), line, origin | {"split": split}, self.prefix, parsed)
             else:
-                mapping.take(self._product(values), line, place, self.prefix, parsed)
+                mapping.take(self._product(values), line, origin, self.prefix, parsed)
 
         return chunks(rows_of(block), take)
 

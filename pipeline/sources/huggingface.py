@@ -1,4 +1,4 @@
-"""A data set of the `datasets` library, streamed: a name on the Hub, or a local folder, which needs no network."""
+"""Data sets of the `datasets` library, streamed: a name on the Hub, or a local folder, which needs no network."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -9,12 +9,12 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.mapping import Kind, Mapping, check_columns
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, resolve
-from pipeline.sources.reading.splits import named
+from pipeline.sources.reading.splits import parse_split
 from pipeline.storage.files import filesystem
 
 
 class HuggingFace(SourceConfig, Mapping):
-    """Rows of a data set; its splits train, validation and test are kept where `forced`, else split by hash."""
+    """Rows of a data set, split by hash of their group, or with `forced` as the data set splits them."""
 
     type: Literal["huggingface"] = "huggingface"
     dataset: str
@@ -36,7 +36,7 @@ class HuggingFace(SourceConfig, Mapping):
         if folder is None:
             return {}
         fs, name = filesystem(folder)
-        return {f"{self.dataset}/{found[len(name) :].lstrip('/')}": found for found in sorted(fs.find(name))}
+        return {f"{self.dataset}/{file[len(name) :].lstrip('/')}": file for file in sorted(fs.find(name))}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into the data set's own shards; raises UserError for a data set or split that cannot be opened."""
@@ -80,10 +80,10 @@ class HuggingFace(SourceConfig, Mapping):
         for line, row in enumerate(self._rows(block), 1):
             parsed.tally.rows += 1
             parsed.tally.counts["rows"] += 1
-            place = {"source": self.label, "order": block.order(block.start << 28 | line)}
+            origin = {"source": self.label, "order": block.order(block.start << 28 | line)}
             if self.forced:
-                place["split"] = named(part)
-            self.take(row, line, place, self.prefix, parsed)
+                origin["split"] = parse_split(part)
+            self.take(row, line, origin, self.prefix, parsed)
             if parsed.tally.rows >= CHUNK_ROWS:
                 yield parsed
                 parsed = Parsed()

@@ -14,7 +14,7 @@ from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks
 
 PIECE_BYTES, LEAST_LINES = 8 << 20, 256
-Place = tuple[int, tuple[int, bytes]]
+NumberedLine = tuple[int, tuple[int, bytes]]
 
 
 class JsonLines(Paths, Mapping):
@@ -33,37 +33,37 @@ def objects(
 ) -> Iterator[Parsed]:
     """Read the lines of a block through a mapping; `rows_of` makes rows of a line, or says why it cannot."""
 
-    def take(row: Place, parsed: Parsed) -> None:
+    def take(row: NumberedLine, parsed: Parsed) -> None:
         line, (offset, raw) = row
         if not raw.strip():
             return
         parsed.tally.counts["rows"] += 1
-        found = (rows_of or decode)(raw)
-        if isinstance(found, str):
-            parsed.tally.offend(line, "unreadable_row", found)
+        objects_of_line = (rows_of or decode)(raw)
+        if isinstance(objects_of_line, str):
+            parsed.tally.offend(line, "unreadable_row", objects_of_line)
             return
-        for one in found:
-            mapping.take(one, line, {"source": label, "order": block.order(offset)}, prefix, parsed)
+        for item in objects_of_line:
+            mapping.take(item, line, {"source": label, "order": block.order(offset)}, prefix, parsed)
 
     def by_columns(piece: Lines) -> Iterator[Parsed]:
-        """Read what can be read by columns so, the rest line by line; a broken line costs its neighbourhood only."""
+        """Read by columns what can be, the rest line by line; a broken line slows down only the lines around it."""
         sound = json_columns.sound(piece)
-        places = np.flatnonzero(sound)
-        schema = json_columns.types(piece, fields) if len(places) else None
+        rows = np.flatnonzero(sound)
+        schema = json_columns.types(piece, fields) if len(rows) else None
         if schema is None:
             yield from chunks(piece.rows(), take)
             return
-        table = json_columns.table(piece.only(places), len(places), schema)
+        table = json_columns.table(piece.only(rows), len(rows), schema)
         if table is None and len(piece) > LEAST_LINES:
             for half in piece.halves():
                 yield from by_columns(half)
             return
-        orders = block.order(0) + piece.offset + piece.starts[places]
-        read = table is not None and Batch(mapping, table, piece.line + places, orders, label, prefix).take()
+        orders = block.order(0) + piece.offset + piece.starts[rows]
+        read = table is not None and Batch(mapping, table, piece.line + rows, orders, label, prefix).take()
         if read:
             parsed, odd = read
             yield parsed
-            sound[places[odd]] = False
+            sound[rows[odd]] = False
         yield from chunks(piece.rows(np.flatnonzero(~sound) if read else None), take)
 
     fields = {name for role in ROLES[mapping.kind] for name in mapping.names(role)} | set(mapping.attributes)

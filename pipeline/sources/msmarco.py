@@ -47,14 +47,14 @@ class MsMarco(Paths):
         if not all(cells):
             parsed.tally.offend(line, "missing_field", "a column of the triple is empty")
             return
-        place = {"source": self.label, "order": order, "split": self.split}
+        origin = {"source": self.label, "order": order, "split": self.split}
         marks = "qdd"
         names = [self.prefix + (c if self.ids else derived_id(m, c)) for m, c in zip(marks, cells, strict=True)]
         if not self.ids:
-            parsed.add("queries", id=names[0], mention=True, text=cells[0], body="", line=line, **place)
+            parsed.add("queries", id=names[0], mention=True, text=cells[0], body="", line=line, **origin)
             for name, text in zip(names[1:], cells[1:], strict=True):
                 texts = {"title": "", "text": text, "body": text, "tags": []}
-                parsed.add("documents", id=name, mention=True, line=line, **texts, **place | {"split": None})
+                parsed.add("documents", id=name, mention=True, line=line, **texts, **origin | {"split": None})
         for name, grade, side in ((names[1], self.relevance, "positive"), (names[2], 0, "negative")):
             ids = {"query_id": names[0], "doc_id": name}
-            parsed.add("judgments", **ids, relevance=grade, reason=f"{side} of a triple", **place)
+            parsed.add("judgments", **ids, relevance=grade, reason=f"{side} of a triple", **origin)

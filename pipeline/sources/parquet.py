@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading.columnar import Batch, Numbers
 from pipeline.sources.reading.mapping import Kind, Mapping, Row, check_columns
 from pipeline.sources.reading.paths import expand
-from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, existing
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, file_size
 from pipeline.sources.reading.splits import Split
 from pipeline.storage.files import filesystem, open_parquet
 
@@ -32,7 +32,7 @@ Shape = Literal["corpus", "queries", "qrels", "pairs", "pairs_labelled", "sts"]
 
 
 class ParquetFile(Mapping):
-    """One file, or several of one shape, and what their columns mean."""
+    """One Parquet file, or several of one schema, and what their columns mean."""
 
     path: str | list[str] = Field(min_length=1, description="a file, a pattern, or a list of both")
 
@@ -74,15 +74,15 @@ class Parquet(SourceConfig, Templated):
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files."""
-        return {shown: path for spec in self.specs() for shown, path in expand(spec.path, root).items()}
+        return {display: path for spec in self.specs() for display, path in expand(spec.path, root).items()}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into runs of row groups; raises UserError for a file that is not Parquet or lacks a mapped column."""
         blocks: list[Block] = []
-        found = [(part, *file) for part, spec in enumerate(self.specs()) for file in expand(spec.path, root).items()]
-        for file, (part, shown, path) in enumerate(found):
-            columns, cuts = cut(path, shown, Block(index, file, path, part=part), block_bytes)
-            check_columns(self.specs()[part], columns, shown)
+        files = [(part, *file) for part, spec in enumerate(self.specs()) for file in expand(spec.path, root).items()]
+        for file, (part, display, path) in enumerate(files):
+            columns, cuts = cut(path, display, Block(index, file, path, part=part), block_bytes)
+            check_columns(self.specs()[part], columns, display)
             blocks += cuts
         return blocks
 
@@ -104,9 +104,9 @@ class Parquet(SourceConfig, Templated):
             yield from chunks(zip(lines[left].tolist(), orders[left].tolist(), values, strict=True), take)
 
 
-def cut(path: str, shown: str, like: Block, block_bytes: int) -> tuple[list[str], list[Block]]:
+def cut(path: str, display: str, like: Block, block_bytes: int) -> tuple[list[str], list[Block]]:
     """Columns of a Parquet file, and blocks of its row groups; raises UserError where there is none to read."""
-    existing(path, shown)
+    file_size(path, display)
     fs, name = filesystem(path)
     try:
         with fs.open(name, "rb") as raw:
@@ -114,7 +114,7 @@ def cut(path: str, shown: str, like: Block, block_bytes: int) -> tuple[list[str]
             sizes = [parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups)]
             columns = parquet.schema_arrow.names
     except pa.ArrowInvalid as error:
-        raise UserError(f"source {shown}: not readable as Parquet: {' '.join(str(error).split())}") from error
+        raise UserError(f"source {display}: not readable as Parquet: {' '.join(str(error).split())}") from error
     blocks, start = [], 0
     for end in range(1, len(sizes) + 1):
         size = sum(sizes[start:end])

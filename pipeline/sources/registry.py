@@ -1,4 +1,4 @@
-"""Every source format: the union that a recipe's `sources` are read by; a new format is added here."""
+"""Every source format: the union that validates a recipe's `sources`. A new format is one file and one line here."""
 
 from typing import Annotated
 

@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import derived_id, string
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, existing
+from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
 
 _DATA = re.compile(r'"data"\s*:\s*\[')
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -30,34 +30,34 @@ class Squad(Paths, Templated):
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file; raises UserError for a file that does not start as SQuAD JSON does."""
         blocks = []
-        for file, (shown, path) in enumerate(self.inputs(root).items()):
-            size, start = existing(path, shown), lines.head(path)
+        for file, (display, path) in enumerate(self.inputs(root).items()):
+            size, start = file_size(path, display), lines.head(path)
             if not start.lstrip().startswith(b"{"):
-                raise UserError(f"source {shown}: is not SQuAD JSON: {lines.shown(start)}")
-            blocks.append(lines.whole(path, size, index, file))
+                raise UserError(f"source {display}: is not SQuAD JSON: {lines.excerpt(start)}")
+            blocks.append(lines.single_block(path, size, index, file))
         return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the articles."""
 
-        def take(held: tuple[int, Any], parsed: Parsed) -> None:
-            number, article = held
+        def take(numbered: tuple[int, Any], parsed: Parsed) -> None:
+            number, article = numbered
             paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
             if not isinstance(paragraphs, list):
                 parsed.tally.counts["rows"] += 1
                 parsed.tally.offend(number, "unreadable_row", "an article without paragraphs")
                 return
-            place = {"source": self.label, "split": None, "order": block.order(number << 20), "line": number}
+            origin = {"source": self.label, "split": None, "order": block.order(number << 20), "line": number}
             for paragraph in paragraphs:
                 try:
-                    self._paragraph(article, paragraph, place, parsed)
+                    self._paragraph(article, paragraph, origin, parsed)
                 except (AttributeError, KeyError, TypeError, ValueError) as error:
                     parsed.tally.counts["rows"] += 1
                     parsed.tally.offend(number, "unreadable_row", f"paragraph of another shape: {error!r}")
 
         return chunks(enumerate(articles(block.path), 1), take)
 
-    def _paragraph(self, article: dict[str, Any], paragraph: dict[str, Any], place: Any, parsed: Parsed) -> None:
+    def _paragraph(self, article: dict[str, Any], paragraph: dict[str, Any], origin: Any, parsed: Parsed) -> None:
         context, questions = str(paragraph["context"]), list(paragraph["qas"])
         title = string(article.get("title")).replace("_", " ")
         group = title or derived_id("g", string(article["paragraphs"][0].get("context")))
@@ -66,35 +66,35 @@ class Squad(Paths, Templated):
         for start, end in zip(starts, [*starts[1:], len(context)], strict=True):
             text = context[start:end]
             names.append(self.prefix + derived_id("d", f"{title} {text}"))
-            place["order"] += 1
+            origin["order"] += 1
             texts = {"title": title, "text": self.compose(title, text), "body": text, "tags": []}
-            parsed.add("documents", id=names[-1], mention=True, group=group, **texts, **place)
+            parsed.add("documents", id=names[-1], mention=True, group=group, **texts, **origin)
         for question in questions:
             parsed.tally.counts["rows"] += 1
-            place["order"] += 1
+            origin["order"] += 1
             answers = question.get("answers") or []
             if question.get("is_impossible") or not answers:
                 parsed.tally.drop("unanswerable_question")
                 continue
-            text, given = str(question["question"]), string(question.get("id"))
-            name = self.prefix + (given or derived_id("q", text))
-            parsed.add("queries", id=name, text=text, body="", group=group, **place)
+            text, explicit_id = str(question["question"]), string(question.get("id"))
+            name = self.prefix + (explicit_id or derived_id("q", text))
+            parsed.add("queries", id=name, text=text, body="", group=group, **origin)
             spots = (int(answer.get("answer_start", 0)) for answer in answers)
-            for found in dict.fromkeys(sum(start <= max(spot, 0) for start in starts) - 1 for spot in spots):
-                ids = {"query_id": name, "doc_id": names[found]}
-                parsed.add("judgments", **ids, relevance=1, reason="holds the answer", **_without_line(place))
+            for passage in dict.fromkeys(sum(start <= max(spot, 0) for start in starts) - 1 for spot in spots):
+                ids = {"query_id": name, "doc_id": names[passage]}
+                parsed.add("judgments", **ids, relevance=1, reason="holds the answer", **_without_line(origin))
 
 
-def _without_line(place: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in place.items() if name != "line"}
+def _without_line(origin: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in origin.items() if name != "line"}
 
 
 def passages(context: str, limit: int | None) -> list[int]:
-    """Where the passages of a context begin: at sentences, so that none is longer unless its one sentence is."""
+    """Return where passages of a context begin: at sentences, none longer than `limit` unless it is one sentence."""
     starts = [0]
     if limit is None:
         return starts
-    ends = [found.end() for found in _SENTENCE.finditer(context)]
+    ends = [match.end() for match in _SENTENCE.finditer(context)]
     for begin, end in zip([0, *ends], [*ends, len(context)], strict=True):
         if end - starts[-1] > limit and begin > starts[-1]:
             starts.append(begin)
@@ -102,19 +102,19 @@ def passages(context: str, limit: int | None) -> list[int]:
 
 
 def articles(path: str) -> Iterator[Any]:
-    """Elements of `data`, decoded one by one; raises UserError where the file is no JSON of this shape."""
-    decoder, text, at, wanted = json.JSONDecoder(), "", None, 0
+    """Yield the elements of `data`, decoded one by one; raises UserError where the file is no JSON of this shape."""
+    decoder, text, at, minimum = json.JSONDecoder(), "", None, 0
     with lines.stream(path) as raw:
-        while chunk := raw.read(max(_READ, wanted)):
+        while chunk := raw.read(max(_READ, minimum)):
             pending = chunk + _to_character_end(raw, chunk)
             try:
                 text += pending.decode("utf-8-sig" if not text else "utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}: not UTF-8: {error.reason}") from error
             if at is None:
-                if not (found := _DATA.search(text)):
+                if not (match := _DATA.search(text)):
                     continue
-                at = found.end()
+                at = match.end()
             while True:
                 try:
                     start = _skip(text, at)
@@ -125,13 +125,13 @@ def articles(path: str) -> Iterator[Any]:
                     break
                 yield article
             text, at = text[at:] or " ", 0
-            wanted = len(text)  # an article that spans many reads is tried again at twice the length only
+            minimum = len(text)  # an article that spans many reads is tried again at twice the length only
     if at is None or not text[_skip(text, at) :].startswith("]"):
         raise UserError(f"{path}: not SQuAD JSON: it breaks off or is broken after {_near(text, at)}")
 
 
 def _to_character_end(raw: Any, chunk: bytes) -> bytes:
-    """Bytes that complete the last UTF-8 character of a chunk."""
+    """Read the bytes that complete the last UTF-8 character of a chunk."""
     tail = b""
     lead = next((b for b in reversed(chunk[-4:]) if b & 0xC0 != 0x80), 0)
     have = next((i for i, b in enumerate(reversed(chunk[-4:]), 1) if b & 0xC0 != 0x80), 0)

@@ -15,7 +15,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.paths import Paths, expand
-from pipeline.sources.reading.record import Block, Parsed, chunks, existing, resolve
+from pipeline.sources.reading.record import Block, Parsed, chunks, file_size, resolve
 from pipeline.sources.stackexchange_links import Links, judgments, links
 from pipeline.text.normalize import html_to_text
 
@@ -45,18 +45,18 @@ class StackExchange(Paths):
         """
         more = resolve(root, self.links) if self.links else ""
         blocks = []
-        for file, (shown, path) in enumerate(self.inputs(root).items()):
-            size, part = existing(path, shown), int(path == more)
-            _check_start(path, shown, "PostLinks.xml" if part else "Posts.xml")
+        for file, (display, path) in enumerate(self.inputs(root).items()):
+            size, part = file_size(path, display), int(path == more)
+            _check_start(path, display, "PostLinks.xml" if part else "Posts.xml")
             cuts = lines.cut(path, size, index, file, block_bytes)
-            blocks += [replace(block, part=part, beside=more) for block in cuts]
+            blocks += [replace(block, part=part, extra_files=more) for block in cuts]
         return blocks
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""
         if block.part:
             return judgments(block, self.label, self.prefix)
-        linked = links(block.beside) if block.beside else None
+        linked = links(block.extra_files) if block.extra_files else None
 
         def take(row: tuple[int, tuple[int, bytes]], parsed: Parsed) -> None:
             line, (offset, raw) = row
@@ -66,7 +66,7 @@ class StackExchange(Paths):
                 self._take(raw, line, block.order(offset), parsed, linked)
             elif raw and not raw.startswith(_WRAPPERS):
                 parsed.tally.counts["rows"] += 1
-                parsed.tally.offend(line, "unreadable_row", f"not a <row>: {lines.shown(raw)}")
+                parsed.tally.offend(line, "unreadable_row", f"not a <row>: {lines.excerpt(raw)}")
 
         return chunks(enumerate(lines.read(block), 1), take)
 
@@ -92,42 +92,42 @@ class StackExchange(Paths):
         text, body = post["Title"], html_to_text(post.get("Body", ""))
         if self.body:
             text, body = f"{text} {body}", ""
-        place = {"source": self.label, "order": order}
+        origin = {"source": self.label, "order": order}
         topics = tags(post.get("Tags", ""))
         group = f"{self.prefix}q{linked.group(number)}" if linked else query_id
-        parsed.add("queries", id=query_id, text=text, body=body, group=group, tags=topics, line=line, **place)
+        parsed.add("queries", id=query_id, text=text, body=body, group=group, tags=topics, line=line, **origin)
         if linked and number in linked.repeated:
             texts = {"title": "", "text": text, "body": text, "tags": topics}
             category = topics[0] if topics else None
-            parsed.add("documents", id=query_id, group=group, category=category, line=line, **texts, **place)
+            parsed.add("documents", id=query_id, group=group, category=category, line=line, **texts, **origin)
         if accepted := post.get("AcceptedAnswerId"):
             doc_id = f"{self.prefix}a{int(accepted)}"
             judgment = {"relevance": 3, "reason": "accepted answer", "refines": True}
-            parsed.add("judgments", query_id=query_id, doc_id=doc_id, **judgment, **place)
+            parsed.add("judgments", query_id=query_id, doc_id=doc_id, **judgment, **origin)
 
     def _answer(self, post: dict[str, Any], number: int, score: int, line: int, order: int, parsed: Parsed) -> None:
         doc_id, query_id = f"{self.prefix}a{number}", f"{self.prefix}q{int(post['ParentId'])}"
-        place = {"source": self.label, "order": order}
+        origin = {"source": self.label, "order": order}
         text = html_to_text(post.get("Body", ""))
-        parsed.add("documents", id=doc_id, title="", text=text, body=text, tags=[], line=line, **place)
+        parsed.add("documents", id=doc_id, title="", text=text, body=text, tags=[], line=line, **origin)
         judgment = {"relevance": grade(score), "reason": f"answer score {score}"}
-        parsed.add("judgments", query_id=query_id, doc_id=doc_id, **judgment, **place)
+        parsed.add("judgments", query_id=query_id, doc_id=doc_id, **judgment, **origin)
 
 
-def _check_start(path: str, shown: str, wanted: str) -> None:
+def _check_start(path: str, display: str, expected: str) -> None:
     start = lines.head(path)
-    element = f"<{wanted.removesuffix('.xml').lower()}".encode()
+    element = f"<{expected.removesuffix('.xml').lower()}".encode()
     if element not in start and b"<row " not in start:
-        raise UserError(f"source {shown}: is not a {wanted} of Stack Exchange: {lines.shown(start)}")
+        raise UserError(f"source {display}: is not a {expected} of Stack Exchange: {lines.excerpt(start)}")
 
 
 def grade(score: int) -> int:
-    """Relevance of an answer that nobody accepted, from its score."""
+    """Return the relevance of an answer that nobody accepted, from its score."""
     return 2 if score >= 3 else int(score >= 0)
 
 
 def tags(text: str) -> list[str]:
-    """Tags of a question, as older dumps (`<a><b>`) and newer ones (`|a|b|`) write them."""
+    """Split the tags of a question, as older dumps (`<a><b>`) and newer ones (`|a|b|`) write them."""
     return [tag for tag in re.split(r"[<>|]+", text) if tag]
 
 

@@ -36,7 +36,7 @@ class Links:
         self.part = part
 
     def group(self, question: int) -> int:
-        """Smallest id of the questions that are the same, or the question itself."""
+        """Return the smallest id among the questions that are the same, or the question itself."""
         at = int(np.searchsorted(self.ids, question))
         linked = at < len(self.ids) and self.ids[at] == question
         return int(self.first[self.part[at]]) if linked else question
@@ -51,12 +51,12 @@ def links(path: str) -> Links:
 @lru_cache(maxsize=4)
 def _links(path: str, stamp: str) -> Links:
     pairs = [pair for row in _rows(Block(0, 0, path, 0, -1)) if isinstance(pair := _pair(row[1][1]), tuple)]
-    found = np.array(pairs, np.int64).reshape(-1, 2)
-    return Links(found[:, 0], found[:, 1])
+    links_array = np.array(pairs, np.int64).reshape(-1, 2)
+    return Links(links_array[:, 0], links_array[:, 1])
 
 
 def judgments(block: Block, label: str, prefix: str) -> Iterator[Parsed]:
-    """Judgments of the links of a block; links of other types are counted."""
+    """Yield a judgment for each duplicate link of a block; links of other types are counted."""
 
     def take(row: tuple[int, tuple[int, bytes]], parsed: Parsed) -> None:
         line, (offset, raw) = row
@@ -66,8 +66,8 @@ def judgments(block: Block, label: str, prefix: str) -> Iterator[Parsed]:
             parsed.tally.offend(line, *pair.split(": ", 1))
             return
         ids = {"query_id": f"{prefix}q{pair[0]}", "doc_id": f"{prefix}q{pair[1]}"}
-        place = {"source": label, "order": block.order(offset)}
-        parsed.add("judgments", **ids, relevance=3, reason="duplicate question", **place)
+        origin = {"source": label, "order": block.order(offset)}
+        parsed.add("judgments", **ids, relevance=3, reason="duplicate question", **origin)
 
     return chunks(_rows(block), take)
 
@@ -80,12 +80,12 @@ def _rows(block: Block) -> Iterator[tuple[int, tuple[int, bytes]]]:
 
 
 def _pair(row: bytes) -> tuple[int, int] | str:
-    """Question and repeated question of a row, or the reason why it has none."""
-    found = {name: int(value) for name, value in _FIELD.findall(row)}
-    if not row.startswith(b"<row") or not row.endswith(b"/>") or len(found) < 3:
-        return f"unreadable_row: no link: {lines.shown(row)}"
-    if found[b"LinkTypeId"] != _DUPLICATE:
+    """Read the question and the repeated question of a row, or the reason why it has none."""
+    fields = {name: int(value) for name, value in _FIELD.findall(row)}
+    if not row.startswith(b"<row") or not row.endswith(b"/>") or len(fields) < 3:
+        return f"unreadable_row: no link: {lines.excerpt(row)}"
+    if fields[b"LinkTypeId"] != _DUPLICATE:
         return "other_link_type: a link that says no more than 'see also'"
-    if found[b"PostId"] == found[b"RelatedPostId"]:
+    if fields[b"PostId"] == fields[b"RelatedPostId"]:
         return "unreadable_row: a question that repeats itself"
-    return found[b"PostId"], found[b"RelatedPostId"]
+    return fields[b"PostId"], fields[b"RelatedPostId"]

@@ -15,7 +15,7 @@ from pipeline.storage.files import filesystem, join
 
 
 class Wands(SourceConfig, Templated):
-    """A folder in WANDS layout; what another source has may be missing."""
+    """A folder in WANDS layout; any of its files may come from another source instead."""
 
     type: Literal["wands"] = "wands"
     path: str
@@ -28,18 +28,18 @@ class Wands(SourceConfig, Templated):
     def inputs(self, root: str) -> dict[str, str]:
         """Return those of the three files that exist."""
         folder = resolve(root, self.path)
-        fs, place = filesystem(folder)
-        if not fs.isdir(place):
+        fs, path = filesystem(folder)
+        if not fs.isdir(path):
             raise UserError(f"source {self.path}: no such folder")
-        found = [name for name in self.names if fs.exists(join(place, name))]
-        if not found:
+        present = [name for name in self.names if fs.exists(join(path, name))]
+        if not present:
             raise UserError(f"source {self.path}: is not a WANDS folder; wanted {', '.join(self.names)}")
-        return {join(self.path, name): join(folder, name) for name in found}
+        return {join(self.path, name): join(folder, name) for name in present}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file: the published files are small."""
         files = enumerate(self.inputs(root).values())
-        return [lines.whole(path, _size(path), index, file) for file, path in files]
+        return [lines.single_block(path, _size(path), index, file) for file, path in files]
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read one of the three files."""
@@ -48,19 +48,19 @@ class Wands(SourceConfig, Templated):
         names = [name.replace(" ", "_") for name in table.names]
 
         def take(cells: Cells, parsed: Parsed) -> None:
-            line, offset, found = cells
-            row = record(names, found)
+            line, offset, values = cells
+            row = record(names, values)
             parsed.tally.counts["rows"] += 1
             if isinstance(row, str):
                 parsed.tally.offend(line, "unreadable_row", row)
             else:
-                place = {"source": self.label, "order": block.order(offset)}
-                mapping.take(_shaped(row), line, place, self.prefix, parsed)
+                origin = {"source": self.label, "order": block.order(offset)}
+                mapping.take(_shaped(row), line, origin, self.prefix, parsed)
 
         return chunks(table.rows(block), take)
 
     def mapping(self, name: str) -> Mapping:
-        """What the columns of a file mean."""
+        """Return the mapping that reads a file's columns."""
         if name == "query.csv":
             return Mapping(kind="query", split=self.split)
         if name == "label.csv":
@@ -71,7 +71,7 @@ class Wands(SourceConfig, Templated):
 
 
 def _shaped(row: Row) -> Row:
-    """Features 'name:value|name:value' as 'name: value; ...'; the class where there is no hierarchy."""
+    """Rewrite features 'name:value|name:value' as 'name: value; ...'; without a category hierarchy, take the class."""
     features = [part.partition(":") for part in row.get("product_features", "").split("|") if part.strip(" :")]
     text = "; ".join(f"{name.strip()}: {value.strip()}" if value else name.strip() for name, _, value in features)
     return row | {

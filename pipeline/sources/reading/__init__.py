@@ -1,1 +1,1 @@
-"""What the formats share: records, field mapping, lines, paths."""
+"""What the source formats share: records, field mapping, lines, paths and splits."""

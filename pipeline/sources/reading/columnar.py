@@ -1,4 +1,4 @@
-"""Batches of rows into records, a column at a time: what `mapping` makes of each row, where fields are plain.
+"""Turns batches of rows into records a column at a time, with the same result as `mapping` row by row.
 
 Plain are texts, numbers and lists of texts. Rows that lack what their kind needs, and batches of anything else, are
 left to `mapping`, which says in words what is wrong.
@@ -29,7 +29,7 @@ _NEEDED = {
 
 
 class NotPlain(Exception):
-    """A batch has to be read row by row."""
+    """The columns of a batch are of kinds that only the row path reads."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +57,27 @@ class Batch:
         return parsed, odd
 
     def value(self, role: str) -> pa.Array:
-        """Values [N] of a role: of its fields the first that a row has."""
-        held = [_plain(self.rows[name]) for name in self.mapping.names(role) if name in self.rows.column_names]
-        held = [column for column in held if not pa.types.is_null(column.type)]
-        if len({column.type for column in held}) > 1:
+        """Return values [N] of a role: for each row, those of the first of its fields that is not null."""
+        columns = [_plain(self.rows[name]) for name in self.mapping.names(role) if name in self.rows.column_names]
+        columns = [column for column in columns if not pa.types.is_null(column.type)]
+        if len({column.type for column in columns}) > 1:
             raise NotPlain
-        return pc.coalesce(*held) if held else pa.nulls(len(self.lines), pa.string())
+        return pc.coalesce(*columns) if columns else pa.nulls(len(self.lines), pa.string())
 
     def text(self, role: str) -> pa.Array:
-        """Texts [N] of a role, null where a row has none."""
-        found = self.value(role)
-        if not (pa.types.is_string(found.type) or pa.types.is_integer(found.type)):
+        """Return texts [N] of a role, null where a row has none."""
+        values = self.value(role)
+        if not (pa.types.is_string(values.type) or pa.types.is_integer(values.type)):
             raise NotPlain
-        return found.cast(pa.string())
+        return values.cast(pa.string())
 
     def prose(self, role: str) -> pa.Array:
-        """Texts [N] of a role, out of their HTML where the source may hold some; empty where a row has none."""
-        found = pc.fill_null(self.text(role), "")
-        return from_html(found) if self.mapping.html else found
+        """Return texts [N] of a role, converted from HTML where the source holds some; empty where a row has none."""
+        texts = pc.fill_null(self.text(role), "")
+        return from_html(texts) if self.mapping.html else texts
 
     def each(self, role: str, rule: Callable[[Any], Any], dtype: pa.DataType) -> pa.Array:
-        """What a rule makes of the values [N] of a role, null where it raises; each distinct one is looked at once."""
+        """Apply a rule to the values [N] of a role, once for each distinct value; null where it raises."""
         values = self.value(role)
         if pa.types.is_list(values.type):
             raise NotPlain
@@ -85,16 +85,16 @@ class Batch:
         return pa.array([_tried(rule, value) for value in coded.dictionary.to_pylist()], dtype).take(coded.indices)
 
     def grades(self) -> pa.Array:
-        """Relevance [N], null where there is none to be read."""
+        """Return relevance [N], null where a row has none that can be read."""
         field = self.mapping.names("relevance")[0]
         return self.each("relevance", lambda value: self.mapping.relevance({field: value}), pa.int32())
 
     def scores(self) -> pa.Array:
-        """Scores [N] of labelled pairs, null where there is none to be read."""
+        """Return scores [N] of labelled pairs, null where a row has none that can be read."""
         return self.each("score", lambda value: float(value) / self.mapping.scale, pa.float32())
 
-    def place(self) -> dict[str, Any]:
-        """Columns that say where the rows come from, and into which split they are forced."""
+    def origin(self) -> dict[str, Any]:
+        """Return the columns that say where the rows come from, and into which split they are forced."""
         forced: Any = self.mapping.split
         if forced is None and "split" in self.mapping.fields:
             field = self.mapping.fields["split"]
@@ -102,38 +102,38 @@ class Batch:
         return {"source": self.label, "order": self.orders, "line": self.lines, "split": forced}
 
     def group(self) -> pa.Array | None:
-        """Groups [N] that the rows name."""
-        named = normalised(self.text("group")) if self.mapping.names("group") else None
-        return named if named is None else pc.if_else(pc.equal(named, ""), None, named)
+        """Return groups [N] that the rows name, None where the kind has no such field."""
+        groups = normalised(self.text("group")) if self.mapping.names("group") else None
+        return groups if groups is None else pc.if_else(pc.equal(groups, ""), None, groups)
 
-    def ids(self, given: pa.Array, mark: str, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
+    def ids(self, explicit: pa.Array, mark: str, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
         """Ids [N] as given, elsewhere derived from texts in normal form; and the keys of the texts, where computed."""
-        given, found = stripped(pc.fill_null(given, "")), None
-        none = pc.equal(given, "")
+        explicit, text_keys = stripped(pc.fill_null(explicit, "")), None
+        none = pc.equal(explicit, "")
         if pc.any(none).as_py():
-            found = keys(texts)
-            given = pc.if_else(none, named_after(found, mark), given)
-        return self.named(given), found
+            text_keys = keys(texts)
+            explicit = pc.if_else(none, named_after(text_keys, mark), explicit)
+        return self.prefixed(explicit), text_keys
 
-    def named(self, ids: pa.Array) -> pa.Array:
-        """Ids [N] with the prefix of the source."""
+    def prefixed(self, ids: pa.Array) -> pa.Array:
+        """Put the prefix of the source before ids [N]."""
         return pc.binary_join_element_wise(self.prefix, ids, "")
 
     def _odd(self) -> Mask:
         """Which rows [N] lack what their kind needs, or have a number that is none."""
         kind = self.mapping.kind
-        held = [self.value(role).is_valid() for role in _NEEDED.get(kind, ())]
-        held = held or [pc.or_(self.value("title").is_valid(), self.value("text").is_valid())]
+        masks = [self.value(role).is_valid() for role in _NEEDED.get(kind, ())]
+        masks = masks or [pc.or_(self.value("title").is_valid(), self.value("text").is_valid())]
         if "relevance" in ROLES[kind]:
-            held.append(pc.or_(self.grades().is_valid(), self.value("relevance").is_null()))
+            masks.append(pc.or_(self.grades().is_valid(), self.value("relevance").is_null()))
         if kind == "labelled":
-            held.append(self.scores().is_valid())
-        odd: Mask = ~np.all([mask.to_numpy(zero_copy_only=False) for mask in held], axis=0)
+            masks.append(self.scores().is_valid())
+        odd: Mask = ~np.all([mask.to_numpy(zero_copy_only=False) for mask in masks], axis=0)
         return odd
 
     def _chosen(self, rows: Numbers) -> "Batch":
-        kept = self.rows.take(pa.array(rows))
-        return Batch(self.mapping, kept, self.lines[rows], self.orders[rows], self.label, self.prefix)
+        selected = self.rows.take(pa.array(rows))
+        return Batch(self.mapping, selected, self.lines[rows], self.orders[rows], self.label, self.prefix)
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
@@ -159,15 +159,15 @@ def _tried(rule: Callable[[Any], Any], value: Any) -> Any:
 
 def _table(kind: str, columns: dict[str, Any]) -> pa.Table:
     """Rows (`ROWS[kind]`) of columns that are arrays, one value for all rows, or missing."""
-    made = []
+    arrays = []
     for field in ROWS[kind]:
         value = columns.get(field.name)
         if isinstance(value, np.ndarray):
             value = pa.array(value)
         if not isinstance(value, pa.Array):
             value = pa.repeat(pa.scalar(value, field.type), len(columns["order"]))
-        made.append(value.cast(field.type))
-    return pa.table(made, schema=ROWS[kind])
+        arrays.append(value.cast(field.type))
+    return pa.table(arrays, schema=ROWS[kind])
 
 
 Tables = dict[str, dict[str, Any]]
@@ -177,58 +177,66 @@ def _query(batch: Batch) -> Tables:
     text = normalised(batch.prose("text"))
     ids, key = batch.ids(batch.text("id"), "q", text)
     columns = {"id": ids, "key": key, "text": text, "body": batch.prose("body"), "group": batch.group()}
-    return {"queries": columns | batch.place()}
+    return {"queries": columns | batch.origin()}
 
 
 def _judgment(batch: Batch) -> Tables:
-    return {"judgments": _judged(batch, *(batch.named(stripped(batch.text(role))) for role in ("query_id", "doc_id")))}
+    return {
+        "judgments": _judgment_columns(
+            batch, *(batch.prefixed(stripped(batch.text(role))) for role in ("query_id", "doc_id"))
+        )
+    }
 
 
-def _judged(batch: Batch, query: pa.Array, document: pa.Array) -> dict[str, Any]:
+def _judgment_columns(batch: Batch, query: pa.Array, document: pa.Array) -> dict[str, Any]:
     grade = batch.grades()
     reason = pc.binary_join_element_wise("judged", grade.cast(pa.string()), " ")
-    return {"query_id": query, "doc_id": document, "relevance": grade, "reason": reason} | batch.place()
+    return {"query_id": query, "doc_id": document, "relevance": grade, "reason": reason} | batch.origin()
 
 
 def _rated(batch: Batch) -> Tables:
     text = normalised(batch.prose("query"))
     ids, key = batch.ids(batch.text("id"), "q", text)
     query = {"id": ids, "key": key, "mention": True, "text": text, "group": batch.group()}
-    judged = _judged(batch, ids, batch.named(stripped(batch.text("doc_id"))))
-    return {"queries": query | batch.place(), "judgments": judged}
+    judgments = _judgment_columns(batch, ids, batch.prefixed(stripped(batch.text("doc_id"))))
+    return {"queries": query | batch.origin(), "judgments": judgments}
 
 
 def _pair(batch: Batch) -> Tables:
-    place = batch.place()
+    origin = batch.origin()
     anchor = normalised(batch.prose("anchor"))
     ids, key = batch.ids(batch.text("id"), "q", anchor)
     query = {"id": ids, "key": key, "mention": True, "text": anchor, "group": batch.group()}
-    positives, given, owner = _positives(batch)
-    place_of = {name: _taken(value, owner) for name, value in place.items()}
-    documents, key = batch.ids(given, "d", positives)
+    positives, explicit, owner = _positives(batch)
+    place_of = {name: _take_rows(value, owner) for name, value in origin.items()}
+    documents, key = batch.ids(explicit, "d", positives)
     document = {"id": documents, "key": key, "mention": True, "title": "", "text": positives}
-    relevance = _taken(pc.fill_null(batch.grades(), 1), owner)
-    judged = {"query_id": _taken(ids, owner), "doc_id": documents, "relevance": relevance}
-    judged["reason"] = f"{batch.mapping.kind} of {batch.label}"
+    relevance = _take_rows(pc.fill_null(batch.grades(), 1), owner)
+    judgments = {"query_id": _take_rows(ids, owner), "doc_id": documents, "relevance": relevance}
+    judgments["reason"] = f"{batch.mapping.kind} of {batch.label}"
     none = pa.array([[]], ROWS["documents"].field("tags").type).take(pa.array(np.zeros(len(positives), np.int8)))
-    return {"queries": query | place, "documents": document | {"tags": none} | place_of, "judgments": judged | place_of}
+    return {
+        "queries": query | origin,
+        "documents": document | {"tags": none} | place_of,
+        "judgments": judgments | place_of,
+    }
 
 
 def _positives(batch: Batch) -> tuple[pa.Array, pa.Array, Numbers | None]:
     """Positives [M] in normal form, their given ids, and the row of each; None for one a row."""
-    held = batch.value("positive")
-    given = batch.text("doc_id")
-    if not pa.types.is_list(held.type):
-        return normalised(batch.prose("positive")), given, None
-    texts, owner = pc.list_flatten(held), pc.list_parent_indices(held).to_numpy()
+    values = batch.value("positive")
+    explicit = batch.text("doc_id")
+    if not pa.types.is_list(values.type):
+        return normalised(batch.prose("positive")), explicit, None
+    texts, owner = pc.list_flatten(values), pc.list_parent_indices(values).to_numpy()
     if texts.null_count:
         raise NotPlain
-    alone = pc.equal(pc.list_value_length(held), 1)
+    alone = pc.equal(pc.list_value_length(values), 1)
     texts = from_html(texts) if batch.mapping.html else texts
-    return normalised(texts), pc.if_else(alone, given, None).take(pa.array(owner)), owner
+    return normalised(texts), pc.if_else(alone, explicit, None).take(pa.array(owner)), owner
 
 
-def _taken(value: Any, rows: Numbers | None) -> Any:
+def _take_rows(value: Any, rows: Numbers | None) -> Any:
     """Those of a column's values that stand at the rows."""
     if rows is None or not isinstance(value, np.ndarray | pa.Array):
         return value
@@ -252,12 +260,12 @@ def _document(batch: Batch) -> Tables:
     category, tags = batch.value("category"), batch.value("tags")
     columns["category"] = pa.array([path_of(value, mapping.separator) for value in category.to_pylist()], pa.string())
     columns["tags"] = pa.array([tags_of(value) for value in tags.to_pylist()], ROWS["documents"].field("tags").type)
-    return {"documents": columns | {"product": mapping.kind == "product"} | batch.place()}
+    return {"documents": columns | {"product": mapping.kind == "product"} | batch.origin()}
 
 
 def _labelled(batch: Batch) -> Tables:
     sides = {side: batch.prose(side) for side in ("left", "right")}
-    return {"labelled": sides | {"score": batch.scores()} | batch.place()}
+    return {"labelled": sides | {"score": batch.scores()} | batch.origin()}
 
 
 _MAKERS: dict[str, Callable[[Batch], Tables]] = {

@@ -1,4 +1,4 @@
-"""Lines of JSON objects into columns, where Arrow's reader and Python's cannot disagree.
+"""Reads lines of JSON objects into Arrow columns, where Arrow's reader and Python's cannot disagree.
 
 Arrow reads a stream of objects and does not care for lines. A line that begins with `{` and ends with `}` cannot hold
 only a part of an object that the next such line goes on with, so as many objects as lines means one object a line.
@@ -23,13 +23,13 @@ def sound(piece: Lines) -> npt.NDArray[np.bool_]:
     data, starts = np.frombuffer(piece.data, np.uint8), piece.starts
     last = starts[1:] - 1 - (data[starts[1:] - 1] == ord("\n"))
     last -= data[np.maximum(last, 0)] == _RETURN
-    found: npt.NDArray[np.bool_] = (last > starts[:-1]) & (data[starts[:-1]] == _OPEN) & (data[last] == _CLOSE)
-    return found
+    complete: npt.NDArray[np.bool_] = (last > starts[:-1]) & (data[starts[:-1]] == _OPEN) & (data[last] == _CLOSE)
+    return complete
 
 
 def types(piece: Lines, names: set[str]) -> pa.Schema | None:
-    """Types of the named fields in the first lines; None where one is neither text, number nor list of texts."""
-    held: dict[str, pa.DataType] = {}
+    """Infer types of the named fields from the first lines; None where one is no text, number or list of texts."""
+    dtypes: dict[str, pa.DataType] = {}
     for _, (_, raw) in piece.rows(np.arange(min(LOOKED_AT, len(piece)))):
         try:
             row: Any = json.loads(raw)
@@ -37,11 +37,11 @@ def types(piece: Lines, names: set[str]) -> pa.Schema | None:
             continue
         for name in names & set(row) if isinstance(row, dict) else ():
             dtype = _type(row[name])
-            if dtype is None or (held.get(name, dtype) not in (dtype, pa.null()) and dtype != pa.null()):
+            if dtype is None or (dtypes.get(name, dtype) not in (dtype, pa.null()) and dtype != pa.null()):
                 return None
-            if held.get(name, pa.null()) == pa.null():
-                held[name] = dtype
-    return pa.schema([(name, pa.string() if dtype == pa.null() else dtype) for name, dtype in sorted(held.items())])
+            if dtypes.get(name, pa.null()) == pa.null():
+                dtypes[name] = dtype
+    return pa.schema([(name, pa.string() if dtype == pa.null() else dtype) for name, dtype in sorted(dtypes.items())])
 
 
 def _type(value: Any) -> pa.DataType | None:
@@ -49,8 +49,8 @@ def _type(value: Any) -> pa.DataType | None:
         return pa.null()
     if isinstance(value, list):
         return pa.list_(pa.string()) if all(isinstance(item, str) for item in value) else None
-    known = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    return known.get(type(value))
+    scalar_types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    return scalar_types.get(type(value))
 
 
 def table(data: bytes, count: int, schema: pa.Schema) -> pa.Table | None:
@@ -59,11 +59,11 @@ def table(data: bytes, count: int, schema: pa.Schema) -> pa.Table | None:
 
     try:
         data.isascii() or data.decode("utf-8")
-        found = arrow.read_json(
+        rows = arrow.read_json(
             io.BytesIO(data),
             read_options=arrow.ReadOptions(use_threads=False, block_size=len(data) + 1),
             parse_options=arrow.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
         )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
         return None
-    return found.combine_chunks() if found.num_rows == count else None
+    return rows.combine_chunks() if rows.num_rows == count else None

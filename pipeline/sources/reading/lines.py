@@ -36,7 +36,7 @@ def cut(path: str, size: int, source: int, file: int, block_bytes: int) -> list[
     return [Block(source, file, path, s, min(s + block_bytes, size), min(block_bytes, size - s)) for s in starts]
 
 
-def whole(path: str, size: int, source: int, file: int) -> Block:
+def single_block(path: str, size: int, source: int, file: int) -> Block:
     """Return one block of a file that cannot be cut."""
     return Block(source, file, path, 0, -1, size * (4 if packing(path) else 1))
 
@@ -78,20 +78,20 @@ class Lines:
         rest = Lines(self.data[at:], self.offset + at, self.line + half)
         return Lines(self.data[:at], self.offset, self.line), rest
 
-    def only(self, places: npt.NDArray[np.int64]) -> bytes:
+    def only(self, rows: npt.NDArray[np.int64]) -> bytes:
         """Bytes of the lines at some places."""
-        if len(places) == len(self):
+        if len(rows) == len(self):
             return self.data
-        return b"".join(self.data[self.starts[place] : self.starts[place + 1]] for place in places.tolist())
+        return b"".join(self.data[self.starts[row] : self.starts[row + 1]] for row in rows.tolist())
 
-    def rows(self, places: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, tuple[int, bytes]]]:
+    def rows(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, tuple[int, bytes]]]:
         """Number, byte offset in the file and content of every line, or of those at some places; without its end."""
-        chosen = range(len(self)) if places is None else places.tolist()
-        for place in chosen:
-            start, end = int(self.starts[place]), int(self.starts[place + 1])
+        chosen = range(len(self)) if rows is None else rows.tolist()
+        for row in chosen:
+            start, end = int(self.starts[row]), int(self.starts[row + 1])
             raw = self.data[start:end].rstrip(b"\r\n")
             at = self.offset + start
-            yield self.line + place, (at, raw.removeprefix(BOM) if at == 0 else raw)
+            yield self.line + row, (at, raw.removeprefix(BOM) if at == 0 else raw)
 
 
 def pieces(block: Block, size: int) -> Iterator[Lines]:
@@ -107,9 +107,9 @@ def pieces(block: Block, size: int) -> Iterator[Lines]:
                 return
             if not data.endswith(b"\n"):
                 data += raw.readline()
-            found = Lines(data, offset, line)
-            yield found
-            offset, line = offset + len(data), line + len(found)
+            piece = Lines(data, offset, line)
+            yield piece
+            offset, line = offset + len(data), line + len(piece)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def head(path: str, size: int = 4096) -> bytes:
         return bytes(file.read(size)).removeprefix(BOM)
 
 
-def shown(start: bytes) -> str:
+def excerpt(start: bytes) -> str:
     """Return the beginning of a file as an error message shows it."""
     words = start.decode("utf-8", "replace").split()
     text = " ".join(words)[:40]

@@ -1,4 +1,4 @@
-"""Rows of named fields into records: what JSON lines, Parquet files and data sets have in common.
+"""Turns rows of named fields into records: shared by JSON lines, CSV, Parquet files and data sets.
 
 Each kind has roles, and each role a few usual names of fields, taken in order; `fields` names another one.
 """
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import Parsed, Templated, described
-from pipeline.sources.reading.splits import Split, named
+from pipeline.sources.reading.splits import Split, parse_split
 from pipeline.text.normalize import html_to_text, identifier, key, normalise
 
 Kind = Literal["document", "product", "query", "judgment", "rated", "pair", "qa", "labelled"]
@@ -81,7 +81,7 @@ class UnusableRow(ValueError):
 
 
 class Mapping(Templated):
-    """Which field plays which role, and what kind of record a row is."""
+    """Which field holds which role (text, id, relevance ...), and what kind of record a row is."""
 
     kind: Kind = "document"
     fields: dict[str, str] = Field(default={}, description="role: name of the field")
@@ -108,7 +108,7 @@ class Mapping(Templated):
         return (self.fields[role],) if role in self.fields else ROLES[self.kind][role]
 
     def get(self, row: Row, role: str) -> Any:
-        """Value of a role, None where the row has none."""
+        """Return the value of a role, None where the row has none."""
         for name in self.names(role):
             if (value := row.get(name)) is not None:
                 return value
@@ -118,8 +118,8 @@ class Mapping(Templated):
         """Texts of roles without which the row is of no use; raises UnusableRow for the first that is missing."""
         for role in roles:
             if self.get(row, role) is None:
-                held = ", ".join(list(row)[:8])
-                raise UnusableRow(f"no field {' or '.join(map(repr, self.names(role)))} for {role}; it has {held}")
+                present = ", ".join(list(row)[:8])
+                raise UnusableRow(f"no field {' or '.join(map(repr, self.names(role)))} for {role}; it has {present}")
         return [string(self.get(row, role)) for role in roles]
 
     def prose(self, row: Row, role: str) -> str:
@@ -134,11 +134,11 @@ class Mapping(Templated):
         listed = string({name: row.get(name) for name in self.attributes})
         return "; ".join(filter(None, (self.prose(row, "attributes"), html_to_text(listed) if self.html else listed)))
 
-    def take(self, row: Row, line: int, place: Row, prefix: str, parsed: Parsed) -> None:
+    def take(self, row: Row, line: int, origin: Row, prefix: str, parsed: Parsed) -> None:
         """Add the records of one row, or the reason why it cannot be used."""
         try:
-            place = {"line": line, "split": self.split_of(row), **place}
-            _MAKERS[self.kind](self, row, place, prefix, parsed)
+            origin = {"line": line, "split": self.split_of(row), **origin}
+            _MAKERS[self.kind](self, row, origin, prefix, parsed)
         except UnusableRow as problem:
             parsed.tally.offend(line, "missing_field", str(problem))
         except (ValueError, TypeError, OverflowError) as problem:
@@ -146,10 +146,10 @@ class Mapping(Templated):
 
     def split_of(self, row: Row) -> Split | None:
         """Split into which the recipe or the row forces the row."""
-        return self.split or (named(self.get(row, "split")) if "split" in self.fields else None)
+        return self.split or (parse_split(self.get(row, "split")) if "split" in self.fields else None)
 
     def group_of(self, row: Row) -> str | None:
-        """Group that the row names: the unit that must not straddle splits."""
+        """Return the group that the row names: rows of one group stay in one split."""
         return normalise(string(self.get(row, "group"))) or None
 
     def relevance(self, row: Row, default: int | None = None) -> int:
@@ -189,11 +189,11 @@ def derived_id(mark: str, text: str) -> str:
     return f"{mark}-{key(normalise(text)).hex()[:16]}"
 
 
-def _identity(given: Any, mark: str, text: str, prefix: str) -> Row:
-    return {"id": prefix + (identifier(string(given)) or derived_id(mark, text))}
+def _identity(explicit: Any, mark: str, text: str, prefix: str) -> Row:
+    return {"id": prefix + (identifier(string(explicit)) or derived_id(mark, text))}
 
 
-def _document(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+def _document(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     title, body = mapping.prose(row, "title"), mapping.prose(row, "text")
     if mapping.get(row, "text") is None:
         mapping.need(row, "title" if mapping.get(row, "title") is not None else "text")
@@ -203,7 +203,7 @@ def _document(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parse
     body = described(body, attributes)
     record: Row = {"title": title, "text": text, "body": body, "category": category, "tags": tags}
     record.update(product=mapping.kind == "product", group=mapping.group_of(row))
-    parsed.add("documents", **_identity(mapping.get(row, "id"), "d", text, prefix), **record, **place)
+    parsed.add("documents", **_identity(mapping.get(row, "id"), "d", text, prefix), **record, **origin)
 
 
 def tags_of(value: Any) -> list[str]:
@@ -212,55 +212,55 @@ def tags_of(value: Any) -> list[str]:
     return [tag for tag in (normalise(string(item)) for item in items) if tag]
 
 
-def _query(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+def _query(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     mapping.need(row, "text")
     text = mapping.prose(row, "text")
     identity = _identity(mapping.get(row, "id"), "q", text, prefix)
     body = mapping.prose(row, "body")
-    parsed.add("queries", **identity, text=text, body=body, group=mapping.group_of(row), **place)
+    parsed.add("queries", **identity, text=text, body=body, group=mapping.group_of(row), **origin)
 
 
-def _judgment(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+def _judgment(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     query_id, doc_id, _ = mapping.need(row, "query_id", "doc_id", "relevance")
     grade = mapping.relevance(row)
     ids = {"query_id": prefix + identifier(query_id), "doc_id": prefix + identifier(doc_id)}
-    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **place)
+    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
 
 
-def _rated(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+def _rated(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     """Make a query, and a judgment of a document that another source has."""
     _, doc_id, _ = mapping.need(row, "query", "doc_id", "relevance")
     text, grade = mapping.prose(row, "query"), mapping.relevance(row)
     query = _identity(mapping.get(row, "id"), "q", text, prefix)
-    parsed.add("queries", **query, mention=True, text=text, group=mapping.group_of(row), **place)
+    parsed.add("queries", **query, mention=True, text=text, group=mapping.group_of(row), **origin)
     ids = {"query_id": query["id"], "doc_id": prefix + identifier(doc_id)}
-    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **place)
+    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
 
 
-def _pair(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+def _pair(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     """Make a query, and for each positive a document and a judgment that joins them."""
     mapping.need(row, "anchor", "positive")
     anchor, value, grade = mapping.prose(row, "anchor"), mapping.get(row, "positive"), mapping.relevance(row, 1)
     query = _identity(mapping.get(row, "id"), "q", anchor, prefix)
-    parsed.add("queries", **query, mention=True, text=anchor, group=mapping.group_of(row), **place)
+    parsed.add("queries", **query, mention=True, text=anchor, group=mapping.group_of(row), **origin)
     positives = [item["text"] if isinstance(item, dict) else item for item in value] if _many(value) else [value]
     for positive in map(string, positives):
         text = html_to_text(positive) if mapping.html else positive
-        given = mapping.get(row, "doc_id") if len(positives) == 1 else None
-        document = _identity(given, "d", text, prefix)
-        parsed.add("documents", **document, mention=True, title="", text=text, tags=[], **place)
+        explicit = mapping.get(row, "doc_id") if len(positives) == 1 else None
+        document = _identity(explicit, "d", text, prefix)
+        parsed.add("documents", **document, mention=True, title="", text=text, tags=[], **origin)
         ids = {"query_id": query["id"], "doc_id": document["id"]}
-        parsed.add("judgments", **ids, relevance=grade, reason=f"{mapping.kind} of {place['source']}", **place)
+        parsed.add("judgments", **ids, relevance=grade, reason=f"{mapping.kind} of {origin['source']}", **origin)
 
 
 def _many(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(v, str) or (isinstance(v, dict) and "text" in v) for v in value)
 
 
-def _labelled(mapping: Mapping, row: Row, place: Row, prefix: str, parsed: Parsed) -> None:
+def _labelled(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     _, _, score = mapping.need(row, "left", "right", "score")
     left, right = mapping.prose(row, "left"), mapping.prose(row, "right")
-    parsed.add("labelled", left=left, right=right, score=float(score) / mapping.scale, **place)
+    parsed.add("labelled", left=left, right=right, score=float(score) / mapping.scale, **origin)
 
 
 _MAKERS: dict[str, Callable[[Mapping, Row, Row, str, Parsed], None]] = {
@@ -275,9 +275,9 @@ _MAKERS: dict[str, Callable[[Mapping, Row, Row, str, Parsed], None]] = {
 }
 
 
-def check_columns(mapping: Mapping, columns: list[str], shown: str) -> None:
+def check_columns(mapping: Mapping, columns: list[str], display: str) -> None:
     """Refuse a table whose columns lack a field that the recipe names."""
-    named = [*mapping.fields.items(), *(("attributes", name) for name in mapping.attributes)]
-    for role, name in named:
+    roles = [*mapping.fields.items(), *(("attributes", name) for name in mapping.attributes)]
+    for role, name in roles:
         if name not in columns:
-            raise UserError(f"source {shown}: has no column {name!r} for {role}; it has {', '.join(columns)}")
+            raise UserError(f"source {display}: has no column {name!r} for {role}; it has {', '.join(columns)}")

@@ -1,4 +1,4 @@
-"""The files of a source: one path, several, or all that match patterns such as `part-*.jsonl.gz`."""
+"""Finds the files of a source: one path, several, or all that match patterns such as `part-*.jsonl.gz`."""
 
 import re
 
@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
-from pipeline.sources.reading.record import FILE_BITS, Block, SourceConfig, existing, resolve
+from pipeline.sources.reading.record import FILE_BITS, Block, SourceConfig, file_size, resolve
 from pipeline.storage.files import filesystem
 
 _MAGIC = re.compile(r"[*?\[]")
@@ -24,25 +24,25 @@ class Paths(SourceConfig):
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut every file into byte ranges."""
         files = enumerate(self.inputs(root).items())
-        cuts = [lines.cut(path, existing(path, shown), index, file, block_bytes) for file, (shown, path) in files]
+        cuts = [lines.cut(path, file_size(path, display), index, file, block_bytes) for file, (display, path) in files]
         return [block for blocks in cuts for block in blocks]
 
 
 def expand(path: str | list[str], root: str) -> dict[str, str]:
-    """Files of paths and patterns: the name for people, and the path to open; a file named twice is read once."""
-    found: dict[str, str] = {}
+    """Return the files of paths and patterns, {name to show: path to open}; a file named twice is read once."""
+    files: dict[str, str] = {}
     seen: set[str] = set()
-    for one in [path] if isinstance(path, str) else path:
-        for shown, name in _matches(one, root).items():
-            fs, place = filesystem(name)
-            if (full := fs.unstrip_protocol(place)) not in seen:
+    for item in [path] if isinstance(path, str) else path:
+        for display, name in _matches(item, root).items():
+            fs, full_path = filesystem(name)
+            if (full := fs.unstrip_protocol(full_path)) not in seen:
                 seen.add(full)
-                found[shown] = name
-    if len(found) > 1 << FILE_BITS:
+                files[display] = name
+    if len(files) > 1 << FILE_BITS:
         raise UserError(
-            f"source {path}: {len(found):,} files, at most {1 << FILE_BITS:,}; make several sources of them"
+            f"source {path}: {len(files):,} files, at most {1 << FILE_BITS:,}; make several sources of them"
         )
-    return found
+    return files
 
 
 def _matches(path: str, root: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a source gives: records by kind, each with its place in the input, and what could not be read."""
+"""What every source yields: records by kind, each with its position in the input, and counts of rows not used."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ from pipeline.storage.files import filesystem, join
 T = TypeVar("T")
 CHUNK_ROWS = 20_000
 FILE_BITS, OFFSET_BITS = 16, 40  # of a row's order: 65,536 files a source, 1 TB (unpacked) a file
-_PLACE = [
+_ORIGIN = [
     ("source", pa.string()),
     ("order", pa.int64()),
 ]  # order: source, file and offset, so that "first" has a meaning
 _TEXT_KEY = [
     ("id", pa.string()),
     ("key", pa.binary(16)),
-    ("mention", pa.bool_()),  # the row says a pair, of which this is a part
+    ("mention", pa.bool_()),  # part of a pair that one row states: repeats are expected
 ]
 _TAGS = ("tags", pa.list_(pa.string()))
 SCHEMAS: dict[str, pa.Schema] = {
     "documents": pa.schema(
         [
             *_TEXT_KEY,
-            *_PLACE,
+            *_ORIGIN,
             ("split", pa.string()),
             ("group", pa.string()),
             ("title", pa.string()),
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "queries": pa.schema(
         [
             *_TEXT_KEY,
-            *_PLACE,
+            *_ORIGIN,
             ("split", pa.string()),
             ("group", pa.string()),
             ("text", pa.string()),  # what is embedded
@@ -60,7 +60,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("split", pa.string()),
             ("reason", pa.string()),
             ("refines", pa.bool_()),  # says more about a judgment that another row makes
-            *_PLACE,
+            *_ORIGIN,
         ]
     ),
     "labelled": pa.schema(
@@ -69,12 +69,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("right", pa.string()),
             ("score", pa.float32()),
             ("split", pa.string()),
-            *_PLACE,
+            *_ORIGIN,
         ]
     ),
 }
 
-LINE = pa.field("line", pa.int64())  # of the block in which a record stands, to name it
+LINE = pa.field("line", pa.int64())  # number of the line within the block, for messages
 ROWS = {kind: schema.append(LINE) for kind, schema in SCHEMAS.items()}
 Record = dict[str, Any]
 
@@ -90,10 +90,10 @@ class Block:
     end: int = 0
     size: int = 0  # bytes, for progress and for the number of buckets
     part: int = 0  # which of the source's tables the file belongs to
-    beside: str = ""  # other files that the task reads with it, one a line
+    extra_files: str = ""  # paths of other files that the task reads with it, one a line
 
     def order(self, offset: int) -> int:
-        """Rank of a row among all rows of all sources; the same however the file was cut."""
+        """Return the rank of a row among all rows of all sources; it does not depend on how the file was cut."""
         return self.source << (FILE_BITS + OFFSET_BITS) | self.file << OFFSET_BITS | offset
 
 
@@ -105,14 +105,14 @@ class Parsed:
     tally: Counts = field(default_factory=Counts)
 
     def add(self, kind: str, **record: Any) -> None:
-        """Take a record."""
-        held = self.kinds.setdefault(kind, [])
-        assert isinstance(held, list), "a chunk is read by rows or by columns"
-        held.append(record)
+        """Append a record of a kind."""
+        records = self.kinds.setdefault(kind, [])
+        assert isinstance(records, list), "a chunk is read by rows or by columns"
+        records.append(record)
 
 
 def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Parsed]:
-    """Let `take` add each row's records, and hand them on a chunk at a time."""
+    """Call `take` for each row to add its records, and yield them a chunk at a time."""
     parsed = Parsed()
     for row in rows:
         parsed.tally.rows += 1
@@ -124,14 +124,14 @@ def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Par
 
 
 class Prompts(Config):
-    """What stands before the texts of a source, by what they are."""
+    """Prompts put before the queries and the documents of a source."""
 
     query: str = ""
     document: str = ""
 
 
 class SourceConfig(Config):
-    """What every source has; subclasses know one format."""
+    """Settings and methods that every source has; a subclass reads one format."""
 
     name: str | None = Field(default=None, description="name in the tables' column `source`; the type when not given")
     prefix: str = Field(
@@ -174,10 +174,10 @@ class Templated(Config):
     @classmethod
     def _check_template(cls, template: str | None) -> str | None:
         try:
-            found = {name for _, name, _, _ in Formatter().parse(template or "") if name is not None}
+            parts = {name for _, name, _, _ in Formatter().parse(template or "") if name is not None}
         except ValueError as error:
             raise ValueError(f"is not a template: {error}") from error
-        if not found <= _PARTS or (template and not found):
+        if not parts <= _PARTS or (template and not parts):
             raise ValueError("a template is made of {title}, {text}, {attributes}, {category} and {tags}")
         return template
 
@@ -199,22 +199,22 @@ class Templated(Config):
 
 
 def described(text: str, attributes: str) -> str:
-    """Description of a product with its attributes: 'text | attributes'."""
+    """Append a product's attributes to its description: 'text | attributes'."""
     return " | ".join(filter(None, (text.strip(), attributes)))
 
 
 def resolve(root: str, path: str) -> str:
-    """Path of a source: relative ones start at the recipe's `root`."""
+    """Resolve the path of a source: relative ones start at the recipe's `root`."""
     return join(root, path) if root and "://" not in path else path
 
 
-def existing(path: str, shown: str) -> int:
-    """Size of a file in bytes; raises UserError where there is none."""
+def file_size(path: str, display: str) -> int:
+    """Return the size of a file in bytes; raises UserError where there is none."""
     fs, name = filesystem(path)
     try:
         if fs.isfile(name):
             return int(fs.size(name) or 0)
-        held = fs.exists(name)
+        exists = fs.exists(name)
     except OSError as error:
-        raise UserError(f"source {shown}: cannot be read: {error.strerror or error}") from error
-    raise UserError(f"source {shown}: " + ("is a directory, wanted a file" if held else "no such file"))
+        raise UserError(f"source {display}: cannot be read: {error.strerror or error}") from error
+    raise UserError(f"source {display}: " + ("is a directory, wanted a file" if exists else "no such file"))

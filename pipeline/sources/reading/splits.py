@@ -1,4 +1,4 @@
-"""Which split a row belongs to: decided by the hash of its group, never by the row."""
+"""Assigns rows to splits by the hash of their group, never by the row."""
 
 from typing import Literal
 
@@ -17,7 +17,7 @@ _NAMES: dict[str, Split] = {name: name for name in SPLITS} | {"validation": "dev
 
 
 class SplitConfig(Config):
-    """Shares of the splits among groups that no source forces into one."""
+    """Shares of train, dev and test among the groups whose split no source states."""
 
     train: float = Field(default=0.8, ge=0, le=1)
     dev: float = Field(default=0.1, ge=0, le=1)
@@ -35,19 +35,19 @@ class SplitConfig(Config):
         return self
 
     def assigned(self, groups: pa.Array | pa.ChunkedArray) -> pa.Array:
-        """Splits of groups [N], as `assign` gives them."""
+        """Return the splits of groups [N], the same as `assign` gives one by one."""
         share = hashes(groups, self.seed).astype(np.float64) / 2.0**64
         dev = (share < self.train + self.dev) | (self.test == 0)
         return pa.array(np.array(SPLITS)[np.where(share < self.train, 0, np.where(dev, 1, 2))], pa.string())
 
     def assign(self, group: str) -> Split:
-        """Split of a group: stable whatever else is in the corpus, so a grown corpus moves no group."""
+        """Return the split of a group. It depends on the group alone, so a corpus that grows moves no group."""
         share = hash64(self.seed, group) / 2**64
         if share < self.train:
             return "train"
         return "dev" if share < self.train + self.dev or self.test == 0 else "test"
 
 
-def named(value: object) -> Split | None:
+def parse_split(value: object) -> Split | None:
     """Read the name of a split as other corpora write it; None where it is none."""
     return _NAMES.get(str(value).strip().lower())

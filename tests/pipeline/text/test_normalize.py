@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.sources.reading.splits import SplitConfig, named
+from pipeline.sources.reading.splits import SplitConfig, parse_split
 from pipeline.text.normalize import hash64, html_to_text, identifier, key, normalise, shorten
 
 
@@ -85,7 +85,7 @@ def test_shares_must_sum_to_one():
 
 
 def test_names_of_splits():
-    assert [named(name) for name in ("train", "validation", " DEV ", "judgments", None)] == [
+    assert [parse_split(name) for name in ("train", "validation", " DEV ", "judgments", None)] == [
         "train",
         "dev",
         "dev",
