@@ -22,7 +22,18 @@ from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.counts import Counts
 from pipeline.storage.shuffle import Shuffle
-from tests.support.corpora import SAMPLE, Recipe, build, one_after_the_other, sample_recipe, table, write_jsonl
+from tests.support.corpora import (
+    SAMPLE,
+    Recipe,
+    build,
+    inline,
+    one_after_the_other,
+    sample_recipe,
+    table,
+    write_jsonl,
+)
+
+__all__ = ["inline"]
 
 
 def everything(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
