@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from pipeline.core.config import Config, JobConfig, answering, main, merge, parse, read_recipe, user_cause
+from pipeline.core.config import Config, JobConfig, exit_on_user_error, main, merge, parse, read_recipe, user_cause
 from pipeline.core.errors import UserError
 from pipeline.embedding.job import EmbedConfig
 from pipeline.evaluation.config import EvaluateConfig
@@ -211,12 +211,12 @@ def test_main_answers_a_user_error_with_one_line_and_exit_2(capsys):
 
 
 def test_a_defect_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), answering("train"):
+    with pytest.raises(ZeroDivisionError), exit_on_user_error("train"):
         _ = 1 // 0
 
 
 def test_an_interruption_leaves_with_130(capsys):
-    with pytest.raises(SystemExit) as caught, answering("train"):
+    with pytest.raises(SystemExit) as caught, exit_on_user_error("train"):
         raise KeyboardInterrupt
     assert caught.value.code == 130 and "interrupted" in capsys.readouterr().err
 
