@@ -1,0 +1,99 @@
+"""Files of lines, read from any byte range: a line belongs to the range in which it starts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.storage.compression import open_decompressed
+
+BOM = b"\xef\xbb\xbf"
+
+
+def read_lines(path: str, start: int = 0, end: int = -1) -> Iterator[tuple[int, bytes]]:
+    """Yield the byte offset and the content of each line that starts in [start, end); end -1 is the end of the file.
+
+    Line ends and the file's byte-order mark are removed; empty lines are yielded too. Offsets count the bytes of the
+    decompressed content.
+    """
+    with open_decompressed(path, max(0, start - 1)) as file:
+        offset = _next_start(file, start)
+        while (end < 0 or offset < end) and (line := file.readline()):
+            yield offset, (line.removeprefix(BOM) if offset == 0 else line).rstrip(b"\r\n")
+            offset += len(line)
+
+
+def _next_start(file: BinaryIO, start: int) -> int:
+    """Move a file that stands one byte before `start` to the first line that starts there or later; return its byte."""
+    return start + len(file.readline()) - 1 if start else 0
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Consecutive whole lines of a file: their bytes, where these begin in the file, and the first line's number."""
+
+    data: bytes
+    offset: int
+    line: int
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """Where each line begins in `data`, and where the last one ends [N + 1]."""
+        ends = np.flatnonzero(np.frombuffer(self.data, np.uint8) == ord("\n")) + 1
+        last = [] if len(ends) and ends[-1] == len(self.data) else [len(self.data)]
+        return np.concatenate([[0], ends, last]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def halves(self) -> tuple["Lines", "Lines"]:
+        """Cut in two."""
+        half = len(self) // 2
+        at = int(self.starts[half])
+        rest = Lines(self.data[at:], self.offset + at, self.line + half)
+        return Lines(self.data[:at], self.offset, self.line), rest
+
+    def only(self, rows: npt.NDArray[np.int64]) -> bytes:
+        """Return the bytes of some of the lines, by their index."""
+        if len(rows) == len(self):
+            return self.data
+        return b"".join(self.data[self.starts[row] : self.starts[row + 1]] for row in rows.tolist())
+
+    def rows(self, rows: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, tuple[int, bytes]]]:
+        """Yield number, byte offset in the file and content of every line, or of some by index; without line ends."""
+        chosen = range(len(self)) if rows is None else rows.tolist()
+        for row in chosen:
+            start, end = int(self.starts[row]), int(self.starts[row + 1])
+            raw = self.data[start:end].rstrip(b"\r\n")
+            at = self.offset + start
+            yield self.line + row, (at, raw.removeprefix(BOM) if at == 0 else raw)
+
+
+def read_pieces(path: str, start: int, end: int, size: int) -> Iterator[Lines]:
+    """Yield the lines that start in [start, end) in pieces of about `size` bytes; a byte-order mark stays in them."""
+    with open_decompressed(path, max(0, start - 1)) as file:
+        offset, line = _next_start(file, start), 1
+        while end < 0 or offset < end:
+            data = file.read(size if end < 0 else min(size, end - offset))
+            if not data:
+                return
+            if not data.endswith(b"\n"):
+                data += file.readline()
+            piece = Lines(data, offset, line)
+            yield piece
+            offset, line = offset + len(data), line + len(piece)
+
+
+def read_head(path: str, size: int = 4096) -> bytes:
+    """Return the first bytes of a file without its byte-order mark, to see what it is."""
+    with open_decompressed(path) as file:
+        return bytes(file.read(size)).removeprefix(BOM)
+
+
+def excerpt(start: bytes) -> str:
+    """Describe the beginning of a file for an error message."""
+    text = " ".join(start.decode("utf-8", "replace").split())[:40]
+    return f"it starts with {text!r}" if text else "it is empty"
