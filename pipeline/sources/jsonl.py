@@ -1,17 +1,17 @@
 """JSON lines, compressed or not: products, documents, questions with answers, queries, judgments or labelled pairs."""
 
-import json
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from pipeline.sources.reading import json_columns, lines
 from pipeline.sources.reading.columnar import Batch
-from pipeline.sources.reading.lines import Lines
 from pipeline.sources.reading.mapping import ROLES, Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.storage.json_lines import parse_object
+from pipeline.storage.lines import Lines
 
 PIECE_BYTES, LEAST_LINES = 8 << 20, 256
 NumberedLine = tuple[int, tuple[int, bytes]]
@@ -29,7 +29,11 @@ class JsonLines(Paths, Mapping):
 
 
 def objects(
-    block: Block, mapping: Mapping, label: str, prefix: str, rows_of: Callable[[bytes], list[Row] | str] | None = None
+    block: Block,
+    mapping: Mapping,
+    label: str,
+    prefix: str,
+    rows_of: Callable[[bytes], Row | list[Row] | str] | None = None,
 ) -> Iterator[Parsed]:
     """Read the lines of a block through a mapping; `rows_of` makes rows of a line, or says why it cannot."""
 
@@ -38,11 +42,11 @@ def objects(
         if not raw.strip():
             return
         parsed.tally.counts["rows"] += 1
-        objects_of_line = (rows_of or decode)(raw)
-        if isinstance(objects_of_line, str):
-            parsed.tally.offend(line, "unreadable_row", objects_of_line)
+        items = (rows_of or parse_object)(raw)
+        if isinstance(items, str):
+            parsed.tally.offend(line, "unreadable_row", items)
             return
-        for item in objects_of_line:
+        for item in items if isinstance(items, list) else [items]:
             mapping.take(item, line, {"source": label, "order": block.order(offset)}, prefix, parsed)
 
     def by_columns(piece: Lines) -> Iterator[Parsed]:
@@ -70,12 +74,3 @@ def objects(
     if rows_of is not None:
         return chunks(enumerate(lines.read(block), 1), take)
     return (parsed for piece in lines.pieces(block, PIECE_BYTES) for parsed in by_columns(piece))
-
-
-def decode(raw: bytes) -> list[Row] | str:
-    """Read one line as a JSON object, or say in words why it is none."""
-    try:
-        row: Any = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
-    return [row] if isinstance(row, dict) else f"wanted a JSON object, found {type(row).__name__}"

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Literal
 
-from pipeline.sources.csv import Table, record
+from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.storage.csv_table import CsvTable, named_row
 
 _TREES = ("Product Category", "Google Shopping / Google Product Category", "Type")
 _OPTIONS = ("Option1", "Option2", "Option3")
@@ -52,10 +53,11 @@ class Shopify(Paths, Templated):
 
 def _products(block: Block) -> Iterator[list[NumberedRow]]:
     """Yield the rows of each product, which follow each other under one handle; a broken row is yielded alone."""
-    table = Table.of(block.path, ",", None, [])
-    rows: Iterator[NumberedRow] = ((line, record(table.names, cells)) for line, _, cells in table.rows(block))
+    table = CsvTable.open(block.path, ",")
+    read = table.rows(longest_cell=LONGEST_CELL)
+    rows: Iterator[NumberedRow] = ((line, named_row(table.names, cells)) for line, _, cells in read)
     if "Handle" not in table.names:
-        rows = ((line, "no column 'Handle', wanted a product export of Shopify") for line, _, _ in table.rows(block))
+        rows = ((line, "no column 'Handle', wanted a product export of Shopify") for line, _, _ in read)
     for _, group in groupby(rows, lambda row: row[1]["Handle"] if isinstance(row[1], dict) else row[0]):
         yield list(group)
 

@@ -15,6 +15,8 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import derived_id, string
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.storage.compression import open_decompressed
+from pipeline.storage.lines import excerpt, read_head
 
 _DATA = re.compile(r'"data"\s*:\s*\[')
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -31,9 +33,9 @@ class Squad(Paths, Templated):
         """One block a file; raises UserError for a file that does not start as SQuAD JSON does."""
         blocks = []
         for file, (display, path) in enumerate(self.inputs(root).items()):
-            size, start = file_size(path, display), lines.head(path)
+            size, start = file_size(path, display), read_head(path)
             if not start.lstrip().startswith(b"{"):
-                raise UserError(f"source {display}: is not SQuAD JSON: {lines.excerpt(start)}")
+                raise UserError(f"source {display}: is not SQuAD JSON: {excerpt(start)}")
             blocks.append(lines.single_block(path, size, index, file))
         return blocks
 
@@ -104,7 +106,7 @@ def passages(context: str, limit: int | None) -> list[int]:
 def articles(path: str) -> Iterator[Any]:
     """Yield the elements of `data`, decoded one by one; raises UserError where the file is no JSON of this shape."""
     decoder, text, at, minimum = json.JSONDecoder(), "", None, 0
-    with lines.stream(path) as raw:
+    with open_decompressed(path) as raw:
         while chunk := raw.read(max(_READ, minimum)):
             pending = chunk + _to_character_end(raw, chunk)
             try:

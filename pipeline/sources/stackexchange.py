@@ -17,6 +17,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.paths import Paths, expand
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size, resolve
 from pipeline.sources.stackexchange_links import Links, judgments, links
+from pipeline.storage.lines import excerpt, read_head
 from pipeline.text.normalize import html_to_text
 
 _WRAPPERS = (b"<?xml", b"<posts", b"</posts", b"<!--")
@@ -66,7 +67,7 @@ class StackExchange(Paths):
                 self._take(raw, line, block.order(offset), parsed, linked)
             elif raw and not raw.startswith(_WRAPPERS):
                 parsed.tally.counts["rows"] += 1
-                parsed.tally.offend(line, "unreadable_row", f"not a <row>: {lines.excerpt(raw)}")
+                parsed.tally.offend(line, "unreadable_row", f"not a <row>: {excerpt(raw)}")
 
         return chunks(enumerate(lines.read(block), 1), take)
 
@@ -115,10 +116,10 @@ class StackExchange(Paths):
 
 
 def _check_start(path: str, display: str, expected: str) -> None:
-    start = lines.head(path)
+    start = read_head(path)
     element = f"<{expected.removesuffix('.xml').lower()}".encode()
     if element not in start and b"<row " not in start:
-        raise UserError(f"source {display}: is not a {expected} of Stack Exchange: {lines.excerpt(start)}")
+        raise UserError(f"source {display}: is not a {expected} of Stack Exchange: {excerpt(start)}")
 
 
 def grade(score: int) -> int:

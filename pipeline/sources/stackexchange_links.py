@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.record import Block, Parsed, chunks
 from pipeline.storage.files import filesystem
+from pipeline.storage.lines import excerpt
 
 _FIELD = re.compile(rb'\b(PostId|RelatedPostId|LinkTypeId)="(\d{1,18})"')
 _DUPLICATE = 3
@@ -83,7 +84,7 @@ def _pair(row: bytes) -> tuple[int, int] | str:
     """Read the question and the repeated question of a row, or the reason why it has none."""
     fields = {name: int(value) for name, value in _FIELD.findall(row)}
     if not row.startswith(b"<row") or not row.endswith(b"/>") or len(fields) < 3:
-        return f"unreadable_row: no link: {lines.excerpt(row)}"
+        return f"unreadable_row: no link: {excerpt(row)}"
     if fields[b"LinkTypeId"] != _DUPLICATE:
         return "other_link_type: a link that says no more than 'see also'"
     if fields[b"PostId"] == fields[b"RelatedPostId"]:

@@ -6,11 +6,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.errors import UserError
-from pipeline.sources.csv import Cells, Table, record
+from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.record import Block, Parsed, SourceConfig, Templated, chunks, resolve
 from pipeline.sources.reading.splits import Split
+from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
 from pipeline.storage.files import filesystem, join
 
 
@@ -44,12 +45,12 @@ class Wands(SourceConfig, Templated):
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read one of the three files."""
         mapping = self.mapping(block.path.rsplit("/", 1)[-1])
-        table = Table.of(block.path, "\t", None, [])
+        table = CsvTable.open(block.path, "\t")
         names = [name.replace(" ", "_") for name in table.names]
 
-        def take(cells: Cells, parsed: Parsed) -> None:
-            line, offset, values = cells
-            row = record(names, values)
+        def take(numbered: CsvRow, parsed: Parsed) -> None:
+            line, offset, cells = numbered
+            row = named_row(names, cells)
             parsed.tally.counts["rows"] += 1
             if isinstance(row, str):
                 parsed.tally.offend(line, "unreadable_row", row)
@@ -57,7 +58,7 @@ class Wands(SourceConfig, Templated):
                 origin = {"source": self.label, "order": block.order(offset)}
                 mapping.take(_shaped(row), line, origin, self.prefix, parsed)
 
-        return chunks(table.rows(block), take)
+        return chunks(table.rows(longest_cell=LONGEST_CELL), take)
 
     def mapping(self, name: str) -> Mapping:
         """Return the mapping that reads a file's columns."""

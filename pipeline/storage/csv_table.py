@@ -61,7 +61,7 @@ class CsvTable:
             try:
                 cells = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
             except csv.Error as error:
-                raise UserError(f"source {path}: has no readable header: {error}") from error
+                raise UserError(f"{path}: has no readable header: {error}") from error
         names = list(columns) or [cell.strip() for cell in cells]
         return cls(path, delimiter, encoding, mark, names, not columns)
 

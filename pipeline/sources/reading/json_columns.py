@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.sources.reading.lines import Lines
+from pipeline.storage.lines import Lines
 
 LOOKED_AT = 20  # first lines of a piece, from which the types of its fields follow
 _OPEN, _CLOSE, _RETURN = ord("{"), ord("}"), ord("\r")

@@ -329,7 +329,7 @@ def source(**fields: Any) -> Recipe:
         (source(type="jsonl", path="."), "source .: is a directory, wanted a file"),
         (source(type="stackexchange", path="page.html"), "page.html: is not a Posts.xml of Stack Exchange"),
         (source(type="jsonl", path="page.html"), "page.html: 3 of 3 rows cannot be used; line 1 not JSON"),
-        (source(type="jsonl", path="page.html.gz"), "page.html.gz: not readable as gzip"),
+        (source(type="jsonl", path="page.html.gz"), "page.html.gz: 1 of 1 rows cannot be used; line 1 not JSON"),
         (source(type="jsonl", path="empty.jsonl"), "no usable document in empty.jsonl: 0 rows read, dropped nothing"),
         (source(type="jsonl", path="blank.jsonl"), "no usable document in blank.jsonl: 1 rows read, dropped 1 empty"),
         (source(type="orc", path="x"), "sources"),

@@ -18,13 +18,14 @@ from pipeline.sources.amazon import Amazon, literal
 from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
-from pipeline.sources.jsonl import JsonLines, decode, objects
+from pipeline.sources.jsonl import JsonLines, objects
 from pipeline.sources.msmarco import MsMarco
 from pipeline.sources.reading.record import Parsed, SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, passages
 from pipeline.sources.stackexchange import StackExchange
 from pipeline.storage.counts import Counts
+from pipeline.storage.json_lines import parse_object
 from pipeline.text.normalize import html_to_text, normalise
 
 quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -148,7 +149,7 @@ def test_json_lines_by_columns_are_those_by_rows(
     (tmp_path / "f").write_bytes(mutated(raw.encode(), changes))
     source = JsonLines.model_validate({"path": "f", "kind": kind, **KINDS[kind]})
     for block in source.blocks(str(tmp_path), 0, size):
-        by_rows = cleaned(objects(block, source, "s", "p-", decode))
+        by_rows = cleaned(objects(block, source, "s", "p-", parse_object))
         assert cleaned(objects(block, source, "s", "p-")) == by_rows
 
 
