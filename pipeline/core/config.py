@@ -5,18 +5,20 @@ file describes a whole run and every job can be started with it. The `config.jso
 """
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from pipeline.core import plugins
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 
@@ -41,6 +43,24 @@ class Config(BaseModel):
             if isinstance(section, dict) and "type" not in section and hasattr(default, "type"):
                 filled[name] = {"type": default.type, **section}
         return filled
+
+
+class Plugin(Config):
+    """A section that a recipe chooses by `type`: built-in classes declare a name, any other goes by its import path.
+
+    A user's class derives from the room's subclass of this (a loss, a tracker, a source) and declares its settings
+    alone; `pipeline.core.plugins.Registry` says where recipes may name it.
+    """
+
+    type: str = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make the import path the `type` of a class that declares none, also where its base has a name."""
+        super().__init_subclass__(**kwargs)
+        declared = inspect.get_annotations(cls)
+        if "type" not in declared:
+            cls.type = plugins.import_path(cls)
+            cls.__annotations__ = {**declared, "type": Literal[cls.type]}
 
 
 class JobConfig(Config):
@@ -128,6 +148,8 @@ def parse(config_class: type[C], job: str, argv: Sequence[str]) -> tuple[C, bool
     """Resolve defaults, recipe and flags, in rising order of precedence; the second value is `--dry-run`."""
     flags = _flags(config_class, job, argv)
     recipe, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
+    if recipe:
+        plugins.look_in(str(Path(recipe).parent))
     settings = merge(read_recipe(recipe, job), flags) if recipe else flags
     return validate(config_class, settings), dry_run
 
@@ -159,8 +181,9 @@ def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
     names: list[str] = []
     sections, holder = [config_class], None
     for part in loc:
-        chosen = [section for section in sections if part in (_tag(section), section.__name__)]
-        if len(sections) > 1 and chosen:
+        own = plugins.imported(part) if isinstance(part, str) else None
+        chosen = [own] if own else [item for item in sections if part in (plugins.tag(item), item.__name__)]
+        if own or (len(sections) > 1 and chosen):
             sections, holder = chosen, chosen[0]
             continue
         names.append(str(part))
@@ -170,10 +193,6 @@ def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
                 model for section in sections if part in section.model_fields for model in _sections(section, part)
             ]
     return ".".join(names) or config_class.__name__, holder
-
-
-def _tag(section: type[BaseModel]) -> Any:
-    return section.model_fields["type"].default if "type" in section.model_fields else None
 
 
 def _sections(section: type[BaseModel], key: str) -> list[type[BaseModel]]:
@@ -197,7 +216,10 @@ def _flags(config_class: type[C], job: str, argv: Sequence[str]) -> dict[str, An
         "__doc__": config_class.__doc__,
         "__module__": config_class.__module__,
     }
-    settings_class = type(config_class.__name__, (config_class, BaseSettings), extra)
+    settings_class: Any = type(config_class.__name__, (config_class, BaseSettings), extra)
+    for field in settings_class.model_fields.values():
+        if any(isinstance(item, plugins.Registry) for item in field.metadata):
+            field.discriminator = "type"  # for the help of `--loss.type`; the schema is made already
     try:
         source: Any = CliSettingsSource(
             settings_class,

@@ -1,8 +1,12 @@
 """The Ray session of a job: the cluster that runs us when there is one, a quiet local one when not."""
 
+import json
 import logging
 import math
 import os
+from typing import Any
+
+from pipeline.core import plugins
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -15,7 +19,8 @@ QUIET = {
 def start() -> None:
     """Connect to Ray once; a local session listens on loopback only.
 
-    Under `ray job submit` (RAY_ADDRESS is set) this joins the job's cluster and changes nothing of its settings.
+    Under `ray job submit` (RAY_ADDRESS is set) this joins the job's cluster and changes nothing of its settings. The
+    user's own modules that a recipe has named go to every worker.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -24,7 +29,7 @@ def start() -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, runtime_env=_own_modules())
     else:
         ray.init(
             address="local",  # never a stranger's cluster that happens to run on this machine
@@ -32,6 +37,7 @@ def start() -> None:
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level="ERROR",
+            runtime_env=_own_modules(),
         )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -40,6 +46,13 @@ def start() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.ERROR)  # its plan and timings stay in the session's log files
+
+
+def _own_modules() -> dict[str, Any]:
+    """Runtime environment with the user's modules, or none; a job that was submitted with `py_modules` has its own."""
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    modules = plugins.shipped()
+    return {"py_modules": modules} if modules and "py_modules" not in submitted else {}
 
 
 def cpus() -> int:

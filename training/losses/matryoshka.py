@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.errors import UserError
+from pipeline.core.plugins import Registry
 from training.losses.infonce import InfoNCE
 from training.losses.objective import Batch, Objective, Share
 from training.losses.single import Basic
@@ -25,7 +26,7 @@ class Matryoshka(Objective):
     """Any loss at several lengths of the vectors; the longest comes first and gives the figures that are reported."""
 
     type: Literal["matryoshka"] = "matryoshka"
-    loss: Annotated[Basic | WeightedSum, Field(discriminator="type")] = InfoNCE()
+    loss: Annotated[Basic | WeightedSum, Registry("loss", Objective)] = InfoNCE()
     dims: list[int] = Field([384, 256, 128, 64], min_length=1, description="lengths, the whole vector's among them")
     weights: list[float] | None = Field(None, description="of the lengths, 1 each by default")
     dims_per_step: int | None = Field(None, ge=1, description="draw so many lengths a step, the same on all workers")

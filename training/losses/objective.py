@@ -6,6 +6,7 @@ shares by rows. One that is not (a log-sum-exp over all pairs) is computed whole
 vectors, and each returns the part of it that it has of the rows.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.core.config import Config
+from pipeline.core.config import Plugin
 from pipeline.core.errors import UserError
 from training.losses.gather import Gathered
 
@@ -148,7 +149,7 @@ class Share:
     report: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Config):
+class Objective(Plugin):
     """A training objective; subclasses are frozen settings with `type` as their name in recipes."""
 
     def learned(self) -> dict[str, float]:
@@ -163,9 +164,9 @@ class Objective(Config):
         """Whether it looks at what the base makes of the texts, which costs a forward pass of the frozen base."""
         return False
 
+    @abstractmethod
     def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
         """Compute this rank's share of the loss."""
-        raise NotImplementedError
 
 
 def need(value: T | None, what: str, loss: str, fix: str) -> T:

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from pipeline.core.errors import UserError
+from pipeline.core.plugins import Registry
 from training.losses.matryoshka import Matryoshka
 from training.losses.objective import Objective
 from training.losses.single import Basic
 from training.losses.weighted_sum import WeightedSum
 
-Loss = Annotated[Basic | WeightedSum | Matryoshka, Field(discriminator="type")]
+Loss = Annotated[Basic | WeightedSum | Matryoshka, Registry("loss", Objective)]
 
 
 def check(loss: Objective, kinds: Sequence[str], *, guided: bool = False) -> None:

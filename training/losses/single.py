@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from pipeline.core.plugins import Registry
 from training.losses.base_distillation import Keep
 from training.losses.batch_triplet import MinedTriplet
 from training.losses.contrastive import Contrastive, OnlineContrastive
@@ -13,6 +12,7 @@ from training.losses.infonce import InfoNCE
 from training.losses.kl_distillation import KL
 from training.losses.listwise import Listwise
 from training.losses.margin_mse import MarginMSE
+from training.losses.objective import Objective
 from training.losses.sigmoid import Sigmoid
 from training.losses.triplet import TripletMargin
 
@@ -30,5 +30,5 @@ Basic = Annotated[
     | Listwise
     | Sigmoid
     | Keep,
-    Field(discriminator="type"),
+    Registry("loss", Objective),
 ]

@@ -18,7 +18,7 @@ from training.loop.validation import ValidationConfig
 from training.losses.infonce import InfoNCE
 from training.losses.registry import Loss
 from training.run.model_card import CardConfig
-from training.run.trackers import Tracker
+from training.run.trackers import AnyTracker
 
 
 class Refresh(Config):
@@ -93,7 +93,7 @@ class TrainConfig(JobConfig):
         None, description="a number, or {min, max}; default: one a GPU, else one a CPU up to 2"
     )
     checkpoints: Checkpoints = Checkpoints()
-    trackers: list[Tracker] = Field([], description="where metrics go besides the run's own file")
+    trackers: list[AnyTracker] = Field([], description="where metrics go besides the run's own file")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
     collective_timeout_s: float = Field(60.0, ge=1, description="how long workers wait for one another in a step")
     place_timeout_s: float = Field(60.0, ge=1, description="how long a run waits for room for its workers")

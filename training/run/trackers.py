@@ -1,12 +1,14 @@
 """Where metrics go besides the run's own file: TensorBoard's event files, or an MLflow server or folder."""
 
+from abc import abstractmethod
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
-from pipeline.core.config import Config
+from pipeline.core.config import Plugin
 from pipeline.core.errors import UserError
+from pipeline.core.plugins import Registry
 from pipeline.storage import files
 
 
@@ -21,7 +23,19 @@ class Writer(Protocol):
         return None
 
 
-class TensorBoard(Config):
+class Tracker(Plugin):
+    """Where metrics go besides the run's own file; subclasses are settings, and open a writer on rank 0."""
+
+    def check(self) -> None:
+        """Raise UserError where something that it needs is missing; called before the run starts."""
+        return None
+
+    @abstractmethod
+    def open(self, log: str, step: int) -> Writer:
+        """Open for a run that begins after `step`; `log` is the run's directory of logs."""
+
+
+class TensorBoard(Tracker):
     """Event files for `tensorboard --logdir`."""
 
     type: Literal["tensorboard"] = "tensorboard"
@@ -36,7 +50,7 @@ class TensorBoard(Config):
         return _Events(files.absolute(self.place) if self.place else files.join(log, "tensorboard"), step)
 
 
-class MLflow(Config):
+class MLflow(Tracker):
     """A run in MLflow, the same one when training goes on."""
 
     type: Literal["mlflow"] = "mlflow"
@@ -52,7 +66,7 @@ class MLflow(Config):
         return _MLflowRun(self.uri, self.experiment, files.join(log, "mlflow.json"))
 
 
-Tracker = Annotated[TensorBoard | MLflow, Field(discriminator="type")]
+AnyTracker = Annotated[TensorBoard | MLflow, Registry("tracker", Tracker)]
 
 
 class _Events:
