@@ -1,4 +1,4 @@
-"""Cleaning beyond the normal form: boilerplate by pattern, length in tokens, language."""
+"""Cleaning beyond the normal form: boilerplate by regular expression, length in tokens, language."""
 
 import re
 from functools import lru_cache
@@ -13,18 +13,18 @@ from pipeline.encoder.model_directory import find
 from pipeline.storage.counts import Counts
 from pipeline.text.normalize import normalise, shorten
 
-_TOKENIZED = 1024  # texts at once
+_TOKENIZED = 1024  # texts that are tokenized at once
 
 
 class CleanConfig(Config):
-    """What is done to every text after its normal form; nothing unless asked."""
+    """Cleaning of every text after its normal form; all of it is off by default."""
 
-    boilerplate: list[str] = Field(default=[], description="regular expressions; what they match is taken out")
+    boilerplate: list[str] = Field(default=[], description="regular expressions; what they match is removed")
     max_tokens: int | None = Field(default=None, ge=1, description="longer texts are cut after this token")
-    tokenizer: str | None = Field(default=None, description="model whose tokens are counted")
+    tokenizer: str | None = Field(default=None, description="model whose tokenizer counts `max_tokens`")
     languages: list[str] = Field(default=[], description="ISO 639-1 codes to keep; needs the extra [language]")
-    language_chars: int = Field(default=60, ge=1, description="shorter texts are kept: their language is a guess")
-    language_sure: float = Field(default=0.9, gt=0, le=1, description="probability from which a text is left out")
+    language_min_chars: int = Field(default=60, ge=1, description="shorter texts are kept: their language is a guess")
+    language_confidence: float = Field(default=0.9, gt=0, le=1, description="probability from which a text is left out")
 
     @field_validator("boilerplate")
     @classmethod
@@ -44,50 +44,52 @@ class CleanConfig(Config):
             raise ValueError("max_tokens and tokenizer go together: tokens are those of a model")
         return self
 
-    def stripped(self, texts: pa.Array, tally: Counts) -> pa.Array:
-        """Texts [N] in normal form without what the patterns match."""
+    def without_boilerplate(self, texts: pa.Array, tally: Counts) -> pa.Array:
+        """Texts [N] without what the patterns match, in normal form again."""
         if not self.boilerplate:
             return texts
         before = texts.to_pylist()
-        after = [text if text is None else self._bare(text) for text in before]
+        after = [text if text is None else self._without_boilerplate(text) for text in before]
         tally.counts["boilerplate_removed"] += sum(a != b for a, b in zip(after, before, strict=True))
         return pa.array(after, texts.type)
 
-    def _bare(self, text: str) -> str:
+    def _without_boilerplate(self, text: str) -> str:
         for pattern in self.boilerplate:
             text = re.sub(pattern, " ", text)
         return normalise(text)
 
     def apply(self, rows: pa.Table, names: tuple[str, ...], tally: Counts) -> pa.Table:
-        """Cut the texts of rows to `max_tokens`, and keep the rows of the languages; `line` names the others."""
+        """Rows with texts of at most `max_tokens`, without those in other languages, which are counted by `line`."""
         if self.max_tokens is not None:
             for name in names:
                 index = rows.schema.get_field_index(name)
                 rows = rows.set_column(index, name, pa.array(self._cut(rows[name].to_pylist(), tally), pa.string()))
         if not self.languages or not names:
             return rows
-        found = zip(rows["line"].to_pylist(), *(rows[name].to_pylist() for name in names), strict=True)
-        return rows.filter(pa.array([self._kept(line, texts, tally) for line, *texts in found], pa.bool_()))
+        lines = zip(rows["line"].to_pylist(), *(rows[name].to_pylist() for name in names), strict=True)
+        return rows.filter(pa.array([self._in_language(line, texts, tally) for line, *texts in lines], pa.bool_()))
 
     def _cut(self, texts: list[str], tally: Counts) -> list[str]:
         limit = self.max_tokens or 0
-        long = [place for place, text in enumerate(texts) if len(text) > limit]  # a token has a character at least
+        long = [row for row, text in enumerate(texts) if len(text) > limit]  # a token has a character at least
         for start in range(0, len(long), _TOKENIZED):
-            part = long[start : start + _TOKENIZED]
-            tokens = _tokenizer(str(self.tokenizer)).encode_batch([texts[p] for p in part], add_special_tokens=False)
-            for place, found in zip(part, tokens, strict=True):
-                if len(found.ids) > limit:
-                    texts[place] = shorten(texts[place], found.offsets[limit - 1][1])
+            batch = long[start : start + _TOKENIZED]
+            encodings = _tokenizer(str(self.tokenizer)).encode_batch(
+                [texts[row] for row in batch], add_special_tokens=False
+            )
+            for row, encoding in zip(batch, encodings, strict=True):
+                if len(encoding.ids) > limit:
+                    texts[row] = shorten(texts[row], encoding.offsets[limit - 1][1])
                     tally.counts["cut_to_tokens"] += 1
         return texts
 
-    def _kept(self, line: int, texts: list[str], tally: Counts) -> bool:
+    def _in_language(self, line: int, texts: list[str], tally: Counts) -> bool:
         for text in texts:
-            if len(text) < self.language_chars:
+            if len(text) < self.language_min_chars:
                 continue
-            language, sure = _identifier().classify(text)
-            if language not in self.languages and sure >= self.language_sure:
-                tally.offend(line, "other_language", f"{language} ({sure:.2f}): {text[:40]!r}")
+            language, probability = _identifier().classify(text)
+            if language not in self.languages and probability >= self.language_confidence:
+                tally.offend(line, "other_language", f"{language} ({probability:.2f}): {text[:40]!r}")
                 return False
         return True
 

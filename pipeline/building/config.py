@@ -17,15 +17,17 @@ from pipeline.storage.files import join
 
 
 class DecontaminateConfig(LeakConfig):
-    """Training rows that say what an evaluation asks, of this run or of another set."""
+    """Training rows that repeat queries of an evaluation, of this run or of another data set."""
 
-    extra: list[Source] = Field(default=[], description="further sets whose queries and labelled pairs count as asked")
+    extra: list[Source] = Field(
+        default=[], description="further data sets whose queries and labelled pairs must not be trained on"
+    )
 
 
 class BuildConfig(JobConfig):
     """Turn raw corpora into training pairs, triplets and evaluation tables."""
 
-    root: str = Field(default="", description="where relative paths of sources start")
+    root: str = Field(default="", description="directory in which relative paths of sources start")
     out: str | None = Field(default=None, description="directory of the artifact; {run}/data when not given")
     sources: list[Source] = Field(min_length=1)
     split: SplitConfig = SplitConfig()
@@ -37,10 +39,12 @@ class BuildConfig(JobConfig):
     near_duplicates: NearConfig | None = Field(
         default=None,
         description="cluster near duplicates (corpus.cluster_id, which masks and mining know), for example "
-        "{threshold: 0.8}; off by default, since sketches and comparisons take longer than all the rest of a build",
+        "{threshold: 0.8}; off by default, since it takes longer than all the rest of a build",
     )
     decontaminate: DecontaminateConfig = DecontaminateConfig()
-    strict: bool = Field(default=False, description="refuse to go on when training rows say what an evaluation asks")
+    strict: bool = Field(
+        default=False, description="refuse the result when training rows repeat queries of an evaluation"
+    )
     max_bad_share: float = Field(
         default=0.5, ge=0, le=1, description="refuse a file with more unusable rows than this share"
     )
@@ -55,19 +59,19 @@ class BuildConfig(JobConfig):
     def _check_clusters(self) -> "BuildConfig":
         if self.split.by == "cluster" and self.near_duplicates is None:
             raise ValueError("split.by: cluster needs near_duplicates, for example near_duplicates: {threshold: 0.8}")
-        told: dict[str, Prompts | None] = {}
+        prompts: dict[str, Prompts | None] = {}
         for source in self.sources:
-            if told.setdefault(source.label, source.prompts) != source.prompts:
+            if prompts.setdefault(source.label, source.prompts) != source.prompts:
                 raise ValueError(f"sources named '{source.label}' have different prompts; give them different names")
         return self
 
     @property
-    def every_source(self) -> list[Source]:
+    def all_sources(self) -> list[Source]:
         """Sources of the build, then those of the extra sets."""
         return [*self.sources, *(self.decontaminate.extra if self.decontaminate.action != "off" else [])]
 
     def result_settings(self) -> dict[str, Any]:
-        """Leave out whether the result is acceptable: it is the same result. So is one without prompts."""
+        """Settings that decide the tables: not `strict`, and no `prompts` where a source has none."""
         settings = {key: value for key, value in super().result_settings().items() if key != "strict"}
         for source in [*settings["sources"], *settings["decontaminate"]["extra"]]:
             if source["prompts"] is None:
@@ -80,6 +84,6 @@ class BuildConfig(JobConfig):
         return {source.label: source.prompts for source in self.sources if source.prompts is not None}
 
     @property
-    def place(self) -> str:
-        """Where the artifact goes."""
+    def path(self) -> str:
+        """Directory of the artifact."""
         return self.out or join(self.run, "data")

@@ -1,4 +1,4 @@
-"""What another recipe's build makes: how a job names a corpus beside its own."""
+"""A reference to another corpus: how a job names the build artifact of another recipe."""
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,7 @@ from pipeline.storage.artifact import Artifact
 
 
 class CorpusReference(Config):
-    """A build artifact, named by its place or by the recipe that makes it, which `scripts.run` then builds first."""
+    """A build artifact, named by its directory or by a recipe, which `scripts.run` then builds first."""
 
     data: str | None = Field(None, description="directory of the artifact")
     recipe: str | None = Field(None, description="recipe whose build makes it, in that recipe's own run directory")
@@ -21,11 +21,11 @@ class CorpusReference(Config):
         return self
 
     @property
-    def place(self) -> str:
-        """Where the artifact is; reads the recipe."""
+    def path(self) -> str:
+        """Directory of the artifact; reads the recipe."""
         if self.recipe is None:
             return str(self.data)
-        return validate(BuildConfig, read_recipe(self.recipe, "build")).place
+        return validate(BuildConfig, read_recipe(self.recipe, "build")).path
 
     def open(self) -> Artifact:
         """Open the artifact.
@@ -33,7 +33,7 @@ class CorpusReference(Config):
         Raises UserError naming the command that makes it.
         """
         try:
-            return Artifact.open(self.place, "build")
+            return Artifact.open(self.path, "build")
         except UserError as error:
             if self.recipe is None:
                 raise

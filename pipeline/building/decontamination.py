@@ -1,17 +1,17 @@
-"""Leaks: training rows that say what an evaluation asks.
+"""Decontamination: training rows that repeat what an evaluation will ask are found by their texts.
 
-An evaluation asks the queries of the held-out splits, those of every further set named, and held-out labelled pairs.
+Evaluation texts are the queries of the held-out splits and of every extra data set, and held-out labelled pairs.
 A training row (a pair, the anchor and positive of a triplet, a labelled pair) leaks, by the first of these that holds:
 
-    leaked_judgment       its two texts are such a query and a document judged relevant to it, in either order
-    leaked_query          its anchor is such a query
-    query_as_positive     its positive is such a query
+    leaked_judgment       its two texts are an evaluation query and a document judged relevant to it, in either order
+    leaked_query          its anchor is an evaluation query
+    query_as_positive     its positive is an evaluation query
     leaked_labelled_pair  its two texts are a held-out labelled pair, in either order
     near_...              the last three with near duplicates of these texts, by the Jaccard index of their shingles
 
 Texts are equal when their normal forms differ in case only. A corpus is common to all splits, so a document of an
 evaluation as the positive of another question is no leak; such rows are counted as `shared_documents` and kept.
-Negatives are not looked at: a row teaches nothing right about them.
+Negatives are not checked: a row that pushes a text away teaches nothing of what it is right for.
 """
 
 from functools import cached_property
@@ -23,63 +23,66 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline.building.minhash import NearConfig, alike, sketch
+from pipeline.building.minhash import NearConfig, may_be_near, sketch
 from pipeline.building.shingles import Hashes, jaccard, mix, shingle
 from pipeline.text.columns import keys, words
 
-ASKED = pa.schema(
+EVALUATION_TEXTS = pa.schema(
     [
         ("text", pa.string()),
         ("key", pa.uint64()),
-        ("origin", pa.string()),  # split or set that asks it
+        ("origin", pa.string()),  # split or extra data set of the text
         ("bits", pa.uint64()),
         ("bands", pa.list_(pa.uint64())),  # null for a text without a word
     ]
 )
 KEYS = pa.schema([("key", pa.uint64())])
-SAME_BAND = 8  # questions of one band with which a text is compared
+SAME_BAND = 8  # evaluation texts of one band with which a text is compared
 LONGER = 2.0  # a text this many times as long as a near duplicate could be is not compared
 Numbers = npt.NDArray[np.int64]
 
 
 class LeakConfig(NearConfig):
-    """What is done about training rows that say what an evaluation asks."""
+    """How training rows that repeat evaluation texts are found, and whether they are removed."""
 
     action: Literal["remove", "report", "off"] = Field(
-        default="remove", description="remove such rows, only count them, or do not look"
+        default="remove", description="remove such rows, only count them, or do not look for any"
     )
     near: bool = Field(default=True, description="near duplicates count too, not only equal texts")
 
 
-def keys_of(texts: pa.Array | pa.ChunkedArray) -> Hashes:
+def text_keys(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     """64-bit keys of texts [N], the same for texts that differ in case only."""
     return words(keys(texts)).astype(np.uint64)
 
 
-def both(left: Hashes, right: Hashes) -> Hashes:
-    """Keys of (query, document) [N] from the keys of their texts."""
+def pair_keys(left: Hashes, right: Hashes) -> Hashes:
+    """Keys of pairs of texts [N] from the keys of their texts; the order of the two counts."""
     with np.errstate(over="ignore"):
         return mix(left * np.uint64(0x9E3779B97F4A7C15) + right)
 
 
-def in_one(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Array:
+def joined_pair(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.Array:
     """Pairs of texts [N] as one text each, the same in either order."""
     pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
     return pa.array([" \u00b6 ".join(sorted(pair, key=str.casefold)) for pair in pairs], pa.string())
 
 
-def asked(texts: pa.Array | pa.ChunkedArray, origins: list[str], config: LeakConfig) -> pa.Table:
-    """Rows of `ASKED` for what an evaluation asks; sketched here, where it is known, so that this is done once."""
+def evaluation_texts(texts: pa.Array | pa.ChunkedArray, origins: list[str], config: LeakConfig) -> pa.Table:
+    """Rows of `EVALUATION_TEXTS` for texts [N] and their origins [N]; each is sketched here, and so only once."""
     bits, bands = np.zeros(len(texts), np.uint64), [None] * len(texts)
     if config.near:
-        found = sketch(texts, config)
-        bits, bands = found.bits, [k if u else None for k, u in zip(found.keys.tolist(), found.usable, strict=True)]
+        sketches = sketch(texts, config)
+        usable = zip(sketches.keys.tolist(), sketches.usable, strict=True)
+        bits, bands = sketches.bits, [keys if has_words else None for keys, has_words in usable]
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    return pa.table([texts, keys_of(texts), origins, bits, pa.array(bands, pa.list_(pa.uint64()))], schema=ASKED)
+    return pa.table(
+        [texts, text_keys(texts), origins, bits, pa.array(bands, pa.list_(pa.uint64()))], schema=EVALUATION_TEXTS
+    )
 
 
-class Asked:
-    """Everything that evaluations ask, to be looked up: equal texts by key, near ones by band and then exactly."""
+class EvaluationIndex:
+    """An index of evaluation texts: equal ones are looked up by key, near ones by band and then compared exactly."""
 
     def __init__(self, rows: pa.Table, config: LeakConfig) -> None:
         order = [("origin", "descending"), ("key", "ascending")]
@@ -90,18 +93,18 @@ class Asked:
 
     def equal(self, keys: Hashes) -> Numbers:
         """Rows [N] whose text has the given keys; -1 for none."""
-        place = np.searchsorted(self.keys, keys, sorter=self.order)
-        row = np.append(self.order, 0)[place]
-        same = (place < len(self.keys)) & (self.keys[row] == keys) if len(self.keys) else np.zeros(len(keys), bool)
+        index = np.searchsorted(self.keys, keys, sorter=self.order)
+        row = np.append(self.order, 0)[index]
+        same = (index < len(self.keys)) & (self.keys[row] == keys) if len(self.keys) else np.zeros(len(keys), bool)
         return np.where(same, row, -1)
 
     @cached_property
     def _bands(self) -> tuple[Numbers, Hashes, Numbers]:
-        """Rows that have bands, and by band their keys [b, M] in order with the places [b, M] they came from."""
+        """Rows [M] that have bands, and by band their sorted keys [b, M] with the rows [b, M] of these keys."""
         usable = np.flatnonzero(self.rows["bands"].is_valid().to_numpy())
         flat = pc.list_flatten(self.rows["bands"]).to_numpy().reshape(len(usable), self.config.bands)
-        places = np.argsort(flat, axis=0, kind="stable")
-        return usable, np.take_along_axis(flat, places, axis=0).T.copy(), places.T.copy()
+        order = np.argsort(flat, axis=0, kind="stable")
+        return usable, np.take_along_axis(flat, order, axis=0).T.copy(), order.T.copy()
 
     def near(self, texts: pa.Array) -> Numbers:
         """Rows [N] that are near duplicates of texts, the nearest of each; -1 for none."""
@@ -109,69 +112,71 @@ class Asked:
         short = np.flatnonzero(pc.less_equal(pc.utf8_length(texts), self.longest).to_numpy(zero_copy_only=False))
         if len(self.rows) == 0 or len(short) == 0 or not self.config.near:
             return best
-        mine = texts.take(pa.array(short))
-        pairs = self._pairs(mine)
-        wanted, at = np.unique(pairs[:, 1], return_inverse=True)
-        theirs = shingle(self.rows["text"].take(pa.array(wanted)), self.config.words)
-        taken, own = np.unique(pairs[:, 0], return_inverse=True)
-        score = jaccard(shingle(mine.take(pa.array(taken)), self.config.words), theirs, np.stack([own, at], axis=1))
-        kept = np.flatnonzero(score >= self.config.threshold)
-        for pair in kept[np.lexsort((-pairs[kept, 1], score[kept]))]:  # the best comes last and stays
+        candidates = texts.take(pa.array(short))
+        pairs = self._pairs(candidates)
+        text_rows, text_index = np.unique(pairs[:, 0], return_inverse=True)
+        evaluation_rows, evaluation_index = np.unique(pairs[:, 1], return_inverse=True)
+        left = shingle(candidates.take(pa.array(text_rows)), self.config.words)
+        right = shingle(self.rows["text"].take(pa.array(evaluation_rows)), self.config.words)
+        score = jaccard(left, right, np.stack([text_index, evaluation_index], axis=1))
+        near = np.flatnonzero(score >= self.config.threshold)
+        for pair in near[np.lexsort((-pairs[near, 1], score[near]))]:  # the best comes last and stays
             best[short[pairs[pair, 0]]] = pairs[pair, 1]
         return best
 
     def _pairs(self, texts: pa.Array) -> Numbers:
-        """Candidates [P, 2]: place of a text, row of what is asked."""
-        usable, keys, places = self._bands
-        found = sketch(texts, self.config)
+        """Candidate pairs [P, 2]: index of a text, row of an evaluation text."""
+        usable, keys, order = self._bands
+        sketches = sketch(texts, self.config)
         bits, pairs = self.rows["bits"].to_numpy(), [np.zeros((0, 2), np.int64)]
         for band in range(self.config.bands if len(usable) else 0):
-            low = np.searchsorted(keys[band], found.keys[found.rows, band], "left")
-            high = np.searchsorted(keys[band], found.keys[found.rows, band], "right")
+            low = np.searchsorted(keys[band], sketches.keys[sketches.rows, band], "left")
+            high = np.searchsorted(keys[band], sketches.keys[sketches.rows, band], "right")
             counts = np.minimum(high - low, SAME_BAND)
-            text = np.repeat(found.rows, counts)
+            text = np.repeat(sketches.rows, counts)
             step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            row = usable[places[band][np.repeat(low, counts) + step]]
-            kept = alike(found.bits[text], bits[row], self.config)
-            pairs.append(np.stack([text[kept], row[kept]], axis=1))
+            row = usable[order[band][np.repeat(low, counts) + step]]
+            near = may_be_near(sketches.bits[text], bits[row], self.config)
+            pairs.append(np.stack([text[near], row[near]], axis=1))
         return np.unique(np.concatenate(pairs), axis=0)
 
 
-def leaks(
-    left: pa.ChunkedArray, right: pa.ChunkedArray, queries: Asked, pairs: Asked, judged: Hashes
+def find_leaks(
+    left: pa.ChunkedArray, right: pa.ChunkedArray, queries: EvaluationIndex, pairs: EvaluationIndex, relevant: Hashes
 ) -> tuple[list[str | None], list[str]]:
-    """Reason of each training row [N] that leaks, None for the others, and what each repeats.
+    """Reason of each training row [N] that leaks, None for the others, and the text that each repeats.
 
-    `judged` are the sorted keys (`both`) of evaluation queries with their relevant documents.
+    `relevant` are the sorted keys (`pair_keys`) of evaluation queries with their relevant documents.
     """
     ends = [_looked_up(side, queries) for side in (left, right)]
     (left_keys, left_equal, left_near), (right_keys, right_equal, right_near) = ends
-    whole = in_one(left, right) if len(pairs.rows) else pa.array([""] * len(left), pa.string())
-    _, whole_equal, whole_near = _looked_up(whole, pairs)
-    known = np.isin(both(left_keys, right_keys), judged) | np.isin(both(right_keys, left_keys), judged)
+    both = joined_pair(left, right) if len(pairs.rows) else pa.array([""] * len(left), pa.string())
+    _, both_equal, both_near = _looked_up(both, pairs)
+    orders = [(left_keys, right_keys), (right_keys, left_keys)]
+    judged_relevant = np.any([np.isin(pair_keys(*order), relevant) for order in orders], axis=0)
     either = np.where(left_equal >= 0, left_equal, right_equal)
-    found = [
-        ("leaked_judgment", np.where(known, either, -1), queries),
+    leaks = [
+        ("leaked_judgment", np.where(judged_relevant, either, -1), queries),
         ("leaked_query", left_equal, queries),
         ("query_as_positive", right_equal, queries),
-        ("leaked_labelled_pair", whole_equal, pairs),
+        ("leaked_labelled_pair", both_equal, pairs),
         ("near_leaked_query", left_near, queries),
         ("near_query_as_positive", right_near, queries),
-        ("near_leaked_labelled_pair", whole_near, pairs),
+        ("near_leaked_labelled_pair", both_near, pairs),
     ]
     reasons: list[str | None] = [None] * len(left)
     repeats = [""] * len(left)
-    for reason, rows, source in reversed(found):
-        for place in np.flatnonzero(rows >= 0):
-            what = source.rows.slice(int(rows[place]), 1).to_pylist()[0]
-            reasons[place], repeats[place] = reason, f"'{what['text'][:80]}' of {what['origin']}"
+    for reason, rows, index in reversed(leaks):
+        for row in np.flatnonzero(rows >= 0):
+            repeated = index.rows.slice(int(rows[row]), 1).to_pylist()[0]
+            reasons[row], repeats[row] = reason, f"'{repeated['text'][:80]}' of {repeated['origin']}"
     return reasons, repeats
 
 
-def _looked_up(texts: pa.Array | pa.ChunkedArray, index: Asked) -> tuple[Hashes, Numbers, Numbers]:
+def _looked_up(texts: pa.Array | pa.ChunkedArray, index: EvaluationIndex) -> tuple[Hashes, Numbers, Numbers]:
     """Keys of texts [N], the rows that equal them and the rows that are near; each distinct text is looked up once."""
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    coded = array.dictionary_encode()
-    at = coded.indices.to_numpy()
-    keys = keys_of(coded.dictionary)
-    return keys[at], index.equal(keys)[at], index.near(coded.dictionary)[at]
+    encoded = array.dictionary_encode()
+    code = encoded.indices.to_numpy()
+    keys = text_keys(encoded.dictionary)
+    return keys[code], index.equal(keys)[code], index.near(encoded.dictionary)[code]

@@ -1,4 +1,4 @@
-"""The judgments of a query settled: the split and group of each query, and one judgment a query and document."""
+"""The judgments of a query resolved: one split and group for each query, one judgment for each query and document."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,111 +12,111 @@ from pipeline.storage.counts import EXAMPLES, Counts
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedQueries:
     """The queries of a bucket that have judgments, with these judgments: best first within a query."""
 
     queries: pa.Table  # table `queries` and the group
-    judgments: pa.Table  # MATCHED, sorted by query, falling relevance, document; split is the query's
+    judgments: pa.Table  # JUDGMENTS_WITH_DOCUMENT by query, falling relevance, document; split is the query's
 
 
-def judge(
+def resolve_judgments(
     queries: pa.Table,
-    matched: pa.Table,
+    judgments: pa.Table,
     splits: SplitConfig,
     unjudged: Mapping[str, str],
-    units: Mapping[str, str],
+    merged_groups: Mapping[str, str],
     tally: Counts,
-) -> Judged:
-    """Settle the split and group of each query and keep one judgment a query and document, the most relevant.
+) -> JudgedQueries:
+    """Resolve the split and group of each query and keep one judgment for each query and document, the most relevant.
 
     A query's split is forced by its own row, else by its judgments (test before dev before train), else follows from
     the hash of its group: its own group, else the smallest of its documents' groups, else the query. A judgment forced
-    into another split than its query's is left out (`held_out_query`): kept, it would leak or change an evaluation.
-    `units` names what a group belongs to where near duplicates tie it to others.
+    into another split than its query's is left out (`held_out_query`): it would leak or change an evaluation.
+    `merged_groups` names the common group of groups that near duplicates link; `unjudged` is the reason under which a
+    source's queries without judgments are counted.
     """
-    matched = _best_first(matched)
-    ids = queries["id"].combine_chunks()
-    row = pc.index_in(matched["query_id"], ids).to_numpy()
-    split, group = _settle(queries, matched, row, splits, units)
-    settled = split.take(pa.array(row))
-    fits = pc.fill_null(pc.equal(matched["split"].combine_chunks(), settled), True)
-    stays = fits.to_numpy(zero_copy_only=False)
+    judgments = _best_first(judgments)
+    row = pc.index_in(judgments["query_id"], queries["id"].combine_chunks()).to_numpy()
+    split, group = _split_and_group(queries, judgments, row, splits, merged_groups)
+    query_split = split.take(pa.array(row))
+    same = pc.fill_null(pc.equal(judgments["split"].combine_chunks(), query_split), True)
+    stays = same.to_numpy(zero_copy_only=False)
     tally.drop("held_out_query", int((~stays).sum()))
-    matched, row, settled = matched.filter(fits), row[stays], settled.filter(fits)
-    matched = matched.set_column(matched.schema.get_field_index("split"), "split", settled)
-    matched, row = _one_each(matched, row, tally)
-    asked = np.zeros(queries.num_rows, dtype=bool)
-    asked[row] = True
-    lost = queries["source"].filter(pa.array(~asked)).value_counts()
-    for found in lost.to_pylist():
-        tally.drop(unjudged.get(found["values"], "query_without_judgment"), found["counts"])
+    judgments, row, query_split = judgments.filter(same), row[stays], query_split.filter(same)
+    judgments = judgments.set_column(judgments.schema.get_field_index("split"), "split", query_split)
+    judgments, row = _unique_judgments(judgments, row, tally)
+    has_judgment = np.zeros(queries.num_rows, dtype=bool)
+    has_judgment[row] = True
+    for source in queries["source"].filter(pa.array(~has_judgment)).value_counts().to_pylist():
+        tally.drop(unjudged.get(source["values"], "query_without_judgment"), source["counts"])
     queries = queries.set_column(queries.schema.get_field_index("split"), "split", split)
     queries = queries.set_column(queries.schema.get_field_index("group"), "group", group)
-    named = queries.rename_columns(["query_id" if name == "id" else name for name in queries.column_names])
-    return Judged(named.filter(pa.array(asked)), matched)
+    queries = queries.rename_columns(["query_id" if name == "id" else name for name in queries.column_names])
+    return JudgedQueries(queries.filter(pa.array(has_judgment)), judgments)
 
 
-def _settle(
-    queries: pa.Table, matched: pa.Table, row: np.ndarray, splits: SplitConfig, units: Mapping[str, str]
+def _split_and_group(
+    queries: pa.Table, judgments: pa.Table, row: np.ndarray, splits: SplitConfig, merged_groups: Mapping[str, str]
 ) -> tuple[pa.Array, pa.Array]:
     """Split and group of each query."""
     none = len(HELD_OUT_ORDER)
     forced = np.full(queries.num_rows, none)
-    np.minimum.at(forced, row, pc.fill_null(pc.index_in(matched["split"], HELD_OUT_ORDER), none).to_numpy())
-    first = pa.array(forced, mask=forced == none)
-    group = pc.coalesce(_said(queries["group"]), _smallest_topic(queries, matched), queries["id"].combine_chunks())
-    if units:
-        group = pa.array([units.get(name, name) for name in group.to_pylist()], pa.string())
-    own = queries["split"].combine_chunks()
-    return pc.coalesce(own, HELD_OUT_ORDER.take(first), splits.assigned(group)), group
+    np.minimum.at(forced, row, pc.fill_null(pc.index_in(judgments["split"], HELD_OUT_ORDER), none).to_numpy())
+    by_judgments = HELD_OUT_ORDER.take(pa.array(forced, mask=forced == none))
+    group = pc.coalesce(
+        _not_empty(queries["group"]), _smallest_group(queries, judgments), queries["id"].combine_chunks()
+    )
+    if merged_groups:
+        group = pa.array([merged_groups.get(name, name) for name in group.to_pylist()], pa.string())
+    return pc.coalesce(queries["split"].combine_chunks(), by_judgments, splits.assigned(group)), group
 
 
-def _said(names: pa.ChunkedArray) -> pa.Array:
-    """Names, null where nothing is said."""
+def _not_empty(names: pa.ChunkedArray) -> pa.Array:
+    """Names [N], null where they are empty."""
     array = names.combine_chunks()
     return pc.if_else(pc.equal(array, ""), None, array)
 
 
-def _smallest_topic(queries: pa.Table, matched: pa.Table) -> pa.Array:
-    """For each query the smallest group of its documents; null for none."""
-    topics = pa.table({"query": matched["query_id"], "topic": _said(matched["group"])})
-    topics = topics.filter(topics["topic"].is_valid())
-    if not topics.num_rows:
+def _smallest_group(queries: pa.Table, judgments: pa.Table) -> pa.Array:
+    """For each query the smallest group of its documents; null where they have none."""
+    groups = pa.table({"query": judgments["query_id"], "group": _not_empty(judgments["group"])})
+    groups = groups.filter(groups["group"].is_valid())
+    if not groups.num_rows:
         return pa.nulls(queries.num_rows, pa.string())
-    least = topics.group_by("query").aggregate([("topic", "min")])
-    at = pc.index_in(queries["id"], least["query"].combine_chunks())
-    return least["topic_min"].take(at).combine_chunks()
+    smallest = groups.group_by("query").aggregate([("group", "min")])
+    row = pc.index_in(queries["id"], smallest["query"].combine_chunks())
+    return smallest["group_min"].take(row).combine_chunks()
 
 
-def _best_first(matched: pa.Table) -> pa.Table:
+def _best_first(judgments: pa.Table) -> pa.Table:
     """Judgments by query, falling relevance, document and order."""
-    query, document = _places(matched["query_id"]), np.zeros(matched.num_rows, np.uint64)
-    several = np.flatnonzero(np.bincount(query.astype(np.int64))[query] > 1)  # only there documents are in an order
-    document[several] = _places(matched["doc_id"].take(pa.array(several)))
-    order = np.lexsort((matched["order"].to_numpy(), document, -matched["relevance"].to_numpy(), query))
-    return matched.take(pa.array(order)).combine_chunks()
+    query, document = _ranks(judgments["query_id"]), np.zeros(judgments.num_rows, np.uint64)
+    several = np.flatnonzero(np.bincount(query.astype(np.int64))[query] > 1)  # only there the document matters
+    document[several] = _ranks(judgments["doc_id"].take(pa.array(several)))
+    order = np.lexsort((judgments["order"].to_numpy(), document, -judgments["relevance"].to_numpy(), query))
+    return judgments.take(pa.array(order)).combine_chunks()
 
 
-def _places(names: pa.ChunkedArray) -> np.ndarray:
-    """Place of each name in their order, the same for the same name."""
-    found: np.ndarray = pc.rank(names, sort_keys="ascending", tiebreaker="dense").to_numpy()
-    return found
+def _ranks(names: pa.ChunkedArray) -> np.ndarray:
+    """Rank of each name [N] among the distinct names."""
+    ranks: np.ndarray = pc.rank(names, sort_keys="ascending", tiebreaker="dense").to_numpy()
+    return ranks
 
 
-def _one_each(matched: pa.Table, row: np.ndarray, tally: Counts) -> tuple[pa.Table, np.ndarray]:
-    """Keep the first judgment of each query and document; others are counted unless they say more about the same."""
-    document = matched["doc_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    places = row.astype(np.int64) * (matched.num_rows + 1) + document
-    _, first, group = np.unique(places, return_index=True, return_inverse=True)
+def _unique_judgments(judgments: pa.Table, row: np.ndarray, tally: Counts) -> tuple[pa.Table, np.ndarray]:
+    """Keep the first judgment of each query and document; the others are counted unless they refine the same one."""
+    document = judgments["doc_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    pair = row.astype(np.int64) * (judgments.num_rows + 1) + document
+    _, first, group = np.unique(pair, return_index=True, return_inverse=True)
     first = first[group]
-    later = np.flatnonzero(first != np.arange(matched.num_rows))
-    refines = pc.fill_null(matched["refines"], False).to_numpy()
-    said = later[refines[first[later]] == refines[later]]
-    tally.drop("duplicate_judgment", len(said))
-    for index in said[:EXAMPLES].tolist():
-        tally.drop("duplicate_judgment", 0, f"{matched['query_id'][index]} -> {matched['doc_id'][index]}")
+    later = np.flatnonzero(first != np.arange(judgments.num_rows))
+    refines = pc.fill_null(judgments["refines"], False).to_numpy()
+    duplicates = later[refines[first[later]] == refines[later]]
+    tally.drop("duplicate_judgment", len(duplicates))
+    for index in duplicates[:EXAMPLES].tolist():
+        tally.drop("duplicate_judgment", 0, f"{judgments['query_id'][index]} -> {judgments['doc_id'][index]}")
     if not len(later):
-        return matched, row
-    stays = np.ones(matched.num_rows, dtype=bool)
+        return judgments, row
+    stays = np.ones(judgments.num_rows, dtype=bool)
     stays[later] = False
-    return matched.filter(pa.array(stays)), row[stays]
+    return judgments.filter(pa.array(stays)), row[stays]

@@ -1,7 +1,7 @@
 """MinHash sketches of texts, and bands of them: texts that share a band's key are candidates for near duplicates.
 
 The chance that two texts of Jaccard index s share one of b bands of r slots is 1 - (1 - s^r)^b (Broder 1997; Indyk and
-Motwani 1998). Candidates are compared exactly afterwards, so that bands decide what is found, never what is right.
+Motwani 1998). Candidates are compared exactly afterwards: bands can miss a pair, never invent one.
 The sketches are those of `rensa`, in Rust and without dependencies: a hundred times faster than `datasketch` here.
 """
 
@@ -17,9 +17,9 @@ from pipeline.building.shingles import Hashes, Shingles, mix, shingle
 from pipeline.core.config import Config
 
 SLOTS, SEED = 128, 42
-RECALL = 0.98  # chance at the threshold itself; above it, it is higher
+RECALL = 0.98  # probability that a pair at the threshold itself is found; higher above it
 PIECE = 8192  # texts that are sketched at once
-_SPREAD = 4.0  # standard deviations by which the bits of a sketch may fall short before a candidate is left out
+_SPREAD = 4.0  # standard deviations of bits below the expected ones at which a candidate is left out
 
 
 class NearConfig(Config):
@@ -32,9 +32,8 @@ class NearConfig(Config):
 
     @property
     def rows(self) -> int:
-        """Slots of a band: as many as leave a pair at the threshold its chance `RECALL` to be found."""
-        kept = [r for r in range(1, 33) if 1 - (1 - self.threshold**r) ** (SLOTS // r) >= RECALL]
-        return max(kept)
+        """Slots of a band: as many as still find a pair at the threshold with probability `RECALL`."""
+        return max(r for r in range(1, 33) if 1 - (1 - self.threshold**r) ** (SLOTS // r) >= RECALL)
 
     @property
     def bands(self) -> int:
@@ -42,8 +41,8 @@ class NearConfig(Config):
         return SLOTS // self.rows
 
     @property
-    def least_bits(self) -> int:
-        """Bits of 64 that the sketches of two near duplicates share, but for one pair in thousands."""
+    def min_shared_bits(self) -> int:
+        """Bits of 64 that the sketches of two near duplicates share; one pair in thousands shares fewer."""
         share = (1 + self.threshold) / 2
         return int(64 * share - _SPREAD * np.sqrt(64 * share * (1 - share)))
 
@@ -58,7 +57,7 @@ class Sketches:
 
     @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
-        """Numbers of the usable texts."""
+        """Indices of the usable texts."""
         return np.flatnonzero(self.usable)
 
 
@@ -91,7 +90,7 @@ def _sketch(shingles: Shingles, config: NearConfig) -> tuple[Hashes, Hashes, npt
     return keys, np.ascontiguousarray(packed).view(np.uint64)[:, 0], shingles.counts() > 0
 
 
-def alike(left: Hashes, right: Hashes, config: NearConfig) -> npt.NDArray[np.bool_]:
-    """Whether the bits of two sketches [P] each leave room for near duplicates: cheap, and it loses next to nothing."""
-    found: npt.NDArray[np.bool_] = np.bitwise_count(left ^ right) <= 64 - config.least_bits
-    return found
+def may_be_near(left: Hashes, right: Hashes, config: NearConfig) -> npt.NDArray[np.bool_]:
+    """Whether the bits of pairs of sketches [P] allow for near duplicates: a cheap test before the exact one."""
+    near: npt.NDArray[np.bool_] = np.bitwise_count(left ^ right) <= 64 - config.min_shared_bits
+    return near

@@ -1,4 +1,4 @@
-"""Pairs of products that belong together: offers of one product, products that share tags, a category or its parent.
+"""Pairs of related products: offers of one product, products that share tags, a category or its parent.
 
 Products come together by key, a key gives at most `per_key` of them a split, and each is paired with the next ones in
 a seeded ring: a popular key does not explode. Both products of a pair are in one split.
@@ -18,12 +18,12 @@ from pipeline.storage.counts import Counts
 from pipeline.text.normalize import hash64
 
 By = Literal["group", "tags", "category", "parent"]
-KEYED = pa.schema(
+PRODUCTS_BY_KEY = pa.schema(
     [
         ("key", pa.string()),
         ("by", pa.string()),
         ("split", pa.string()),
-        ("rank", pa.uint64()),  # seeded order: which products are drawn, and who stands beside whom
+        ("rank", pa.uint64()),  # seeded order: which products are sampled, and which are neighbours in the ring
         ("doc_id", pa.string()),
         ("title", pa.string()),
         ("text", pa.string()),
@@ -36,70 +36,70 @@ Product = dict[str, Any]
 
 
 class SimilarConfig(Config):
-    """Pairs of products that belong together."""
+    """Pairs of related products."""
 
     by: list[By] = Field(
         default=[], description="group: offers of one product; tags; category; parent: sibling categories too"
     )
     per_product: int = Field(default=2, ge=1, description="most partners of a product for each of `by`")
-    per_key: int = Field(default=200, ge=2, description="most products of a key and split that are drawn")
-    min_tags: int = Field(default=2, ge=1, description="tags that two products share at least")
+    per_key: int = Field(default=200, ge=2, description="most products of a key and split that are sampled")
+    min_tags: int = Field(default=2, ge=1, description="tags that two products must share")
     anchor: Literal["title", "text"] = "title"
-    weights: dict[By, float] = Field(default={}, description="what such a pair counts in training; 1 where not said")
+    weights: dict[By, float] = Field(default={}, description="weight of such a pair in training; 1 by default")
     seed: int = 0
 
 
-def keyed(documents: pa.Table, config: SimilarConfig, splits: SplitConfig) -> pa.Table:
-    """Products (`KEYED`) of kept documents, once a key, at most `per_key` of each key and split."""
+def products_by_key(documents: pa.Table, config: SimilarConfig, splits: SplitConfig) -> pa.Table:
+    """Products (`PRODUCTS_BY_KEY`) of canonical documents, a row for each key; at most `per_key` of a key and split."""
     rows = []
     for row in documents.filter(pc.fill_null(documents["product"], False)).to_pylist():
         split = row["split"] or splits.assign(row["group"] or row["id"])
         common = {name: row[name] for name in ("title", "text", "tags", "group", "source")}
         for by, value in _values(row, config):
             rank = hash64(config.seed, by, value, row["id"])
-            place = {"key": f"{by} {value}", "by": by, "split": split, "rank": rank, "doc_id": row["id"]}
-            rows.append(place | common)
-    return drawn(pa.Table.from_pylist(rows, schema=KEYED), config)
+            product = {"key": f"{by} {value}", "by": by, "split": split, "rank": rank, "doc_id": row["id"]}
+            rows.append(product | common)
+    return sample(pa.Table.from_pylist(rows, schema=PRODUCTS_BY_KEY), config)
 
 
 def _values(row: Product, config: SimilarConfig) -> list[tuple[str, str]]:
-    """Keys of one product by what they are."""
+    """Kinds and values of the keys of one product."""
     category = row["category"] or ""
-    held: dict[str, list[str]] = {
+    values: dict[str, list[str]] = {
         "group": [row["group"] or ""],
         "tags": sorted(set(row["tags"] or ())),
         "category": [category],
         "parent": [category.rpartition(" > ")[0]],
     }
-    return [(by, value) for by in config.by for value in held[by] if value]
+    return [(by, value) for by in config.by for value in values[by] if value]
 
 
-def drawn(rows: pa.Table, config: SimilarConfig) -> pa.Table:
-    """Rows of lowest rank, at most `per_key` of each key and split; a part's draw holds all that the whole's needs."""
+def sample(rows: pa.Table, config: SimilarConfig) -> pa.Table:
+    """Rows of lowest rank, at most `per_key` of each key and split; samples of parts hold the sample of the whole."""
     order = [(name, "ascending") for name in ("key", "split", "rank", "doc_id")]
     rows = rows.sort_by(order)
-    places = zip(rows["key"].to_pylist(), rows["split"].to_pylist(), strict=True)
-    stays = [at < config.per_key for _, run in groupby(places) for at, _ in enumerate(run)]
+    keys = zip(rows["key"].to_pylist(), rows["split"].to_pylist(), strict=True)
+    stays = [index < config.per_key for _, run in groupby(keys) for index, _ in enumerate(run)]
     return rows.filter(pa.array(stays, pa.bool_()))
 
 
-def partners(rows: pa.Table, config: SimilarConfig, tally: Counts) -> pa.Table:
-    """All products of some keys into rows of table `pairs`."""
+def pair_products(rows: pa.Table, config: SimilarConfig, tally: Counts) -> pa.Table:
+    """All products of some keys into rows of table `pairs`: each with the next ones of its key and split."""
     pairs = []
-    products = drawn(rows, config).to_pylist()
+    products = sample(rows, config).to_pylist()
     for (key, _), run in groupby(products, key=lambda product: (product["key"], product["split"])):
         ring = list(run)
         tally.counts["products_alone_in_key"] += len(ring) == 1
-        for place, anchor in enumerate(ring):
+        for index, anchor in enumerate(ring):
             for step in range(1, min(config.per_product, len(ring) - 1) + 1):
-                positive = ring[(place + step) % len(ring)]
+                positive = ring[(index + step) % len(ring)]
                 if (reason := _reason(key, anchor, positive, config)) is not None:
                     pairs.append(_pair(anchor, positive, reason, config))
     return pa.Table.from_pylist(pairs, schema=TABLES["pairs"])
 
 
 def _reason(key: str, anchor: Product, positive: Product, config: SimilarConfig) -> str | None:
-    """Why two products belong together; None where they share too few tags."""
+    """Why two products are related; None where they share too few tags."""
     if anchor["by"] != "tags":
         return {"group": "same product", "category": "same category", "parent": "same parent category"}[anchor["by"]]
     shared = sorted(set(anchor["tags"]) & set(positive["tags"]))
@@ -122,15 +122,15 @@ def _pair(anchor: Product, positive: Product, reason: str, config: SimilarConfig
     }
 
 
-def settled(pairs: pa.Table, config: SimilarConfig) -> pa.Table:
-    """One row a pair, the first of `by` that gives it; at most `per_product` of an anchor for each of `by`."""
+def unique_pairs(pairs: pa.Table, config: SimilarConfig) -> pa.Table:
+    """One row for each pair, by the first of `by` that has it; at most `per_product` of an anchor for each of `by`."""
     kinds = {"same product": "group", "same category": "category", "same parent category": "parent"}
     best: dict[tuple[str, str], tuple[int, str, Product]] = {}
     for row in pairs.to_pylist():
         kind: Any = kinds.get(row["reason"], "tags")
-        place, named = (row["anchor_id"], row["positive_id"]), (config.by.index(kind), kind, row)
-        if place not in best or named[0] < best[place][0]:
-            best[place] = named
+        pair, candidate = (row["anchor_id"], row["positive_id"]), (config.by.index(kind), kind, row)
+        if pair not in best or candidate[0] < best[pair][0]:
+            best[pair] = candidate
     ranked = sorted(
         best.values(),
         key=lambda item: (
@@ -140,5 +140,5 @@ def settled(pairs: pa.Table, config: SimilarConfig) -> pa.Table:
         ),
     )
     runs = groupby(ranked, key=lambda item: (item[2]["anchor_id"], item[0]))
-    kept = [row for _, run in runs for at, (_, _, row) in enumerate(run) if at < config.per_product]
-    return pa.Table.from_pylist(kept, schema=TABLES["pairs"])
+    rows = [row for _, run in runs for index, (_, _, row) in enumerate(run) if index < config.per_product]
+    return pa.Table.from_pylist(rows, schema=TABLES["pairs"])

@@ -1,6 +1,6 @@
-"""Prompts by source: what stands before the texts of a source in the tables, so that every later job sees the same.
+"""Prompts by source: they are put before the texts of a source in the tables, so that every later job sees the same.
 
-They are put there when a table is written: duplicates, leaks and lexical negatives are found among the bare texts.
+This happens when a table is written: duplicates, leaks and lexical negatives are found among the texts without prompts.
 Where all sources share their prompts, those of the encoder (`encoder.prompts`) are simpler: the model then adds them.
 """
 
@@ -21,22 +21,21 @@ ROLES: dict[str, dict[str, str]] = {
 }
 
 
-def prompted(table: str, rows: pa.Table, prompts: Mapping[str, Prompts]) -> pa.Table:
-    """Rows of a table, each text after the prompt that its row's source has for what it is."""
+def with_prompts(table: str, rows: pa.Table, prompts: Mapping[str, Prompts]) -> pa.Table:
+    """Rows of a table with, before each text, the prompt that its source has for queries or documents."""
     if not prompts or table not in ROLES:
         return rows
     sources = rows["source"].to_pylist()
     for name, role in ROLES[table].items():
-        rows = _set(rows, name, pc.binary_join_element_wise(_before(sources, role, prompts), rows[name], ""))
+        rows = _set(rows, name, pc.binary_join_element_wise(_prompts(sources, role, prompts), rows[name], ""))
     if table == "triplets":
-        before = _before(sources, "document", prompts).to_pylist()
-        lists = rows["negatives"].to_pylist()
-        found = [[one | {"text": b + one["text"]} for one in held] for b, held in zip(before, lists, strict=True)]
-        rows = _set(rows, "negatives", pa.array(found, TABLES[table].field("negatives").type))
+        columns = zip(_prompts(sources, "document", prompts).to_pylist(), rows["negatives"].to_pylist(), strict=True)
+        negatives = [[negative | {"text": prompt + negative["text"]} for negative in row] for prompt, row in columns]
+        rows = _set(rows, "negatives", pa.array(negatives, TABLES[table].field("negatives").type))
     return rows
 
 
-def _before(sources: list[str], role: str, prompts: Mapping[str, Prompts]) -> pa.Array:
+def _prompts(sources: list[str], role: str, prompts: Mapping[str, Prompts]) -> pa.Array:
     return pa.array([getattr(prompts[source], role) if source in prompts else "" for source in sources], pa.string())
 
 

@@ -1,4 +1,4 @@
-"""Shingles: a text as the set of its runs of one and two words, and how much two such sets have in common.
+"""Shingles: a text as the set of its runs of one and two words, and the Jaccard index of two such sets.
 
 Words are runs of letters and digits in lower case; in scripts that are written without blanks every character is one.
 Single words keep short questions comparable, pairs keep the order in what is compared: two texts of n words that differ
@@ -55,12 +55,12 @@ def shingle(texts: pa.Array | pa.ChunkedArray, words: int = 2) -> Shingles:
 
 def jaccard(left: Shingles, right: Shingles, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Jaccard index |A & B| / |A | B| of pairs [P, 2] of (row of left, row of right) into [P]; 0 for two empty sets."""
-    found = np.zeros(len(pairs))
-    for place, (a, b) in enumerate(pairs.tolist()):
-        one, other = left.of(a), right.of(b)
-        shared = len(one & other)
-        found[place] = shared / max(1, len(one) + len(other) - shared)
-    return found
+    index = np.zeros(len(pairs))
+    for row, (left_row, right_row) in enumerate(pairs.tolist()):
+        a, b = left.of(left_row), right.of(right_row)
+        shared = len(a & b)
+        index[row] = shared / max(1, len(a) + len(b) - shared)
+    return index
 
 
 def mix(values: Hashes) -> Hashes:
@@ -79,8 +79,8 @@ def _words(texts: pa.Array | pa.ChunkedArray) -> tuple[Hashes, npt.NDArray[np.in
     plain = pc.utf8_trim_whitespace(pc.replace_substring_regex(alone, _BETWEEN, " "))
     counts = np.where(pc.equal(plain, "").to_numpy(zero_copy_only=False), 0, pc.add(pc.count_substring(plain, " "), 1))
     flat = pc.list_flatten(pc.split_pattern(plain, " "))
-    coded = flat.filter(pc.not_equal(flat, "")).dictionary_encode()
-    known = np.array(
-        [xxhash.xxh3_64_intdigest(word.encode()) for word in coded.dictionary.to_pylist()], dtype=np.uint64
+    encoded = flat.filter(pc.not_equal(flat, "")).dictionary_encode()
+    hashes = np.array(
+        [xxhash.xxh3_64_intdigest(word.encode()) for word in encoded.dictionary.to_pylist()], dtype=np.uint64
     )
-    return known[coded.indices.to_numpy()] if len(coded) else known, counts.astype(np.int64)
+    return hashes[encoded.indices.to_numpy()] if len(encoded) else hashes, counts.astype(np.int64)

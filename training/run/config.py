@@ -130,7 +130,7 @@ class TrainConfig(JobConfig):
         return {
             "data": files.absolute(self.data) if self.data else files.join(home, "data"),
             "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
-            "replay": files.absolute(self.replay.place) if self.replay else "",
+            "replay": files.absolute(self.replay.path) if self.replay else "",
             "model": files.absolute(self.out) if self.out else files.join(home, "model"),
             "rows": files.join(home, "rows"),
             "log": files.join(home, "training"),

@@ -205,22 +205,22 @@ def _judged(job: Job, pairs: set[tuple[int, int]], texts: list[str], near: list[
 
 def cluster_ours(job: Job, out: Path) -> Found:
     """Near-duplicate clusters by the steps of a build, in this process, through files as on Ray."""
-    from pipeline.building.dedup import entries
+    from pipeline.building.dedup import with_canonical_id
     from pipeline.building.minhash import NearConfig
-    from pipeline.building.near_duplicates import EDGES, NearSteps
+    from pipeline.building.near_duplicates import EDGES, NearDuplicateSteps
     from pipeline.sources.reading.record import SCHEMAS
     from pipeline.storage.shuffle import Shuffle, numbers
 
     texts, near = _texts(job)
     pa.set_cpu_count(1)
     names = [f"{number:09d}" for number in range(len(texts))]
-    schema = entries(SCHEMAS["documents"])
-    columns = {"id": pa.array(names), "text": pa.array(texts), "kept": pa.array(names)}
+    schema = with_canonical_id(SCHEMAS["documents"])
+    columns = {"id": pa.array(names), "text": pa.array(texts), "canonical_id": pa.array(names)}
     rows = pa.table([columns.get(field.name, pa.nulls(len(texts), field.type)) for field in schema], schema=schema)
     exchange = Shuffle(str(out), 1)
-    steps = NearSteps(NearConfig(threshold=job["threshold"]), exchange)
+    steps = NearDuplicateSteps(NearConfig(threshold=job["threshold"]), exchange)
     start = time.perf_counter()
-    exchange.write("documents", "00000", rows.drop_columns("kept"), by="id")
+    exchange.write("documents", "00000", rows.drop_columns("canonical_id"), by="id")
     for step in steps.steps():
         step(0)
     seconds = time.perf_counter() - start

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.building.cleaning import CleanConfig
-from pipeline.building.read import Limits, clean
+from pipeline.building.read import TextLimits, clean
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import Parsed
 from pipeline.text.normalize import key
@@ -15,7 +15,7 @@ from pipeline.text.normalize import key
 def cleaned(texts: list[str], **settings: Any) -> tuple[list[str], Parsed]:
     parsed = Parsed()
     records = [{"id": str(n), "text": text, "line": n, "source": "s", "order": n} for n, text in enumerate(texts, 1)]
-    table = clean("queries", records, Limits(2, 1000, CleanConfig(**settings)), parsed)
+    table = clean("queries", records, TextLimits(2, 1000, CleanConfig(**settings)), parsed)
     found = table["text"].to_pylist()
     assert table["key"].to_pylist() == [key(text) for text in found]
     return found, parsed

@@ -8,7 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.building.decontamination import Asked, LeakConfig, asked, both, in_one, keys_of, leaks
+from pipeline.building.decontamination import (
+    EvaluationIndex,
+    LeakConfig,
+    evaluation_texts,
+    find_leaks,
+    joined_pair,
+    pair_keys,
+    text_keys,
+)
 from pipeline.core.errors import UserError
 from tests.pipeline.building.test_near_duplicates import WORDS, index, planted
 from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
@@ -17,8 +25,8 @@ __all__ = ["inline"]
 CONFIG = LeakConfig()
 
 
-def lookup(texts: list[str], config: LeakConfig = CONFIG) -> Asked:
-    return Asked(asked(pa.array(texts, pa.string()), ["test"] * len(texts), config), config)
+def lookup(texts: list[str], config: LeakConfig = CONFIG) -> EvaluationIndex:
+    return EvaluationIndex(evaluation_texts(pa.array(texts, pa.string()), ["test"] * len(texts), config), config)
 
 
 def reasons(
@@ -26,9 +34,9 @@ def reasons(
 ) -> list[Any]:
     config = LeakConfig(**more)
     left, right = (pa.chunked_array([pa.array([row[side] for row in rows])]) for side in (0, 1))
-    whole = in_one(*(pa.chunked_array([pa.array([p[side] for p in pairs], pa.string())]) for side in (0, 1)))
-    judged = both(keys_of(pa.array([queries[0]])), keys_of(pa.array(["the answer"])))
-    return leaks(left, right, lookup(queries, config), lookup(whole.to_pylist(), config), judged)[0]
+    whole = joined_pair(*(pa.chunked_array([pa.array([p[side] for p in pairs], pa.string())]) for side in (0, 1)))
+    judged = pair_keys(text_keys(pa.array([queries[0]])), text_keys(pa.array(["the answer"])))
+    return find_leaks(left, right, lookup(queries, config), lookup(whole.to_pylist(), config), judged)[0]
 
 
 LONG = "how many beans does one need for a good cup of filter coffee in the early morning at home"
@@ -64,7 +72,7 @@ def test_each_kind_of_leak_has_its_reason():
 
 def test_nothing_asked_finds_nothing():
     assert lookup([]).near(pa.array(["a", LONG])).tolist() == [-1, -1]
-    assert lookup([]).equal(keys_of(pa.array(["a"]))).tolist() == [-1]
+    assert lookup([]).equal(text_keys(pa.array(["a"]))).tolist() == [-1]
     assert lookup(["", "?!"]).near(pa.array(["", "!?"])).tolist() == [-1, -1]
 
 
@@ -79,7 +87,7 @@ def test_planted_leaks_are_found_and_nothing_else():
     assert len(truth) > 2000 and len(right) >= 0.98 * len(truth)
     wrong = [place for place, row in enumerate(found) if row >= 0 and place not in set(truth)]
     assert not wrong
-    exact = index_of.equal(keys_of(pa.array([left.upper() for left, _ in pairs] + fresh)))
+    exact = index_of.equal(text_keys(pa.array([left.upper() for left, _ in pairs] + fresh)))
     assert (exact[: len(pairs)] >= 0).all() and (exact[len(pairs) :] < 0).all()
 
 

@@ -37,7 +37,7 @@ __all__ = ["inline"]
 
 
 def everything(artifact: Artifact) -> dict[str, list[dict[str, Any]]]:
-    return {name: table(artifact, name) for name in job.WRITTEN}
+    return {name: table(artifact, name) for name in job.TABLE_NAMES}
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_much_input_is_cut_into_larger_blocks(
 ):
     config = BuildConfig.model_validate({**sample_recipe(), "run": str(tmp_path)})
     size = sum(block.size for block in job._blocks(config))
-    monkeypatch.setattr(job, "LEAST_BLOCK", 1000)
+    monkeypatch.setattr(job, "MIN_BLOCK_BYTES", 1000)
     monkeypatch.setattr(job, "BLOCKS", 8)
     even, small = job._blocks(config), job._blocks(config.model_copy(update={"block_bytes": 1000}))
     assert sum(block.size for block in even) == sum(block.size for block in small) == size
@@ -283,7 +283,7 @@ def test_a_killed_build_goes_on_where_it_was(inline: None, tmp_path: Path, monke
     recipe, calls = sample_recipe(buckets=3), []
     whole = build(recipe, tmp_path / "whole")
     steps = job.Steps
-    read, documents = steps.read, steps.documents
+    read, documents = steps.read, steps.join_documents
 
     def counted(self: job.Steps, index: int) -> Counts:
         calls.append(index)
@@ -295,13 +295,13 @@ def test_a_killed_build_goes_on_where_it_was(inline: None, tmp_path: Path, monke
         return documents(self, bucket)
 
     monkeypatch.setattr(steps, "read", counted)
-    monkeypatch.setattr(steps, "documents", killed)
+    monkeypatch.setattr(steps, "join_documents", killed)
     with pytest.raises(KeyboardInterrupt):
         build(recipe, tmp_path / "run")
     with pytest.raises(UserError, match="not a finished artifact"):
         Artifact.open(str(tmp_path / "run" / "data"), "build")
     assert calls == [0, 1, 2, 3]
-    monkeypatch.setattr(steps, "documents", documents)
+    monkeypatch.setattr(steps, "join_documents", documents)
     again = build(recipe, tmp_path / "run")
     assert calls == [0, 1, 2, 3]
     assert everything(again) == everything(whole) and again.manifest.dropped == whole.manifest.dropped
@@ -371,7 +371,7 @@ def test_a_place_that_cannot_be_written(inline: None, shop: Recipe, tmp_path: Pa
 def test_an_interrupted_build_exits_with_130(
     inline: None, shop: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(job.Steps, "join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(job.Steps, "all_after_reading", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({**shop, "run": str(tmp_path / "run")}))
     with pytest.raises(SystemExit) as exit_:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.building.minhash import NearConfig, sketch
-from pipeline.building.near_duplicates import EDGES, candidates, clusters, forest
+from pipeline.building.near_duplicates import EDGES, candidate_pairs, clusters, spanning_forest
 from pipeline.building.shingles import jaccard, shingle
 from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
@@ -73,7 +73,7 @@ def test_planted_near_duplicates_are_found_and_others_are_no_candidates():
     config, found = NearConfig(), sketch(pa.array(texts), NearConfig())
     numbers = np.repeat(np.arange(len(texts), dtype=np.uint64), config.bands)
     bands = pa.table({"key": found.keys.ravel(), "number": numbers, "bits": np.repeat(found.bits, config.bands)})
-    proposed = set(map(tuple, np.stack(list(map(np.asarray, candidates(bands, config).columns)), axis=1).tolist()))
+    proposed = set(map(tuple, np.stack(list(map(np.asarray, candidate_pairs(bands, config).columns)), axis=1).tolist()))
     truth = {(2 * place, 2 * place + 1) for place, pair in enumerate(pairs) if index(*pair) >= 0.8}
     at_threshold = {pair for pair in truth if index(texts[pair[0]], texts[pair[1]]) < 0.85}
     assert len(at_threshold) > 300
@@ -87,7 +87,7 @@ def test_a_crowded_band_gives_few_candidates():
     config, found = NearConfig(threshold=0.7), sketch(pa.array(texts), NearConfig(threshold=0.7))
     numbers = np.repeat(np.arange(len(texts), dtype=np.uint64), config.bands)
     bands = pa.table({"key": found.keys.ravel(), "number": numbers, "bits": np.repeat(found.bits, config.bands)})
-    pairs = candidates(bands, config)
+    pairs = candidate_pairs(bands, config)
     assert len(pairs) <= 6 * config.bands * len(texts)
     assert len(clusters(pairs)) == len(texts) and len(clusters(pairs)["cluster"].unique()) == 1
 
@@ -96,8 +96,8 @@ def test_components_do_not_depend_on_how_edges_were_cut():
     draw = np.random.default_rng(3)
     pairs = draw.integers(0, 900, (600, 2)).astype(np.uint64)
     whole = pa.table([pairs.min(axis=1), pairs.max(axis=1)], schema=EDGES)
-    parts = pa.concat_tables([forest(whole.slice(start, 70)) for start in range(0, 600, 70)])
-    assert clusters(parts).sort_by("number").equals(clusters(forest(whole)).sort_by("number"))
+    parts = pa.concat_tables([spanning_forest(whole.slice(start, 70)) for start in range(0, 600, 70)])
+    assert clusters(parts).sort_by("number").equals(clusters(spanning_forest(whole)).sort_by("number"))
     assert clusters(EDGES.empty_table()).num_rows == 0
     reference = {number: {number} for number in range(900)}
     for left, right in pairs.tolist():

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.building.triplets import DOCUMENTS, PAIRS, LexicalConfig, lookalikes
+from pipeline.building.triplets import BM25_DOCUMENTS, PAIRS_WITH_POSITIVES, LexicalConfig, lexical_triplets
 from pipeline.storage.counts import Counts
 from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
@@ -127,18 +127,20 @@ def test_lookalikes_share_words_and_are_not_known_to_be_right():
     texts |= {"best": "steel coffee", "good": "the steel door", "far": "blue sky"}
     clusters = {"right": "c", "near": "c"}
     rows = [{"doc_id": n, "text": t, "cluster": clusters.get(n)} for n, t in texts.items()]
-    documents = pa.Table.from_pylist(rows, schema=DOCUMENTS)
+    documents = pa.Table.from_pylist(rows, schema=BM25_DOCUMENTS)
     pair = {"anchor_id": "q", "anchor": "steel filter coffee", "positive_id": "right", "positive": texts["right"]}
-    pairs = pa.Table.from_pylist([pair | {"known": ["right", "c"], "reason": "judged 1"}], schema=PAIRS)
-    found = lookalikes(pairs, documents, LexicalConfig(skip=0), Counts()).to_pylist()
+    pairs = pa.Table.from_pylist(
+        [pair | {"positives": ["right", "c"], "reason": "judged 1"}], schema=PAIRS_WITH_POSITIVES
+    )
+    found = lexical_triplets(pairs, documents, LexicalConfig(skip=0), Counts()).to_pylist()
     assert [(n["doc_id"], n["rank"]) for n in found[0]["negatives"]] == [("best", 1), ("good", 2)]
     assert found[0]["reason"] == "judged 1" and found[0]["negatives"][0]["reason"] == "BM25, not judged right"
-    skipped = lookalikes(pairs, documents, LexicalConfig(skip=1), Counts()).to_pylist()
+    skipped = lexical_triplets(pairs, documents, LexicalConfig(skip=1), Counts()).to_pylist()
     assert [n["doc_id"] for n in skipped[0]["negatives"]] == ["good"]
     tally = Counts()
-    assert lookalikes(pairs, documents, LexicalConfig(skip=2), tally).num_rows == 0
-    assert lookalikes(pairs, DOCUMENTS.empty_table(), LexicalConfig(), tally).num_rows == 0
-    assert tally.counts["pairs_without_lookalike"] == 2
+    assert lexical_triplets(pairs, documents, LexicalConfig(skip=2), tally).num_rows == 0
+    assert lexical_triplets(pairs, BM25_DOCUMENTS.empty_table(), LexicalConfig(), tally).num_rows == 0
+    assert tally.counts["pairs_without_lexical_negative"] == 2
 
 
 def test_lexical_negatives_of_a_build(inline: None, tmp_path: Path):

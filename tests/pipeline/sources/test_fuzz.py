@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.building.read import Limits, clean
+from pipeline.building.read import TextLimits, clean
 from pipeline.core.errors import UserError
 from pipeline.sources.amazon import Amazon, literal
 from pipeline.sources.csv import Csv
@@ -73,7 +73,7 @@ def read_all(source: SourceConfig, root: Path) -> tuple[list[dict[str, Any]], Co
     for block in source.blocks(str(root), 0, 40):
         for parsed in source.parse(block):
             for kind, records in parsed.kinds.items():
-                rows += clean(kind, records, Limits(1, 1000), parsed).to_pylist()
+                rows += clean(kind, records, TextLimits(1, 1000), parsed).to_pylist()
             total.add(parsed.tally)
     return rows, total
 
@@ -123,7 +123,7 @@ def cleaned(parts: Iterable[Parsed]) -> tuple[dict[str, list[dict[str, Any]]], d
     kinds, total = defaultdict(list), Counts()
     for parsed in parts:
         for kind, records in parsed.kinds.items():
-            kinds[kind] += clean(kind, records, Limits(1, 20), parsed).to_pylist()
+            kinds[kind] += clean(kind, records, TextLimits(1, 20), parsed).to_pylist()
         total.add(parsed.tally)
     counted = total.plain() | {
         "offenders": sorted(total.offenders),
