@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.core.config import JobConfig, main
 from pipeline.core.progress import Progress, say
-from pipeline.encoder.distillation import distil
+from pipeline.encoder.distillation import distill
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.model_directory import SAMPLE_MODEL
 from pipeline.storage.files import join
@@ -27,7 +27,7 @@ def run(config: DistilConfig) -> str:
     """Write a static model that `SentenceTransformer(path)` loads, and return its directory."""
     encoder = Encoder.load(EncoderConfig(model=config.model), "auto")
     progress = Progress("distil", len(encoder.tokenizer), "tokens")
-    made = distil(encoder, config.dim, config.method, progress.add)
+    made = distill(encoder, config.dim, config.method, progress.add)
     out = config.out or join(config.run, "static")
     made.save(out)
     say(f"distil: {out}: {len(encoder.tokenizer):,} tokens of {made.dim} dimensions")

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
-from pipeline.encoder.model_directory import find
+from pipeline.encoder.model_directory import resolve_model
 from pipeline.storage.counts import Counts
 from pipeline.text.normalize import normalise, shorten
 
@@ -98,7 +98,7 @@ class CleanConfig(Config):
 def _tokenizer(name: str) -> Any:
     from tokenizers import Tokenizer
 
-    path = f"{find(name)}/tokenizer.json"
+    path = f"{resolve_model(name)}/tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(path)
     except Exception as error:  # the library raises nothing narrower

@@ -36,7 +36,7 @@ class Task:
         """Load the encoder of an actor."""
         limit_threads(threads)
         encoder = Encoder.load(self.encoder)
-        return encoder.hasten(threads) if self.fast else encoder
+        return encoder.use_runtime(threads) if self.fast else encoder
 
     def texts(self, shard: Shard) -> tuple[pa.Table, int]:
         """Table (id, text, carried columns) of a shard's rows that have a text, and the number of unreadable rows."""

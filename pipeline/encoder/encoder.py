@@ -2,6 +2,9 @@
 
 Prompts, length, pooling and normalisation come from the model directory (Sentence-Transformers layout, or any plain
 Hugging Face encoder), so that training, mining, embedding and evaluation cannot disagree.
+
+    encoder = Encoder.load(EncoderConfig(model="path/to/model"))
+    vectors = encoder.encode(["wireless headphones"], "query")  # [1, D] float32
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,19 +21,25 @@ from torch import Tensor, nn
 
 from pipeline.core.config import Config
 from pipeline.encoder import model_directory, packing, static_encoder, token_batches
-from pipeline.encoder.attention import Attention, choose, pack, without_cudnn
+from pipeline.encoder.attention import (
+    Attention,
+    disable_cudnn_attention,
+    resolve_attention,
+    use_packed_attention,
+)
 from pipeline.encoder.backends import backend
 from pipeline.encoder.backends.backend import Backend
 from pipeline.encoder.backends.runtime import Batch, Runtime
-from pipeline.encoder.pooling import pool, without_prompt
+from pipeline.encoder.model_directory import Layout
+from pipeline.encoder.pooling import PackedStates, PaddedStates, TokenStates, pool, require_mode
 from pipeline.encoder.precision import Dtype, compute_dtype
-from pipeline.encoder.save import write
+from pipeline.encoder.save import write_model
 from pipeline.encoder.static_encoder import StaticTable
-from pipeline.encoder.tokenizer import Tokenizing, Tokens
+from pipeline.encoder.tokenizer import FastTokenizer, Tokens
 
 Role = Literal["query", "document"]
-_LEAST = 512  # padded tokens below which a runtime's batch is not cut for its padding
-_SMALL = 1024  # the same for a pass of torch, which has more to do before it computes
+_RUNTIME_MIN_TOKENS = 512  # padded tokens below which a runtime's batch is not cut for its padding
+_TORCH_MIN_TOKENS = 1024  # the same for a pass of torch, which has more to do before it computes
 
 
 class EncoderConfig(Config):
@@ -49,12 +58,12 @@ class EncoderConfig(Config):
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
 
     def budget(self, device: str) -> int:
-        """Tokens of one pass: on a CPU so few that its states stay in the caches, unless asked otherwise."""
+        """Tokens of one pass: on a CPU so few that its states stay in the caches, unless the settings say otherwise."""
         return self.token_budget or (2048 if device == "cpu" else 65536)
 
 
 class Encoder(nn.Module):
-    """A bi-encoder: texts of a role into [N, D] vectors."""
+    """A bi-encoder: texts of a role into vectors [N, D]."""
 
     def __init__(
         self,
@@ -68,16 +77,25 @@ class Encoder(nn.Module):
         max_length: int,
         token_budget: int,
         identity: dict[str, str],
+        path: str = "",
+        backend: Backend = "auto",
+        attention: Attention = "auto",
+        packed: bool = False,
+        runtime_requested: bool = False,
     ) -> None:
+        """Put a loaded transformer and its tokenizer together; `load` does it for a model directory.
+
+        `identity` is all that decides a vector, by name. `runtime_requested` means that the settings name a runtime,
+        which is then used from the first text on. Raises UserError for an unknown pooling mode.
+        """
         super().__init__()
+        require_mode(pooling)
         self.transformer, self.tokenizer = transformer, tokenizer
         self.pooling, self.normalize, self.include_prompt = pooling, normalize, include_prompt
         self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
-        self.identity, self.packed = identity, False
+        self.identity, self.packed, self.path = identity, packed, path
+        self.backend, self.attention, self.runtime_requested = backend, attention, runtime_requested
         self.runtime: Runtime | None = None
-        self.folder, self.asked = "", False  # whether a runtime was asked for by name
-        self.backend: Backend = "auto"
-        self.attention: Attention = "auto"
         self._takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
         pooler = getattr(transformer, "pooler", None)
         if isinstance(pooler, nn.Module):
@@ -87,72 +105,85 @@ class Encoder(nn.Module):
     def load(cls, config: EncoderConfig, device: str = "auto", *, to_train: bool = False) -> "Encoder":
         """Load a model for `device` (auto: CUDA when there is one).
 
-        `to_train` takes the way whose backward is fastest: on a CPU packed texts where the architecture allows, else
+        `to_train` chooses what has the fastest backward: on a CPU packed texts where the architecture allows, else
         plain attention, whose backward in bfloat16 beats the fused one's. Vectors are the same to rounding. Raises
         UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
         """
-        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        without_cudnn(place)
-        dtype = compute_dtype(config.dtype, place)
-        chosen = choose(config.attention, place, dtype, to_train=to_train)
-        folder = model_directory.find(config.model)
-        layout = model_directory.read_layout(folder)
-        if layout["static"]:
-            return cls._static(config, folder, layout, place)
-        tokenizer, transformer = model_directory.load_parts(
-            folder,
-            layout["transformer"],
-            config.layers,
-            attention=chosen,
-            trust_remote_code=config.trust_remote_code,
-        )
-        transformer = transformer.to(device=place, dtype=dtype).eval()
-        limit = model_directory.longest(config.max_length, layout, tokenizer, transformer)
-        prompts = {**layout["prompts"], **(config.prompts or {})}
-        encoder = cls(
-            transformer,
-            tokenizer,
-            pooling=layout["pooling"],
-            normalize=layout["normalize"],
-            include_prompt=layout["include_prompt"],
-            prompts={role: prompts.get(role) or "" for role in ("query", "document")},
-            max_length=limit,
-            token_budget=config.budget(place),
-            identity=model_directory.identity(folder, layout, prompts, layers=config.layers, max_length=limit)
-            | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
-        )
-        encoder.folder, encoder.backend, encoder.attention = folder, config.backend, config.attention
-        encoder.asked = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
-        if encoder.asked:
-            backend.check(config.backend, folder, place, transformer.config.model_type, config.dtype)
-        encoder.packed = pack(config.attention, transformer, place, dtype, to_train=to_train)
-        return encoder.eval()
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        path = model_directory.resolve_model(config.model)
+        layout = model_directory.read_layout(path)
+        if layout.static:
+            return cls._load_static(config, path, layout, device)
+        return cls._load_transformer(config, path, layout, device, to_train=to_train)
 
     @classmethod
-    def _static(cls, config: EncoderConfig, folder: str, layout: dict[str, Any], place: str) -> "Encoder":
-        backend.choose(config.backend, place, "static", "float32")
-        tokenizer, table = static_encoder.load(folder, layout["transformer"], config.max_length)
-        prompts, limit = {**layout["prompts"], **(config.prompts or {})}, tokenizer.max_length
+    def _load_transformer(
+        cls, config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool
+    ) -> "Encoder":
+        disable_cudnn_attention(device)
+        dtype = compute_dtype(config.dtype, device)
+        tokenizer, transformer = model_directory.load_parts(
+            path,
+            layout.transformer,
+            config.layers,
+            attention=resolve_attention(config.attention, device, dtype, to_train=to_train),
+            trust_remote_code=config.trust_remote_code,
+        )
+        transformer = transformer.to(device=device, dtype=dtype).eval()
+        limit = model_directory.resolve_max_length(config.max_length, layout.max_length, tokenizer, transformer)
+        prompts = layout.role_prompts(config.prompts)
+        runtime_requested = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
+        if runtime_requested:
+            backend.require_backend(config.backend, path, device, transformer.config.model_type, config.dtype)
         return cls(
-            table.to(place),
+            transformer,
+            tokenizer,
+            pooling=layout.pooling,
+            normalize=layout.normalize,
+            include_prompt=layout.include_prompt,
+            prompts=prompts,
+            max_length=limit,
+            token_budget=config.budget(device),
+            identity=model_directory.identity(path, layout, prompts, layers=config.layers, max_length=limit)
+            | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
+            path=path,
+            backend=config.backend,
+            attention=config.attention,
+            packed=use_packed_attention(config.attention, transformer, device, dtype, to_train=to_train),
+            runtime_requested=runtime_requested,
+        ).eval()
+
+    @classmethod
+    def _load_static(cls, config: EncoderConfig, path: str, layout: Layout, device: str) -> "Encoder":
+        backend.resolve_backend(config.backend, device, "static", "float32")
+        tokenizer, table = static_encoder.load(path, layout.transformer, config.max_length)
+        prompts, limit = layout.role_prompts(config.prompts), tokenizer.max_length
+        return cls(
+            table.to(device),
             tokenizer,
             pooling="mean",
-            normalize=layout["normalize"],
+            normalize=layout.normalize,
             include_prompt=True,
-            prompts={role: prompts.get(role) or "" for role in ("query", "document")},
+            prompts=prompts,
             max_length=limit,
-            token_budget=config.budget(place),
-            identity=model_directory.identity(folder, layout, prompts, layers=None, max_length=limit)
+            token_budget=config.budget(device),
+            identity=model_directory.identity(path, layout, prompts, layers=None, max_length=limit)
             | {"dtype": "float32"},
+            path=path,
         )
 
-    def hasten(self, threads: int) -> "Encoder":
-        """Take the fastest runtime for `encode`, or raise UserError; from here on the weights may not change."""
+    def use_runtime(self, threads: int) -> "Encoder":
+        """Compute `encode` by the fastest runtime from here on, in which the weights may not change; returns itself.
+
+        Raises UserError where the settings name a runtime that cannot be had.
+        """
         dtype = self.identity["dtype"]
-        name = backend.choose(self.backend, self.device.type, self.transformer.config.model_type, dtype)
+        name = backend.resolve_backend(self.backend, self.device.type, self.transformer.config.model_type, dtype)
         if name == "torch" and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
-            self.packed = pack("auto", self.transformer, self.device.type, self.transformer.dtype, to_train=True)
-        self.runtime = backend.build(name, self.folder, self.transformer, self.tokenizer, dtype, threads)
+            compute = self.transformer.dtype
+            self.packed = use_packed_attention("auto", self.transformer, self.device.type, compute, to_train=True)
+        self.runtime = backend.build_runtime(name, self.path, self.transformer, self.tokenizer, dtype, threads)
         return self
 
     @property
@@ -162,7 +193,7 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device that holds the weights."""
         device: torch.device = next(self.transformer.parameters()).device
         return device
 
@@ -171,21 +202,20 @@ class Encoder(nn.Module):
         if not texts:
             return []
         prompt = self.prompts.get(role, "")
-        given = [prompt + text for text in texts] if prompt else list(texts)
-        return self._ids(given)
+        return self._fast_tokenizer([prompt + text for text in texts] if prompt else list(texts))
 
     @cached_property
-    def _ids(self) -> Tokenizing:
-        return Tokenizing(self.tokenizer, self.max_length)
+    def _fast_tokenizer(self) -> FastTokenizer:
+        return FastTokenizer(self.tokenizer, self.max_length)
 
     def prompt_length(self, role: Role) -> int:
         """Leading tokens that pooling leaves out: 0 unless the model excludes its prompt."""
         prompt = self.prompts.get(role, "")
         if self.include_prompt or not prompt:
             return 0
-        ids = self._ids([prompt])[0]
-        ends = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
-        return len(ids) - (1 if ids[-1] in ends else 0)
+        ids = self._fast_tokenizer([prompt])[0]
+        end_tokens = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
+        return len(ids) - (1 if ids[-1] in end_tokens else 0)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, skip: Tensor | None = None) -> Tensor:
         """Token ids [B, L] over mask [B, L] into vectors [B, D], pooled and normalised in float32.
@@ -193,102 +223,115 @@ class Encoder(nn.Module):
         Without padding the mask is None, which lets attention take its fastest way. `skip` [B] counts leading
         tokens that pooling leaves out.
         """
-        extra = {"token_type_ids": torch.zeros_like(input_ids)} if self._takes_types else {}
-        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        inputs = {"token_type_ids": torch.zeros_like(input_ids)} if self._takes_types else {}
+        states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        pooled = pool(states, mask if skip is None else without_prompt(mask, skip), self.pooling)
-        return self._scaled(pooled)
+        return self._pool(PaddedStates(states, mask, skip))
 
-    def _scaled(self, pooled: Tensor) -> Tensor:
+    def _pool(self, tokens: TokenStates) -> Tensor:
+        return self._normalize(pool(tokens, self.pooling))
+
+    def _normalize(self, pooled: Tensor) -> Tensor:
         return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def encode_tokens(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
-        """Token ids of N texts into vectors [N, D] in input order, encoded in length-sorted chunks."""
+        """Token ids of N texts into vectors [N, D] in input order, encoded in length-sorted batches, with gradient."""
         if not tokens:
             return torch.zeros(0, self.dim, device=self.device)
         if isinstance(self.transformer, StaticTable):
-            return self._scaled(self.transformer(tokens, skip))
-        order = self.cut([len(row) for row in tokens], self.token_budget)
-        way = self._pack if self.packed else self._pad
-        parts = [way([tokens[i] for i in chunk], self._skips(skip, chunk)) for chunk in order]
-        back = torch.from_numpy(np.argsort(np.concatenate(order), kind="stable")).to(self.device)
-        return torch.cat(parts).index_select(0, back)
+            return self._normalize(self.transformer(tokens, skip))
+        batches = self.split_batches([len(row) for row in tokens], self.token_budget)
+        encode = self._encode_packed if self.packed else self._encode_padded
+        parts = [encode([tokens[i] for i in batch], self._skip_of(skip, batch)) for batch in batches]
+        inverse = torch.from_numpy(np.argsort(np.concatenate(batches), kind="stable")).to(self.device)
+        return torch.cat(parts).index_select(0, inverse)
 
-    def cut(self, lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
-        """Cut texts of these lengths into chunks of `budget` tokens, padding included where this encoder pads."""
+    def split_batches(self, lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
+        """Cut texts of these lengths into batches of `budget` tokens, padding included where this encoder pads.
+
+        Returns index arrays that partition range(len(lengths)), the longest texts first.
+        """
         if self.runtime:
-            return token_batches.by_tokens(lengths, budget, least=_LEAST)
+            return token_batches.padded_batches(lengths, budget, min_tokens=_RUNTIME_MIN_TOKENS)
         if self.packed:
-            return token_batches.by_sum(lengths, budget)
-        return token_batches.by_tokens(lengths, budget, least=max(_SMALL, budget // 8))
+            return token_batches.packed_batches(lengths, budget)
+        return token_batches.padded_batches(lengths, budget, min_tokens=max(_TORCH_MIN_TOKENS, budget // 8))
 
     def padding_share(self, lengths: Sequence[int]) -> float:
         """Share of the positions of all layers that hold no token, for texts of these lengths."""
         packed = (self.packed and not self.runtime) or isinstance(self.transformer, StaticTable)
-        return 0.0 if packed else token_batches.padding_share(lengths, self.cut(lengths, self.token_budget))
+        if packed:
+            return 0.0
+        return token_batches.padding_share(lengths, self.split_batches(lengths, self.token_budget))
 
-    def _pad(self, rows: Tokens, skip: Tensor | None) -> Tensor:
-        vectors: Tensor = self(*self._padded(rows), skip)
+    def _encode_padded(self, rows: Tokens, skip: Tensor | None) -> Tensor:
+        ids, mask = (torch.from_numpy(array) for array in self._pad(rows))
+        attention_mask = None if bool(mask.all()) else mask.to(self.device)
+        vectors: Tensor = self(ids.to(self.device), attention_mask, skip)
         return vectors
 
-    def _pack(self, rows: Tokens, skip: Tensor | None) -> Tensor:
+    def _encode_packed(self, rows: Tokens, skip: Tensor | None) -> Tensor:
         """Encode texts of falling length laid end to end."""
         lengths = [len(row) for row in rows]
-        packed = packing.Packing.of(lengths, self.device)
+        layout = packing.Packing.from_lengths(lengths, self.device)
         flat = np.fromiter(chain.from_iterable(rows), np.int64, sum(lengths))
         ids = torch.from_numpy(flat).to(self.device)
-        extra = {"token_type_ids": torch.zeros_like(ids)[None]} if self._takes_types else {}
-        pooled = packing.pool(packing.states(self.transformer, ids, packed, **extra), packed, self.pooling, skip)
-        return self._scaled(pooled)
+        inputs = {"token_type_ids": torch.zeros_like(ids)[None]} if self._takes_types else {}
+        states = packing.packed_forward(self.transformer, ids, layout, **inputs)
+        return self._pool(PackedStates(states, layout, skip))
 
-    def _skips(self, skip: Sequence[int] | None, chunk: npt.NDArray[np.int64]) -> Tensor | None:
+    def _skip_of(self, skip: Sequence[int] | None, batch: npt.NDArray[np.int64]) -> Tensor | None:
         if skip is None or not any(skip):
             return None
-        return torch.tensor([skip[i] for i in chunk], device=self.device)
+        return torch.tensor([skip[i] for i in batch], device=self.device)
 
-    def _padded(self, rows: Tokens) -> tuple[Tensor, Tensor | None]:
-        """Right-pad token rows into ids [B, L] and mask [B, L]; the mask is None when nothing was padded."""
-        ids, mask = self._filled(rows)
-        held = None if mask.all() else torch.from_numpy(mask).to(self.device)
-        return torch.from_numpy(ids).to(self.device), held
-
-    def _filled(self, rows: Tokens) -> Batch:
-        return token_batches.padded(rows, self.tokenizer.pad_token_id or 0)
+    def _pad(self, rows: Tokens) -> Batch:
+        return token_batches.pad_rows(rows, self.tokenizer.pad_token_id or 0)
 
     def encode(self, texts: Sequence[str], role: Role) -> npt.NDArray[np.float32]:
         """Texts into vectors [N, D] float32 in input order, without gradient and without dropout."""
         return self.vectors(self.tokenize(texts, role), role)
 
     def vectors(self, tokens: Tokens, role: Role) -> npt.NDArray[np.float32]:
-        """Token ids of texts of a role into vectors [N, D], as `encode` does."""
-        if self.asked and self.runtime is None:
-            self.hasten(torch.get_num_threads())
+        """Token ids of N texts of a role into vectors [N, D], as `encode` does."""
+        if self.runtime_requested and self.runtime is None:
+            self.use_runtime(torch.get_num_threads())
         was_training = self.training
         self.eval()
         with torch.inference_mode():
             skip = [self.prompt_length(role)] * len(tokens)
-            vectors = self._run(self.runtime, tokens, skip) if self.runtime else self.encode_tokens(tokens, skip)
+            if self.runtime:
+                vectors = self._encode_by_runtime(self.runtime, tokens, skip)
+            else:
+                vectors = self.encode_tokens(tokens, skip)
         self.train(was_training)
         return np.ascontiguousarray(vectors.float().cpu().numpy())
 
-    def _run(self, runtime: Runtime, tokens: Tokens, skip: Sequence[int]) -> Tensor:
+    def _encode_by_runtime(self, runtime: Runtime, tokens: Tokens, skip: Sequence[int]) -> Tensor:
         """Have a runtime compute token states [B, L, H] and pool them here: token ids of N texts into [N, D]."""
         vectors = np.empty((len(tokens), self.dim), np.float32)
-        order = self.cut([len(row) for row in tokens], self.token_budget)
-        batches = [self._filled([tokens[i] for i in chunk]) for chunk in order]
+        batches = self.split_batches([len(row) for row in tokens], self.token_budget)
+        inputs = [self._pad([tokens[i] for i in batch]) for batch in batches]
 
-        def take(place: int, states: npt.NDArray[Any]) -> None:
-            mask, skips = torch.from_numpy(batches[place][1]), self._skips(skip, order[place])
-            held = mask if skips is None else without_prompt(mask, skips)
-            vectors[order[place]] = self._scaled(pool(torch.from_numpy(states), held, self.pooling)).numpy()
+        def on_states(index: int, states: npt.NDArray[Any]) -> None:
+            vectors[batches[index]] = self.pool_states(states, inputs[index][1], self._skip_of(skip, batches[index]))
 
-        runtime(batches, take)
+        runtime(inputs, on_states)
         return torch.from_numpy(vectors)
 
-    def save(self, path: str | Path, card: str | None = None, beside: Mapping[str, bytes] | None = None) -> None:
-        """Write a directory that `SentenceTransformer(path)` loads, with a model card; `beside` are further files."""
-        layout = {"normalize": self.normalize, "prompts": self.prompts}
+    def pool_states(
+        self, states: npt.NDArray[Any], mask: npt.NDArray[np.int64], skip: Tensor | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Token states [B, L, H] that a runtime computed, over their mask [B, L], into vectors [B, D]."""
+        vectors: npt.NDArray[np.float32] = self._pool(
+            PaddedStates(torch.from_numpy(states), torch.from_numpy(mask), skip)
+        ).numpy()
+        return vectors
+
+    def save(self, path: str | Path, card: str | None = None, extra_files: Mapping[str, bytes] | None = None) -> None:
+        """Write a directory that `SentenceTransformer(path)` loads, with a model card and `extra_files` by name."""
+        layout: dict[str, Any] = {"normalize": self.normalize, "prompts": self.prompts}
         if not isinstance(self.transformer, StaticTable):
             layout |= {"dim": self.dim, "max_length": self.max_length, "pooling": self.pooling}
             layout |= {"include_prompt": self.include_prompt}
-        write(str(path), self.transformer, self.tokenizer, layout, card, beside or {})
+        write_model(str(path), self.transformer, self.tokenizer, layout, card, extra_files or {})

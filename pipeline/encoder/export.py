@@ -1,4 +1,4 @@
-"""Export a model directory: with graphs for other runtimes beside its weights, or to the Hugging Face Hub."""
+"""Export a model directory: graphs for other runtimes beside its weights, or an upload to the Hugging Face Hub."""
 
 import shutil
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from pipeline.storage.files import fetch_folder, join, new_folder
 from pipeline.storage.vectors import not_blank
 
 _CALIBRATION_TOKENS = 4096  # of a batch
+_CALIBRATION_SHARDS = 16  # over which the calibration texts are spread
 
 
 class ExportConfig(JobConfig):
@@ -31,7 +32,7 @@ class ExportConfig(JobConfig):
     input: str | None = Field(None, description="texts that int8 is calibrated on: Parquet, JSON lines, CSV or text")
     text_column: str = "text"
     calibration_rows: int = Field(256, ge=8, description="texts that int8 is calibrated on, spread over the input")
-    least_cosine: float = Field(
+    min_cosine: float = Field(
         0.9995, gt=0, le=1, description="of calibration texts to float32; the layers that cost most stay as they are"
     )
     threads: int = Field(2, ge=1)
@@ -41,67 +42,75 @@ class ExportConfig(JobConfig):
 
 
 def run(config: ExportConfig) -> str:
-    """Write the graphs that were asked for and return the directory that holds them.
+    """Write the graphs that the settings name and return the directory that holds them.
 
     `onnx/model.onnx` and `openvino/openvino_model.xml` are where Sentence Transformers' backends of these names look
     for them; `openvino/openvino_model_int8.xml` is what `encoder.dtype: int8` takes. Raises UserError for a static
     model, for int8 without texts, and where a package is missing.
     """
-    place = config.model or join(config.run, "model")
-    encoder = Encoder.load(EncoderConfig(model=place, dtype="float32"), "cpu")
+    model = config.model or join(config.run, "model")
+    encoder = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu")
     if encoder.transformer.config.model_type == "static" and config.to:
-        raise UserError(f"export {place}: a static model has no graph; give --to '[]' to upload it alone")
+        raise UserError(f"export {model}: a static model has no graph; give --to '[]' to upload it alone")
     if "int8" in config.to and not config.input:
         raise UserError("export to int8: needs texts to calibrate on; give --input")
-    out = config.out or encoder.folder
+    out = config.out or encoder.path
     if config.out:
         with new_folder(config.out) as folder:
-            shutil.copytree(encoder.folder, folder, dirs_exist_ok=True)
-            _graphs(config, encoder, folder)
+            shutil.copytree(encoder.path, folder, dirs_exist_ok=True)
+            _write_graphs(config, encoder, folder)
     else:
-        _graphs(config, encoder, Path(out))
+        _write_graphs(config, encoder, Path(out))
     if config.push:
-        push(fetch_folder(out) if "://" in out else out, config.push, private=config.private, endpoint=config.endpoint)
+        local = fetch_folder(out) if "://" in out else out
+        push_to_hub(local, config.push, private=config.private, endpoint=config.endpoint)
     return out
 
 
-def _graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
-    names = openvino.inputs_of(encoder.tokenizer)
+def _write_graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
+    names = openvino.input_names(encoder.tokenizer)
     for form in config.to:
         if form == "onnx":
             onnx.export(encoder.transformer, names, folder / onnx.FILE)
             say(f"export: {folder / onnx.FILE}")
             continue
-        graph = openvino.graph(encoder.transformer, names)
+        graph = openvino.convert(encoder.transformer, names)
         if form == "int8":
-            found = openvino_int8.quantised(graph, list(_sample(config, encoder)), config.threads, config.least_cosine)
-            graph = found.model
-            say(
-                f"export: {found.layers} of {found.of} linear layers in int8, calibrated on {config.input}: "
-                f"mean cosine {found.cosine:.5f}"
-            )
+            graph = _quantize(config, encoder, graph)
         path = folder / (openvino.INT8_FILE if form == "int8" else openvino.FILE)
         path.parent.mkdir(exist_ok=True)
-        openvino.library().save_model(graph, str(path), compress_to_fp16=False)
+        openvino.import_openvino().save_model(graph, str(path), compress_to_fp16=False)
         say(f"export: {path}")
 
 
-def _sample(config: ExportConfig, encoder: Encoder) -> Iterator[Batch]:
-    """Batches of texts that are spread over the input."""
+def _quantize(config: ExportConfig, encoder: Encoder, graph: object) -> object:
+    batches = list(_calibration_batches(config, encoder))
+    result = openvino_int8.quantize(graph, batches, encoder.pool_states, config.threads, config.min_cosine)
+    say(
+        f"export: {result.quantized} of {result.linear_layers} linear layers in int8, calibrated on {config.input}: "
+        f"mean cosine {result.cosine:.5f}"
+    )
+    model: object = result.model
+    return model
+
+
+def _calibration_batches(config: ExportConfig, encoder: Encoder) -> Iterator[Batch]:
+    """Padded batches of texts that are spread over the input."""
     plan = shards.plan(shards.find(str(config.input)), config.calibration_rows, "")
     texts: list[str] = []
-    some = np.unique(np.linspace(0, len(plan) - 1, 16).astype(int))
-    for place in some:
-        column = shards.strings(shards.read(plan[place], [config.text_column]), config.text_column, plan[place].path)
-        texts += column.filter(not_blank(column)).slice(0, -(-config.calibration_rows // len(some))).to_pylist()
+    chosen = np.unique(np.linspace(0, len(plan) - 1, _CALIBRATION_SHARDS).astype(int))
+    for index in chosen:
+        table = shards.read(plan[index], [config.text_column])
+        column = shards.strings(table, config.text_column, plan[index].path)
+        texts += column.filter(not_blank(column)).slice(0, -(-config.calibration_rows // len(chosen))).to_pylist()
     if not texts:
         raise UserError(f"{config.input}: holds no text in column '{config.text_column}' to calibrate on")
     tokens = encoder.tokenize(texts, "document")
-    for chunk in token_batches.by_tokens([len(row) for row in tokens], _CALIBRATION_TOKENS):
-        yield token_batches.padded([tokens[row] for row in chunk], encoder.tokenizer.pad_token_id or 0)
+    for batch in token_batches.padded_batches([len(row) for row in tokens], _CALIBRATION_TOKENS):
+        yield token_batches.pad_rows([tokens[row] for row in batch], encoder.tokenizer.pad_token_id or 0)
 
 
-def push(folder: str, name: str, *, private: bool, endpoint: str | None = None) -> str:
+def push_to_hub(path: str, name: str, *, private: bool, endpoint: str | None = None) -> str:
     """Upload a model directory to the Hub, in one commit; returns its address.
 
     The token is the one that `hf auth login` keeps, or HF_TOKEN. Raises UserError with what the hub answered.
@@ -111,7 +120,7 @@ def push(folder: str, name: str, *, private: bool, endpoint: str | None = None) 
     hub = HfApi(endpoint=endpoint)
     try:
         hub.create_repo(name, private=private, exist_ok=True)
-        commit = hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload by Tripletail")
+        commit = hub.upload_folder(repo_id=name, folder_path=path, commit_message="Upload by Tripletail")
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"push {name}: {reason or type(error).__name__}") from error

@@ -1,23 +1,250 @@
-"""Token states of padded texts into one vector a text."""
+"""Pooling: the token states of each text into one vector. The only file that knows a pooling mode.
+
+A mode is one function of `TokenStates` and one line in `POOLING_MODES`, and nothing else: padded and packed texts,
+left and right padding, excluded prompts, model directories read and written, and calibration for int8 all go through
+them. Modes have the names and the meaning of Sentence Transformers' module `Pooling`.
+
+    vectors = pool(PaddedStates(states, mask), "mean")
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.encoder.packing import wide
+from pipeline.core.errors import UserError
+from pipeline.encoder.packing import Packing
 
 
-def pool(states: Tensor, mask: Tensor, mode: str) -> Tensor:
-    """Token states [B, L, H] over the mask [B, L] into [B, H], float32 at least; `mode` is mean, cls or max."""
-    if mode == "cls":
-        first = mask.argmax(dim=1)
-        return wide(states[torch.arange(len(states), device=states.device), first])
-    weight = mask.unsqueeze(-1)
-    if mode == "max":
-        return wide(states).masked_fill(weight == 0, float("-inf")).amax(dim=1)
-    summed = (wide(states) * weight).sum(dim=1)
-    return summed / weight.sum(dim=1).clamp(min=1)
+class TokenStates(ABC):
+    """Token states of B texts, whether padded or packed, of which an excluded prompt's tokens are left out."""
+
+    @abstractmethod
+    def positions(self) -> Tensor:
+        """Position of each token in its text, counted from 0 at the first one, a prompt's included: [B, L] or [T]."""
+
+    @abstractmethod
+    def sum(self, weights: Tensor | None = None) -> Tensor:
+        """Sum of each text's states [B, H], float32 at least, each times its weight (shaped as `positions`)."""
+
+    @abstractmethod
+    def total(self, weights: Tensor | None = None) -> Tensor:
+        """Sum of each text's weights [B, 1], without weights the number of its tokens; at least 1."""
+
+    @abstractmethod
+    def max(self) -> Tensor:
+        """Largest value of each text's states [B, H] in each dimension."""
+
+    @abstractmethod
+    def first(self) -> Tensor:
+        """State of each text's first token [B, H]."""
+
+    @abstractmethod
+    def last(self) -> Tensor:
+        """State of each text's last token [B, H]."""
 
 
-def without_prompt(mask: Tensor, skip: Tensor) -> Tensor:
-    """Mask [B, L] without the first `skip` [B] tokens of each text."""
-    return mask * (torch.arange(mask.shape[1], device=mask.device) >= skip[:, None])
+@dataclass(frozen=True)
+class PaddedStates(TokenStates):
+    """States [B, L, H] of texts padded on either side, by their mask [B, L]; `skip` [B] leading tokens are left out."""
+
+    states: Tensor
+    mask: Tensor
+    skip: Tensor | None = None
+
+    @cached_property
+    def _pooled(self) -> Tensor:
+        """Mask [B, L] of the tokens that are pooled."""
+        return self.mask if self.skip is None else self.mask * (self.positions() >= self.skip[:, None])
+
+    def positions(self) -> Tensor:
+        """Position of each token in its text, [B, L]."""
+        return self.mask.cumsum(dim=1) - 1
+
+    def sum(self, weights: Tensor | None = None) -> Tensor:
+        """Weighted sum of each text's states, [B, H]."""
+        return (upcast_half(self.states) * self._weights(weights).unsqueeze(-1)).sum(dim=1)
+
+    def total(self, weights: Tensor | None = None) -> Tensor:
+        """Sum of each text's weights, [B, 1]."""
+        return self._weights(weights).sum(dim=1, keepdim=True).clamp(min=1)
+
+    def _weights(self, weights: Tensor | None) -> Tensor:
+        return self._pooled if weights is None else self._pooled * weights
+
+    def max(self) -> Tensor:
+        """Largest value in each dimension, [B, H]."""
+        return upcast_half(self.states).masked_fill(self._pooled.unsqueeze(-1) == 0, float("-inf")).amax(dim=1)
+
+    def first(self) -> Tensor:
+        """State of the first token, [B, H]."""
+        return self._at(self._pooled.argmax(dim=1))
+
+    def last(self) -> Tensor:
+        """State of the last token, [B, H]."""
+        return self._at(self.mask.shape[1] - 1 - self.mask.flip(1).argmax(dim=1))
+
+    def _at(self, columns: Tensor) -> Tensor:
+        return upcast_half(self.states[torch.arange(len(columns), device=columns.device), columns])
+
+
+@dataclass(frozen=True)
+class PackedStates(TokenStates):
+    """States [T, H] of texts laid end to end; `skip` [B] leading tokens of each are left out."""
+
+    states: Tensor
+    packing: Packing
+    skip: Tensor | None = None
+
+    @cached_property
+    def _texts(self) -> Tensor:
+        """Text of each token, [T]."""
+        return self.packing.texts
+
+    @cached_property
+    def _pooled(self) -> Tensor | None:
+        """Mask [T] of the tokens that are pooled; None for all."""
+        return None if self.skip is None else self.packing.positions >= self.skip[self._texts]
+
+    def positions(self) -> Tensor:
+        """Position of each token in its text, [T]."""
+        return self.packing.positions
+
+    def sum(self, weights: Tensor | None = None) -> Tensor:
+        """Weighted sum of each text's states, [B, H]."""
+        states, scale = upcast_half(self.states), self._weights(weights)
+        states = states if scale is None else states * scale[:, None]
+        return self._per_text(states, 0.0).index_add(0, self._texts, states)
+
+    def total(self, weights: Tensor | None = None) -> Tensor:
+        """Sum of each text's weights, [B, 1]."""
+        if weights is None:
+            count = self.packing.lengths if self.skip is None else self.packing.lengths - self.skip
+        else:
+            scale = self._weights(weights)
+            assert scale is not None
+            count = scale.new_zeros(len(self.packing.lengths)).index_add(0, self._texts, scale)
+        return count.clamp(min=1)[:, None]
+
+    def _weights(self, weights: Tensor | None) -> Tensor | None:
+        if weights is None or self._pooled is None:
+            return self._pooled if weights is None else weights
+        return self._pooled * weights
+
+    def max(self) -> Tensor:
+        """Largest value in each dimension, [B, H]."""
+        states = upcast_half(self.states)
+        states = states if self._pooled is None else states.masked_fill(~self._pooled[:, None], float("-inf"))
+        texts = self._texts[:, None].expand_as(states)
+        return self._per_text(states, float("-inf")).scatter_reduce(0, texts, states, "amax")
+
+    def first(self) -> Tensor:
+        """State of the first token, [B, H]."""
+        starts, lengths = self.packing.starts, self.packing.lengths
+        if self.skip is not None:
+            starts = starts + torch.where(lengths > self.skip, self.skip, 0)
+        return upcast_half(self.states.index_select(0, starts))
+
+    def last(self) -> Tensor:
+        """State of the last token, [B, H]."""
+        return upcast_half(self.states.index_select(0, self.packing.starts + self.packing.lengths - 1))
+
+    def _per_text(self, states: Tensor, value: float) -> Tensor:
+        return states.new_full((len(self.packing.lengths), states.shape[1]), value)
+
+
+def upcast_half(tensor: Tensor) -> Tensor:
+    """A tensor of half precision as float32, others as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def mean(tokens: TokenStates) -> Tensor:
+    """Mean of the token states."""
+    return tokens.sum() / tokens.total()
+
+
+def mean_sqrt_len_tokens(tokens: TokenStates) -> Tensor:
+    """Sum of the token states over the square root of their number."""
+    summed = tokens.sum()
+    return summed / tokens.total().to(summed.dtype).sqrt()
+
+
+def weightedmean(tokens: TokenStates) -> Tensor:
+    """Mean of the token states weighted by their position, 1 for the first (Muennighoff 2022, SGPT)."""
+    weights = tokens.positions() + 1
+    return tokens.sum(weights) / tokens.total(weights)
+
+
+def max_over_time(tokens: TokenStates) -> Tensor:
+    """Largest value of the token states in each dimension."""
+    return tokens.max()
+
+
+def cls(tokens: TokenStates) -> Tensor:
+    """State of the first token, in BERT's models [CLS]."""
+    return tokens.first()
+
+
+def lasttoken(tokens: TokenStates) -> Tensor:
+    """State of the last token, the only one that has seen the whole text in a causal model."""
+    return tokens.last()
+
+
+@dataclass(frozen=True)
+class PoolingMode:
+    """How a mode computes its vectors, and its key in a model directory's `1_Pooling/config.json`."""
+
+    function: Callable[[TokenStates], Tensor]
+    config_key: str
+
+
+POOLING_MODES = {
+    "cls": PoolingMode(cls, "pooling_mode_cls_token"),
+    "mean": PoolingMode(mean, "pooling_mode_mean_tokens"),
+    "max": PoolingMode(max_over_time, "pooling_mode_max_tokens"),
+    "mean_sqrt_len_tokens": PoolingMode(mean_sqrt_len_tokens, "pooling_mode_mean_sqrt_len_tokens"),
+    "weightedmean": PoolingMode(weightedmean, "pooling_mode_weightedmean_tokens"),
+    "lasttoken": PoolingMode(lasttoken, "pooling_mode_lasttoken"),
+}
+
+
+def pool(tokens: TokenStates, mode: str) -> Tensor:
+    """Token states of B texts into vectors [B, H], float32 at least; raises UserError for an unknown mode."""
+    return require_mode(mode).function(tokens)
+
+
+def require_mode(mode: Any) -> PoolingMode:
+    """Look up a mode by its name; raises UserError with the choices for another."""
+    if not isinstance(mode, str) or mode not in POOLING_MODES:
+        raise UserError(f"pooling {mode!r} is not supported; choose from {', '.join(POOLING_MODES)}")
+    return POOLING_MODES[mode]
+
+
+def read_pooling(config: Mapping[str, Any]) -> str:
+    """Name the mode of a model directory's pooling settings, which older and newer versions write differently.
+
+    Newer ones have `pooling_mode: cls`, older ones a key for each mode, of which one is true. Settings without any
+    mean the mean, as in Sentence Transformers. Raises UserError for several modes and for unknown ones.
+    """
+    if "pooling_mode" in config:
+        stated = config["pooling_mode"]
+        modes = list(stated) if isinstance(stated, list) else [stated]
+    else:
+        names = {mode.config_key: name for name, mode in POOLING_MODES.items()}
+        modes = [names.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
+    modes = modes or ["mean"]
+    if len(modes) > 1:
+        raise UserError(f"pooling by several modes ({', '.join(map(str, modes))}) is not supported; choose one of them")
+    require_mode(modes[0])
+    return str(modes[0])
+
+
+def pooling_config(mode: str, dim: int, *, include_prompt: bool) -> dict[str, Any]:
+    """Settings of a mode as `1_Pooling/config.json` holds them, readable by every version of Sentence Transformers."""
+    chosen = require_mode(mode)
+    flags = {other.config_key: other is chosen for other in POOLING_MODES.values()}
+    return {"word_embedding_dimension": dim, **flags, "include_prompt": include_prompt}

@@ -1,4 +1,4 @@
-"""In which numbers a model computes."""
+"""The number format in which a model computes."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 def compute_dtype(name: Dtype, device: str) -> torch.dtype:
     """Resolve a precision; auto is bfloat16 where the hardware multiplies it natively, else float32."""
     if name == "int8":
-        return torch.float32  # of the weights that it was calibrated from
+        return torch.float32  # int8 graphs are calibrated from float32 weights
     if name != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
     if device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""Static encoders: a vector a token, averaged; no transformer, tens of thousands of texts a second on a CPU.
+"""Static encoders: one vector a token, averaged; no transformer, tens of thousands of texts a second on a CPU.
 
 The layout is Sentence Transformers' StaticEmbedding: `embedding.weight` in safetensors, and tokenizer.json.
 """
@@ -19,7 +19,7 @@ WEIGHT = "embedding.weight"
 
 
 class StaticTable(nn.Module):
-    """The vectors of the tokens, in the place where other encoders have a transformer."""
+    """The vectors of all tokens, in the role that a transformer has in other encoders."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -27,18 +27,18 @@ class StaticTable(nn.Module):
         self.config = SimpleNamespace(model_type="static", hidden_size=weight.shape[1])
 
     def forward(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
-        """Token ids of N texts into their mean [N, D]; a text without tokens is zero, `skip` leading ones left out."""
+        """Token ids of N texts into their mean [N, D], without the first `skip` tokens; no tokens give zero."""
         rows = tokens if skip is None or not any(skip) else [row[n:] for row, n in zip(tokens, skip, strict=True)]
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         ids = np.fromiter((token for row in rows for token in row), np.int64, int(lengths.sum()))
         offsets = np.concatenate([[0], np.cumsum(lengths[:-1])]) if len(rows) else lengths
         device = self.embedding.weight.device
-        found: Tensor = self.embedding(torch.from_numpy(ids).to(device), torch.from_numpy(offsets).to(device))
-        return found
+        means: Tensor = self.embedding(torch.from_numpy(ids).to(device), torch.from_numpy(offsets).to(device))
+        return means
 
 
 class StaticTokenizer:
-    """A `tokenizers` tokenizer without special tokens, in the place of a transformer's."""
+    """A tokenizer of the library `tokenizers` without special tokens, called as a transformer's is."""
 
     model_input_names = ("input_ids",)
     pad_token_id = sep_token_id = eos_token_id = None
@@ -52,34 +52,34 @@ class StaticTokenizer:
 
     @property
     def max_length(self) -> int:
-        """Tokens a text is cut to; 2^20 where the files name no limit."""
+        """Tokens a text is cut to; 2^20 where the files state no limit."""
         return int((self.tokenizer.truncation or {}).get("max_length", self.model_max_length))
 
     def __call__(self, texts: list[str], **_: Any) -> dict[str, Tokens]:
         """Texts into token ids."""
-        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return {"input_ids": [one.ids for one in found]}
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return {"input_ids": [encoding.ids for encoding in encodings]}
 
 
-def load(folder: str, below: str, max_length: int | None) -> tuple[StaticTokenizer, StaticTable]:
+def load(path: str, subfolder: str, max_length: int | None) -> tuple[StaticTokenizer, StaticTable]:
     """Load tokenizer and table; raises UserError where a file is missing or holds no such table."""
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
-    root = Path(folder) / below
+    root = Path(path) / subfolder
     for name in ("model.safetensors", "tokenizer.json"):
         if not (root / name).exists():
-            raise UserError(f"model {folder}: has no {name}; a static model has {WEIGHT} and a fast tokenizer")
+            raise UserError(f"model {path}: has no {name}; a static model has {WEIGHT} and a fast tokenizer")
     weights = load_file(root / "model.safetensors")
     if WEIGHT not in weights:
-        raise UserError(f"model {folder}: its weights hold {', '.join(weights)}, wanted {WEIGHT}")
+        raise UserError(f"model {path}: its weights hold {', '.join(weights)}, but a static model has {WEIGHT}")
     tokenizer = StaticTokenizer(Tokenizer.from_file(str(root / "tokenizer.json")), max_length)
     return tokenizer, StaticTable(weights[WEIGHT].float())
 
 
-def save(folder: Path, tokenizer: StaticTokenizer, table: StaticTable) -> None:
-    """Write both files, the table in float32."""
+def save(path: Path, tokenizer: StaticTokenizer, table: StaticTable) -> None:
+    """Write `model.safetensors` in float32 and `tokenizer.json`."""
     from safetensors.torch import save_file
 
-    save_file({WEIGHT: table.embedding.weight.detach().float().cpu().contiguous()}, folder / "model.safetensors")
-    tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    save_file({WEIGHT: table.embedding.weight.detach().float().cpu().contiguous()}, path / "model.safetensors")
+    tokenizer.tokenizer.save(str(path / "tokenizer.json"))

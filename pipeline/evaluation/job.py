@@ -69,7 +69,7 @@ def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, 
 
 
 def _fingerprint_model(config: EncoderConfig) -> str:
-    folder = model_directory.find(config.model)
+    folder = model_directory.resolve_model(config.model)
     fs, root = filesystem(folder)
     kinds = (".safetensors", ".json", ".txt", ".model")
     files = sorted(name for name in fs.find(root) if name.endswith(kinds))

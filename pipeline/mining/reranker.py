@@ -14,7 +14,7 @@ from pipeline.core import schema
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
 from pipeline.encoder import model_directory, token_batches
-from pipeline.encoder.attention import without_cudnn
+from pipeline.encoder.attention import disable_cudnn_attention
 from pipeline.encoder.precision import Dtype, compute_dtype
 from pipeline.mining.candidate_arrays import Floats, Rows, spread, whole
 from pipeline.storage.artifact import digest
@@ -40,14 +40,13 @@ class Reranker:
 
     def __init__(self, config: CrossConfig, device: str = "auto") -> None:
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        without_cudnn(place)
-        self.config, self.folder = config, model_directory.find(config.model)
+        disable_cudnn_attention(place)
+        self.config, self.folder = config, model_directory.resolve_model(config.model)
         self.tokenizer, model = _parts(config, self.folder)
         self.labels = int(model.config.num_labels)
         if self.labels > 2:
             raise UserError(f"model {config.model}: has {self.labels} labels; a reranker has one, or two: wrong, right")
-        layout = {"max_length": None}
-        self.max_length = model_directory.longest(config.max_length, layout, self.tokenizer, model)
+        self.max_length = model_directory.resolve_max_length(config.max_length, None, self.tokenizer, model)
         self.dtype = compute_dtype(config.dtype, place)
         self.model = model.to(device=place, dtype=self.dtype).eval()
 
@@ -77,7 +76,7 @@ class Reranker:
         lengths = [len(row) for row in tokens["input_ids"]]
         scores = np.empty(len(lefts), np.float32)
         with torch.inference_mode():
-            for chunk in token_batches.by_tokens(lengths, self.config.token_budget):
+            for chunk in token_batches.padded_batches(lengths, self.config.token_budget):
                 batch = {name: [rows[i] for i in chunk] for name, rows in tokens.items()}
                 padded = self.tokenizer.pad(batch, return_tensors="pt").to(self.model.device)
                 scores[chunk] = self._activated(self.model(**padded).logits.float()).cpu().numpy()

@@ -47,9 +47,7 @@ class Searcher:
         except ValidationError as error:
             raise UserError(f"{path}: does not say which model made it; name it by --model") from error
         if self.encoder.identity["weights"] != (notes.get("encoder") or {}).get("weights"):
-            raise UserError(
-                f"{path}: was made by another model than {self.encoder.folder or model}; name it by --model"
-            )
+            raise UserError(f"{path}: was made by another model than {self.encoder.path or model}; name it by --model")
         self.index = _read(path, notes) if kind == "index" else None
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:

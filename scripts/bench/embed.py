@@ -83,12 +83,12 @@ class Bench:
 
     def static(self) -> str:
         """A static model out of the sample model."""
-        from pipeline.encoder.distillation import distil
+        from pipeline.encoder.distillation import distill
         from pipeline.encoder.encoder import Encoder, EncoderConfig
 
         out = self.work / "static"
         if not out.exists():
-            distil(Encoder.load(EncoderConfig(model=SAMPLE), "cpu"), 256, "embeddings").save(out)
+            distill(Encoder.load(EncoderConfig(model=SAMPLE), "cpu"), 256, "embeddings").save(out)
         return str(out)
 
 

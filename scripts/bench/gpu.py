@@ -38,7 +38,7 @@ class Bench:
         self.asked = {"attention": options.attention, "token_budget": options.token_budget}
         self.repeats: int = 1 if options.quick else options.repeats
         self.name = torch.cuda.get_device_name() if self.cuda else "cpu"
-        self.models = {"MiniLM": model_directory.find(options.model)}
+        self.models = {"MiniLM": model_directory.resolve_model(options.model)}
         self.rate = product_rate(8192 if self.cuda else 1024)
 
     def add(self, name: str, ours: Found, peer: Found | None, unit: str, better: str = "more") -> None:

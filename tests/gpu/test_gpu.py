@@ -70,7 +70,7 @@ def test_dropout_is_replayed_on_a_gpu(minilm, precision, attention):
     encoder = Encoder.load(config, "cuda", to_train=True).train()
     tokens = encoder.tokenize(sentences(64), "query")
     skip, loss = [0] * len(tokens), InfoNCE()
-    assert len(encoder.cut([len(row) for row in tokens], 600)) > 2
+    assert len(encoder.split_batches([len(row) for row in tokens], 600)) > 2
 
     def encode(some, skips):
         with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
@@ -86,7 +86,7 @@ def test_dropout_is_replayed_on_a_gpu(minilm, precision, attention):
         return torch.cat(found).double(), torch.rand(1, device="cuda")
 
     plain, after = gradient(Plain(encode, {}), 5)
-    cached, too = gradient(Cached(encode, encoder, {}, 600, encoder.cut), 5)
+    cached, too = gradient(Cached(encode, encoder, {}, 600, encoder.split_batches), 5)
     other, _ = gradient(Plain(encode, {}), 6)
     near = 1e-5 if precision == torch.float32 else 2e-2
     assert (cached - plain).norm() <= near * plain.norm()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.encoder.token_batches import by_tokens
+from pipeline.encoder.token_batches import padded_batches
 from pipeline.encoder.tokenizer import Tokens
 
 Encode = Callable[[Tokens, list[int]], Tensor]
@@ -64,7 +64,7 @@ class Cached:
         model: nn.Module,
         learned: Mapping[str, nn.Parameter],
         budget: int,
-        cut: Cut = by_tokens,
+        cut: Cut = padded_batches,
     ) -> None:
         self.encode, self.model, self.parameters, self.budget, self.cut = encode, model, dict(learned), budget, cut
         self.learned: dict[str, Tensor] = {}

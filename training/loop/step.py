@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
-from pipeline.encoder.attention import pack
-from pipeline.encoder.cpu_dropout import cheapen
+from pipeline.encoder.attention import use_packed_attention
+from pipeline.encoder.cpu_dropout import use_cpu_dropout
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.precision import compute_dtype
 from pipeline.encoder.tokenizer import Tokens
@@ -115,12 +115,12 @@ class Loop:
             )
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         if encoder.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
-            encoder.packed = pack("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
+            encoder.packed = use_packed_attention("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
         self.base = Frozen(encoder) if objective.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
         if encoder.packed and encoder.device.type == "cpu":
-            cheapen(encoder)
+            use_cpu_dropout(encoder)
         if config.gradient_checkpointing:
             _checkpoint(encoder.transformer)
         if config.compile and encoder.packed:
@@ -145,7 +145,7 @@ class Loop:
         learned = dict(self.module.learned.items())
         self.passes: Plain | Cached = Plain(self.encode, learned)
         if config.cache_tokens is not None:
-            self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.cut)
+            self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.split_batches)
         self.feed = data if isinstance(data, Feed) else self._composed(data)
         self.steps, self.mark = self.feed.steps, batching.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)

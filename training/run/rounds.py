@@ -107,7 +107,7 @@ def _mine(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None
     places = config.version(number)
     say(f"train: mines negatives anew with the model of step {step}")
     model = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
-    model.save(places["model"], beside=finished(config, model, checkpoint))
+    model.save(places["model"], extra_files=finished(config, model, checkpoint))
     asked = read_json(join(config.places["negatives"], CONFIG))
     asked |= {"encoder": {**asked["encoder"], "model": places["model"], "layers": None}, "candidates": None}
     asked |= {"run": config.run, "data": config.places["data"], "out": places["negatives"], "cache": None}

@@ -1,4 +1,4 @@
-"""ONNX: a model directory's graph for other runtimes, and ONNX Runtime to compute it here."""
+"""ONNX: a transformer exported as a graph that other programs load too, computed here by ONNX Runtime."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.encoder.backends.openvino import States, untold
-from pipeline.encoder.backends.runtime import STATES, Batch, Take, feed
+from pipeline.encoder.backends.openvino import TracedTransformer, quiet_tracing
+from pipeline.encoder.backends.runtime import STATES, Batch, OnStates, graph_inputs
 
 FILE = "onnx/model.onnx"
 OPSET = 17
 
 
 def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> None:
-    """Write a float32 transformer as ONNX with dynamic batch and length: what `backend="onnx"` of others loads.
+    """Write a float32 transformer as ONNX with dynamic batch and length, as Sentence Transformers' backend reads it.
 
     Raises UserError without the package onnx.
     """
@@ -26,9 +26,9 @@ def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     axes = {name: {0: "batch", 1: "length"} for name in (*names, STATES)}
-    with torch.inference_mode(), untold():
+    with torch.inference_mode(), quiet_tracing():
         torch.onnx.export(
-            States(transformer, names).eval(),
+            TracedTransformer(transformer, names).eval(),
             example,
             str(path),
             input_names=list(names),
@@ -39,7 +39,7 @@ def export(transformer: torch.nn.Module, names: Sequence[str], path: Path) -> No
         )
 
 
-def library() -> Any:
+def import_onnxruntime() -> Any:
     """Import onnxruntime, or raise UserError that names the extra."""
     try:
         import onnxruntime
@@ -48,22 +48,22 @@ def library() -> Any:
     return onnxruntime
 
 
-def session(path: Path, threads: int) -> Any:
+def open_session(path: Path, threads: int) -> Any:
     """Open a graph in ONNX Runtime."""
-    options = library().SessionOptions()
+    options = import_onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
-    return library().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return import_onnxruntime().InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class OnnxRuntime:
-    """A session and the names of its inputs."""
+    """An ONNX Runtime session and the names of its inputs."""
 
     def __init__(self, path: Path, threads: int) -> None:
         self.label = "onnx"
-        self.session = session(path, threads)
-        self.names = [one.name for one in self.session.get_inputs()]
+        self.session = open_session(path, threads)
+        self.names = [node.name for node in self.session.get_inputs()]
 
-    def __call__(self, batches: Sequence[Batch], take: Take) -> None:
+    def __call__(self, batches: Sequence[Batch], on_states: OnStates) -> None:
         """Compute one batch after the other."""
-        for place, batch in enumerate(batches):
-            take(place, self.session.run([STATES], feed(self.names, batch))[0])
+        for index, batch in enumerate(batches):
+            on_states(index, self.session.run([STATES], graph_inputs(self.names, batch))[0])

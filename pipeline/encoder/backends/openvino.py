@@ -1,6 +1,6 @@
-"""OpenVINO: on a CPU the fastest way through a transformer, in float32, bfloat16 or calibrated int8.
+"""OpenVINO: the fastest runtime for a transformer on a CPU, in float32, bfloat16 or calibrated int8.
 
-Two streams of requests keep all threads at work; each takes the next batch as soon as it is free.
+Two streams of requests keep all threads busy; each takes the next batch as soon as it is free.
 """
 
 import warnings
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.encoder.backends.runtime import INPUTS, STATES, Batch, Take, feed
+from pipeline.encoder.backends.runtime import INPUTS, STATES, Batch, OnStates, graph_inputs
 
 FILE = "openvino/openvino_model.xml"
 INT8_FILE = "openvino/openvino_model_int8.xml"
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", "int8": "bf16"}
 
 
-class States(torch.nn.Module):
-    """A transformer that takes its inputs by place and returns token states alone, as graphs are made from."""
+class TracedTransformer(torch.nn.Module):
+    """A transformer as graphs are traced from it: positional inputs, and token states as the only output."""
 
     def __init__(self, transformer: torch.nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class States(torch.nn.Module):
         return states
 
 
-def library() -> Any:
+def import_openvino() -> Any:
     """Import openvino, or raise UserError that names the extra."""
     try:
         import openvino
@@ -41,13 +41,15 @@ def library() -> Any:
     return openvino
 
 
-def graph(transformer: torch.nn.Module, names: Sequence[str]) -> Any:
-    """Turn a float32 transformer into an OpenVINO model of dynamic batch and length."""
-    openvino = library()
+def convert(transformer: torch.nn.Module, names: Sequence[str]) -> Any:
+    """Convert a float32 transformer to an OpenVINO model of dynamic batch and length."""
+    openvino = import_openvino()
     example = tuple(torch.ones(2, 8, dtype=torch.long) for _ in names)
     shapes = [openvino.PartialShape([-1, -1])] * len(names)
-    with torch.inference_mode(), untold():
-        model = openvino.convert_model(States(transformer, names).eval(), example_input=example, input=shapes)
+    with torch.inference_mode(), quiet_tracing():
+        model = openvino.convert_model(
+            TracedTransformer(transformer, names).eval(), example_input=example, input=shapes
+        )
     for port, name in zip(model.inputs, names, strict=True):
         port.set_names({name})
     model.output(0).set_names({STATES})
@@ -55,19 +57,19 @@ def graph(transformer: torch.nn.Module, names: Sequence[str]) -> Any:
 
 
 @contextmanager
-def untold() -> Iterator[None]:
-    """Keep still about what a trace makes constant: branches on the model's own settings, the same for every batch."""
+def quiet_tracing() -> Iterator[None]:
+    """Silence warnings about what tracing makes constant: branches on the model's settings, equal for all batches."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         warnings.filterwarnings("ignore", message="Exporting aten::index")
         yield
 
 
-def compiled(model: Any, dtype: str, threads: int, streams: int) -> Any:
+def compile_model(model: Any, dtype: str, threads: int, streams: int) -> Any:
     """Compile a model for the CPU.
 
     Threads may move between cores: pinned ones begin at the first core in every process, so that several actors of a
-    machine would all work on that one.
+    machine would share that one.
     """
     settings = {
         "INFERENCE_PRECISION_HINT": _HINTS[dtype],
@@ -75,33 +77,33 @@ def compiled(model: Any, dtype: str, threads: int, streams: int) -> Any:
         "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,
     }
-    return library().Core().compile_model(model, "CPU", settings)
+    return import_openvino().Core().compile_model(model, "CPU", settings)
 
 
-class OpenVino:
+class OpenVinoRuntime:
     """A compiled model and its queue of requests."""
 
     def __init__(self, model: Any, dtype: str, threads: int) -> None:
         self.label = "openvino"
         streams = min(2, threads)
-        self.model = compiled(model, dtype, threads, streams)
+        self.model = compile_model(model, dtype, threads, streams)
         self.names = [port.get_any_name() for port in self.model.inputs]
-        self.queue = library().AsyncInferQueue(self.model, streams)
+        self.queue = import_openvino().AsyncInferQueue(self.model, streams)
 
-    def __call__(self, batches: Sequence[Batch], take: Take) -> None:
-        """Compute every batch; a failure in a callback surfaces here."""
-        self.queue.set_callback(lambda request, place: take(place, request.get_output_tensor(0).data))
-        for place, batch in enumerate(batches):
-            self.queue.start_async(feed(self.names, batch), place)
+    def __call__(self, batches: Sequence[Batch], on_states: OnStates) -> None:
+        """Compute every batch, as many at once as there are streams; an error in a callback is raised here."""
+        self.queue.set_callback(lambda request, index: on_states(index, request.get_output_tensor(0).data))
+        for index, batch in enumerate(batches):
+            self.queue.start_async(graph_inputs(self.names, batch), index)
         self.queue.wait_all()
 
 
-def read(path: Path) -> Any:
-    """Read a model that was exported before."""
-    return library().Core().read_model(str(path))
+def read_model(path: Path) -> Any:
+    """Read a graph that was exported before."""
+    return import_openvino().Core().read_model(str(path))
 
 
-def inputs_of(tokenizer: Any) -> list[str]:
-    """Names of the inputs that a model with this tokenizer takes."""
+def input_names(tokenizer: Any) -> list[str]:
+    """Names of the inputs that a model with this tokenizer has."""
     types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
     return [*INPUTS[:2], *(INPUTS[2:] if types else ())]

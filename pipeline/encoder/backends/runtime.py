@@ -1,4 +1,4 @@
-"""What a runtime is: token ids of padded batches into token states, elsewhere than in torch."""
+"""The interface of a runtime: token ids of padded batches into token states, computed by another engine than torch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -8,23 +8,23 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Batch = tuple[Ints, Ints]  # ids [B, L] and mask [B, L]
-Take = Callable[[int, npt.NDArray[Any]], None]
+OnStates = Callable[[int, npt.NDArray[Any]], None]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 STATES = "last_hidden_state"
 
 
 class Runtime(Protocol):
-    """Computes the transformer of one model directory; pooling stays where it is, in the encoder."""
+    """Computes the transformer of one model directory; pooling stays in the encoder."""
 
-    label: str  # what it adds to the precision in an encoder's identity
+    label: str  # name of the runtime
 
-    def __call__(self, batches: Sequence[Batch], take: Take) -> None:
-        """Compute every batch and hand `take` its place and its token states [B, L, H], in any order."""
+    def __call__(self, batches: Sequence[Batch], on_states: OnStates) -> None:
+        """Compute every batch and call `on_states` with its index and its token states [B, L, H], in any order."""
 
 
-def feed(names: Sequence[str], batch: Batch) -> dict[str, Ints]:
-    """Inputs of a graph by their names; a model of one segment alone has token types of zero."""
+def graph_inputs(names: Sequence[str], batch: Batch) -> dict[str, Ints]:
+    """Inputs of a graph by their names; token types are all zero, as each text is one segment."""
     ids, mask = batch
-    held = dict(zip(INPUTS, (ids, mask, np.zeros_like(ids)), strict=True))
-    return {name: held[name] for name in names}
+    arrays = dict(zip(INPUTS, (ids, mask, np.zeros_like(ids)), strict=True))
+    return {name: arrays[name] for name in names}

@@ -75,7 +75,7 @@ def ours(job: dict[str, Any]) -> Embed:
     from pipeline.encoder.encoder import Encoder, EncoderConfig
 
     settings = {key: job[key] for key in ("model", "dtype", "backend", "max_length") if job.get(key)}
-    encoder = Encoder.load(EncoderConfig.model_validate(settings), "cpu").hasten(job["threads"])
+    encoder = Encoder.load(EncoderConfig.model_validate(settings), "cpu").use_runtime(job["threads"])
     return lambda texts: encoder.encode(texts, "document")
 
 
@@ -184,7 +184,7 @@ def _written(folder: str, texts: list[str]) -> Path:
 def _directory(job: dict[str, Any]) -> str:
     from pipeline.encoder import model_directory as modeldir
 
-    return modeldir.find(job["model"])
+    return modeldir.resolve_model(job["model"])
 
 
 def quality(job: dict[str, Any]) -> dict[str, float]:

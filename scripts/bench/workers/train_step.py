@@ -163,7 +163,7 @@ def peers(job: dict[str, Any]) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             ends.append(time.perf_counter())
 
-    model = SentenceTransformer(modeldir.find(job.get("model") or modeldir.SAMPLE_MODEL), device=job["device"])
+    model = SentenceTransformer(modeldir.resolve_model(job.get("model") or modeldir.SAMPLE_MODEL), device=job["device"])
     model.max_seq_length = job["length"]
     if job["layers"]:
         encoder = model[0].auto_model.encoder

@@ -10,7 +10,7 @@ import torch
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder import packing
-from pipeline.encoder.attention import choose, varlen
+from pipeline.encoder.attention import resolve_attention, varlen_attention
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from training.run.config import TrainConfig
 
@@ -63,7 +63,7 @@ def test_kernels_are_told_where_texts_end():
 def test_packed_texts_in_float32_are_padded_for_a_kernel_that_has_none():
     """What a GPU does to validate: vectors and gradients of the padded way."""
     packed, padded = load("varlen"), load("sdpa")
-    packing.adopt(packed.transformer, "varlen", varlen)
+    packing.register_attention(packed.transformer, "varlen", varlen_attention)
     np.testing.assert_allclose(packed.encode(TEXTS, "query"), padded.encode(TEXTS, "query"), atol=2e-6)
     grads = []
     for encoder in (packed, padded):
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_one_clear_line(minilm, tmp_path):
     with pytest.raises(UserError, match="flash_attention_2: needs a GPU and the package flash-attn; choose auto, sdpa"):
         load("flash_attention_2")
     with pytest.raises(UserError, match=r"on a GPU needs encoder\.dtype bfloat16 or float16"):
-        choose("varlen", "cuda", torch.float32, to_train=False)
+        resolve_attention("varlen", "cuda", torch.float32, to_train=False)
     with pytest.raises(UserError, match=r"loop\.compile takes padded texts"):
         validate(TrainConfig, {"encoder": {"attention": "varlen"}, "loop": {"compile": True}})
     from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel

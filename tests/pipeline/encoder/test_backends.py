@@ -10,8 +10,16 @@ import pytest
 
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
-from pipeline.encoder.backends.backend import choose
-from pipeline.encoder.backends.openvino_int8 import Scales, Seen, Site, bounds, rows_int8, settle, smoothing
+from pipeline.encoder.backends.backend import resolve_backend
+from pipeline.encoder.backends.openvino_int8 import (
+    ActivationStatistics,
+    QuantizationScales,
+    QuantizationSite,
+    clipping_range,
+    fit_scales,
+    quantize_rows,
+    smoothing_factors,
+)
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.export import ExportConfig, run
 
@@ -29,7 +37,7 @@ def model(tmp_path_factory) -> Path:
 
 
 def load(path: Path, **settings) -> Encoder:
-    return Encoder.load(EncoderConfig(model=str(path), **settings), "cpu").hasten(1)
+    return Encoder.load(EncoderConfig(model=str(path), **settings), "cpu").use_runtime(1)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +85,13 @@ def test_int8_is_calibrated_and_stays_near(model, plain, tmp_path):
 def test_linear_layers_in_int8():
     rng = np.random.default_rng(3)
     weights = rng.normal(size=(6, 4)).astype(np.float32)
-    codes, scale = rows_int8(weights)
+    codes, scale = quantize_rows(weights)
     assert np.abs(codes * scale - weights).max() <= scale.max() / 2 + 1e-6 and np.abs(codes).max() == 127
     states = np.array([1, 1, 100, 1], np.float32)
-    moved = smoothing(states, [weights], 0.5)
+    moved = smoothing_factors(states, [weights], 0.5)
     assert states.max() / states.min() > (states / moved).max() / (states / moved).min()
-    assert bounds(np.float32([-0.2]), np.float32([6])) == pytest.approx((-0.2, 6))
-    assert bounds(np.float32([-8]), np.float32([6])) == (-8, 8)
+    assert clipping_range(np.float32([-0.2]), np.float32([6])) == pytest.approx((-0.2, 6))
+    assert clipping_range(np.float32([-8]), np.float32([6])) == (-8, 8)
 
 
 def test_scales_are_those_that_change_outputs_least():
@@ -91,15 +99,15 @@ def test_scales_are_those_that_change_outputs_least():
     states, weights = rng.normal(size=(512, 16)), rng.normal(size=(8, 16)).astype(np.float32)
     states[7, 3], states[:, 5] = 60, states[:, 5] * 9  # one token far out, and a channel that is large in all
     states = states.astype(np.float32)
-    seen = Seen(states.min(axis=0), states.max(axis=0), [states])
+    seen = ActivationStatistics(states.min(axis=0), states.max(axis=0), [states])
 
-    def error(scales: Scales) -> float:
-        codes, scale = rows_int8(weights * scales.moved)
+    def error(scales: QuantizationScales) -> float:
+        codes, scale = quantize_rows(weights * scales.smoothing)
         return float(np.square(scales.rounded(states) @ (codes * scale).T - states @ weights.T).sum())
 
-    found = settle(Site(None, [(None, weights)]), seen)
-    moved = smoothing(np.maximum(-seen.low, seen.high), [weights], 0.5)
-    whole = Scales(moved, *bounds(seen.low / moved, seen.high / moved))
+    found = fit_scales(QuantizationSite(None, [(None, weights)]), seen)
+    moved = smoothing_factors(np.maximum(-seen.low, seen.high), [weights], 0.5)
+    whole = QuantizationScales(moved, *clipping_range(seen.low / moved, seen.high / moved))
     assert error(found) < 0.9 * error(whole), "better than outliers moved half and the whole range kept"
     assert np.unique(found.rounded(states)).size <= 256
     assert found.rounded(states).min() >= found.low - 1e-5 and found.rounded(states).max() <= found.high + 1e-5
@@ -116,7 +124,7 @@ def test_scales_are_those_that_change_outputs_least():
 )
 def test_what_does_not_go_together_is_refused(asked, device, kind, dtype, said):
     with pytest.raises(UserError, match=said):
-        choose(asked, device, kind, dtype)
+        resolve_backend(asked, device, kind, dtype)
 
 
 def test_a_missing_package_is_named(model, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.encoder.cpu_dropout import Dropout, cheapen, dropout
+from pipeline.encoder.cpu_dropout import CpuDropout, dropout, use_cpu_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -38,7 +38,7 @@ def test_the_gradient_goes_where_the_values_went_and_the_state_replays_them():
 def test_nothing_is_dropped_where_nothing_shall_be():
     values = torch.randn(3, 5)
     assert dropout(values, 0.0) is values
-    assert Dropout(0.5).eval()(values) is values
+    assert CpuDropout(0.5).eval()(values) is values
 
 
 def test_every_dropout_of_a_model_is_replaced():
@@ -46,9 +46,9 @@ def test_every_dropout_of_a_model_is_replaced():
         pass
 
     model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.4)), Odd(0.1)).eval()
-    cheapen(model)
+    use_cpu_dropout(model)
     assert [(type(m), m.p, m.training) for m in model.modules() if isinstance(m, nn.Dropout)] == [
-        (Dropout, 0.2, False),
-        (Dropout, 0.4, False),
+        (CpuDropout, 0.2, False),
+        (CpuDropout, 0.4, False),
         (Odd, 0.1, False),
     ]

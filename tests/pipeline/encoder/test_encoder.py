@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.encoder import token_batches
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.encoder.tokenizer import Tokenizing
+from pipeline.encoder.tokenizer import FastTokenizer
 
 TEXTS = ["wireless headphones", "", "x", "Bluetooth earbuds with a charging case. " * 40, "running shoes"] * 5
 PROMPTS = {"query": "search: ", "document": "passage: "}
@@ -104,7 +104,7 @@ def test_missing_directory_and_too_long_are_refused(saved):
 @pytest.mark.parametrize("budget", [64, 1000, 8192])
 def test_chunks_partition_within_the_budget(budget):
     lengths = np.random.default_rng(0).integers(1, 60, 500)
-    found = token_batches.by_tokens(lengths, budget, least=256)
+    found = token_batches.padded_batches(lengths, budget, min_tokens=256)
     assert sorted(np.concatenate(found).tolist()) == list(range(500))
     assert all(int(lengths[c].max()) * len(c) <= budget for c in found)
     wide = [c for c in found if int(lengths[c].max()) * len(c) > 256]
@@ -112,8 +112,8 @@ def test_chunks_partition_within_the_budget(budget):
 
 
 def test_chunks_take_a_text_beyond_the_budget_alone():
-    assert [c.tolist() for c in token_batches.by_tokens([5, 900, 5], 100)] == [[1], [0, 2]]
-    assert token_batches.by_tokens([], 100) == []
+    assert [c.tolist() for c in token_batches.padded_batches([5, 900, 5], 100)] == [[1], [0, 2]]
+    assert token_batches.padded_batches([], 100) == []
 
 
 def test_token_ids_are_those_of_the_tokenizer(minilm):
@@ -126,7 +126,7 @@ def test_token_ids_are_those_of_the_tokenizer(minilm):
     assert encoder.tokenize(texts, "query") == asked
     given = [PROMPTS["query"] + text for text in texts]
     assert asked == encoder.tokenizer(given, truncation=True, max_length=16, padding=False)["input_ids"]
-    slow = Tokenizing(WithoutFast(encoder.tokenizer), 16)
+    slow = FastTokenizer(WithoutFast(encoder.tokenizer), 16)
     assert slow.fast is None and slow(given) == asked
 
 

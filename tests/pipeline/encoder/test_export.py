@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.encoder.export import ExportConfig, push, run
+from pipeline.encoder.export import ExportConfig, push_to_hub, run
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -77,7 +77,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_an_upload_is_one_private_repository_and_one_commit(hub: str, tmp_path: Path, minilm: str):
     Encoder.load(EncoderConfig(layers=1, dtype="float32"), "cpu").save(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
-    address = push(str(tmp_path / "model"), "user/model", private=True, endpoint=hub)
+    address = push_to_hub(str(tmp_path / "model"), "user/model", private=True, endpoint=hub)
     assert address == f"{hub}/user/model/commit/1"
     paths = [path for path, _ in Hub.seen]
     assert paths[0] == "/api/repos/create" and paths[-1] == "/api/models/user/model/commit/main"
@@ -92,7 +92,7 @@ def test_what_a_hub_refuses_is_one_line(hub: str, tmp_path: Path):
     Hub.full = True
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"push user/model: .*quota of user is used up"):
-        push(str(tmp_path), "user/model", private=False, endpoint=hub)
+        push_to_hub(str(tmp_path), "user/model", private=False, endpoint=hub)
 
 
 def test_an_export_is_local_unless_a_name_is_given(hub: str, tmp_path: Path, minilm: str):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from pipeline.encoder import packing
-from pipeline.encoder.encoder import Encoder, EncoderConfig, pool
-from pipeline.encoder.token_batches import by_sum
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.pooling import POOLING_MODES
+from pipeline.encoder.token_batches import packed_batches
 
 LENGTHS = [5, 31, 1, 8, 8, 30, 2, 8, 17, 3]
 
@@ -59,12 +60,12 @@ def encoded(model: Encoder, skip: list[int] | None) -> tuple[torch.Tensor, list[
     return vectors.detach(), [value.grad for value in model.parameters() if value.grad is not None]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("pooling", list(POOLING_MODES))
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "camembert"])
 @pytest.mark.parametrize("skip", [None, [0, 2, 0, 1, 3, 0, 1, 7, 0, 0]])
 def test_vectors_and_gradients_are_those_of_padded_texts(kind, pooling, skip):
     padded, packed = encoder(kind, pooling), encoder(kind, pooling)
-    assert packing.enable(packed.transformer)
+    assert packing.enable_packing(packed.transformer)
     packed.packed = True
     (wanted, gradients), (found, others) = encoded(padded, skip), encoded(packed, skip)
     assert found.dtype == torch.float64
@@ -78,13 +79,13 @@ def test_vectors_and_gradients_are_those_of_padded_texts(kind, pooling, skip):
 
 def test_other_architectures_stay_padded():
     model = transformer("electra")
-    assert not packing.enable(model)
+    assert not packing.enable_packing(model)
     assert model.config._attn_implementation == "eager"
 
 
 def test_groups_hold_every_token_once_with_little_padding():
     lengths = sorted(np.random.default_rng(0).integers(1, 129, size=300).tolist(), reverse=True)
-    found = packing.Packing.of(lengths, torch.device("cpu"))
+    found = packing.Packing.from_lengths(lengths, torch.device("cpu"))
     assert sum(group.rows for group in found.groups) == 300
     assert sum(group.tokens for group in found.groups) == sum(lengths) == len(found.positions)
     assert all(group.tokens >= 0.85 * group.rows * group.length for group in found.groups)
@@ -94,20 +95,20 @@ def test_groups_hold_every_token_once_with_little_padding():
 def test_dropout_of_attention_is_drawn():
     torch.manual_seed(1)
     query, key, value = torch.randn(3, 1, 2, 12, 4)
-    group = packing.Packing.of([7, 5], torch.device("cpu")).groups
-    whole, _ = packing.attention(torch.nn.Identity(), query, key, value, None, 0.5, groups=group)
-    dropped, _ = packing.attention(torch.nn.Identity(), query, key, value, None, 0.5, 0.5, groups=group)
+    group = packing.Packing.from_lengths([7, 5], torch.device("cpu")).groups
+    whole, _ = packing.packed_attention(torch.nn.Identity(), query, key, value, None, 0.5, groups=group)
+    dropped, _ = packing.packed_attention(torch.nn.Identity(), query, key, value, None, 0.5, 0.5, groups=group)
     assert whole.shape == dropped.shape == (1, 12, 8)
     assert not torch.allclose(whole, dropped)
 
 
 def test_chunks_by_sum_keep_the_budget_and_every_text():
     lengths = np.random.default_rng(0).integers(1, 100, size=200).tolist()
-    found = by_sum(lengths, 300)
+    found = packed_batches(lengths, 300)
     assert sorted(np.concatenate(found).tolist()) == list(range(200))
     assert all(sum(lengths[i] for i in chunk) <= 300 for chunk in found)
-    assert by_sum([5, 900, 5], 100)[0].tolist() == [1]
-    assert by_sum([], 100) == []
+    assert packed_batches([5, 900, 5], 100)[0].tolist() == [1]
+    assert packed_batches([], 100) == []
 
 
 def test_a_model_trained_packed_is_saved_as_any_other(tmp_path):
@@ -118,11 +119,3 @@ def test_a_model_trained_packed_is_saved_as_any_other(tmp_path):
     again = Encoder.load(EncoderConfig(model=str(tmp_path / "model"), dtype="float32"), "cpu")
     texts = ["wireless headphones", "Bluetooth earbuds with a case", "", "running shoes " * 30]
     assert np.abs(ours.encode(texts, "query") - again.encode(texts, "query")).max() < 1e-6
-
-
-def test_pool_agrees_with_the_padded_pool_in_float32():
-    states, mask = torch.randn(2, 4, 8), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-    packed = packing.Packing.of([4, 2], torch.device("cpu"))
-    for mode in ("mean", "cls", "max"):
-        flat = states.reshape(8, 8)[mask.reshape(-1).bool()]
-        torch.testing.assert_close(packing.pool(flat, packed, mode), pool(states, mask, mode))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.encoder.distillation import distil, principal, weights
+from pipeline.encoder.distillation import distill, principal_components, sif_weights
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.static_encoder import StaticTable
 
@@ -16,7 +16,7 @@ TEXTS = ["wireless headphones", "", "Bluetooth earbuds with a charging case. " *
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, minilm):
     encoder = Encoder.load(EncoderConfig(layers=1, dtype="float32"), "cpu")
-    made = distil(encoder, 64, "embeddings")
+    made = distill(encoder, 64, "embeddings")
     path = tmp_path_factory.mktemp("static") / "model"
     made.save(path)
     return path
@@ -91,17 +91,17 @@ def test_the_trainer_trains_it_with_its_losses(saved):
 
 def test_distillation_keeps_what_is_near(minilm):
     encoder = Encoder.load(EncoderConfig(layers=1, dtype="float32"), "cpu")
-    made = distil(encoder, 128, "embeddings")
+    made = distill(encoder, 128, "embeddings")
     wool, sheep, bolt = made.encode(["woolen sheep", "lamb wool", "steel bolts"], "document")
     assert wool @ sheep > wool @ bolt
     with pytest.raises(UserError, match="dim 500 is more than the model's 384"):
-        distil(encoder, 500, "embeddings")
+        distill(encoder, 500, "embeddings")
 
 
 def test_principal_directions_and_weights():
     rng = np.random.default_rng(2)
     points = rng.normal(size=(500, 3)).astype(np.float32) * [5, 1, 0.1]
-    turned = principal(points, 2)
+    turned = principal_components(points, 2)
     assert turned.shape == (500, 2) and turned[:, 0].std() == pytest.approx(points[:, 0].std(), rel=1e-3)
-    light = weights(1000)
+    light = sif_weights(1000)
     assert (np.diff(light) > 0).all() and 0 < light[0] < light[-1] < 1

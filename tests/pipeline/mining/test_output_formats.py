@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.core import schema
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.encoder.model_directory import find
+from pipeline.encoder.model_directory import resolve_model
 from pipeline.mining.output_formats import labelled_lists, labelled_pairs, n_tuples, tuples
 from pipeline.storage.artifact import Draft
 from scripts.export_negatives import main
@@ -109,7 +109,7 @@ def test_sentence_transformers_trains_on_the_file(tmp_path):
 
     pq.write_table(tuples(triplets()), tmp_path / "part.parquet")
     data = load_dataset("parquet", data_files=str(tmp_path / "part.parquet"), split="train", cache_dir=str(tmp_path))
-    model = peer.SentenceTransformer(find(EncoderConfig().model), device="cpu")
+    model = peer.SentenceTransformer(resolve_model(EncoderConfig().model), device="cpu")
     arguments = peer.SentenceTransformerTrainingArguments(
         output_dir=str(tmp_path / "out"),
         max_steps=1,

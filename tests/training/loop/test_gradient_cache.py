@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.encoder.token_batches import by_tokens
+from pipeline.encoder.token_batches import padded_batches
 from tests.support.ranks import run_ranks
 from training.loop.gradient_cache import Cached, Plain
 from training.losses.gather import gather, world
@@ -32,7 +32,7 @@ class Tiny(nn.Module):
         self.learned = nn.ParameterDict({name: torch.tensor(value).double() for name, value in learned.items()})
 
     def forward(self, tokens, skip):
-        chunks = by_tokens([len(row) for row in tokens], self.budget)
+        chunks = padded_batches([len(row) for row in tokens], self.budget)
         if not chunks:
             return torch.zeros(0, DIM, dtype=torch.float64)
         vectors = torch.cat([self.encode([tokens[i] for i in chunk], [skip[i] for i in chunk]) for chunk in chunks])
@@ -116,7 +116,7 @@ def reductions(sizes):
     dist.all_reduce = reduce
     start = sum(sizes[: world()[0]])
     columns, _ = texts(slice(start, start + sizes[world()[0]]))
-    chunks = by_tokens([len(text) for column in columns for text in column], BUDGET)
+    chunks = padded_batches([len(text) for column in columns for text in column], BUDGET)
     return {"buckets": len(buckets), "others": len(calls), "chunks": len(chunks)}
 
 
