@@ -1,4 +1,4 @@
-"""Build a FAISS index of embedded vectors: `python -m scripts.index --run RUN [--type.type hnsw]`."""
+"""Build an index of embedded vectors: `python -m scripts.index --run RUN [--index.type hnsw]`."""
 
 from pipeline.core.config import main
 from pipeline.search.job import IndexConfig, run

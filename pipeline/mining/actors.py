@@ -21,7 +21,8 @@ from pipeline.mining.output_formats import tuples
 from pipeline.mining.reranker import CrossConfig, Reranker, cross_scored, looked_at
 from pipeline.mining.rules import Rule
 from pipeline.mining.selection import document_texts, select, taken_ids
-from pipeline.search import approximate
+from pipeline.search.approximate import approximate
+from pipeline.search.index import FileVectors, SearchIndex
 from pipeline.storage import shards
 from pipeline.storage.files import filesystem, join, read_parquet
 from pipeline.storage.shards import Shard
@@ -142,10 +143,8 @@ class Prepare(Worker):
         if item == "words":
             bm25_candidates.build(self.places.corpus, join(self.places.work, "words"))
             return 0
-        assert not isinstance(self.config.index, approximate.Exact)
-        return approximate.build(
-            self.config.index, self.places.encoded_corpus, join(self.places.work, "index"), self.threads
-        )
+        vectors = FileVectors(self.places.encoded_corpus)
+        return self.config.index.build(vectors, join(self.places.work, "index"), self.threads)
 
 
 class MineBlock(Worker):
@@ -153,9 +152,10 @@ class MineBlock(Worker):
 
     def __init__(self, places: Places, config: MineConfig, threads: int) -> None:
         limit_threads(threads)
-        self.places, self.config, self.opened = places, config, None
-        if not isinstance(config.index, approximate.Exact) and not places.reused:
-            self.opened = approximate.load(config.index, join(places.work, "index"), threads)
+        self.places, self.config = places, config
+        self.opened: SearchIndex | None = None
+        if config.index.approximate and not places.reused:
+            self.opened = config.index.open(join(places.work, "index"), threads)
         self.lexical = (
             bm25_candidates.load(join(places.work, "words")) if config.lexical and not places.reused else None
         )
@@ -186,7 +186,7 @@ class MineBlock(Worker):
         return [whole_block.slice(end - t.num_rows, t.num_rows) for end, t in zip(ends, tables, strict=True)]
 
 
-def find(block: Block, places: Places, config: MineConfig, opened: Any, lexical: Any) -> pa.Table:
+def find(block: Block, places: Places, config: MineConfig, opened: SearchIndex | None, lexical: Any) -> pa.Table:
     """Table `candidates` of a block, by the settings of a mining; `opened` is an index, `lexical` the words."""
     corpus = places.encoded_corpus
     known = known_positives(block, places.pairs, places.qrels)
@@ -195,7 +195,7 @@ def find(block: Block, places: Places, config: MineConfig, opened: Any, lexical:
     if opened is None:
         rows = exact(block, corpus, config.top_k, held.barred)
     else:
-        rows = approximate.approximate(opened, block.vectors, corpus, config.top_k, held.barred)
+        rows = approximate(opened, block.vectors, corpus, config.top_k, held.barred)
     if lexical is None or config.lexical is None:
         return candidates_table(block, measured(block, corpus, rows, held))
     rows, scores, positives = bm25_candidates.search(lexical, block, rows, held, config.top_k, config.lexical)

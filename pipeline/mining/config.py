@@ -10,7 +10,8 @@ from pipeline.mining.bm25_candidates import LexicalCandidates
 from pipeline.mining.exclusions import Exclude
 from pipeline.mining.reranker import CrossConfig
 from pipeline.mining.rules import Rule
-from pipeline.search.approximate import Exact, Index
+from pipeline.search.exact_index import Exact
+from pipeline.search.registry import AnyIndex
 
 SPEED = ("num_actors", "block_rows", "cache")  # decide how fast, not what
 
@@ -23,7 +24,7 @@ class MineConfig(JobConfig):
     encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the model that searches")
     split: str = Field("train", description="pairs of this split get negatives")
     top_k: int = Field(50, ge=1, description="candidates kept for an anchor")
-    index: Index = Field(default_factory=Exact, description="how the nearest are found: exact, hnsw or ivfpq")
+    index: AnyIndex = Field(default_factory=Exact, description="how the nearest are found: exact, hnsw, ivfpq, lance")
     lexical: LexicalCandidates | None = Field(None, description="BM25 beside the vectors")
     cross: CrossConfig | None = Field(None, description="the reranker that scores candidates and positives")
     rule: Rule = Field(default_factory=Rule, description="which candidates become negatives")

@@ -14,7 +14,7 @@ from pipeline.mining.actors import EncodeForSearch, MineBlock, Places, Prepare, 
 from pipeline.mining.config import MineConfig
 from pipeline.mining.plan import Model, Plan, blocks, describe, draw, settle
 from pipeline.mining.reranker import Reranker
-from pipeline.search import approximate
+from pipeline.search.approximate import approximate_recall
 from pipeline.storage import shards
 from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, read_parquet
@@ -35,6 +35,7 @@ def run(config: MineConfig) -> Artifact:
 
     Raises UserError on a bad model, missing data, and a finished artifact made of other inputs or settings.
     """
+    config.index.check_installed()
     data = Artifact.open(config.data or join(config.run, "data"), "build")
     if not data.has("pairs"):
         raise UserError(f"{data.path}: has no pairs to mine for; it holds {', '.join(data.manifest.tables)}")
@@ -133,19 +134,18 @@ def _prepare(config: MineConfig, places: Places, plan: Plan) -> dict[str, Any]:
     """Build the index and the words where they are asked for; return what to note of them."""
     fs, root = filesystem(places.work)
     wanted = ["words"] if config.lexical else []
-    wanted += ["index"] if not isinstance(config.index, approximate.Exact) else []
+    wanted += ["index"] if config.index.approximate else []
     missing = [name for name in wanted if not fs.exists(join(root, name))]
     if missing:
         say(f"mine: builds {' and '.join(missing)} over {sum(shard.rows for shard in plan.documents):,} documents")
         pool = Pool.plan(len(missing), len(missing), on_gpus=False)
         settings = {"places": places, "config": config, "threads": pool.threads}
         list(stream(missing, Prepare, settings, pool))
-    return {} if isinstance(config.index, approximate.Exact) else {"index_recall": _recall(config, places, plan)}
+    return {"index_recall": _recall(config, places, plan)} if config.index.approximate else {}
 
 
 def _recall(config: MineConfig, places: Places, plan: Plan) -> float:
     """Measure what the index finds of the exact nearest, on evenly spaced anchors."""
-    assert not isinstance(config.index, approximate.Exact)
     ends = np.cumsum([(places.encoded(key) or {})["rows"] for key in plan.keys["query"]])
     rows = np.unique(np.linspace(0, ends[-1] - 1, min(config.recall_rows, int(ends[-1]))).astype(np.int64))
     parts = []
@@ -153,8 +153,8 @@ def _recall(config: MineConfig, places: Places, plan: Plan) -> float:
         if (near := rows[(rows >= first) & (rows < last)]).size:
             held = read_parquet(join(places.vectors, f"{key}.parquet"), columns=["vector"])
             parts.append(as_matrix(held["vector"])[near - first])
-    opened = approximate.load(config.index, join(places.work, "index"), ray_session.cpus())
-    hit, there = approximate.recall(opened, np.concatenate(parts), places.encoded_corpus, config.top_k)
+    opened = config.index.open(join(places.work, "index"), ray_session.cpus())
+    hit, there = approximate_recall(opened, np.concatenate(parts), places.encoded_corpus, config.top_k)
     share = hit / max(1, there)
     say(f"mine: the {config.index.type} index finds {share:.4f} of the exact {config.top_k} nearest, {len(rows)} asked")
     return round(share, 6)

@@ -1,17 +1,17 @@
-"""Ask for documents: the nearest to a text, from an index or straight from vectors, with what they carry along."""
+"""Queries: the documents nearest to a text, from an index or straight from vectors, with what goes with them."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.search import exact, lance_index
-from pipeline.search.faiss_index import Floats, Rows, library
-from pipeline.search.job import DATASET, INDEX, Stored
+from pipeline.search.exact import Floats, Rows
+from pipeline.search.index import ArtifactVectors, DocumentIndex, ExactSearch, SearchIndex
+from pipeline.search.job import document_columns
+from pipeline.search.registry import index_type
+from pipeline.storage import shards
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json
 from pipeline.storage.vectors import unit
@@ -21,7 +21,7 @@ TEXT, TITLE = ("text", "description"), ("title", "name")
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that was found: its cosine, id, and the other columns that its vectors carried."""
+    """A document that was found: its cosine, its id, and the other columns of its row."""
 
     score: float
     doc_id: str
@@ -29,17 +29,22 @@ class Hit:
 
     @property
     def title(self) -> str:
-        """What it is called, or the start of its text; empty where the vectors carried neither."""
-        shown = next((self.columns[name] for name in (*TITLE, *TEXT) if self.columns.get(name)), "")
-        return " ".join(str(shown).split())[:100]
+        """Its title or name, or the start of its text; empty where its row holds neither."""
+        text = next((self.columns[name] for name in (*TITLE, *TEXT) if self.columns.get(name)), "")
+        return " ".join(str(text).split())[:100]
 
 
 class Searcher:
-    """An index, or an artifact of vectors, that can be asked; the model is the one that it was made with."""
+    """Search in an artifact of the index job or of the embedding job, with the model that made its vectors.
+
+        Searcher("runs/shop/index")("wireless headphones", k=5)
+
+    Raises UserError for a path that is neither, and where `model`, or the model that the artifact names, is another
+    one than made the vectors.
+    """
 
     def __init__(self, path: str, model: str | None = None) -> None:
-        kind = _kind(path)
-        self.artifact = Artifact.open(path, kind)
+        self.artifact = Artifact.open(path, _kind(path))
         notes = self.artifact.manifest.notes
         settings = dict(notes.get("model") or {}) | ({"model": model} if model else {})
         try:
@@ -48,48 +53,38 @@ class Searcher:
             raise UserError(f"{path}: does not say which model made it; name it by --model") from error
         if self.encoder.identity["weights"] != (notes.get("encoder") or {}).get("weights"):
             raise UserError(f"{path}: was made by another model than {self.encoder.path or model}; name it by --model")
-        self.index = _read(path, notes) if kind == "index" else None
+        self.index = _open(self.artifact)
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
-        """Return the k nearest documents of a text, asked as a query."""
-        query = unit(self.encoder.encode([text], "query"))
-        scores, rows = self._nearest(query, k)
-        held = rows[0] >= 0
-        found = self._documents(rows[0][held])
-        return [Hit(float(score), str(one.pop("id")), one) for score, one in zip(scores[0][held], found, strict=True)]
-
-    def _nearest(self, query: Floats, k: int) -> tuple[Floats, Rows]:
-        if self.index is not None:
-            scores, rows = self.index.search(query[:, : self.index.d], k)
-            return scores, rows
-        stored = Stored(self.artifact, "vector")
-        return exact.top_k(unit(query[:, : stored.dim]), stored, k)
+        """Return the k documents nearest to a text, which is encoded as a query; best first."""
+        query: Floats = unit(self.encoder.encode([text], "query")[:, : self.index.dim])
+        scores, rows = self.index.search(query, k)
+        exists = rows[0] >= 0
+        documents = self._documents(rows[0][exists])
+        return [
+            Hit(float(score), str(document.pop("id")), document)
+            for score, document in zip(scores[0][exists], documents, strict=True)
+        ]
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""
-        if isinstance(self.index, lance_index.Opened):
-            return self.index.take(rows)
-        table = "documents" if self.index is not None else "vectors"
-        names = [
-            name
-            for name in self.artifact.manifest.tables[table].columns
-            if not name.startswith("vector") and name != "text_key"
-        ]
+        if isinstance(self.index, DocumentIndex):
+            return self.index.documents(rows)
+        table = "documents" if self.artifact.manifest.kind == "index" else "vectors"
+        names = document_columns(list(self.artifact.manifest.tables[table].columns))
         return take(self.artifact.files(table), rows, names)
 
 
 def take(files: list[str], rows: Rows, names: list[str]) -> list[dict[str, Any]]:
-    """Columns of rows that are numbered over all files, in the order asked for."""
-    from pipeline.storage.shards import batches
-
-    found: dict[int, dict[str, Any]] = {}
+    """Return columns of rows that are numbered over all files, in the order of `rows`."""
+    documents: dict[int, dict[str, Any]] = {}
     first = 0
-    for batch in batches(files, names):
-        local = rows[(rows >= first) & (rows < first + batch.num_rows)]
-        for row, values in zip(local, batch.take(local - first).to_pylist(), strict=True):
-            found[int(row)] = values
+    for batch in shards.batches(files, names):
+        local = rows[(rows >= first) & (rows < first + batch.num_rows)] - first
+        for row, values in zip(local, batch.take(local).to_pylist(), strict=True):
+            documents[first + int(row)] = values
         first += batch.num_rows
-    return [found[int(row)] for row in rows]
+    return [documents[int(row)] for row in rows]
 
 
 def _kind(path: str) -> str:
@@ -99,12 +94,10 @@ def _kind(path: str) -> str:
     return "index" if read_json(join(path, MANIFEST)).get("kind") == "index" else "embed"
 
 
-def _read(path: str, notes: dict[str, Any]) -> Any:
-    if notes["type"] == "lance":
-        return lance_index.opened(lance_index.Lance.model_validate(notes["settings"]), join(path, DATASET))
-    faiss = library()
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / INDEX
-        fs, name = filesystem(join(path, INDEX))
-        fs.get(name, str(local))
-        return faiss.read_index(str(local))
+def _open(artifact: Artifact) -> SearchIndex:
+    """Open the index of an artifact; vectors without one are searched exactly."""
+    if artifact.manifest.kind == "embed":
+        vectors = ArtifactVectors(artifact)
+        return ExactSearch(vectors, vectors.dim, vectors.count)
+    kind = index_type(artifact.manifest.notes["index"])
+    return kind.open(join(artifact.path, kind.file))

@@ -74,6 +74,36 @@ def new_folder(path: str) -> Iterator[Path]:
     partial.rename(target)
 
 
+@contextmanager
+def new_file(path: str) -> Iterator[Path]:
+    """Yield a local path to write a file to, which then replaces `path` in one step, on a remote store too."""
+    fs, name = filesystem(path)
+    fs.makedirs(posixpath.dirname(name), exist_ok=True)
+    if "://" not in path:
+        partial = Path(f"{path}.partial")
+        yield partial
+        partial.replace(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / posixpath.basename(name)
+        yield local
+        fs.put(str(local), f"{name}.partial")
+    fs.mv(f"{name}.partial", name)
+
+
+@contextmanager
+def local_file(path: str) -> Iterator[Path]:
+    """Yield a local path of a file; a remote one is copied to this machine and removed afterwards."""
+    if "://" not in path:
+        yield Path(path)
+        return
+    fs, name = filesystem(path)
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / posixpath.basename(name)
+        fs.get(name, str(local))
+        yield local
+
+
 def fetch_folder(path: str) -> str:
     """Bring a remote folder here and return its local place; what was brought before and is unchanged is used again."""
     fs, root = filesystem(path)

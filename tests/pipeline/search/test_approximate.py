@@ -6,9 +6,11 @@ import pytest
 
 from pipeline.mining import bm25_candidates
 from pipeline.mining.exclusions import Block, Positions, text_keys
-from pipeline.search import approximate
+from pipeline.search.approximate import approximate, approximate_recall
 from pipeline.search.bm25 import Lexical
 from pipeline.search.exact import top_k
+from pipeline.search.index import FileVectors
+from pipeline.search.registry import index_type
 from pipeline.storage import shards
 from pipeline.storage.vectors import unit, vectors_table
 
@@ -31,27 +33,32 @@ def corpus(tmp_path_factory) -> tuple[list[str], np.ndarray, np.ndarray]:
     return files, vectors, anchors.astype(np.float16).astype(np.float32)
 
 
-INDEXES = [approximate.IvfPq(cells=30, probes=12, bytes=12), approximate.Hnsw(links=16, ef_build=60, ef_search=80)]
+INDEXES = [
+    {"type": "ivfpq", "nlist": 30, "nprobe": 12, "code_bytes": 12},
+    {"type": "hnsw", "m": 16, "ef_construction": 60, "ef_search": 80},
+    {"type": "lance", "index_type": "ivf_hnsw_sq", "num_partitions": 4},
+]
 
 
-@pytest.mark.parametrize("config", INDEXES, ids=["ivfpq", "hnsw"])
-def test_an_index_finds_nearly_all_in_exact_order_and_never_what_is_barred(corpus, tmp_path, config):
-    pytest.importorskip("faiss", reason="the extra [ann] is not installed")
+@pytest.mark.parametrize("settings", INDEXES, ids=lambda settings: settings["type"])
+def test_an_index_finds_nearly_all_in_exact_order_and_never_what_is_barred(corpus, tmp_path, settings):
+    pytest.importorskip("lance" if settings["type"] == "lance" else "faiss", reason="the extra is not installed")
     files, vectors, anchors = corpus
-    place = str(tmp_path / "index")
-    assert approximate.build(config, files, place, 1) == 1500
-    opened = approximate.load(config, place, 1)
+    kind, path = index_type(settings), str(tmp_path / "index")
+    kind.build(FileVectors(files), path, 1)
+    index = kind.open(path, 1)
+    assert (index.size, index.dim) == (1500, 24)
     exact = top_k(anchors, [vectors], 12)
     barred = (np.repeat(np.arange(60), 3), exact[1][:, :3].ravel())
     for holes in (None, barred):
-        hit, there = approximate.recall(opened, anchors, files, 12, holes)
+        hit, there = approximate_recall(index, anchors, files, 12, holes)
         assert there == 720 and hit / there > 0.9
-        rows = approximate.approximate(opened, anchors, files, 12, holes)
+        rows = approximate(index, anchors, files, 12, holes)
         scores = np.einsum("akd,ad->ak", vectors[rows].astype(np.float64), anchors.astype(np.float64))
         assert (rows >= 0).all() and (np.diff(scores.astype(np.float32), axis=1) <= 0).all()
         assert all(len(set(row)) == 12 for row in rows.tolist())
     assert not (set(zip(*barred, strict=True)) & {(a, r) for a, row in enumerate(rows.tolist()) for r in row})
-    assert approximate.approximate(opened, anchors[:2], files, 2000).shape == (2, 2000)
+    assert approximate(index, anchors[:2], files, 2000).shape == (2, 2000)
 
 
 def test_fusion_is_its_formula():

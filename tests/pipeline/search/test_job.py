@@ -10,9 +10,9 @@ from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.search import exact as search
-from pipeline.search.faiss_index import Flat, Hnsw, IvfPq, recall
-from pipeline.search.job import IndexConfig, Stored, run
-from pipeline.search.lance_index import Lance, opened
+from pipeline.search.index import ArtifactVectors
+from pipeline.search.job import IndexConfig, run
+from pipeline.search.lance_index import Lance
 from pipeline.search.query import Searcher
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.vectors import Format, calibrated, columns, unit
@@ -43,16 +43,16 @@ def settings(vectors: Artifact, out: Path, **more) -> IndexConfig:
     return validate(IndexConfig, {"vectors": vectors.path, "out": str(out), "threads": 1} | more)
 
 
-@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+@pytest.mark.parametrize("kind", ["exact", "flat", "hnsw"])
 def test_search_shows_the_nearest_documents_with_titles_and_scores(vectors, tmp_path, kind):
     pytest.importorskip("faiss")
-    made = run(settings(vectors, tmp_path / "index", type={"type": kind}))
+    made = run(settings(vectors, tmp_path / "index", index={"type": kind}))
     assert made.manifest.notes["recall"] >= 0.99
     found, exact = Searcher(made.path)("wireless headphones", 5), Searcher(vectors.path)("wireless headphones", 5)
     assert found[0].title == "wireless headphones" and found[0].score == pytest.approx(1, abs=1e-5)
     assert [hit.doc_id for hit in found] == [hit.doc_id for hit in exact]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact], abs=1e-5)
-    assert run(settings(vectors, tmp_path / "index", type={"type": kind})).manifest == made.manifest
+    assert run(settings(vectors, tmp_path / "index", index={"type": kind})).manifest == made.manifest
 
 
 def test_columns_of_codes_and_fewer_dimensions_can_be_indexed(vectors, tmp_path):
@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_refused(vectors, tmp_path):
     with pytest.raises(UserError, match=r"no column of vectors 'title'; it has vector, vector_int8_64"):
         run(settings(vectors, tmp_path / "a", column="title"))
     with pytest.raises(UserError, match="needs 256 vectors to learn its codes from, there are 108"):
-        run(settings(vectors, tmp_path / "b", type={"type": "ivfpq"}))
+        run(settings(vectors, tmp_path / "b", index={"type": "ivfpq"}))
     with pytest.raises(UserError, match="is no artifact of index or embed"):
         Searcher(str(tmp_path))
     other = Encoder.load(ENCODER, "cpu")
@@ -75,28 +75,6 @@ def test_what_does_not_fit_is_refused(vectors, tmp_path):
     other.save(tmp_path / "other")
     with pytest.raises(UserError, match="was made by another model"):
         Searcher(vectors.path, model=str(tmp_path / "other"))
-
-
-@pytest.mark.parametrize("kind", [Flat(), Hnsw(), IvfPq(cells=16, probes=12, bytes=16)])
-def test_every_kind_finds_what_exact_search_finds(kind):
-    faiss = pytest.importorskip("faiss")
-    from pipeline.search.faiss_index import Blocks, fill
-
-    rng = np.random.default_rng(4)
-    centres = rng.normal(size=(40, 32))
-    points = unit((centres[rng.integers(0, 40, 2000)] + 0.4 * rng.normal(size=(2000, 32))).astype(np.float32))
-
-    class Held(Blocks):
-        dim, count = 32, 2000
-
-        def __iter__(self):
-            return iter(np.split(points, 4))
-
-    index = fill(kind, Held(), 1)
-    assert isinstance(index, faiss.Index) and index.ntotal == 2000
-    _, exact = search.top_k(points[:100], [points], 10)
-    assert recall(index.search(points[:100], 10)[1], exact) >= (0.6 if kind.type == "ivfpq" else 0.98)
-    assert np.array_equal(Held().sample(500), points[::4])
 
 
 def many(folder: Path, count: int = 600) -> Artifact:
@@ -117,45 +95,49 @@ def test_a_lance_dataset_finds_what_exact_search_finds(tmp_path, index):
     """Its rows are the documents of the vectors, in their order, with true cosines."""
     lance = pytest.importorskip("lance")
     found = many(tmp_path)
-    kind = {"type": "lance", "index": index, "cells": 4, "bytes": 16}
-    made = run(settings(found, tmp_path / "index", type=kind))
+    kind = {"type": "lance", "index_type": index, "num_partitions": 4, "num_sub_vectors": 16}
+    made = run(settings(found, tmp_path / "index", index=kind))
     assert made.manifest.notes["recall"] >= (1.0 if index == "none" else 0.95)
     place = str(tmp_path / "index" / "index.lance")
     held, given = lance.dataset(place).to_table(), found.read("vectors")
     assert held["row"].to_pylist() == list(range(600))
     for name in ("id", "title"):
         assert held[name].to_pylist() == given[name].to_pylist()
-    vectors = np.concatenate(list(Stored(found, "vector")))
+    vectors = np.concatenate(list(ArtifactVectors(found, "vector")))
     np.testing.assert_array_equal(np.stack(held["vector"].to_numpy()), vectors)
 
-    asked = opened(Lance.model_validate(kind), place)
+    asked = Lance.model_validate(kind).open(place)
     scores, rows = asked.search(vectors[:5], 3)
     assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_allclose(scores, np.einsum("qd,qkd->qk", vectors[:5], vectors[rows]), atol=1e-5)
     if index == "none":
-        exact, nearest = search.top_k(vectors[:5], Stored(found, "vector"), 3)
+        exact, nearest = search.top_k(vectors[:5], ArtifactVectors(found, "vector"), 3)
         assert np.array_equal(rows, nearest)
         np.testing.assert_allclose(scores, exact, atol=1e-5)
-    assert [one["title"] for one in asked.take(rows[:, 0])] == [f"title {row}" for row in range(5)]
+    assert [one["title"] for one in asked.documents(rows[:, 0])] == [f"title {row}" for row in range(5)]
 
 
 def test_a_lance_dataset_is_asked_like_any_index(vectors, tmp_path):
     pytest.importorskip("lance")
-    made = run(settings(vectors, tmp_path / "index", type={"type": "lance"}))
+    made = run(settings(vectors, tmp_path / "index", index={"type": "lance"}))
     found, exact = Searcher(made.path)("wireless headphones", 5), Searcher(vectors.path)("wireless headphones", 5)
     assert [(hit.doc_id, hit.title) for hit in found] == [(hit.doc_id, hit.title) for hit in exact]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in exact], abs=1e-5)
     few = Searcher(made.path)("wireless headphones", 500)
     assert len(few) == 108
-    assert run(settings(vectors, tmp_path / "index", type={"type": "lance"})).manifest == made.manifest
-    with pytest.raises(UserError, match=r"type.index ivf_pq: needs 256 vectors, there are 108; take none"):
-        run(settings(vectors, tmp_path / "b", type={"type": "lance", "index": "ivf_pq"}))
-    with pytest.raises(UserError, match=r"type.bytes 7: is no divisor of the width 32 of the vectors"):
-        run(settings(many(tmp_path), tmp_path / "c", type={"type": "lance", "index": "ivf_pq", "bytes": 7}))
+    assert run(settings(vectors, tmp_path / "index", index={"type": "lance"})).manifest == made.manifest
+    with pytest.raises(UserError, match=r"index.index_type ivf_pq: needs 256 vectors, there are 108; choose none"):
+        run(settings(vectors, tmp_path / "b", index={"type": "lance", "index_type": "ivf_pq"}))
+    with pytest.raises(UserError, match=r"index.num_sub_vectors 7: does not divide the width 32 of the vectors"):
+        run(
+            settings(
+                many(tmp_path), tmp_path / "c", index={"type": "lance", "index_type": "ivf_pq", "num_sub_vectors": 7}
+            )
+        )
 
 
 def test_a_lance_dataset_on_an_object_store_is_brought_here_to_be_asked(vectors):
     pytest.importorskip("lance")
-    made = run(settings(vectors, "memory://lance/index", type={"type": "lance"}))
+    made = run(settings(vectors, "memory://lance/index", index={"type": "lance"}))
     assert made.manifest.notes["recall"] == 1.0
     assert Searcher("memory://lance/index")("wireless headphones", 1)[0].title == "wireless headphones"
