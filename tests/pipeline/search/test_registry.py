@@ -59,7 +59,7 @@ def test_every_type_finds_what_exact_search_finds(section: type[IndexType], fold
         np.testing.assert_allclose(found_scores, scores, atol=1e-5)
 
 
-def test_a_sample_is_every_so_manieth_vector():
+def test_a_sample_is_evenly_spaced():
     points = Points()
     assert np.array_equal(points.sample(500), points.rows[::4])
     assert np.array_equal(points.sample(300), points.rows[:: points.sample_step(300)])
