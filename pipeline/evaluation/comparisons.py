@@ -1,4 +1,4 @@
-"""Tests between models, paired by what was asked, and corrected for their number."""
+"""Significance tests between models, paired by query, triplet or pair, and corrected for their number."""
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
@@ -11,10 +11,10 @@ from pipeline.metrics.significance import bootstrap_interval, bootstrap_p, holm,
 Test = dict[str, Any]
 
 
-def contrasts(models: Iterable[str], baseline: str, *, every: bool = False) -> list[tuple[str, str]]:
+def model_pairs(models: Iterable[str], baseline: str, *, all_pairs: bool = False) -> list[tuple[str, str]]:
     """Pairs (model, baseline) to test: every model against the baseline, or each of all pairs once."""
     names = list(models)
-    if not every:
+    if not all_pairs:
         return [(name, baseline) for name in names if name != baseline and baseline in names]
     ordered = [name for name in names if name == baseline] + [name for name in names if name != baseline]
     return [(model, other) for other, model in combinations(ordered, 2)]
@@ -28,20 +28,24 @@ def compare(values: Mapping[str, PerQuery], pairs: Iterable[tuple[str, str]], se
         for metric in values.get(model, {})
         if values[model][metric] and metric in values.get(other, {})
     ]
-    return corrected(tests)
+    return add_holm(tests)
 
 
-def compare_statistics(found: Mapping[str, Mapping[str, Statistic]], pairs: Iterable[tuple[str, str]]) -> list[Test]:
+def compare_statistics(
+    statistics: Mapping[str, Mapping[str, Statistic]], pairs: Iterable[tuple[str, str]]
+) -> list[Test]:
     """Test statistics by their paired bootstrap samples, corrected by Holm."""
     tests = []
     for model, other in pairs:
-        for metric in found.get(model, {}):
-            if metric in found.get(other, {}):
-                tests.append(_statistic_test(model, other, metric, found[model][metric], found[other][metric]))
-    return corrected(tests)
+        for metric in statistics.get(model, {}):
+            if metric in statistics.get(other, {}):
+                tests.append(
+                    _statistic_test(model, other, metric, statistics[model][metric], statistics[other][metric])
+                )
+    return add_holm(tests)
 
 
-def corrected(tests: list[Test]) -> list[Test]:
+def add_holm(tests: list[Test]) -> list[Test]:
     """Add p-values corrected by Holm's method.
 
     The tests on one metric are a family; the metrics are views of the same rankings, and the first of them is the one

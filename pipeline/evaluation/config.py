@@ -8,11 +8,12 @@ from pydantic import Field, field_validator
 from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.evaluation.report_data import subject_of
+from pipeline.evaluation.report_data import headline_model
 from pipeline.evaluation.results import BM25
 from pipeline.evaluation.retention import Guard
 from pipeline.evaluation.vector_variants import VariantsConfig
-from pipeline.metrics.retrieval import RETRIEVAL, Metric
+from pipeline.metrics.registry import parse_metric
+from pipeline.metrics.retrieval import DEFAULT_METRICS
 from pipeline.storage.files import filesystem, join, read_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -23,33 +24,37 @@ class EvaluateConfig(JobConfig):
 
     data: str | None = Field(None, description="build artifact; default {run}/data")
     out: str | None = Field(None, description="where the report goes; default {run}/report")
-    split: str = Field("test", description="split whose queries are asked")
+    split: str = Field("test", description="split whose queries are evaluated")
     encoder: EncoderConfig | None = Field(None, description="untrained model `base`; default: what training began with")
     models: dict[str, EncoderConfig] = Field(
-        {}, description="further encoders by name, a path or settings, beside base and tuned ({run}/model)"
+        {}, description="further encoders by name, a path or settings, in addition to base and tuned ({run}/model)"
     )
     bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
     baseline: str | None = Field(None, description="model that every other is tested against; default base")
-    tests: Literal["baseline", "every"] = Field("baseline", description="every: test each pair of models")
+    tests: Literal["baseline", "all_pairs"] = Field("baseline", description="all_pairs: test each model against each")
     variants: VariantsConfig | None = Field(
-        VariantsConfig(), description="cut and quantised vectors, measured beside; null for none"
+        VariantsConfig(), description="shortened and quantised vectors, evaluated too; null for none"
     )
-    guards: list[Guard] = Field([], description="other corpora: what the models lost or kept there")
-    metrics: list[str] = Field(list(RETRIEVAL), min_length=1, description="the first decides the headline")
-    max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
+    guards: list[Guard] = Field([], description="other corpora: what the models forgot there")
+    metrics: list[str] = Field(list(DEFAULT_METRICS), min_length=1, description="the first decides the headline")
+    max_queries: int | None = Field(
+        None, ge=1, description="evaluate only the first queries that have a relevant document"
+    )
     max_triplets: int = Field(5000, ge=1, description="use at most so many triplets of the split")
     training: str | None = Field(None, description="holds metrics.jsonl and config.json; default {run}/training")
-    vectors: str | None = Field(None, description="embed artifact, read where it fits a model; default {run}/vectors")
-    num_actors: int | None = Field(
-        None, ge=1, description="encoders at work; default one a GPU, else one for four CPUs"
+    vectors: str | None = Field(
+        None, description="embed artifact, used where it is of the same model and corpus; default {run}/vectors"
     )
-    seed: int = Field(0, description="decides random pairs, permutations and bootstrap")
+    num_actors: int | None = Field(
+        None, ge=1, description="number of encoding actors; default one a GPU, else one for four CPUs"
+    )
+    seed: int = Field(0, description="seed of random pairs, permutations and bootstrap samples")
 
     @field_validator("metrics")
     @classmethod
     def _known_metrics(cls, names: list[str]) -> list[str]:
         for name in names:
-            Metric.parse(name)
+            parse_metric(name)
         return list(dict.fromkeys(names))
 
     @field_validator("models", mode="before")
@@ -58,7 +63,7 @@ class EvaluateConfig(JobConfig):
         """Let `{name: path}` mean `{name: {model: path}}`."""
         if not isinstance(models, dict):
             return models
-        return {name: {"model": one} if isinstance(one, str) else one for name, one in models.items()}
+        return {name: {"model": model} if isinstance(model, str) else model for name, model in models.items()}
 
     @field_validator("models")
     @classmethod
@@ -79,9 +84,9 @@ class EvaluateConfig(JobConfig):
         """Return the recipes of the guards."""
         return [guard.recipe for guard in self.guards if guard.recipe]
 
-    def place(self, given: str | None, default: str) -> str:
-        """Return a place: as given, else below the run."""
-        return given or join(self.run, default)
+    def path(self, setting: str | None, default: str) -> str:
+        """Return the path of a setting, or else a default below the run's directory."""
+        return setting or join(self.run, default)
 
     def result_settings(self) -> dict[str, Any]:
         """Leave out how many work on it, and how much at a time."""
@@ -92,7 +97,7 @@ class EvaluateConfig(JobConfig):
     def resolved(self) -> "EvaluateConfig":
         """Fill in base, tuned and the baseline; the tuned model brings its own length, prompts and layers.
 
-        Raises UserError when the baseline, or a model whose variants are wanted, is not compared.
+        Raises UserError when the baseline, or a model of `variants.models`, is not compared.
         """
         models = self._all_models()
         names = [*([BM25] if self.bm25 else []), *models]
@@ -107,30 +112,30 @@ class EvaluateConfig(JobConfig):
     def _all_models(self) -> dict[str, EncoderConfig]:
         """Base and tuned where they are named, there was a training, or nothing else is asked for; then all others."""
         trained = join(self.run, "model")
-        fs, place = filesystem(trained)
+        fs, trained_path = filesystem(trained)
         defaults = {}
         if not self.models or self.encoder or self._training():
-            defaults["base"] = self.encoder or self._began_with()
-        if not self.models or fs.exists(place):
+            defaults["base"] = self.encoder or self._training_encoder()
+        if not self.models or fs.exists(trained_path):
             tuned = {"model": trained, "max_length": None, "prompts": None, "layers": None}
             defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).model_copy(update=tuned)
         return {**defaults, **self.models}
 
     @property
-    def shrunk(self) -> tuple[str, ...]:
-        """Models whose variants are measured."""
+    def variant_models(self) -> tuple[str, ...]:
+        """Models whose variants are evaluated."""
         if self.variants is None or not self.models:
             return ()
-        subject = subject_of(list(self.models), str(self.baseline))
+        subject = headline_model(list(self.models), str(self.baseline))
         return tuple(self.variants.models or [subject])
 
     def _training(self) -> str | None:
         """Path of the training's own settings, where there was one."""
-        path = join(self.place(self.training, "training"), "config.json")
+        path = join(self.path(self.training, "training"), "config.json")
         fs, name = filesystem(path)
         return path if fs.exists(name) else None
 
-    def _began_with(self) -> EncoderConfig:
+    def _training_encoder(self) -> EncoderConfig:
         """Return the encoder of the training's own settings; the sample model where there was no training."""
         path = self._training()
         return EncoderConfig.model_validate((read_json(path).get("encoder") if path else None) or {})

@@ -1,4 +1,4 @@
-"""The corpus as numbered rows, read in pieces: nothing here holds more than one batch of documents."""
+"""The corpus as numbered rows, read in chunks: nothing here has more than one batch of documents in memory."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ VECTOR_ROWS = 65_536
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Rows of the corpus that follow each other, of one file or several: the first of them, and the column to take."""
+class CorpusChunk:
+    """Consecutive rows of the corpus, of one file or several: the number of the first, and the column to read."""
 
     shards: tuple[shards.Shard, ...]
     first_row: int
@@ -26,23 +26,23 @@ class Piece:
 
     @property
     def rows(self) -> int:
-        """Documents in it."""
+        """Number of documents."""
         return sum(shard.rows for shard in self.shards)
 
     def read(self) -> pa.ChunkedArray:
-        """Read the column of these rows: text, to be encoded, or vector."""
+        """Read the column of these rows: texts to encode, or vectors."""
         parts = [shards.read(shard, [self.column]).column(self.column) for shard in self.shards]
         return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
 
     def packed(self) -> str:
-        """Return it as JSON, for a row of Ray Data."""
+        """Write the chunk as JSON, which travels as a row of Ray Data."""
         return json.dumps([[asdict(shard) for shard in self.shards], self.first_row, self.column])
 
     @classmethod
-    def unpack(cls, packed: str) -> "Piece":
-        """Take it back from a row."""
-        held, first_row, column = json.loads(packed)
-        return cls(tuple(shards.Shard(**shard) for shard in held), first_row, column)
+    def unpack(cls, packed: str) -> "CorpusChunk":
+        """Read a chunk that `packed` wrote."""
+        shard_fields, first_row, column = json.loads(packed)
+        return cls(tuple(shards.Shard(**shard) for shard in shard_fields), first_row, column)
 
 
 class Corpus:
@@ -56,22 +56,22 @@ class Corpus:
     def __len__(self) -> int:
         return self.rows
 
-    def pieces(self, column: str = "text", rows: int | None = None) -> list[Piece]:
-        """Cut the table into pieces of rows that follow each other.
+    def chunks(self, column: str = "text", rows: int | None = None) -> list[CorpusChunk]:
+        """Cut the table into chunks of consecutive rows.
 
         Their size depends on the number of rows alone, about 64 of them between 256 and 16,384 rows, and they go
         across files: what is encoded together depends neither on the number of actors nor on that of files.
         """
         size = rows or min(16_384, max(256, -(-len(self) // 64)))
-        whole = shards.plan(self.files, max(1, len(self)), "evaluate")
-        ends = np.cumsum([0, *(shard.rows for shard in whole)]).tolist()
+        files = shards.plan(self.files, max(1, len(self)), "evaluate")
+        ends = np.cumsum([0, *(shard.rows for shard in files)]).tolist()
         return [
-            Piece(tuple(_overlap(whole, ends, first, min(first + size, len(self)))), first, column)
+            CorpusChunk(tuple(_overlap(files, ends, first, min(first + size, len(self)))), first, column)
             for first in range(0, len(self), size)
         ]
 
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Stream the table: first row and rows."""
+        """Stream the table in batches, each with the number of its first row."""
         row = 0
         for batch in shards.batches(self.files, columns):
             yield row, batch
@@ -79,25 +79,25 @@ class Corpus:
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
         """Rows of these documents; ids that the corpus lacks are left out."""
-        wanted = pa.array(sorted(set(ids)), pa.string())
-        found: dict[str, int] = {}
+        id_set = pa.array(sorted(set(ids)), pa.string())
+        row_of: dict[str, int] = {}
         for first, batch in self.batches([self.key]):
             column = batch.column(self.key)
-            places = np.flatnonzero(pc.is_in(column, wanted).to_numpy(zero_copy_only=False))
-            for place, doc in zip(places, column.take(pa.array(places)).to_pylist(), strict=True):
-                found.setdefault(doc, first + int(place))
-        return found
+            matching = np.flatnonzero(pc.is_in(column, id_set).to_numpy(zero_copy_only=False))
+            for index, doc in zip(matching, column.take(pa.array(matching)).to_pylist(), strict=True):
+                row_of.setdefault(doc, first + int(index))
+        return row_of
 
     def take(self, rows: Iterable[int], columns: list[str]) -> dict[int, dict[str, Any]]:
-        """Columns of these rows, by row."""
-        wanted = np.unique(np.fromiter(rows, np.int64))
-        taken: dict[int, dict[str, Any]] = {}
+        """Values of some columns of these rows: {row number: {column: value}}."""
+        row_numbers = np.unique(np.fromiter(rows, np.int64))
+        values: dict[int, dict[str, Any]] = {}
         for first, batch in self.batches(columns):
-            low, high = np.searchsorted(wanted, [first, first + batch.num_rows])
-            local = wanted[low:high] - first
-            for place, row in zip(local, batch.take(pa.array(local)).to_pylist(), strict=True):
-                taken[first + int(place)] = row
-        return taken
+            low, high = np.searchsorted(row_numbers, [first, first + batch.num_rows])
+            local = row_numbers[low:high] - first
+            for index, row in zip(local, batch.take(pa.array(local)).to_pylist(), strict=True):
+                values[first + int(index)] = row
+        return values
 
     def order(self) -> str:
         """Digest of the ids in their order: two tables with the same digest number their rows alike."""
@@ -107,9 +107,9 @@ class Corpus:
         return sha.hexdigest()
 
 
-def _overlap(whole: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:
+def _overlap(files: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:
     """Parts of files that hold the rows from `first` to before `last`; file i holds those from ends[i] on."""
-    for shard, start, end in zip(whole, ends, ends[1:], strict=False):
+    for shard, start, end in zip(files, ends, ends[1:], strict=False):
         low, high = max(first, start), min(last, end)
         if low < high:
             yield replace(shard, start=low - start, rows=high - low)

@@ -1,4 +1,4 @@
-"""What is asked of a model: queries with judgments, triplets, and pairs with gold scores, of one split."""
+"""What models are evaluated on: queries with judgments, triplets, and pairs with gold scores, of one split."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ Document = tuple[str | None, str]  # id, text
 
 @dataclass(frozen=True)
 class Triplet:
-    """An anchor (its place among the texts), a document that fits it and documents that do not."""
+    """An anchor (its index among the texts), a positive document and negative ones."""
 
     anchor: int
     positive: Document
@@ -22,37 +22,37 @@ class Triplet:
 
 
 @dataclass
-class Questions:
-    """Everything that one split asks; `texts` holds the queries first, in order, then the other query-side texts."""
+class EvalDataset:
+    """The rows of one split; `texts` holds the queries first, in order, then the other texts encoded as queries."""
 
     query_ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    judgments: dict[str, dict[str, int]] = field(default_factory=dict)
+    qrels: dict[str, dict[str, int]] = field(default_factory=dict)
     triplets: list[Triplet] = field(default_factory=list)
-    labelled: list[tuple[int, int, float]] = field(default_factory=list)
+    scored_pairs: list[tuple[int, int, float]] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
-    _places: dict[str, int] = field(default_factory=dict)
+    _index: dict[str, int] = field(default_factory=dict)
 
-    def place(self, text: str) -> int:
-        """Index of a text among the query-side texts, which takes it in when it is new."""
-        found = self._places.setdefault(text, len(self.texts))
-        if found == len(self.texts):
+    def index_of(self, text: str) -> int:
+        """Index of a text among the query-side texts, to which it is added when it is new."""
+        index = self._index.setdefault(text, len(self.texts))
+        if index == len(self.texts):
             self.texts.append(text)
-        return found
+        return index
 
 
-def read_questions(data: Artifact, split: str, max_queries: int | None, max_triplets: int) -> Questions:
-    """Read what one split of the build artifact asks.
+def read_dataset(data: Artifact, split: str, max_queries: int | None, max_triplets: int) -> EvalDataset:
+    """Read one split of a build artifact: at most so many queries and triplets, and all scored pairs.
 
-    Raises UserError naming the splits that there are when this one asks nothing.
+    Raises UserError naming the splits of the artifact when this one has nothing to evaluate.
     """
-    questions = Questions()
-    add_queries(questions, _split_rows(data, "queries", split), _split_rows(data, "qrels", split), max_queries)
-    add_triplets(questions, _split_rows(data, "triplets", split, max_triplets))
-    add_labelled(questions, _split_rows(data, "labelled", split))
-    if not (questions.query_ids or questions.triplets or questions.labelled):
-        raise UserError(f"split '{split}' of {data.path} {_why_empty(data, split, questions)}")
-    return questions
+    dataset = EvalDataset()
+    add_queries(dataset, _split_rows(data, "queries", split), _split_rows(data, "qrels", split), max_queries)
+    add_triplets(dataset, _split_rows(data, "triplets", split, max_triplets))
+    add_scored_pairs(dataset, _split_rows(data, "labelled", split))
+    if not (dataset.query_ids or dataset.triplets or dataset.scored_pairs):
+        raise UserError(f"split '{split}' of {data.path} {_why_empty(data, split, dataset)}")
+    return dataset
 
 
 def _split_rows(data: Artifact, table: str, split: str, limit: int | None = None) -> pa.Table | None:
@@ -61,29 +61,29 @@ def _split_rows(data: Artifact, table: str, split: str, limit: int | None = None
         return None
     parts, rows = [], 0
     for name in data.files(table):
-        found = read_parquet(name, table)
-        found = found.filter(pc.equal(found["split"], split))
-        parts.append(found if limit is None else found.slice(0, limit - rows))
+        file_rows = read_parquet(name, table)
+        of_split = file_rows.filter(pc.equal(file_rows["split"], split))
+        parts.append(of_split if limit is None else of_split.slice(0, limit - rows))
         rows += len(parts[-1])
         if limit is not None and rows >= limit:
             break
     return pa.concat_tables(parts)
 
 
-def _why_empty(data: Artifact, split: str, questions: Questions) -> str:
-    counted = questions.skipped.get("query_without_relevant_document", 0)
-    if counted:
-        return f"has {counted} queries, none with a relevant document; there is nothing to measure"
+def _why_empty(data: Artifact, split: str, dataset: EvalDataset) -> str:
+    without = dataset.skipped.get("query_without_relevant_document", 0)
+    if without:
+        return f"has {without} queries, none with a relevant document; there is nothing to measure"
     splits: set[str] = set()
     for table in ("queries", "triplets", "labelled"):
         if data.has(table):
             splits.update(str(name) for name in data.read(table, ["split"])["split"].unique().to_pylist())
-    held = f"holds {', '.join(sorted(splits))}" if splits else "has no queries, triplets or labelled pairs"
-    return f"has no queries; the artifact {held}; set `split`"
+    contents = f"holds {', '.join(sorted(splits))}" if splits else "has no queries, triplets or labelled pairs"
+    return f"has no queries; the artifact {contents}; set `split`"
 
 
-def add_queries(questions: Questions, queries: pa.Table | None, qrels: pa.Table | None, most: int | None) -> None:
-    """Take the first `most` queries that have a relevant document, in table order; count the others."""
+def add_queries(dataset: EvalDataset, queries: pa.Table | None, qrels: pa.Table | None, limit: int | None) -> None:
+    """Add the first `limit` queries that have a relevant document, in table order; count the others."""
     if queries is None or qrels is None:
         return
     judgments: dict[str, dict[str, int]] = {}
@@ -94,18 +94,18 @@ def add_queries(questions: Questions, queries: pa.Table | None, qrels: pa.Table 
     for query, text in zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True):
         if not any(grade > 0 for grade in judgments.get(query, {}).values()):
             without += 1
-        elif most is not None and len(questions.query_ids) >= most:
+        elif limit is not None and len(dataset.query_ids) >= limit:
             beyond += 1
         else:
-            questions.query_ids.append(query)
-            questions.texts.append(text)
-            questions.judgments[query] = judgments[query]
-    questions._places.update({text: place for place, text in reversed(list(enumerate(questions.texts)))})
-    _count(questions, query_without_relevant_document=without, query_beyond_max_queries=beyond)
+            dataset.query_ids.append(query)
+            dataset.texts.append(text)
+            dataset.qrels[query] = judgments[query]
+    dataset._index.update({text: index for index, text in reversed(list(enumerate(dataset.texts)))})
+    _count(dataset, query_without_relevant_document=without, query_beyond_max_queries=beyond)
 
 
-def add_triplets(questions: Questions, triplets: pa.Table | None) -> None:
-    """Take triplets that have a negative; count the others."""
+def add_triplets(dataset: EvalDataset, triplets: pa.Table | None) -> None:
+    """Add triplets that have a negative; count the others."""
     if triplets is None:
         return
     without = 0
@@ -114,23 +114,23 @@ def add_triplets(questions: Questions, triplets: pa.Table | None) -> None:
         if not negatives:
             without += 1
             continue
-        place = questions.place(row["anchor"])
-        questions.triplets.append(Triplet(place, (row["positive_id"], row["positive"]), negatives))
-    _count(questions, triplet_without_negative=without)
+        anchor = dataset.index_of(row["anchor"])
+        dataset.triplets.append(Triplet(anchor, (row["positive_id"], row["positive"]), negatives))
+    _count(dataset, triplet_without_negative=without)
 
 
-def add_labelled(questions: Questions, labelled: pa.Table | None) -> None:
-    """Take pairs with a gold score; both sides count as queries, since neither is a document."""
-    if labelled is None:
+def add_scored_pairs(dataset: EvalDataset, pairs: pa.Table | None) -> None:
+    """Add pairs with a gold score; both texts are encoded as queries, since neither is a document."""
+    if pairs is None:
         return
     without = 0
-    for left, right, score in zip(*(labelled[name].to_pylist() for name in ("left", "right", "score")), strict=True):
+    for left, right, score in zip(*(pairs[name].to_pylist() for name in ("left", "right", "score")), strict=True):
         if score is None:
             without += 1
         else:
-            questions.labelled.append((questions.place(left), questions.place(right), score))
-    _count(questions, labelled_pair_without_score=without)
+            dataset.scored_pairs.append((dataset.index_of(left), dataset.index_of(right), score))
+    _count(dataset, labelled_pair_without_score=without)
 
 
-def _count(questions: Questions, **reasons: int) -> None:
-    questions.skipped.update({reason: count for reason, count in reasons.items() if count})
+def _count(dataset: EvalDataset, **reasons: int) -> None:
+    dataset.skipped.update({reason: count for reason, count in reasons.items() if count})

@@ -1,4 +1,4 @@
-"""Measure every model on one split: BM25 in this process, encoders one after the other on Ray."""
+"""Evaluate every model on one split: BM25 in this process, encoders one after the other on Ray."""
 
 from collections.abc import Mapping
 
@@ -7,16 +7,16 @@ import numpy.typing as npt
 
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.evaluation import scores as figures
-from pipeline.evaluation.comparisons import compare, compare_statistics, corrected
-from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, Piece
+from pipeline.evaluation import scores
+from pipeline.evaluation.comparisons import add_holm, compare, compare_statistics
+from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
 from pipeline.evaluation.corpus_sample import draw
-from pipeline.evaluation.dataset import Questions
-from pipeline.evaluation.ranking import Asked, answer, ask
-from pipeline.evaluation.results import BM25, Measured, Plan, Smaller
-from pipeline.evaluation.similarity_samples import lexical_triplets, make_probes, wanted_ids
+from pipeline.evaluation.dataset import EvalDataset
+from pipeline.evaluation.ranking import EncodedQueries, encode_queries, rank_corpus
+from pipeline.evaluation.results import BM25, EvaluationPlan, Results, VariantResult
+from pipeline.evaluation.similarity_samples import bm25_triplets, referenced_ids, sample_pairs
 from pipeline.evaluation.vector_variants import Variant, calibrate
-from pipeline.evaluation.vector_variants import plan as variants_of
+from pipeline.evaluation.vector_variants import plan as plan_variants
 from pipeline.metrics.retrieval import depth, retrieval
 from pipeline.search.bm25 import Lexical
 from pipeline.search.exact import Best
@@ -26,197 +26,194 @@ from pipeline.storage.vectors import Ranges, unit
 
 Floats = npt.NDArray[np.float32]
 
-FEW_TRIPLETS = 20  # fewer of the data's own say nothing, and BM25's stand in
+MIN_TRIPLETS = 20  # fewer triplets of the data say nothing, and BM25's take their part
 
 
-def measure(data: Artifact, questions: Questions, plan: Plan) -> Measured:
-    """Rank the corpus by every model.
+def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Results:
+    """Rank the corpus by every model and score the rankings.
 
     Queries are encoded first, so that a model that cannot be loaded stops the job before any corpus is embedded.
     """
-    measured = Measured(Corpus(data), questions)
-    lexical = bool(plan.bm25 and questions.query_ids and len(measured.corpus))
-    if lexical and len(questions.triplets) < FEW_TRIPLETS:
-        questions.skipped |= {"triplet_of_too_few": len(questions.triplets)} if questions.triplets else {}
-        questions.triplets = []
-    rows = measured.corpus.find(wanted_ids(questions))
-    _count_unheld(questions, rows)
-    first = make_probes(questions, rows, len(measured.corpus), plan.seed)
-    measured.sample = draw(measured.corpus, plan.seed)
-    single = (questions.texts, first.loose, measured.sample.texts)
-    asked = {name: ask(config, *single) for name, config in plan.models.items()}
-    if lexical:
-        _measure_lexical(measured, plan)
-    _choose_triplets(measured, rows)
-    measured.probes = make_probes(questions, rows, len(measured.corpus), plan.seed)
+    results = Results(Corpus(data), dataset)
+    with_bm25 = bool(plan.bm25 and dataset.query_ids and len(results.corpus))
+    if with_bm25 and len(dataset.triplets) < MIN_TRIPLETS:
+        dataset.skipped |= {"triplet_of_too_few": len(dataset.triplets)} if dataset.triplets else {}
+        dataset.triplets = []
+    rows = results.corpus.find(referenced_ids(dataset))
+    _count_missing(dataset, rows)
+    pairs = sample_pairs(dataset, rows, len(results.corpus), plan.seed)
+    results.sample = draw(results.corpus, plan.seed)
+    single_texts = (dataset.texts, pairs.extra_documents, results.sample.texts)
+    encoded = {name: encode_queries(config, *single_texts) for name, config in plan.models.items()}
+    if with_bm25:
+        _evaluate_bm25(results, plan)
+    _choose_triplets(results, rows)
+    results.pairs = sample_pairs(dataset, rows, len(results.corpus), plan.seed)
     for name, config in plan.models.items():
-        _measure_encoder(measured, name, config, asked[name], data, plan)
-    return measured
+        _evaluate_encoder(results, name, config, encoded[name], data, plan)
+    return results
 
 
-def _count_unheld(questions: Questions, rows: Mapping[str, int]) -> None:
+def _count_missing(dataset: EvalDataset, rows: Mapping[str, int]) -> None:
     """Count relevant documents that the corpus lacks: no model can find them, and recall pays for it."""
     missing = sum(
-        1 for grades in questions.judgments.values() for doc, grade in grades.items() if grade > 0 and doc not in rows
+        1 for grades in dataset.qrels.values() for doc, grade in grades.items() if grade > 0 and doc not in rows
     )
     if missing:
-        questions.skipped["relevant_document_not_in_corpus"] = missing
+        dataset.skipped["relevant_document_not_in_corpus"] = missing
 
 
-def _measure_lexical(measured: Measured, plan: Plan) -> None:
-    texts = (text for _, batch in measured.corpus.batches(["text"]) for text in batch.column("text").to_pylist())
-    index, questions = Lexical(texts), measured.questions
-    best = Best.empty(len(questions.query_ids), depth(plan.metrics))
-    for place, text in enumerate(questions.texts[: len(questions.query_ids)]):
-        scores, rows = index.search(text, best.scores.shape[1])
-        best.scores[place, : len(rows)], best.rows[place, : len(rows)] = scores, rows
-    _record(measured, BM25, best, plan)
-    if questions.triplets:
-        _lexical_triplets(index, measured, plan.seed)
+def _evaluate_bm25(results: Results, plan: EvaluationPlan) -> None:
+    texts = (text for _, batch in results.corpus.batches(["text"]) for text in batch.column("text").to_pylist())
+    index, dataset = Lexical(texts), results.dataset
+    best = Best.empty(len(dataset.query_ids), depth(plan.metrics))
+    for query, text in enumerate(dataset.texts[: len(dataset.query_ids)]):
+        query_scores, rows = index.search(text, best.scores.shape[1])
+        best.scores[query, : len(rows)], best.rows[query, : len(rows)] = query_scores, rows
+    _score_ranking(results, BM25, best, plan)
+    if dataset.triplets:
+        _score_triplets_by_bm25(index, results, plan.seed)
 
 
-def _lexical_triplets(index: Lexical, measured: Measured, seed: int) -> None:
-    """Triplet accuracy of BM25 scores; nothing where a triplet's document is not in the corpus, so has no score."""
-    questions, corpus = measured.questions, measured.corpus
-    probes = make_probes(questions, corpus.find(wanted_ids(questions)), len(corpus), seed)
-    if probes.loose:
+def _score_triplets_by_bm25(index: Lexical, results: Results, seed: int) -> None:
+    """Triplet accuracy of BM25 scores; none where a triplet's document is not in the corpus, so has no score."""
+    dataset, corpus = results.dataset, results.corpus
+    pairs = sample_pairs(dataset, corpus.find(referenced_ids(dataset)), len(corpus), seed)
+    if pairs.extra_documents:
         return
-    text, row = probes.arrays()
-    found = np.zeros(len(row), np.float32)
-    asked = np.unique(text[: probes.parts["negative"].stop])
-    for place in asked:
-        scores = index.scores(questions.texts[place])
-        found[text == place] = scores[row[text == place]]
-    told_apart = figures.triplet_values(found, probes, len(questions.triplets))["triplet_accuracy"]
-    measured.triplets[BM25] = {"triplet_accuracy": told_apart}
-    own = figures.mean_figures(measured.triplets[BM25], seed)
-    measured.figures[BM25] = figures.joined(measured.figures[BM25], own)
+    text, row = pairs.arrays()
+    similarities = np.zeros(len(row), np.float32)
+    for query in np.unique(text[: pairs.groups["negative"].stop]):
+        similarities[text == query] = index.scores(dataset.texts[query])[row[text == query]]
+    accuracy = scores.triplet_values(similarities, pairs, len(dataset.triplets))["triplet_accuracy"]
+    results.triplets[BM25] = {"triplet_accuracy": accuracy}
+    triplet_scores = scores.mean_scores(results.triplets[BM25], seed)
+    results.scores[BM25] = scores.merge_scores(results.scores[BM25], triplet_scores)
 
 
-def _choose_triplets(measured: Measured, rows: dict[str, int]) -> None:
-    questions = measured.questions
-    if questions.triplets:
-        measured.triplet_source = f"The {len(questions.triplets):,} triplets with their hard negatives are the data's."
-    elif BM25 in measured.docs:
-        ranked = measured.docs[BM25]
-        rows.update(measured.corpus.find(doc for docs in ranked.values() for doc in docs))
-        questions.triplets = lexical_triplets(questions, ranked, rows)
-        measured.triplet_source = (
-            f"The data brings no triplets for this split, or fewer than {FEW_TRIPLETS}. So the hard negatives of the "
-            f"{len(questions.triplets):,} triplets are BM25's best documents that are not judged relevant."
+def _choose_triplets(results: Results, rows: dict[str, int]) -> None:
+    """Take the data's own triplets, else make them of BM25's ranking; say in the results which."""
+    dataset = results.dataset
+    if dataset.triplets:
+        results.triplet_source = f"The {len(dataset.triplets):,} triplets with their hard negatives are the data's."
+    elif BM25 in results.docs:
+        rankings = results.docs[BM25]
+        rows.update(results.corpus.find(doc for docs in rankings.values() for doc in docs))
+        dataset.triplets = bm25_triplets(dataset, rankings, rows)
+        results.triplet_source = (
+            f"The data brings no triplets for this split, or fewer than {MIN_TRIPLETS}. So the hard negatives of the "
+            f"{len(dataset.triplets):,} triplets are BM25's best documents that are not judged relevant."
         )
 
 
-def _measure_encoder(
-    measured: Measured, name: str, config: EncoderConfig, asked: Asked, data: Artifact, plan: Plan
+def _evaluate_encoder(
+    results: Results, name: str, config: EncoderConfig, encoded: EncodedQueries, data: Artifact, plan: EvaluationPlan
 ) -> None:
     import ray
 
-    stored = stored_vectors(plan.vectors, data, measured.corpus, asked.identity)
-    say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(measured.corpus):,} documents")
-    pieces = stored or measured.corpus.pieces()
-    questions, whole = measured.questions, plan.variants if name in plan.shrunk else None
-    texts, sample = ray.get(asked.vectors), ray.get(asked.sample)
-    variants = variants_of(whole, asked.dim) if whole else []
+    stored = stored_vectors(plan.vectors, data, results.corpus, encoded.identity)
+    say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(results.corpus):,} documents")
+    dataset, documents = results.dataset, len(results.corpus)
+    texts, sample = ray.get(encoded.vectors), ray.get(encoded.sample)
+    variants = plan_variants(plan.variants, encoded.dim) if plan.variants and name in plan.variant_models else []
     ranges = calibrate(variants, sample if len(sample) else texts)
-    depths = (len(questions.query_ids), depth(plan.metrics))
-    found = answer(config, asked, pieces, *depths, measured.probes, variants, ranges, plan.actors)
-    measured.similarities[name] = found.similarities
-    measured.sampled[name] = sample
-    _record(measured, name, found.best, plan)
-    told_apart = figures.triplet_values(found.similarities, measured.probes, len(questions.triplets))
-    measured.triplets[name] = told_apart
-    cuts = _statistics(measured, name, texts, plan.seed)
-    measured.figures[name] = figures.joined(
-        measured.figures[name],
-        figures.mean_figures(told_apart, plan.seed),
-        figures.statistic_figures(measured.statistics[name]),
-        cuts,
-        {"encoder": asked.identity, "dim": asked.dim},
+    size = (len(dataset.query_ids), depth(plan.metrics))
+    chunks = stored or results.corpus.chunks()
+    ranking = rank_corpus(config, encoded, chunks, *size, results.pairs, variants, ranges, plan.actors)
+    results.similarities[name] = ranking.similarities
+    results.sampled[name] = sample
+    _score_ranking(results, name, ranking.best, plan)
+    results.triplets[name] = scores.triplet_values(ranking.similarities, results.pairs, len(dataset.triplets))
+    thresholds = _compute_statistics(results, name, texts, plan.seed)
+    results.scores[name] = scores.merge_scores(
+        results.scores[name],
+        scores.mean_scores(results.triplets[name], plan.seed),
+        scores.statistic_scores(results.statistics[name]),
+        thresholds,
+        {"encoder": encoded.identity, "dim": encoded.dim},
     )
-    documents = len(measured.corpus)
-    measured.pace[name] = {
-        "seconds": round(found.seconds, 2),
-        "documents_per_second": round(documents / max(found.seconds, 1e-9), 1),
+    results.pace[name] = {
+        "seconds": round(ranking.seconds, 2),
+        "documents_per_second": round(documents / max(ranking.seconds, 1e-9), 1),
     }
-    for variant, best in found.variants.items():
-        measured.smaller.append(_smaller(measured, name, variant, ranges, best, texts, plan))
-    _correct_smaller(measured, name)
+    for variant, best in ranking.variants.items():
+        results.variants.append(_score_variant(results, name, variant, ranges, best, texts, plan))
+    _correct_variant_tests(results, name)
 
 
-def _statistics(measured: Measured, name: str, texts: Floats, seed: int) -> dict[str, float]:
-    """Take the statistics of a model; returns the cuts at which some of them were reached."""
-    questions = measured.questions
-    taken, cuts = figures.cluster_statistics(measured.sampled[name], measured.sample, seed), {}
-    if questions.labelled:
-        cosines = figures.pair_cosines(texts, texts, questions)
-        mined, mined_cuts = figures.duplicate_statistics(texts, questions, seed)
-        taken = figures.pair_statistics(cosines, questions, seed) | mined | taken
-        cuts = figures.pair_cuts(cosines, questions) | mined_cuts
-        measured.cosines[name] = cosines
-    measured.statistics[name] = taken
-    return cuts
+def _compute_statistics(results: Results, name: str, texts: Floats, seed: int) -> dict[str, float]:
+    """Compute the statistics of a model; returns the thresholds at which some of them were reached."""
+    dataset = results.dataset
+    statistics, thresholds = scores.cluster_statistics(results.sampled[name], results.sample, seed), {}
+    if dataset.scored_pairs:
+        cosines = scores.pair_cosines(texts, texts, dataset)
+        duplicates, duplicate_thresholds = scores.duplicate_statistics(texts, dataset, seed)
+        statistics = scores.pair_statistics(cosines, dataset, seed) | duplicates | statistics
+        thresholds = scores.pair_thresholds(cosines, dataset) | duplicate_thresholds
+        results.cosines[name] = cosines
+    results.statistics[name] = statistics
+    return thresholds
 
 
-def _smaller(
-    measured: Measured, name: str, variant: Variant, ranges: Ranges, best: Best, texts: Floats, plan: Plan
-) -> Smaller:
-    """Measure a variant and test its first metric, and all statistics of pairs, against the whole vectors."""
-    questions, metric = measured.questions, plan.metrics[0]
-    values = retrieval(_documents(measured, best), questions.judgments, plan.metrics)
+def _score_variant(
+    results: Results, name: str, variant: Variant, ranges: Ranges, best: Best, texts: Floats, plan: EvaluationPlan
+) -> VariantResult:
+    """Score a variant and test its first metric, and all statistics of pairs, against the full vectors."""
+    dataset, metric = results.dataset, plan.metrics[0]
+    values = retrieval(_document_ids(results, best), dataset.qrels, plan.metrics)
     statistics = {}
-    if questions.labelled:
-        stored = unit(variant.stored(texts, ranges))
-        cosines = figures.pair_cosines(variant.asked(texts), stored, questions)
-        statistics = figures.pair_statistics(cosines, questions, plan.seed)
-    both = [("smaller", "whole")]
-    first = {"smaller": {metric: values[metric]}, "whole": {metric: measured.values[name][metric]}}
-    tests = compare(first, both, plan.seed)
-    tests += compare_statistics({"smaller": statistics, "whole": measured.statistics[name]}, both)
-    shown = figures.joined(figures.mean_figures(values, plan.seed), figures.statistic_figures(statistics))
-    return Smaller(name, variant, shown, values, tests)
+    if dataset.scored_pairs:
+        stored = unit(variant.stored_documents(texts, ranges))
+        cosines = scores.pair_cosines(variant.shortened_queries(texts), stored, dataset)
+        statistics = scores.pair_statistics(cosines, dataset, plan.seed)
+    both = [("variant", "full")]
+    first_metric = {"variant": {metric: values[metric]}, "full": {metric: results.values[name][metric]}}
+    tests = compare(first_metric, both, plan.seed)
+    tests += compare_statistics({"variant": statistics, "full": results.statistics[name]}, both)
+    variant_scores = scores.merge_scores(scores.mean_scores(values, plan.seed), scores.statistic_scores(statistics))
+    return VariantResult(name, variant, variant_scores, values, tests)
 
 
-def _correct_smaller(measured: Measured, name: str) -> None:
-    """Name the models of the variants' tests and take those of one model and metric as a family."""
-    own = [smaller for smaller in measured.smaller if smaller.model == name]
-    for smaller in own:
-        for test in smaller.tests:
-            test |= {"model": smaller.name, "baseline": name}
-    corrected([test for smaller in own for test in smaller.tests])
+def _correct_variant_tests(results: Results, name: str) -> None:
+    """Name the models in the variants' tests, and correct those of one model and metric as a family."""
+    variants = [variant for variant in results.variants if variant.model == name]
+    for variant in variants:
+        for test in variant.tests:
+            test |= {"model": variant.name, "baseline": name}
+    add_holm([test for variant in variants for test in variant.tests])
 
 
-def _record(measured: Measured, name: str, best: Best, plan: Plan) -> None:
-    """Keep a ranking with its document ids, and what the metrics make of it."""
-    measured.best[name] = best
-    measured.docs[name] = _documents(measured, best)
-    measured.values[name] = retrieval(measured.docs[name], measured.questions.judgments, plan.metrics)
-    measured.figures[name] = figures.mean_figures(measured.values[name], plan.seed)
+def _score_ranking(results: Results, name: str, best: Best, plan: EvaluationPlan) -> None:
+    """Keep a ranking with its document ids, and its scores on the metrics of rankings."""
+    results.best[name] = best
+    results.docs[name] = _document_ids(results, best)
+    results.values[name] = retrieval(results.docs[name], results.dataset.qrels, plan.metrics)
+    results.scores[name] = scores.mean_scores(results.values[name], plan.seed)
 
 
-def _documents(measured: Measured, best: Best) -> dict[str, list[str]]:
+def _document_ids(results: Results, best: Best) -> dict[str, list[str]]:
     """Ids of the documents of a ranking, by query."""
-    ids = measured.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
+    documents = results.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
     return {
-        query: [ids[row]["doc_id"] for row in found[found >= 0].tolist()]
-        for query, found in zip(measured.questions.query_ids, best.rows, strict=True)
+        query: [documents[row]["doc_id"] for row in rows[rows >= 0].tolist()]
+        for query, rows in zip(results.dataset.query_ids, best.rows, strict=True)
     }
 
 
-def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str, str]) -> list[Piece] | None:
+def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str, str]) -> list[CorpusChunk] | None:
     """Find vectors of just this corpus and encoder, float32 and in corpus order; None where there are none."""
     fs, root = filesystem(path)
     if not fs.exists(join(root, MANIFEST)):
         return None
-    vectors = Artifact.open(path, "embed")
-    table = vectors.manifest.tables.get("vectors")
+    artifact = Artifact.open(path, "embed")
+    table = artifact.manifest.tables.get("vectors")
     if (
         table is None
         or table.rows != len(corpus)
-        or vectors.manifest.notes.get("encoder") != identity
-        or vectors.manifest.inputs.get("data") != data.manifest.fingerprint
+        or artifact.manifest.notes.get("encoder") != identity
+        or artifact.manifest.inputs.get("data") != data.manifest.fingerprint
         or not table.columns.get("vector", "").startswith("fixed_size_list<element: float>")
     ):
         return None
-    held = Corpus(vectors, "vectors", "id")
-    return held.pieces("vector", VECTOR_ROWS) if held.order() == corpus.order() else None
+    vectors = Corpus(artifact, "vectors", "id")
+    return vectors.chunks("vector", VECTOR_ROWS) if vectors.order() == corpus.order() else None

@@ -1,4 +1,4 @@
-"""The `evaluate` job: its settings and its run."""
+"""The `evaluate` job: evaluate every model, compare them, write the report."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,9 +10,9 @@ from pipeline.core.progress import say
 from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.dataset import Questions, read_questions
-from pipeline.evaluation.evaluator import measure
-from pipeline.evaluation.model_card import tell_card
+from pipeline.evaluation.dataset import read_dataset
+from pipeline.evaluation.evaluator import evaluate
+from pipeline.evaluation.model_card import update_card
 from pipeline.evaluation.outputs import (
     UNIT_TABLES,
     print_table,
@@ -22,50 +22,55 @@ from pipeline.evaluation.outputs import (
     unit_tables,
     write_text,
 )
-from pipeline.evaluation.report_data import commands, tell
-from pipeline.evaluation.results import Measured, Plan, tests
-from pipeline.evaluation.retention import measure_guard, watch
+from pipeline.evaluation.report_data import build_report_data, commands
+from pipeline.evaluation.results import EvaluationPlan, Results, tests
+from pipeline.evaluation.retention import evaluate_guard, open_guards
 from pipeline.metrics.retrieval import depth
-from pipeline.report.data import Kept
+from pipeline.report.data import RetentionResult
 from pipeline.report.page import render
 from pipeline.storage.artifact import Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, fingerprint_file, join, read_json, write_json
 
 
 def run(config: EvaluateConfig) -> Artifact:
-    """Measure, compare, write; a finished report of the same inputs and settings is left as it is."""
+    """Evaluate, compare, write; a finished report of the same inputs and settings is left as it is.
+
+    Raises UserError where there is nothing to evaluate, or a model, guard or artifact cannot be opened.
+    """
     config = config.resolved()
-    data = Artifact.open(config.place(config.data, "data"), "build")
-    out, training = config.place(config.out, "report"), config.place(config.training, "training")
-    questions = read_questions(data, config.split, config.max_queries, config.max_triplets)
-    watched = watch(config.guards, config.max_triplets)
-    inputs = _inputs(config, data, training) | {f"guard {w.guard.name}": w.data.manifest.fingerprint for w in watched}
+    data = Artifact.open(config.path(config.data, "data"), "build")
+    out, training = config.path(config.out, "report"), config.path(config.training, "training")
+    dataset = read_dataset(data, config.split, config.max_queries, config.max_triplets)
+    opened = open_guards(config.guards, config.max_triplets)
+    inputs = _inputs(config, data, training) | {
+        f"guard {guard.guard.name}": guard.data.manifest.fingerprint for guard in opened
+    }
     draft = begin(out, "evaluate", config.result_settings(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
-        return _already(config, draft)
+        return _print_finished(config, draft)
     ray_session.start()
-    plan = Plan(
+    plan = EvaluationPlan(
         models=config.models,
         bm25=config.bm25,
         metrics=config.metrics,
-        vectors=config.place(config.vectors, "vectors"),
+        vectors=config.path(config.vectors, "vectors"),
         actors=config.num_actors,
         seed=config.seed,
         variants=config.variants,
-        shrunk=config.shrunk,
+        variant_models=config.variant_models,
     )
-    measured = measure(data, questions, plan)
-    guards = [measure_guard(one, plan, str(config.baseline)) for one in watched]
-    return _write(config, data, draft, measured, read_curves(training), guards)
+    results = evaluate(data, dataset, plan)
+    guards = [evaluate_guard(guard, plan, str(config.baseline)) for guard in opened]
+    return _write(config, data, draft, results, read_curves(training), guards)
 
 
 def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, str]:
     """Fingerprint all that the report is made of; a model without tokenizer or weights is refused here."""
     fs, root = filesystem(training)
     curves = join(root, "metrics.jsonl")
-    found = {"data": data.manifest.fingerprint}
-    found |= {f"model {name}": _fingerprint_model(model) for name, model in config.models.items()}
-    return found | ({"training": fingerprint_file(join(training, "metrics.jsonl"))} if fs.exists(curves) else {})
+    inputs = {"data": data.manifest.fingerprint}
+    inputs |= {f"model {name}": _fingerprint_model(model) for name, model in config.models.items()}
+    return inputs | ({"training": fingerprint_file(join(training, "metrics.jsonl"))} if fs.exists(curves) else {})
 
 
 def _fingerprint_model(config: EncoderConfig) -> str:
@@ -73,22 +78,22 @@ def _fingerprint_model(config: EncoderConfig) -> str:
     fs, root = filesystem(folder)
     kinds = (".safetensors", ".json", ".txt", ".model")
     files = sorted(name for name in fs.find(root) if name.endswith(kinds))
-    for wanted, kind in (((".safetensors",), "weights"), (("tokenizer.json", "vocab.txt", ".model"), "tokenizer")):
-        if not any(name.endswith(wanted) for name in files):
-            raise UserError(f"model {folder}: has no {kind} (no {' or '.join(wanted)})")
-    content = [(name.removeprefix(root), fingerprint_file(name)) for name in files if not _record_of_run(name)]
+    for suffixes, kind in (((".safetensors",), "weights"), (("tokenizer.json", "vocab.txt", ".model"), "tokenizer")):
+        if not any(name.endswith(suffixes) for name in files):
+            raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
+    content = [(name.removeprefix(root), fingerprint_file(name)) for name in files if not _describes_run(name)]
     return digest(content)
 
 
-def _record_of_run(name: str) -> bool:
+def _describes_run(name: str) -> bool:
     """Whether a JSON file only records how a model was made, with times in it."""
     return name.rsplit("/", 1)[-1] in {"manifest.json", "plan.json"}
 
 
-def _already(config: EvaluateConfig, done: Artifact) -> Artifact:
-    found = read_json(join(done.path, "metrics.json"))
-    guards = [Kept(**guard) for guard in found["guards"]]
-    _print(config, found["models"], found["comparisons"], found["queries"], guards)
+def _print_finished(config: EvaluateConfig, done: Artifact) -> Artifact:
+    metrics = read_json(join(done.path, "metrics.json"))
+    guards = [RetentionResult(**guard) for guard in metrics["guards"]]
+    _print(config, metrics["models"], metrics["comparisons"], metrics["queries"], guards)
     say(f"evaluate: nothing to do, {join(done.path, 'report.html')} was made of the same inputs and settings")
     return done
 
@@ -97,21 +102,21 @@ def _write(
     config: EvaluateConfig,
     data: Artifact,
     draft: Draft,
-    measured: Measured,
+    results: Results,
     curves: list[dict[str, Any]],
-    guards: list[Kept],
+    guards: list[RetentionResult],
 ) -> Artifact:
     """Write every output, the manifest last."""
     baseline = str(config.baseline)
-    comparisons = tests(measured, baseline, config.seed, every=config.tests == "every")
-    out, questions = draft.path, measured.questions
-    for model in measured.docs:
-        draft.write("runs", runs_table(measured, model), part=model)
-        write_text(join(out, f"{model}.trec"), trec_lines(measured, model))
-    for name, rows in unit_tables(measured).items():
+    comparisons = tests(results, baseline, config.seed, all_pairs=config.tests == "all_pairs")
+    out, dataset = draft.path, results.dataset
+    for model in results.docs:
+        draft.write("runs", runs_table(results, model), part=model)
+        write_text(join(out, f"{model}.trec"), trec_lines(results, model))
+    for name, rows in unit_tables(results).items():
         draft.write(name, rows)
-    findings = tell(
-        measured,
+    report = build_report_data(
+        results,
         data,
         comparisons,
         curves,
@@ -123,53 +128,53 @@ def _write(
         seed=config.seed,
         commands=commands(config.run, data.path, out),
     )
-    write_text(join(out, "report.html"), render(findings))
+    write_text(join(out, "report.html"), render(report))
     trained = join(config.run, "model")
-    if findings.subject in config.models and config.models[findings.subject].model == trained:
-        tell_card(trained, findings)
-    write_json(join(out, "metrics.json"), _figures(config, measured, questions, comparisons, guards))
-    _print(config, measured.figures, comparisons, len(questions.query_ids), guards)
-    draft.drop(questions.skipped)
-    done = draft.finish(["runs", *UNIT_TABLES], pace=measured.pace)
+    if report.subject in config.models and config.models[report.subject].model == trained:
+        update_card(trained, report)
+    write_json(join(out, "metrics.json"), _metrics_json(config, results, comparisons, guards))
+    _print(config, results.scores, comparisons, len(dataset.query_ids), guards)
+    draft.drop(dataset.skipped)
+    done = draft.finish(["runs", *UNIT_TABLES], pace=results.pace)
     say(f"evaluate: report in {join(out, 'report.html')}")
     return done
 
 
 def _print(
     config: EvaluateConfig,
-    figures: Mapping[str, Any],
+    scores: Mapping[str, Any],
     comparisons: list[dict[str, Any]],
     queries: int,
-    guards: list[Kept],
+    guards: list[RetentionResult],
 ) -> None:
     against = [test for test in comparisons if test["baseline"] == config.baseline]
-    print_table(figures, against, config.metrics, f"split {config.split}, {queries:,} queries")
+    print_table(scores, against, config.metrics, f"split {config.split}, {queries:,} queries")
     for guard in guards:
         title = f"guard {guard.name}, split {guard.split}, {guard.queries:,} queries"
         print_table(guard.models, guard.comparisons, config.metrics, title)
 
 
-def _figures(
+def _metrics_json(
     config: EvaluateConfig,
-    measured: Measured,
-    questions: Questions,
+    results: Results,
     comparisons: list[dict[str, Any]],
-    guards: list[Kept],
+    guards: list[RetentionResult],
 ) -> dict[str, Any]:
+    dataset = results.dataset
     return {
         "split": config.split,
-        "queries": len(questions.query_ids),
-        "documents": len(measured.corpus),
+        "queries": len(dataset.query_ids),
+        "documents": len(results.corpus),
         "depth": depth(config.metrics),
         "ndcg_gain": "2^grade - 1",
         "baseline": config.baseline,
-        "triplets": len(questions.triplets),
-        "triplet_source": measured.triplet_source,
-        "skipped": questions.skipped,
-        "labelled_pairs": len(questions.labelled),
-        "sampled_documents": len(measured.sample.rows),
-        "models": measured.figures,
-        "variants": [smaller.told() for smaller in measured.smaller],
+        "triplets": len(dataset.triplets),
+        "triplet_source": results.triplet_source,
+        "skipped": dataset.skipped,
+        "labelled_pairs": len(dataset.scored_pairs),
+        "sampled_documents": len(results.sample.rows),
+        "models": results.scores,
+        "variants": [variant.as_json() for variant in results.variants],
         "comparisons": comparisons,
         "guards": [asdict(guard) for guard in guards],
     }

@@ -1,106 +1,110 @@
-"""What was measured, written onto the card of the model that was trained."""
+"""Scores of an evaluation, written into the card of the trained model."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
-from pipeline.report.data import Findings
+from pipeline.report.data import ReportData
 from pipeline.report.format import count, decimal, headline, leakage, metric_name, p_value, signed
 from pipeline.report.results import TASKS
 from pipeline.storage.files import join
 
 PART = "measured"  # as the training's card calls it
-_KINDS = {"ndcg": "ndcg_at", "mrr": "mrr_at", "recall": "recall_at", "hit": "accuracy_at", "map": "map_at"}
+_HUB_TYPES = {"ndcg": "ndcg_at", "mrr": "mrr_at", "recall": "recall_at", "hit": "accuracy_at", "map": "map_at"}
 
 
-def tell_card(folder: str, findings: Findings) -> bool:
-    """Bring the card of the subject up to date; False where its directory has none."""
+def update_card(folder: str, report: ReportData) -> bool:
+    """Write the scores into the card of the evaluated model; False where its directory has no card."""
     text = model_card.read(folder)
     if text is None:
         return False
     front, body = model_card.split(text)
-    front = front | {"model-index": [_index(findings, body)]}
+    front = front | {"model-index": [_index(report, body)]}
     write_text(
-        join(folder, model_card.FILE), model_card.compose(front, model_card.with_part(body, PART, measured(findings)))
+        join(folder, model_card.FILE),
+        model_card.compose(front, model_card.with_part(body, PART, measured_part(report))),
     )
     return True
 
 
-def measured(findings: Findings) -> str:
-    """Say in Markdown what the report says: figures with intervals, tests, smaller vectors, data and leaks."""
+def measured_part(report: ReportData) -> str:
+    """Write the report as Markdown: scores with intervals, tests, smaller vectors, data and leaks."""
     parts = [
-        f"## Measured\n\n{headline(findings)}.",
-        f"Split {findings.split}: {count(findings.queries)} queries over {count(findings.documents)} documents, all of "
-        f"them ranked; {count(findings.labelled_pairs)} labelled pairs. In brackets 95% bootstrap intervals.",
-        _models(findings),
-        _tests(findings),
-        _variants(findings),
-        _guards(findings),
-        "\n".join(f"- {sentence}" for sentence in leakage(findings)),
-        "Made by:\n\n```\n" + "\n".join(findings.commands) + "\n```" if findings.commands else "",
+        f"## Measured\n\n{headline(report)}.",
+        f"Split {report.split}: {count(report.queries)} queries over {count(report.documents)} documents, all of "
+        f"them ranked; {count(report.scored_pairs)} labelled pairs. In brackets 95% bootstrap intervals.",
+        _models(report),
+        _tests(report),
+        _variants(report),
+        _guards(report),
+        "\n".join(f"- {sentence}" for sentence in leakage(report)),
+        "Made by:\n\n```\n" + "\n".join(report.commands) + "\n```" if report.commands else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _models(findings: Findings) -> str:
-    held = [n for n in [*findings.metrics, *TASKS] if any(n in own for own in findings.figures.values())]
-    models = list(findings.figures)
-    rows = [[metric_name(n), *(_figure(findings.figures[model], n) for model in models)] for n in held]
+def _models(report: ReportData) -> str:
+    names = [n for n in [*report.metrics, *TASKS] if any(n in scores for scores in report.scores.values())]
+    models = list(report.scores)
+    rows = [[metric_name(n), *(_score(report.scores[model], n) for model in models)] for n in names]
     return model_card.table(["", *models], rows)
 
 
-def _figure(figures: Mapping[str, Any], name: str) -> str:
-    if name not in figures:
+def _score(scores: Mapping[str, Any], name: str) -> str:
+    if name not in scores:
         return "-"
-    interval = figures.get("ci95", {}).get(name)
-    return decimal(figures[name]) + (f" ({decimal(interval[0])} to {decimal(interval[1])})" if interval else "")
+    interval = scores.get("ci95", {}).get(name)
+    return decimal(scores[name]) + (f" ({decimal(interval[0])} to {decimal(interval[1])})" if interval else "")
 
 
-def _tests(findings: Findings) -> str:
-    tests = [test for test in findings.against() if test["model"] == findings.subject]
+def _tests(report: ReportData) -> str:
+    tests = [test for test in report.against() if test["model"] == report.subject]
     if not tests:
         return ""
     rows = [
         [metric_name(t["metric"]), signed(t["difference"]), p_value(t["p_value"]), p_value(t["p_holm"])] for t in tests
     ]
-    head = [f"{findings.subject} against {findings.baseline}", "difference", "p", "p, Holm"]
+    head = [f"{report.subject} against {report.baseline}", "difference", "p", "p, Holm"]
     return model_card.table(head, rows)
 
 
-def _variants(findings: Findings) -> str:
-    metric = next((n for n in [*findings.metrics, *TASKS] if n in findings.figures[findings.subject]), None)
-    own = [one for one in findings.variants if one["model"] == findings.subject and metric in one]
-    if not own or metric is None:
+def _variants(report: ReportData) -> str:
+    metric = next((n for n in [*report.metrics, *TASKS] if n in report.scores[report.subject]), None)
+    variants = [v for v in report.variants if v["model"] == report.subject and metric in v]
+    if not variants or metric is None:
         return ""
-    rows = [[f"{one['dim']} {one['dtype']}", count(one["bytes"]), _figure(one, metric)] for one in own]
+    rows = [[f"{v['dim']} {v['dtype']}", count(v["bytes"]), _score(v, metric)] for v in variants]
     return model_card.table(["smaller vectors", "bytes", metric_name(metric)], rows)
 
 
-def _guards(findings: Findings) -> str:
+def _guards(report: ReportData) -> str:
     rows = []
-    for kept in findings.guards:
-        for metric in findings.metrics:
-            before, after = (kept.models.get(name, {}).get(metric) for name in (findings.baseline, findings.subject))
+    for guard in report.guards:
+        for metric in report.metrics:
+            before, after = (guard.models.get(name, {}).get(metric) for name in (report.baseline, report.subject))
             if before is not None and after is not None:
-                rows.append([f"{kept.name}, {kept.split}", metric_name(metric), decimal(before), decimal(after)])
-    return model_card.table(["other corpora", "metric", findings.baseline, findings.subject], rows) if rows else ""
+                rows.append([f"{guard.name}, {guard.split}", metric_name(metric), decimal(before), decimal(after)])
+    return model_card.table(["other corpora", "metric", report.baseline, report.subject], rows) if rows else ""
 
 
-def _index(findings: Findings, body: str) -> dict[str, Any]:
-    """Return the entry of `model-index`, from which the Hub draws figures."""
-    own = findings.figures[findings.subject]
-    held = [name for name in [*findings.metrics, *TASKS] if name in own]
-    title = next((line.removeprefix("# ") for line in body.splitlines() if line.startswith("# ")), findings.subject)
-    metrics = [{"type": kind(name), "name": metric_name(name), "value": round(float(own[name]), 6)} for name in held]
-    task = {"type": "information-retrieval" if findings.queries else "semantic-similarity"}
-    data = {"type": "tripletail", "name": findings.run, "split": findings.split}
+def _index(report: ReportData, body: str) -> dict[str, Any]:
+    """Return the entry of `model-index`, from which the Hub shows scores."""
+    scores = report.scores[report.subject]
+    names = [name for name in [*report.metrics, *TASKS] if name in scores]
+    title = next((line.removeprefix("# ") for line in body.splitlines() if line.startswith("# ")), report.subject)
+    metrics = [
+        {"type": hub_metric_type(name), "name": metric_name(name), "value": round(float(scores[name]), 6)}
+        for name in names
+    ]
+    task = {"type": "information-retrieval" if report.queries else "semantic-similarity"}
+    data = {"type": "tripletail", "name": report.run, "split": report.split}
     return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
 
 
-def kind(name: str) -> str:
+def hub_metric_type(name: str) -> str:
     """Name a metric as the Hub does: ndcg@10 is ndcg_at_10."""
     plain, _, variant = name.partition(":")
     base, at, cutoff = plain.partition("@")
-    found = f"{_KINDS[base]}_{cutoff}" if at and base in _KINDS else plain.replace("@", "_at_")
-    return found + (f"_{variant}" if variant else "")
+    hub_name = f"{_HUB_TYPES[base]}_{cutoff}" if at and base in _HUB_TYPES else plain.replace("@", "_at_")
+    return hub_name + (f"_{variant}" if variant else "")

@@ -1,4 +1,4 @@
-"""One model over the whole corpus on Ray: each actor embeds its piece and returns only its best rows.
+"""One model over the whole corpus on Ray: each actor embeds its chunk and returns only its best rows.
 
 No vector of a document leaves its actor and no queries x corpus matrix exists; the driver merges partial rankings,
 whose order does not matter.
@@ -18,9 +18,9 @@ from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool, limit_threads
 from pipeline.core.progress import Progress
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.evaluation.corpus import Piece
-from pipeline.evaluation.similarity_samples import Probes
-from pipeline.evaluation.vector_variants import Ranked, Variant, empty, rank
+from pipeline.evaluation.corpus import CorpusChunk
+from pipeline.evaluation.similarity_samples import SimilarityPairs
+from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
 from pipeline.search.exact import Best, dots, top_k
 from pipeline.storage.vectors import Ranges, unit
 
@@ -28,22 +28,19 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The question side of one model: vectors [T, D] in the object store, of loose and of sampled documents too."""
+class EncodedQueries:
+    """Query-side vectors [T, D] of one model in the object store, with those of extra and of sampled documents."""
 
     vectors: Any
-    loose: Any
+    extra_documents: Any
     sample: Any
     identity: dict[str, str]
     dim: int
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one model made of the corpus: best rows of each query, similarities of the probes, and its pace.
-
-    Beside them the best rows under each of its variants.
-    """
+class ModelRanking:
+    """Best rows of each query under one model and its variants, similarities of the sampled pairs, and the time."""
 
     best: Best
     similarities: Floats
@@ -51,107 +48,117 @@ class Answer:
     variants: dict[Variant, Best]
 
 
-def ask(config: EncoderConfig, texts: Sequence[str], loose: Sequence[str], sample: Sequence[str]) -> Asked:
+def encode_queries(
+    config: EncoderConfig, texts: Sequence[str], extra_documents: Sequence[str], sample: Sequence[str]
+) -> EncodedQueries:
     """Encode query-side texts and single documents once, in a Ray task, and leave the vectors in the object store."""
     import ray
 
     task = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()), num_returns=4)(encode_texts)
-    queries, other, drawn, told = task.remote(config, list(texts), list(loose), list(sample), ray_session.cpus())
-    identity, dim = ray.get(told)
-    return Asked(queries, other, drawn, identity, dim)
+    vectors, extra_vectors, sample_vectors, identity_and_dim = task.remote(
+        config, list(texts), list(extra_documents), list(sample), ray_session.cpus()
+    )
+    identity, dim = ray.get(identity_and_dim)
+    return EncodedQueries(vectors, extra_vectors, sample_vectors, identity, dim)
 
 
 def encode_texts(
-    config: EncoderConfig, texts: list[str], loose: list[str], sample: list[str], threads: int
+    config: EncoderConfig, texts: list[str], extra_documents: list[str], sample: list[str], threads: int
 ) -> tuple[Floats, Floats, Floats, tuple[dict[str, str], int]]:
-    """Encode queries [T, D] and documents [L, D], [S, D], all of length 1; with them the encoder's identity and D."""
+    """Encode queries [T, D] and documents [E, D], [S, D], all of length 1; with them the encoder's identity and D."""
     encoder = _load(config, threads)
-    documents = [unit(encoder.encode(part, "document")) for part in (loose, sample)]
+    documents = [unit(encoder.encode(part, "document")) for part in (extra_documents, sample)]
     return unit(encoder.encode(texts, "query")), documents[0], documents[1], (encoder.identity, encoder.dim)
 
 
-def answer(
+def rank_corpus(
     config: EncoderConfig,
-    asked: Asked,
-    pieces: Sequence[Piece],
+    encoded: EncodedQueries,
+    chunks: Sequence[CorpusChunk],
     queries: int,
     k: int,
-    probes: Probes,
+    pairs: SimilarityPairs,
     variants: Sequence[Variant],
     ranges: Ranges,
     actors: int | None,
-) -> Answer:
-    """Rank every piece for the first `queries` texts and take the probes' similarities along.
+) -> ModelRanking:
+    """Rank every chunk for the first `queries` texts and compute the similarities of `pairs` on the way.
 
-    Same numbers for any number of actors: pieces are cut by the corpus alone, and partial rankings merge by
+    Same numbers for any number of actors: chunks are cut by the corpus alone, and partial rankings merge by
     (falling score, rising row).
     """
     import ray
 
     started = time.monotonic()
-    text, row = probes.arrays()
-    best, found = Best.empty(queries, k), np.full(len(row), np.nan, np.float32)
-    ranked = {variant: empty(variant, queries, k) for variant in variants}
-    progress = Progress("evaluate", sum(piece.rows for piece in pieces), "documents")
-    settings = {"config": config, "vectors": asked.vectors, "queries": queries, "k": k}
-    beside = ray.put(((text, row), list(variants), ranges))
-    for part in _parts(list(pieces), settings | {"beside": beside}, actors) if pieces else ():
+    text, row = pairs.arrays()
+    best, similarities = Best.empty(queries, k), np.full(len(row), np.nan, np.float32)
+    rankings = {variant: empty(variant, queries, k) for variant in variants}
+    progress = Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents")
+    settings = {"config": config, "vectors": encoded.vectors, "queries": queries, "k": k}
+    settings["shared"] = ray.put(((text, row), list(variants), ranges))
+    for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
         best.merge(part.best)
-        for variant, held in zip(variants, part.variants, strict=True):
-            ranked[variant].merge(held)
-        found[part.probe] = part.similarity
+        for variant, ranking in zip(variants, part.variants, strict=True):
+            rankings[variant].merge(ranking)
+        similarities[part.pair] = part.similarity
         progress.add(part.documents)
-    loose = row < 0
-    if loose.any():
-        found[loose] = dots(ray.get(asked.vectors), ray.get(asked.loose), text[loose], -1 - row[loose])
-    tops = {variant: held.top(k) for variant, held in ranked.items()}
-    return Answer(best, found, time.monotonic() - started, tops)
+    extra = row < 0
+    if extra.any():
+        vectors, documents = ray.get(encoded.vectors), ray.get(encoded.extra_documents)
+        similarities[extra] = dots(vectors, documents, text[extra], -1 - row[extra])
+    tops = {variant: ranking.top(k) for variant, ranking in rankings.items()}
+    return ModelRanking(best, similarities, time.monotonic() - started, tops)
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one piece gives: its best rows of each query, under each variant too, and its probes' similarities."""
+class ChunkRanking:
+    """Best rows of each query in one chunk, under each variant too, and the similarities of the pairs in it."""
 
     documents: int
     best: Best
-    variants: list[Ranked]
-    probe: npt.NDArray[np.int64]
+    variants: list[VariantRanking]
+    pair: npt.NDArray[np.int64]
     similarity: Floats
 
     def arrays(self) -> list[npt.NDArray[Any]]:
-        """List its arrays; those of a variant are scores, rows and, of binary vectors, scores to rank anew by."""
-        own: list[npt.NDArray[Any]] = [self.best.scores, self.best.rows, self.probe, self.similarity]
-        for held in self.variants:
-            own += [held.best.scores, held.best.rows, *([] if held.anew is None else [held.anew])]
-        return own
+        """List its arrays; those of a variant are scores, rows and, of binary vectors, the rescored scores."""
+        arrays: list[npt.NDArray[Any]] = [self.best.scores, self.best.rows, self.pair, self.similarity]
+        for ranking in self.variants:
+            arrays += [ranking.best.scores, ranking.best.rows]
+            arrays += [] if ranking.rescored is None else [ranking.rescored]
+        return arrays
 
     def packed(self) -> pa.Table:
-        """Return it as one row: the arrays as bytes, each with its shape and type."""
+        """Write it as one row of a table: the arrays as bytes, each with its shape and type."""
         arrays = self.arrays()
-        heads = [[str(array.dtype), *array.shape] for array in arrays]
-        held = pa.array([[array.tobytes() for array in arrays]], pa.list_(pa.large_binary()))
-        about = json.dumps([self.documents, [ranked.anew is not None for ranked in self.variants], heads])
-        return pa.table({"about": [about], "arrays": held})
+        shapes = [[str(array.dtype), *array.shape] for array in arrays]
+        content = pa.array([[array.tobytes() for array in arrays]], pa.list_(pa.large_binary()))
+        header = json.dumps([self.documents, [ranking.rescored is not None for ranking in self.variants], shapes])
+        return pa.table({"header": [header], "arrays": content})
 
     @classmethod
-    def unpack(cls, row: pa.Table) -> "Part":
-        """Take it back from a row."""
-        documents, anew, heads = json.loads(row["about"][0].as_py())
-        held = row["arrays"][0].values
+    def unpack(cls, row: pa.Table) -> "ChunkRanking":
+        """Read a row that `packed` wrote."""
+        documents, are_rescored, shapes = json.loads(row["header"][0].as_py())
+        content = row["arrays"][0].values
         arrays = iter(
-            np.frombuffer(cell.as_buffer(), head[0]).reshape(head[1:]) for cell, head in zip(held, heads, strict=True)
+            np.frombuffer(cell.as_buffer(), shape[0]).reshape(shape[1:])
+            for cell, shape in zip(content, shapes, strict=True)
         )
-        best, probe, similarity = Best(next(arrays), next(arrays)), next(arrays), next(arrays)
-        variants = [Ranked(Best(next(arrays), next(arrays)), next(arrays) if one else None) for one in anew]
-        return cls(documents, best, variants, probe, similarity)
+        best, pair, similarity = Best(next(arrays), next(arrays)), next(arrays), next(arrays)
+        variants = [
+            VariantRanking(Best(next(arrays), next(arrays)), next(arrays) if is_rescored else None)
+            for is_rescored in are_rescored
+        ]
+        return cls(documents, best, variants, pair, similarity)
 
 
-def _parts(pieces: list[Piece], settings: dict[str, Any], actors: int | None) -> Iterator[Part]:
-    """Run the pieces through a pool of rankers; one part a piece comes back."""
+def _rank_chunks(chunks: list[CorpusChunk], settings: dict[str, Any], actors: int | None) -> Iterator[ChunkRanking]:
+    """Run the chunks through a pool of rankers; one ranking a chunk comes back."""
     import ray
 
-    pool = Pool.plan(actors, len(pieces))
-    rows = [{"piece": piece.packed()} for piece in pieces]
+    pool = Pool.plan(actors, len(chunks))
+    rows = [{"chunk": chunk.packed()} for chunk in chunks]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Ranker,
         fn_constructor_kwargs={**settings, "threads": pool.threads},
@@ -162,41 +169,41 @@ def _parts(pieces: list[Piece], settings: dict[str, Any], actors: int | None) ->
         num_gpus=pool.num_gpus or None,
     )
     for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow"):
-        yield Part.unpack(row)
+        yield ChunkRanking.unpack(row)
 
 
 class Ranker:
-    """An actor that holds one encoder and the query vectors."""
+    """An actor with one encoder and the query vectors, which ranks one chunk of the corpus at a time."""
 
-    def __init__(self, config: EncoderConfig, vectors: Any, beside: Any, queries: int, k: int, threads: int) -> None:
+    def __init__(self, config: EncoderConfig, vectors: Any, shared: Any, queries: int, k: int, threads: int) -> None:
         import ray
 
         self.config, self.threads, self.k = config, threads, k
         self.vectors = ray.get(vectors)
-        (self.text, self.row), self.variants, self.ranges = ray.get(beside)
+        (self.text, self.row), self.variants, self.ranges = ray.get(shared)
         self.queries = self.vectors[:queries]
         self._encoder: Encoder | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Turn one row, a piece, into one row, its part of the answer."""
-        return self.part(Piece.unpack(batch["piece"][0].as_py())).packed()
+        """Turn one row, a chunk, into one row, its ranking."""
+        return self.rank(CorpusChunk.unpack(batch["chunk"][0].as_py())).packed()
 
-    def part(self, piece: Piece) -> Part:
-        """Rank one piece."""
-        documents = unit(self._vectors(piece))
-        best = Best(*top_k(self.queries, [documents], min(self.k, piece.rows), first_row=piece.first_row))
-        ranked = [
-            rank(variant, self.queries, documents, self.ranges, self.k, piece.first_row) for variant in self.variants
+    def rank(self, chunk: CorpusChunk) -> ChunkRanking:
+        """Rank the documents of one chunk."""
+        documents = unit(self._vectors(chunk))
+        best = Best(*top_k(self.queries, [documents], min(self.k, chunk.rows), first_row=chunk.first_row))
+        rankings = [
+            rank(variant, self.queries, documents, self.ranges, self.k, chunk.first_row) for variant in self.variants
         ]
-        probe = np.flatnonzero((self.row >= piece.first_row) & (self.row < piece.first_row + piece.rows))
-        similarity = dots(self.vectors, documents, self.text[probe], self.row[probe] - piece.first_row)
-        return Part(piece.rows, best, ranked, probe, similarity)
+        pair = np.flatnonzero((self.row >= chunk.first_row) & (self.row < chunk.first_row + chunk.rows))
+        similarity = dots(self.vectors, documents, self.text[pair], self.row[pair] - chunk.first_row)
+        return ChunkRanking(chunk.rows, best, rankings, pair, similarity)
 
-    def _vectors(self, piece: Piece) -> Floats:
-        column = piece.read()
-        if piece.column == "vector":
+    def _vectors(self, chunk: CorpusChunk) -> Floats:
+        column = chunk.read()
+        if chunk.column == "vector":
             flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-            return np.asarray(flat, np.float32).reshape(piece.rows, -1)
+            return np.asarray(flat, np.float32).reshape(chunk.rows, -1)
         if self._encoder is None:
             self._encoder = _load(self.config, self.threads)
         return self._encoder.encode(column.to_pylist(), "document")

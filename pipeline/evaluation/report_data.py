@@ -1,4 +1,4 @@
-"""From what was measured to what the report tells."""
+"""From the results of an evaluation to the data of its report."""
 
 import os
 import platform
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from pipeline import __version__
 from pipeline.evaluation import projection
-from pipeline.evaluation.results import Measured
-from pipeline.report.data import Example, Findings, Hit, Kept, Landscape
+from pipeline.evaluation.results import Results
+from pipeline.report.data import DocumentMap, Example, Hit, ReportData, RetentionResult
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import filesystem, join
 
@@ -22,7 +22,7 @@ EXAMPLES, DOCUMENTS = 5, 3
 _PACKAGES = ("ray", "torch", "transformers", "pyarrow", "numpy", "pytrec-eval-terrier", "bm25s")
 
 
-def subject_of(models: Sequence[str], baseline: str) -> str:
+def headline_model(models: Sequence[str], baseline: str) -> str:
     """Name the model that the headline is about: `tuned`, else the last that is not the baseline."""
     others = [name for name in models if name != baseline]
     if "tuned" in others:
@@ -30,12 +30,12 @@ def subject_of(models: Sequence[str], baseline: str) -> str:
     return others[-1] if others else baseline
 
 
-def tell(
-    measured: Measured,
+def build_report_data(
+    results: Results,
     data: Artifact,
     comparisons: list[dict[str, Any]],
     curves: list[dict[str, Any]],
-    guards: list[Kept],
+    guards: list[RetentionResult],
     *,
     run: str,
     split: str,
@@ -43,108 +43,108 @@ def tell(
     metrics: list[str],
     seed: int,
     commands: list[str],
-) -> Findings:
+) -> ReportData:
     """Gather everything that the page shows."""
-    subject = subject_of(list(measured.figures), baseline)
+    subject = headline_model(list(results.scores), baseline)
     manifest = data.manifest
-    won, lost = _examples(measured, subject, baseline, metrics[0])
-    return Findings(
+    won, lost = _examples(results, subject, baseline, metrics[0])
+    return ReportData(
         run=run,
         split=split,
-        queries=len(measured.questions.query_ids),
-        documents=len(measured.corpus),
+        queries=len(results.dataset.query_ids),
+        documents=len(results.corpus),
         baseline=baseline,
         subject=subject,
         metrics=metrics,
-        figures=measured.figures,
+        scores=results.scores,
         comparisons=comparisons,
         guards=guards,
-        labelled_pairs=len(measured.questions.labelled),
-        triplet_source=measured.triplet_source,
+        scored_pairs=len(results.dataset.scored_pairs),
+        triplet_source=results.triplet_source,
         curves=curves,
-        similarities=_similarities(measured, subject, baseline),
+        similarities=_similarities(results, subject, baseline),
         won=won,
         lost=lost,
-        skipped=measured.questions.skipped,
+        skipped=results.dataset.skipped,
         tables={name: table.rows for name, table in manifest.tables.items()},
         dropped=manifest.dropped,
         leakage=manifest.notes.get("leakage") or {},
         data={"data": data.path, "data fingerprint": manifest.fingerprint, "data made": manifest.created},
         environment=environment(),
         commands=commands,
-        variants=[smaller.told() for smaller in measured.smaller],
-        landscapes=_landscapes(measured, subject, baseline, seed),
-        landscape_method=projection.METHOD,
+        variants=[variant.as_json() for variant in results.variants],
+        document_maps=_document_maps(results, subject, baseline, seed),
+        document_map_method=projection.METHOD,
     )
 
 
-def _landscapes(measured: Measured, subject: str, baseline: str, seed: int) -> dict[str, Landscape]:
+def _document_maps(results: Results, subject: str, baseline: str, seed: int) -> dict[str, DocumentMap]:
     """Draw the sampled documents under the baseline and the subject, where they are encoders and enough to draw."""
-    sample, chosen = measured.sample, projection.drawn(measured.sample)
-    if len(chosen) < projection.FEWEST:
+    sample, chosen = results.sample, projection.documents_to_draw(results.sample)
+    if len(chosen) < projection.MIN_DOCUMENTS:
         return {}
-    coloured = projection.colours(sample)
-    names = [coloured[place] for place in chosen]
-    texts = [sample.texts[place] for place in chosen]
+    colours = projection.colours(sample)
+    names = [colours[index] for index in chosen]
+    texts = [sample.texts[index] for index in chosen]
     return {
-        model: Landscape(projection.places(measured.sampled[model][chosen], seed), names, texts)
+        model: DocumentMap(projection.project(results.sampled[model][chosen], seed), names, texts)
         for model in dict.fromkeys([baseline, subject])
-        if model in measured.sampled
+        if model in results.sampled
     }
 
 
-def _similarities(measured: Measured, subject: str, baseline: str) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+def _similarities(results: Results, subject: str, baseline: str) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
     """Cosines of relevant, hard and random pairs under the baseline and the subject, where they are encoders."""
     labels = {"relevant": "relevant", "negative": "hard negative", "random": "random"}
     return {
         model: {
             label: values[np.isfinite(values)]
             for part, label in labels.items()
-            for values in [measured.similarities[model][measured.probes.parts[part]]]
+            for values in [results.similarities[model][results.pairs.groups[part]]]
         }
         for model in dict.fromkeys([baseline, subject])
-        if model in measured.similarities
+        if model in results.similarities
     }
 
 
-def _examples(measured: Measured, subject: str, baseline: str, metric: str) -> tuple[list[Example], list[Example]]:
+def _examples(results: Results, subject: str, baseline: str, metric: str) -> tuple[list[Example], list[Example]]:
     """Choose the queries whose metric rose and fell most, ties in query order."""
-    if subject == baseline or not measured.questions.query_ids:
+    if subject == baseline or not results.dataset.query_ids:
         return [], []
-    after, before = measured.values[subject][metric], measured.values[baseline][metric]
-    places = {query: place for place, query in enumerate(measured.questions.query_ids)}
-    ranked = sorted(places, key=lambda query: (before[query] - after[query], places[query]))
+    after, before = results.values[subject][metric], results.values[baseline][metric]
+    index_of = {query: index for index, query in enumerate(results.dataset.query_ids)}
+    ranked = sorted(index_of, key=lambda query: (before[query] - after[query], index_of[query]))
     won = [query for query in ranked if after[query] > before[query]][:EXAMPLES]
     lost = [query for query in reversed(ranked) if after[query] < before[query]][:EXAMPLES]
     models = [baseline, subject]
-    texts = _texts(measured, models, [*won, *lost], places)
+    texts = _texts(results, models, [*won, *lost], index_of)
 
     def example(query: str) -> Example:
-        grades, place = measured.questions.judgments[query], places[query]
-        right = next((texts[doc] for doc in grades if grades[doc] > 0 and doc in texts), "")
+        grades, index = results.dataset.qrels[query], index_of[query]
+        relevant = next((texts[doc] for doc in grades if grades[doc] > 0 and doc in texts), "")
         answers = {
             model: [
                 Hit(rank, texts[doc], grades.get(doc, 0) > 0)
-                for rank, doc in enumerate(measured.docs[model][query][:DOCUMENTS], start=1)
+                for rank, doc in enumerate(results.docs[model][query][:DOCUMENTS], start=1)
             ]
             for model in models
         }
-        return Example(measured.questions.texts[place], before[query], after[query], answers, right)
+        return Example(results.dataset.texts[index], before[query], after[query], answers, relevant)
 
     return [example(query) for query in won], [example(query) for query in lost]
 
 
-def _texts(measured: Measured, models: list[str], queries: list[str], places: dict[str, int]) -> dict[str, str]:
-    """Texts of the documents shown, and of one relevant document a query."""
-    rows = {row for m in models for q in queries for row in measured.best[m].rows[places[q], :DOCUMENTS].tolist()}
-    wanted = {doc for q in queries for doc, grade in measured.questions.judgments[q].items() if grade > 0}
-    rows.update(measured.corpus.find(wanted).values())
-    taken = measured.corpus.take((row for row in rows if row >= 0), ["doc_id", "text"])
-    return {row["doc_id"]: row["text"] for row in taken.values()}
+def _texts(results: Results, models: list[str], queries: list[str], index_of: dict[str, int]) -> dict[str, str]:
+    """Texts of the documents of the examples, and of the relevant documents of each query."""
+    rows = {row for m in models for q in queries for row in results.best[m].rows[index_of[q], :DOCUMENTS].tolist()}
+    relevant = {doc for q in queries for doc, grade in results.dataset.qrels[q].items() if grade > 0}
+    rows.update(results.corpus.find(relevant).values())
+    documents = results.corpus.take((row for row in rows if row >= 0), ["doc_id", "text"])
+    return {row["doc_id"]: row["text"] for row in documents.values()}
 
 
 def environment() -> dict[str, str]:
-    """Versions and hardware that a figure may depend on."""
+    """Versions and hardware that a score may depend on."""
     packages = {name: version(name) for name in _PACKAGES}
     return {"tripletail": __version__, "python": platform.python_version()} | packages | {"processor": processor()}
 
@@ -161,11 +161,11 @@ def processor() -> str:
 
 def commands(run: str, data: str, out: str) -> list[str]:
     """List the commands that made this, each from the settings that its job left: build, mine, train, evaluate."""
-    places = {"build": data, "mine": join(run, "negatives"), "train": join(run, "training"), "evaluate": out}
-    found = []
-    for job, place in places.items():
-        fs, config = filesystem(join(place, "config.json"))
+    paths = {"build": data, "mine": join(run, "negatives"), "train": join(run, "training"), "evaluate": out}
+    lines = []
+    for job, path in paths.items():
+        fs, config = filesystem(join(path, "config.json"))
         if fs.exists(config):
-            given = shlex.join(["--config", join(place, "config.json"), "--run", run])
-            found.append(f"python -m scripts.{job} {given}")
-    return found
+            flags = shlex.join(["--config", join(path, "config.json"), "--run", run])
+            lines.append(f"python -m scripts.{job} {flags}")
+    return lines

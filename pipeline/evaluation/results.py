@@ -1,4 +1,4 @@
-"""What is to be measured, and what came out."""
+"""The plan of an evaluation and its results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,71 +8,71 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.evaluation.comparisons import Test, compare, compare_statistics, contrasts
+from pipeline.evaluation.comparisons import Test, compare, compare_statistics, model_pairs
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.corpus_sample import Sample
-from pipeline.evaluation.dataset import Questions
+from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.scores import Statistic
-from pipeline.evaluation.similarity_samples import Probes
+from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantsConfig
-from pipeline.metrics.retrieval import PerQuery
+from pipeline.metrics.metric import PerQuery
 from pipeline.search.exact import Best
 
 BM25 = "bm25"
 
 
 @dataclass(frozen=True)
-class Smaller:
-    """A variant of a model: its figures, values a query, and tests against the model's whole vectors."""
+class VariantResult:
+    """A variant of a model: its scores, also query by query, and tests against the model's full vectors."""
 
     model: str
     variant: Variant
-    figures: dict[str, Any]
+    scores: dict[str, Any]
     values: PerQuery
     tests: list[Test]
 
     @property
     def name(self) -> str:
-        """How files call it: tuned:192:int8."""
+        """Name in tables and tests: tuned:192:int8."""
         return f"{self.model}:{self.variant.dim}:{self.variant.dtype}"
 
-    def told(self) -> dict[str, Any]:
-        """What metrics.json says of it."""
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry of metrics.json."""
         return {
             "model": self.model,
             "dim": self.variant.dim,
             "dtype": self.variant.dtype,
             "bytes": self.variant.bytes,
-            **self.figures,
+            **self.scores,
             "comparisons": self.tests,
         }
 
 
 @dataclass
-class Measured:
-    """What came out: by model its ranking, values a query and a triplet, statistics, figures; and what is drawn."""
+class Results:
+    """Results by model: rankings, values by query and triplet, statistics and scores; and the sample that is drawn."""
 
     corpus: Corpus
-    questions: Questions
-    probes: Probes = field(default_factory=Probes)
+    dataset: EvalDataset
+    pairs: SimilarityPairs = field(default_factory=SimilarityPairs)
     best: dict[str, Best] = field(default_factory=dict)
     docs: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     values: dict[str, PerQuery] = field(default_factory=dict)
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
     similarities: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     triplet_source: str = ""
     triplets: dict[str, PerQuery] = field(default_factory=dict)
-    cosines: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # of labelled pairs
+    cosines: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # of scored pairs
     statistics: dict[str, dict[str, Statistic]] = field(default_factory=dict)
     sample: Sample = field(default_factory=Sample)
     sampled: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # vectors of the sample
-    smaller: list[Smaller] = field(default_factory=list)
+    variants: list[VariantResult] = field(default_factory=list)
     pace: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to measure."""
+class EvaluationPlan:
+    """Which models are evaluated, on which metrics, and with how many actors."""
 
     models: Mapping[str, EncoderConfig]
     bm25: bool
@@ -81,14 +81,14 @@ class Plan:
     actors: int | None
     seed: int
     variants: VariantsConfig | None = None
-    shrunk: tuple[str, ...] = ()  # models whose variants are measured
+    variant_models: tuple[str, ...] = ()  # models whose variants are evaluated
 
 
-def tests(measured: Measured, baseline: str, seed: int, *, every: bool = False) -> list[Test]:
-    """Test every model against the baseline, or all pairs of models, on all that was measured."""
-    pairs = contrasts(measured.figures, baseline, every=every)
+def tests(results: Results, baseline: str, seed: int, *, all_pairs: bool = False) -> list[Test]:
+    """Test every model against the baseline, or all pairs of models, on every metric."""
+    pairs = model_pairs(results.scores, baseline, all_pairs=all_pairs)
     return [
-        *compare(measured.values, pairs, seed),
-        *compare(measured.triplets, pairs, seed),
-        *compare_statistics(measured.statistics, pairs),
+        *compare(results.values, pairs, seed),
+        *compare(results.triplets, pairs, seed),
+        *compare_statistics(results.statistics, pairs),
     ]

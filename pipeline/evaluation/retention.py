@@ -1,4 +1,4 @@
-"""Guards: other corpora on which every model is measured too, to see what training made them forget."""
+"""Guards: other corpora on which every model is evaluated too, to see what training made it forget."""
 
 import re
 from dataclasses import dataclass, replace
@@ -7,21 +7,23 @@ from pydantic import Field, field_validator
 
 from pipeline.building.corpus_reference import CorpusReference
 from pipeline.core.progress import say
-from pipeline.evaluation.dataset import Questions, read_questions
-from pipeline.evaluation.evaluator import measure
-from pipeline.evaluation.results import Plan, tests
-from pipeline.report.data import Kept
+from pipeline.evaluation.dataset import EvalDataset, read_dataset
+from pipeline.evaluation.evaluator import evaluate
+from pipeline.evaluation.results import EvaluationPlan, tests
+from pipeline.report.data import RetentionResult
 from pipeline.storage.artifact import Artifact
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class Guard(CorpusReference):
-    """A corpus whose figures shall not fall."""
+    """A corpus on which the models shall not get worse."""
 
-    name: str = Field(description="how the report calls it")
-    split: str = Field("dev", description="split whose queries are asked")
-    max_queries: int | None = Field(None, ge=1, description="ask only the first queries that have a relevant document")
+    name: str = Field(description="its name in the report")
+    split: str = Field("dev", description="split whose queries are evaluated")
+    max_queries: int | None = Field(
+        None, ge=1, description="evaluate only the first queries that have a relevant document"
+    )
 
     @field_validator("name")
     @classmethod
@@ -32,33 +34,34 @@ class Guard(CorpusReference):
 
 
 @dataclass(frozen=True)
-class Watch:
-    """A guard that was found, and what is asked of it."""
+class GuardDataset:
+    """The settings of a guard, its build artifact and the split that is evaluated."""
 
     guard: Guard
     data: Artifact
-    questions: Questions
+    dataset: EvalDataset
 
 
-def watch(guards: list[Guard], max_triplets: int) -> list[Watch]:
-    """Open every guard and read its questions, so that one that cannot be measured is refused before any work."""
+def open_guards(guards: list[Guard], max_triplets: int) -> list[GuardDataset]:
+    """Open every guard and read its split, so that one that cannot be evaluated is refused before any work."""
     opened = [(guard, guard.open()) for guard in guards]
     return [
-        Watch(guard, data, read_questions(data, guard.split, guard.max_queries, max_triplets)) for guard, data in opened
+        GuardDataset(guard, data, read_dataset(data, guard.split, guard.max_queries, max_triplets))
+        for guard, data in opened
     ]
 
 
-def measure_guard(watched: Watch, plan: Plan, baseline: str) -> Kept:
-    """Measure every model of the plan on a guard and test it against the baseline, paired by query."""
-    guard, questions = watched.guard, watched.questions
+def evaluate_guard(opened: GuardDataset, plan: EvaluationPlan, baseline: str) -> RetentionResult:
+    """Evaluate every model of the plan on a guard and test it against the baseline, paired by query."""
+    guard, dataset = opened.guard, opened.dataset
     say(f"evaluate: guard {guard.name}, split {guard.split}")
-    measured = measure(watched.data, questions, replace(plan, variants=None, shrunk=()))
-    return Kept(
+    results = evaluate(opened.data, dataset, replace(plan, variants=None, variant_models=()))
+    return RetentionResult(
         name=guard.name,
         split=guard.split,
-        queries=len(questions.query_ids),
-        documents=len(measured.corpus),
-        models=measured.figures,
-        comparisons=tests(measured, baseline, plan.seed),
-        skipped=questions.skipped,
+        queries=len(dataset.query_ids),
+        documents=len(results.corpus),
+        models=results.scores,
+        comparisons=tests(results, baseline, plan.seed),
+        skipped=dataset.skipped,
     )

@@ -3,14 +3,25 @@
 from html import escape
 
 from pipeline.inspection.survey import Survey
-from pipeline.inspection.tables import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
+from pipeline.inspection.tables import (
+    dropped,
+    facts,
+    lengths,
+    one_line,
+    overlaps,
+    repeats,
+    rows,
+    tables,
+    values,
+    vectors,
+)
 from pipeline.report.html_parts import document, figure, section, table
 from pipeline.report.plots import distribution
 
 
 def render(survey: Survey) -> str:
     """Draw the page."""
-    named = {
+    sections = {
         "Tables": tables(survey),
         "Left out": dropped(survey),
         "Repetitions": repeats(survey),
@@ -20,39 +31,39 @@ def render(survey: Survey) -> str:
         "Vectors": vectors(survey),
     }
     parts = [_opening(survey)]
-    for title, (head, cells) in named.items():
-        drawn = table(head, [[escape(cell) for cell in row] for row in cells])
-        parts.append(section(title, drawn, _histograms(survey) if title == "Lengths" else "") if cells else "")
-    if not named["Left out"][1]:
+    for title, (head, cells) in sections.items():
+        content = table(head, [[escape(cell) for cell in row] for row in cells])
+        parts.append(section(title, content, _histograms(survey) if title == "Lengths" else "") if cells else "")
+    if not sections["Left out"][1]:
         parts.append(section("Left out", '<p class="note">No row was left out.</p>'))
     return document(f"{survey.path}: a look", [*parts, _rows(survey)])
 
 
 def _opening(survey: Survey) -> str:
-    told = ", ".join(f"{name} {value}" for name, value in facts(survey))
-    total = sum(found.rows for found in survey.tables)
+    origin = ", ".join(f"{name} {value}" for name, value in facts(survey))
+    total = sum(table.rows for table in survey.tables)
     return (
         f'<header>\n<p class="over">{escape(survey.path)}</p>\n'
         f"<h1>{total:,} rows in {len(survey.tables)} tables.</h1>\n"
-        f'<p class="lead">{escape(told)}</p>\n</header>'
+        f'<p class="lead">{escape(origin)}</p>\n</header>'
     )
 
 
 def _histograms(survey: Survey) -> str:
     figures = []
-    for found in survey.tables:
-        for name, held in found.lengths.items():
-            if held.quantile(1.0):
-                column = f"{found.name}.{name}"
-                svg = distribution(held.counts, held.unit, column.replace(".", "-").replace("_", "-"))
+    for part in survey.tables:
+        for name, histogram in part.lengths.items():
+            if histogram.quantile(1.0):
+                column = f"{part.name}.{name}"
+                svg = distribution(histogram.counts, histogram.unit, column.replace(".", "-").replace("_", "-"))
                 figures.append(figure(svg, f"Lengths of {column}", f"{column}, up to the 99th percentile."))
     return f'<div class="pair">{"".join(figures)}</div>'
 
 
 def _rows(survey: Survey) -> str:
-    parts = []
-    for found in survey.tables:
-        for row in rows(found):
-            items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(shown(v, 600))}</dd>" for k, v in row.items())
-            parts.append(f"<h3>{escape(found.name)}</h3>\n<dl>{items}</dl>")
-    return section("Random rows", *parts) if parts else ""
+    sections = []
+    for part in survey.tables:
+        for row in rows(part):
+            items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(one_line(v, 600))}</dd>" for k, v in row.items())
+            sections.append(f"<h3>{escape(part.name)}</h3>\n<dl>{items}</dl>")
+    return section("Random rows", *sections) if sections else ""

@@ -1,4 +1,4 @@
-"""A survey in words: the heads and cells of the tables that terminal and page share."""
+"""Tables of a survey, a head and rows of cells each, for the terminal and the page."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ from pipeline.inspection.survey import Survey, TableSurvey
 from pipeline.report.format import count
 
 Cells = tuple[list[str], list[list[str]]]
-_VALUES = 12  # of a column that are named
+_VALUES = 12  # most frequent values of a column in the table
 
 
 def facts(survey: Survey) -> list[tuple[str, str]]:
-    """Return where the artifact comes from."""
+    """Return which job made the artifact, when, and of what."""
     manifest = survey.manifest
-    told = [("made by", manifest.kind), ("version", manifest.version), ("on", manifest.created)]
-    return [*told, ("inputs", str(len(manifest.inputs))), ("fingerprint", manifest.fingerprint)]
+    origin = [("made by", manifest.kind), ("version", manifest.version), ("on", manifest.created)]
+    return [*origin, ("inputs", str(len(manifest.inputs))), ("fingerprint", manifest.fingerprint)]
 
 
 def tables(survey: Survey) -> Cells:
     """Rows of each table, in all and by split."""
     splits: dict[str, dict[str, int]] = survey.manifest.notes.get("splits", {})
-    names = sorted({split for found in splits.values() for split in found})
+    names = sorted({split for rows_of in splits.values() for split in rows_of})
     cells = [
         [t.name, count(t.rows), count(t.files), *(count(splits.get(t.name, {}).get(s, 0)) for s in names)]
         for t in survey.tables
@@ -28,7 +28,7 @@ def tables(survey: Survey) -> Cells:
 
 
 def dropped(survey: Survey) -> Cells:
-    """Rows left out by reason, with the first offender."""
+    """Rows left out by reason, with the first of each."""
     lost = sorted(survey.manifest.dropped.items(), key=lambda item: -item[1])
     cells = [[reason, count(number), (survey.examples.get(reason) or [""])[0]] for reason, number in lost]
     return ["Reason", "Rows", "First"], cells
@@ -37,9 +37,9 @@ def dropped(survey: Survey) -> Cells:
 def lengths(survey: Survey) -> Cells:
     """Quantiles of the lengths of texts and lists."""
     cells = [
-        [f"{table.name}.{name}", found.unit, *(count(found.quantile(share)) for share in (0.0, 0.5, 0.95, 1.0))]
+        [f"{table.name}.{name}", histogram.unit, *(count(histogram.quantile(share)) for share in (0.0, 0.5, 0.95, 1.0))]
         for table in survey.tables
-        for name, found in table.lengths.items()
+        for name, histogram in table.lengths.items()
     ]
     return ["Column", "Unit", "Least", "Median", "95%", "Most"], cells
 
@@ -47,10 +47,14 @@ def lengths(survey: Survey) -> Cells:
 def repeats(survey: Survey) -> Cells:
     """Share of texts that repeat another one, but for case."""
     cells = [
-        [f"{table.name}.{name}", f"{100 * found.share():.2f} %", "all" if found.every == 1 else f"1 in {found.every}"]
+        [
+            f"{table.name}.{name}",
+            f"{100 * repetition.share():.2f} %",
+            "all" if repetition.step == 1 else f"1 in {repetition.step}",
+        ]
         for table in survey.tables
-        for name, found in table.repeats.items()
-        if found.share() > 0
+        for name, repetition in table.repetition.items()
+        if repetition.share() > 0
     ]
     return ["Column", "Repeated", "Looked at"], cells
 
@@ -60,8 +64,8 @@ def overlaps(survey: Survey) -> Cells:
     cells = [
         [f"{table.name}.{name}", f"{first}, {second}", count(number)]
         for table in survey.tables
-        for name, found in table.repeats.items()
-        for (first, second), number in found.overlap().items()
+        for name, repetition in table.repetition.items()
+        for (first, second), number in repetition.overlap().items()
         if number
     ]
     return ["Column", "Splits", "Texts in both"], cells
@@ -71,9 +75,9 @@ def values(survey: Survey) -> Cells:
     """Return the most frequent values of columns with few of them."""
     cells = []
     for table in survey.tables:
-        for name, found in table.values.items():
-            top = found.most_common(_VALUES)
-            more = f", and {count(len(found) - len(top))} more" if len(found) > len(top) else ""
+        for name, counter in table.values.items():
+            top = counter.most_common(_VALUES)
+            more = f", and {count(len(counter) - len(top))} more" if len(counter) > len(top) else ""
             cells.append([f"{table.name}.{name}", ", ".join(f"{value} {count(n)}" for value, n in top) + more])
     return ["Column", "Values"], cells
 
@@ -82,21 +86,21 @@ def vectors(survey: Survey) -> Cells:
     """Norms of vectors, and those that are zero or not finite."""
     cells = []
     for table in survey.tables:
-        for name, found in table.vectors.items():
-            mean = found.total / max(1, found.rows - found.unusable)
-            norms = [f"{value:.4f}" for value in (found.least, mean, found.most)]
-            cells.append([f"{table.name}.{name}", table.columns[name], *norms, count(found.unusable)])
+        for name, norms in table.vectors.items():
+            mean = norms.total / max(1, norms.rows - norms.unusable)
+            numbers = [f"{value:.4f}" for value in (norms.minimum, mean, norms.maximum)]
+            cells.append([f"{table.name}.{name}", table.columns[name], *numbers, count(norms.unusable)])
     return ["Column", "Type", "Least norm", "Mean norm", "Greatest norm", "Unusable"], cells
 
 
 def rows(table: TableSurvey) -> list[dict[str, Any]]:
-    """Return the random rows without what is empty."""
+    """Return the random rows without empty values."""
     return [{name: value for name, value in row.items() if value not in (None, "", [])} for row in table.sample]
 
 
-def shown(value: Any, limit: int) -> str:
+def one_line(value: Any, limit: int) -> str:
     """Write a value on one line, cut to `limit` characters."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        value = "; ".join(f"{one.get('doc_id', '')}: {one.get('text') or one.get('score')}" for one in value)
+        value = "; ".join(f"{item.get('doc_id', '')}: {item.get('text') or item.get('score')}" for item in value)
     text = " ".join(str(value).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -7,7 +7,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.inspection.survey import Survey
-from pipeline.inspection.tables import dropped, facts, lengths, overlaps, repeats, rows, shown, tables, values, vectors
+from pipeline.inspection.tables import (
+    dropped,
+    facts,
+    lengths,
+    one_line,
+    overlaps,
+    repeats,
+    rows,
+    tables,
+    values,
+    vectors,
+)
 
 
 def show(survey: Survey, console: Console) -> None:
@@ -28,7 +39,7 @@ def show(survey: Survey, console: Console) -> None:
         for row in rows(table):
             console.rule(f"a row of {escape(table.name)}", align="left", style="dim")
             for name, value in row.items():
-                console.print(f"[dim]{escape(name)}[/] {escape(shown(value, 300))}", highlight=False)
+                console.print(f"[dim]{escape(name)}[/] {escape(one_line(value, 300))}", highlight=False)
 
 
 def _table(title: str, head: list[str], cells: list[list[Any]]) -> Table:

@@ -1,14 +1,15 @@
-"""What is measured of scored pairs: average precision, best F1 and accuracy with their thresholds, correlations.
+"""Scores of pairs with a gold score: average precision, best F1 and accuracy with their thresholds, correlations.
 
 Every statistic takes weights [S, N] too, how often each pair counts in each of S resamples, so that a bootstrap sorts
-once instead of S times; with weights of 1 it is the plain figure. Weighted or repeated, a pair counts the same.
+once instead of S times; with weights of 1 it is the plain score. Weighted or repeated, a pair counts the same.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.metrics.task_metric import TaskMetric
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -20,72 +21,73 @@ def ones(pairs: int) -> Floats:
 
 
 @dataclass(frozen=True)
-class Cuts:
-    """At each of C cuts between different scores, highest first: right pairs and all pairs above it, [S, C]."""
+class ThresholdCounts:
+    """True positives and predicted positives [S, C] at each of C thresholds between different scores, highest first."""
 
-    right: Floats
-    taken: Floats
-    scores: Floats  # [C] lowest score above the cut
+    true_positives: Floats
+    predicted: Floats
+    scores: Floats  # [C] lowest score above the threshold
 
     @classmethod
-    def of(cls, scores: Floats, right: Bools, weights: Floats) -> "Cuts":
-        """Cut pairs with scores [N] of which some are right [N]."""
+    def of(cls, scores: Floats, right: Bools, weights: Floats) -> "ThresholdCounts":
+        """Count pairs with scores [N] of which some are right [N]."""
         order = np.argsort(-scores, kind="stable")
         ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-        held = weights[:, order]
-        above = np.cumsum(held * right[order], axis=1)[:, ends]
-        return cls(above, np.cumsum(held, axis=1)[:, ends], scores[order][ends])
+        sorted_weights = weights[:, order]
+        true_positives = np.cumsum(sorted_weights * right[order], axis=1)[:, ends]
+        return cls(true_positives, np.cumsum(sorted_weights, axis=1)[:, ends], scores[order][ends])
 
 
 def average_precision(scores: Floats, right: Bools, weights: Floats, total: Floats | None = None) -> Floats:
-    """Sum of precision times gain in recall over the cuts, [S]; as scikit-learn has it.
+    """Sum of precision times gain in recall over the thresholds, [S]; as scikit-learn has it.
 
     `total` [S] counts the right pairs where not all of them were scored.
     """
-    cuts = Cuts.of(scores, right, weights)
-    precision = cuts.right / np.maximum(cuts.taken, 1)
-    gained = np.diff(cuts.right, axis=1, prepend=0)
-    return _share((precision * gained).sum(axis=1), cuts.right[:, -1] if total is None else total)
+    counts = ThresholdCounts.of(scores, right, weights)
+    precision = counts.true_positives / np.maximum(counts.predicted, 1)
+    gained = np.diff(counts.true_positives, axis=1, prepend=0)
+    return _ratio((precision * gained).sum(axis=1), counts.true_positives[:, -1] if total is None else total)
 
 
 def best_f1(scores: Floats, right: Bools, weights: Floats, total: Floats | None = None) -> Floats:
-    """Best F1 over all cuts, [S]."""
-    cuts = Cuts.of(scores, right, weights)
-    wanted = cuts.right[:, -1] if total is None else total
-    found: Floats = _share(2 * cuts.right, cuts.taken + wanted[:, None]).max(axis=1)
-    return found
+    """Best F1 over all thresholds, [S]."""
+    counts = ThresholdCounts.of(scores, right, weights)
+    positives = counts.true_positives[:, -1] if total is None else total
+    best: Floats = _ratio(2 * counts.true_positives, counts.predicted + positives[:, None]).max(axis=1)
+    return best
 
 
 def best_accuracy(scores: Floats, right: Bools, weights: Floats) -> Floats:
-    """Best accuracy over all cuts, [S]; calling no pair right is a cut too."""
-    cuts = Cuts.of(scores, right, weights)
-    wrong = cuts.taken[:, -1:] - cuts.right[:, -1:]
-    correct = cuts.right + wrong - (cuts.taken - cuts.right)
-    return _share(np.maximum(correct.max(axis=1), wrong[:, 0]), cuts.taken[:, -1])
+    """Best accuracy over all thresholds, [S]; calling no pair right is one too."""
+    counts = ThresholdCounts.of(scores, right, weights)
+    wrong = counts.predicted[:, -1:] - counts.true_positives[:, -1:]
+    correct = counts.true_positives + wrong - (counts.predicted - counts.true_positives)
+    return _ratio(np.maximum(correct.max(axis=1), wrong[:, 0]), counts.predicted[:, -1])
 
 
-def f1_cut(scores: Floats, right: Bools, total: int | None = None) -> dict[str, float]:
-    """F1 at its best cut, with precision, recall and the threshold: midway to the next lower score."""
-    cuts = Cuts.of(scores, right, ones(len(scores)))
-    above, taken = cuts.right[0], cuts.taken[0]
-    wanted = above[-1] if total is None else total
-    f1 = 2 * above / (taken + wanted)
+def f1_at_best_threshold(scores: Floats, right: Bools, total: int | None = None) -> dict[str, float]:
+    """Best F1, with its precision, recall and threshold: midway to the next lower score."""
+    counts = ThresholdCounts.of(scores, right, ones(len(scores)))
+    true_positives, predicted = counts.true_positives[0], counts.predicted[0]
+    positives = true_positives[-1] if total is None else total
+    f1 = 2 * true_positives / (predicted + positives)
     best = int(np.argmax(f1))
     return {
         "f1": float(f1[best]),
-        "f1_precision": float(above[best] / taken[best]),
-        "f1_recall": float(above[best] / wanted) if wanted else 0.0,
-        "f1_threshold": midway(cuts.scores, best),
+        "f1_precision": float(true_positives[best] / predicted[best]),
+        "f1_recall": float(true_positives[best] / positives) if positives else 0.0,
+        "f1_threshold": midway(counts.scores, best),
     }
 
 
-def accuracy_cut(scores: Floats, right: Bools) -> dict[str, float]:
-    """Accuracy at its best cut, and the threshold; above every score where it is best to call no pair right."""
-    cuts = Cuts.of(scores, right, ones(len(scores)))
-    wrong = cuts.taken[0, -1] - cuts.right[0, -1]
-    correct = np.append(wrong, cuts.right[0] + wrong - (cuts.taken[0] - cuts.right[0]))
+def accuracy_at_best_threshold(scores: Floats, right: Bools) -> dict[str, float]:
+    """Best accuracy and its threshold; above every score where it is best to call no pair right."""
+    counts = ThresholdCounts.of(scores, right, ones(len(scores)))
+    true_positives, predicted = counts.true_positives[0], counts.predicted[0]
+    wrong = predicted[-1] - true_positives[-1]
+    correct = np.append(wrong, true_positives + wrong - (predicted - true_positives))
     best = int(np.argmax(correct))
-    threshold = midway(cuts.scores, best - 1) if best else float(np.nextafter(cuts.scores[0], np.inf))
+    threshold = midway(counts.scores, best - 1) if best else float(np.nextafter(counts.scores[0], np.inf))
     return {"accuracy": float(correct[best] / len(scores)), "accuracy_threshold": threshold}
 
 
@@ -104,31 +106,39 @@ def spearman(scores: Floats, gold: Floats, weights: Floats) -> Floats:
     return _correlation(ranks(scores, weights), ranks(gold, weights), weights)
 
 
+def spearman_correlation(scores: Floats, gold: Floats) -> float | None:
+    """Spearman's rank correlation of model scores [N] with graded gold scores [N]; None where either is constant."""
+    if not (varies(scores) and varies(gold)):
+        return None
+    return float(spearman(scores, gold, ones(len(gold)))[0])
+
+
 def ranks(values: Floats, weights: Floats) -> Floats:
     """Average rank [S, N] of each value among the resample; equal values share theirs."""
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.append(True, np.diff(values[order]) != 0))
     group = np.cumsum(np.isin(np.arange(len(values)), starts)) - 1
-    held = np.add.reduceat(weights[:, order], starts, axis=1)
-    middle = np.cumsum(held, axis=1) - held + (held + 1) / 2
-    found = np.empty((len(weights), len(values)))
-    found[:, order] = middle[:, group]
-    return found
+    group_weights = np.add.reduceat(weights[:, order], starts, axis=1)
+    middle = np.cumsum(group_weights, axis=1) - group_weights + (group_weights + 1) / 2
+    average_ranks = np.empty((len(weights), len(values)))
+    average_ranks[:, order] = middle[:, group]
+    return average_ranks
 
 
-def _correlation(left: Floats, right: Floats, weights: Floats) -> Floats:
-    """Weighted correlation of left and right, each [S or 1, N], [S]."""
+def _correlation(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """Weighted correlation [S] of x and y, each [S or 1, N]."""
     total = weights.sum(axis=1, keepdims=True)
-    a = left - (weights * left).sum(axis=1, keepdims=True) / total
-    b = right - (weights * right).sum(axis=1, keepdims=True) / total
+    a = x - (weights * x).sum(axis=1, keepdims=True) / total
+    b = y - (weights * y).sum(axis=1, keepdims=True) / total
     covariance = (weights * a * b).sum(axis=1)
-    return _share(covariance, np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1)))
+    return _ratio(covariance, np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1)))
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
-    """Quotient, 0 where the whole is 0."""
-    found: Floats = np.divide(part, whole, out=np.zeros_like(part, dtype=np.float64), where=whole != 0)
-    return found
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Quotient, 0 where the denominator is 0."""
+    zeros = np.zeros_like(numerator, dtype=np.float64)
+    quotient: Floats = np.divide(numerator, denominator, out=zeros, where=denominator != 0)
+    return quotient
 
 
 def varies(values: Floats) -> bool:
@@ -136,6 +146,25 @@ def varies(values: Floats) -> bool:
     return len(values) > 1 and bool(np.ptp(values) > 0)
 
 
-def named(figures: Mapping[str, float], prefix: str) -> dict[str, float]:
-    """Figures under names with a prefix."""
-    return {f"{prefix}_{name}": value for name, value in figures.items()}
+AVERAGE_PRECISION = TaskMetric(
+    "average_precision",
+    "Average precision",
+    average_precision,
+    yes_or_no=True,
+    headline=1,
+    explanation="Labelled pairs are ranked by cosine; best F1 and accuracy are those of the best threshold, chosen on "
+    "these very pairs, so they are upper bounds.",
+)
+BEST_F1 = TaskMetric("f1", "Best F1", best_f1, yes_or_no=True, threshold="f1_threshold")
+BEST_ACCURACY = TaskMetric("accuracy", "Best accuracy", best_accuracy, yes_or_no=True, threshold="accuracy_threshold")
+SPEARMAN = TaskMetric("spearman", "Spearman", spearman, headline=2)
+PEARSON = TaskMetric("pearson", "Pearson", pearson)
+DUPLICATE_AP = TaskMetric("duplicate_average_precision", "Duplicates, AP", average_precision, yes_or_no=True)
+DUPLICATE_F1 = TaskMetric(
+    "duplicate_f1",
+    "Duplicates, best F1",
+    best_f1,
+    yes_or_no=True,
+    threshold="duplicate_f1_threshold",
+    explanation="Duplicates: all near pairs of the labelled texts are ranked; one without a label counts as wrong.",
+)

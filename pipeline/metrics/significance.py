@@ -1,6 +1,6 @@
 """Whether a difference is more than chance: paired permutation test, Holm's correction, bootstrap interval.
 
-All three are seeded, so a report made twice shows the same figures.
+All three are seeded, so a report made twice shows the same numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 SAMPLES = 10_000
-_CELLS = 1 << 22  # random numbers held at once
+_MAX_NUMBERS = 1 << 22  # random numbers that are in memory at a time
 
 
 def permutation_test(ours: Floats, theirs: Floats, samples: int = SAMPLES, seed: int = 0) -> float:
@@ -25,13 +25,13 @@ def permutation_test(ours: Floats, theirs: Floats, samples: int = SAMPLES, seed:
     differences = differences[differences != 0]  # a flip of 0 changes nothing
     if not len(differences):
         return 1.0
-    seen = abs(differences.sum())
+    observed = abs(differences.sum())
     slack = 1e-12 * np.abs(differences).sum()
     rng, extreme = np.random.default_rng(seed), 0
     for rows in _portions(samples, len(differences)):
         flips = rng.integers(0, 2, size=(rows, len(differences)), dtype=np.int8)
         sums = 2 * (flips @ differences) - differences.sum()
-        extreme += int(np.count_nonzero(np.abs(sums) >= seen - slack))
+        extreme += int(np.count_nonzero(np.abs(sums) >= observed - slack))
     return (extreme + 1) / (samples + 1)
 
 
@@ -39,8 +39,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values of one family of tests by Holm's step-down method (1979), in input order."""
     order = np.argsort(p_values, kind="stable")
     corrected, floor = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(order):
-        floor = max(floor, min(1.0, (len(p_values) - place) * p_values[index]))
+    for rank, index in enumerate(order):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = floor
     return corrected
 
@@ -60,7 +60,7 @@ def bootstrap_interval(
 
 def _portions(samples: int, width: int) -> Iterator[int]:
     """Cut `samples` rows of `width` numbers into portions that fit in memory."""
-    step = max(1, _CELLS // max(1, width))
+    step = max(1, _MAX_NUMBERS // max(1, width))
     for start in range(0, samples, step):
         yield min(step, samples - start)
 
@@ -72,8 +72,8 @@ def resamples(units: int, samples: int, seed: int = 0, width: int = 0) -> Iterat
     """
     rng = np.random.default_rng(seed)
     for rows in _portions(samples, max(units, width)):
-        drawn = rng.integers(0, units, size=(rows, units)) + np.arange(rows)[:, None] * units
-        yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
+        units_drawn = rng.integers(0, units, size=(rows, units)) + np.arange(rows)[:, None] * units
+        yield np.bincount(units_drawn.ravel(), minlength=rows * units).reshape(rows, units).astype(np.float64)
 
 
 def percentiles(values: Floats, level: float = 0.95) -> tuple[float, float]:

@@ -1,1 +1,1 @@
-"""The report of a run: one offline HTML page made of findings."""
+"""The report of a run: one offline HTML page made of report."""

@@ -1,4 +1,4 @@
-"""What a report tells, as plain data: it is drawn from this and from nothing else."""
+"""The data of a report: the page is made of this and of nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Hit:
-    """One document of a ranking, as shown."""
+    """One document of a ranking."""
 
     rank: int
     text: str
@@ -19,18 +19,18 @@ class Hit:
 
 @dataclass(frozen=True)
 class Example:
-    """A query that one model answers better than another: the metric before and after, the first documents of both."""
+    """A query whose metric differs between two models, with the first documents of both."""
 
     query: str
     before: float
     after: float
     answers: Mapping[str, list[Hit]]  # by model
-    wanted: str  # text of a relevant document
+    relevant: str  # text of a relevant document
 
 
 @dataclass(frozen=True)
-class Landscape:
-    """Documents of the corpus in two dimensions [N, 2], in the unit square, with their texts and colours' names."""
+class DocumentMap:
+    """Documents of the corpus as points [N, 2] in the unit square, each with its group's name and its text."""
 
     points: npt.NDArray[np.float32]
     names: list[str]
@@ -38,8 +38,8 @@ class Landscape:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What was measured on a guard, as metrics.json has it: a corpus that training was not about."""
+class RetentionResult:
+    """Scores on a guard, a corpus that training was not about, as metrics.json has them."""
 
     name: str
     split: str
@@ -55,8 +55,8 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """Everything that the page shows; `figures` and `comparisons` are those of metrics.json."""
+class ReportData:
+    """Everything that the page shows; `scores` and `comparisons` are those of metrics.json."""
 
     run: str
     split: str
@@ -65,10 +65,10 @@ class Findings:
     baseline: str
     subject: str  # the model that the headline is about; the baseline when it is alone
     metrics: list[str]
-    figures: Mapping[str, Mapping[str, Any]]
+    scores: Mapping[str, Mapping[str, Any]]
     comparisons: list[dict[str, Any]]
-    guards: list[Kept] = field(default_factory=list)
-    labelled_pairs: int = 0
+    guards: list[RetentionResult] = field(default_factory=list)
+    scored_pairs: int = 0
     triplet_source: str = ""
     curves: list[dict[str, Any]] = field(default_factory=list)
     similarities: Mapping[str, Mapping[str, npt.NDArray[np.float32]]] = field(default_factory=dict)
@@ -77,13 +77,15 @@ class Findings:
     skipped: Mapping[str, int] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
-    leakage: Mapping[str, Any] = field(default_factory=dict)  # the manifest's; empty where it was not looked for
+    leakage: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the manifest's; empty where training rows were not checked
     data: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     variants: list[dict[str, Any]] = field(default_factory=list)  # those of metrics.json
-    landscapes: Mapping[str, Landscape] = field(default_factory=dict)  # by model
-    landscape_method: str = ""
+    document_maps: Mapping[str, DocumentMap] = field(default_factory=dict)  # by model
+    document_map_method: str = ""
 
     def comparison(self, model: str, metric: str) -> dict[str, Any] | None:
         """Return the test of one model and metric against the baseline."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.data import Landscape
+from pipeline.report.data import DocumentMap
 from pipeline.report.format import shorten
 
 OTHER = "other"
@@ -16,7 +16,7 @@ def colour(name: str, names: Sequence[str]) -> int:
     return 0 if name == OTHER else 1 + [one for one in names if one != OTHER].index(name)
 
 
-def atlas(landscape: Landscape, names: Sequence[str], label: str) -> str:
+def atlas(landscape: DocumentMap, names: Sequence[str], label: str) -> str:
     """Draw the documents; what is left over lies below the named colours."""
     order = sorted(range(len(landscape.names)), key=lambda place: landscape.names[place] != OTHER)
     dots = []

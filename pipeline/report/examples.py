@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.data import Example, Findings, Hit
+from pipeline.report.data import Example, Hit, ReportData
 from pipeline.report.format import decimal, metric_name, shorten
 
 
-def example_section(findings: Findings) -> str:
+def example_section(report: ReportData) -> str:
     """Show the queries won and lost most, with the first documents of both models."""
-    if not (findings.won or findings.lost):
+    if not (report.won or report.lost):
         return ""
-    metric = metric_name(findings.metrics[0])
+    metric = metric_name(report.metrics[0])
     parts = [
-        _list(f"Won most by {findings.subject}", findings.won, metric),
-        _list(f"Lost most by {findings.subject}", findings.lost, metric),
+        _list(f"Won most by {report.subject}", report.won, metric),
+        _list(f"Lost most by {report.subject}", report.lost, metric),
     ]
     return "<section>\n<h2>Queries</h2>\n" + "\n".join(part for part in parts if part) + "\n</section>"
 
@@ -32,10 +32,10 @@ def _example(example: Example, metric: str) -> str:
         for model, hits in example.answers.items()
     )
     seen = any(hit.relevant for hits in example.answers.values() for hit in hits)
-    wanted = "" if seen or not example.wanted else f'<p class="note">Wanted: {escape(shorten(example.wanted))}</p>'
+    missed = "" if seen or not example.relevant else f'<p class="note">Wanted: {escape(shorten(example.relevant))}</p>'
     return (
         f'<details><summary><span class="query">{escape(shorten(example.query))}</span> '
-        f'<span class="change">{change}</span></summary>\n<div class="pair">{columns}</div>{wanted}</details>'
+        f'<span class="change">{change}</span></summary>\n<div class="pair">{columns}</div>{missed}</details>'
     )
 
 

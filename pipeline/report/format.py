@@ -1,6 +1,6 @@
 """How figures read: the headline sentence, names of metrics, numbers without a leading zero."""
 
-from pipeline.report.data import Findings
+from pipeline.report.data import ReportData
 
 _NAMES = {
     "ndcg": "nDCG",
@@ -70,39 +70,39 @@ def shorten(text: str, most: int = 240) -> str:
     return line[: most - 3].rsplit(" ", 1)[0] + " ..."
 
 
-def headline(findings: Findings) -> str:
+def headline(report: ReportData) -> str:
     """Say the result of the run in one sentence."""
-    subject, baseline = findings.subject, findings.baseline
-    ours, theirs = findings.figures[subject], findings.figures[baseline]
+    subject, baseline = report.subject, report.baseline
+    ours, theirs = report.scores[subject], report.scores[baseline]
     alone = subject == baseline
     parts = []
     if "hit@1" in ours:
-        unseen = "queries" if findings.split == "train" else "unseen queries"
+        unseen = "queries" if report.split == "train" else "unseen queries"
         other = "" if alone else f", {baseline} {theirs['hit@1']:.0%}"
         parts.append(f"{subject} finds the right answer first for {ours['hit@1']:.0%} of {unseen}{other}")
-    metric = next((name for name in findings.metrics if name in ours), None)
+    metric = next((name for name in report.metrics if name in ours), None)
     if metric is None:
         metric = next((name for name in _INSTEAD if name in ours), None)
     if metric is not None:
-        parts.append(_figure(findings, metric, alone, named=not parts))
+        parts.append(_figure(report, metric, alone, named=not parts))
     return "; ".join(parts) if parts else f"{subject} was measured, but the split asks nothing that has a figure"
 
 
-def remarks(findings: Findings) -> list[str]:
+def remarks(report: ReportData) -> list[str]:
     """Sentences below the headline: what it rests on, and whether another model did better still."""
-    said = ["Every model ranks the whole corpus."] if findings.queries else []
-    said += ["p is corrected by Holm's method."] if findings.comparisons else []
-    metric = findings.metrics[0]
-    held = {model: figures[metric] for model, figures in findings.figures.items() if metric in figures}
-    best = max(held, key=lambda model: held[model], default=findings.subject)
-    if held.get(best, 0) > held.get(findings.subject, 0):
+    said = ["Every model ranks the whole corpus."] if report.queries else []
+    said += ["p is corrected by Holm's method."] if report.comparisons else []
+    metric = report.metrics[0]
+    held = {model: figures[metric] for model, figures in report.scores.items() if metric in figures}
+    best = max(held, key=lambda model: held[model], default=report.subject)
+    if held.get(best, 0) > held.get(report.subject, 0):
         said.append(f"Best of all is {best}, with {metric_name(metric)} {decimal(held[best])}.")
     return said
 
 
-def leakage(findings: Findings) -> list[str]:
+def leakage(report: ReportData) -> list[str]:
     """Say whether training rows say what an evaluation asks, and what was done about it."""
-    checked = findings.leakage
+    checked = report.leakage
     if not checked:
         return ["Nobody looked whether training rows repeat what is asked here."]
     asked = f"{count(checked['queries'])} held-out queries"
@@ -124,14 +124,14 @@ def leakage(findings: Findings) -> list[str]:
     return said
 
 
-def _figure(findings: Findings, metric: str, alone: bool, named: bool) -> str:
-    ours, theirs = findings.figures[findings.subject][metric], findings.figures[findings.baseline].get(metric)
-    who = f"{findings.subject} reaches " if named else ""
+def _figure(report: ReportData, metric: str, alone: bool, named: bool) -> str:
+    ours, theirs = report.scores[report.subject][metric], report.scores[report.baseline].get(metric)
+    who = f"{report.subject} reaches " if named else ""
     text = f"{who}{metric_name(metric)} {decimal(ours)}"
     if alone or theirs is None:
         return text
-    text += f" against {decimal(theirs)}" + (f" of {findings.baseline}" if named else "")
-    test = findings.comparison(findings.subject, metric)
+    text += f" against {decimal(theirs)}" + (f" of {report.baseline}" if named else "")
+    test = report.comparison(report.subject, metric)
     if test is None:
         return text
     p = p_value(test["p_holm"])

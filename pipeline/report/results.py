@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pipeline.report.data import Findings
+from pipeline.report.data import ReportData
 from pipeline.report.format import count, decimal, metric_name, p_value, signed
 from pipeline.report.html_parts import figure, folded, note, pair, section, table
 from pipeline.report.plots import standings
@@ -27,35 +27,35 @@ _CUTS = {"f1": "f1_threshold", "accuracy": "accuracy_threshold", "duplicate_f1":
 _SURE = 0.05
 
 
-def leading(findings: Findings) -> str | None:
+def leading(report: ReportData) -> str | None:
     """Name the figure that decides: the first metric, else the first of the other tasks that was measured."""
-    held = [name for name in [*findings.metrics, *TASKS] if any(name in f for f in findings.figures.values())]
+    held = [name for name in [*report.metrics, *TASKS] if any(name in f for f in report.scores.values())]
     return held[0] if held else None
 
 
-def glance(findings: Findings) -> str:
+def glance(report: ReportData) -> str:
     """Draw the deciding figure of every model with its interval, and queries won and lost against the baseline."""
-    metric = leading(findings)
+    metric = leading(report)
     if metric is None:
         return ""
-    held = {name: own for name, own in findings.figures.items() if metric in own.get("ci95", {})}
+    held = {name: own for name, own in report.scores.items() if metric in own.get("ci95", {})}
     if len(held) < 2:
         return ""
     points = {name: (own[metric], *own["ci95"][metric]) for name, own in held.items()}
-    shown = standings(points, metric_name(metric), findings.subject, "standing")
+    shown = standings(points, metric_name(metric), report.subject, "standing")
     caption = f"{metric_name(metric)} of each model and its 95% bootstrap interval."
-    return section("At a glance", pair(figure(shown, caption, caption), _outcomes(findings, metric)))
+    return section("At a glance", pair(figure(shown, caption, caption), _outcomes(report, metric)))
 
 
-def _outcomes(findings: Findings, metric: str) -> str:
+def _outcomes(report: ReportData, metric: str) -> str:
     """Bars of the queries that each model wins, ties and loses against the baseline."""
-    tests = [test for test in findings.against() if test["metric"] == metric]
-    if not tests or metric not in findings.metrics:
+    tests = [test for test in report.against() if test["metric"] == metric]
+    if not tests or metric not in report.metrics:
         return ""
-    total = findings.queries
+    total = report.queries
     bars = "".join(_bar(test, total) for test in tests)
     key = '<p class="key"><i class="won"></i>better<i class="tied"></i>equal<i class="lost"></i>worse</p>'
-    caption = f"{metric_name(metric)} of each of {count(total)} queries against {findings.baseline}."
+    caption = f"{metric_name(metric)} of each of {count(total)} queries against {report.baseline}."
     return f"<figure>{key}{bars}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -73,43 +73,41 @@ def _bar(test: Figures, total: int) -> str:
     )
 
 
-def models(findings: Findings) -> str:
+def models(report: ReportData) -> str:
     """Show every figure of every model with its interval; variants stand below, in small print."""
     parts = []
-    retrieval = _held(findings, findings.metrics)
+    retrieval = _held(report, report.metrics)
     if retrieval:
-        parts.append(_figures_table(findings, retrieval, _variant_rows(findings, retrieval)))
-    tasks = _held(findings, TASKS)
+        parts.append(_figures_table(report, retrieval, _variant_rows(report, retrieval)))
+    tasks = _held(report, TASKS)
     if tasks:
-        groups = {} if retrieval else _variant_rows(findings, tasks)
-        parts.append(("<h3>Beyond retrieval</h3>\n" if retrieval else "") + _figures_table(findings, tasks, groups))
+        groups = {} if retrieval else _variant_rows(report, tasks)
+        parts.append(("<h3>Beyond retrieval</h3>\n" if retrieval else "") + _figures_table(report, tasks, groups))
     said = (
         "Below a figure stands its 95% bootstrap interval over queries, triplets, pairs or documents. The best is bold."
     )
     return section("Models", *parts, note(said))
 
 
-def _held(findings: Findings, names: Sequence[str]) -> list[str]:
-    return [name for name in names if any(name in figures for figures in findings.figures.values())]
+def _held(report: ReportData, names: Sequence[str]) -> list[str]:
+    return [name for name in names if any(name in figures for figures in report.scores.values())]
 
 
-def _figures_table(findings: Findings, names: list[str], groups: dict[str, list[list[str]]]) -> str:
-    best = {name: max(own[name] for own in findings.figures.values() if name in own) for name in names}
-    rows = [
-        [escape(model), *(_cell(own, name, best[name]) for name in names)] for model, own in findings.figures.items()
-    ]
+def _figures_table(report: ReportData, names: list[str], groups: dict[str, list[list[str]]]) -> str:
+    best = {name: max(own[name] for own in report.scores.values() if name in own) for name in names}
+    rows = [[escape(model), *(_cell(own, name, best[name]) for name in names)] for model, own in report.scores.items()]
     return table(["Model", *(escape(metric_name(name)) for name in names)], rows, groups=groups)
 
 
-def _variant_rows(findings: Findings, names: list[str]) -> dict[str, list[list[str]]]:
+def _variant_rows(report: ReportData, names: list[str]) -> dict[str, list[list[str]]]:
     """Rows of the variants by model: dimensions and type in place of a name."""
     found: dict[str, list[list[str]]] = {}
-    for variant in findings.variants:
+    for variant in report.variants:
         if not any(name in variant for name in names):
             continue
         name = f"{variant['dim']} {variant['dtype']}<small>{count(variant['bytes'])} bytes</small>"
         cells = [_cell(variant, metric, None) for metric in names]
-        whole = findings.figures.get(variant["model"], {}).get("dim")
+        whole = report.scores.get(variant["model"], {}).get("dim")
         title = f"{variant['model']}, smaller vectors" + (f" (whole: {whole} float32)" if whole else "")
         found.setdefault(title, []).append([name, *cells])
     return found
@@ -126,9 +124,9 @@ def _cell(figures: Figures, metric: str, best: float | None) -> str:
     return shown + (f"<small>at cosine {decimal(cut)}</small>" if cut is not None else "")
 
 
-def comparisons(findings: Findings) -> str:
+def comparisons(report: ReportData) -> str:
     """Show the tests against the baseline, those of the deciding figure first, and the matrix of all pairs."""
-    tests, metric = findings.against(), leading(findings)
+    tests, metric = report.against(), leading(report)
     if not tests:
         return ""
     first = [test for test in tests if test["metric"] == metric]
@@ -138,12 +136,12 @@ def comparisons(findings: Findings) -> str:
     if rest:
         further = len({test["metric"] for test in rest})
         parts.append(folded(f"Tests on {further} further figure{'s' if further > 1 else ''}", _tests(rest)))
-    parts.append(_matrix(findings, metric))
+    parts.append(_matrix(report, metric))
     said = (
         "Two-sided and paired: a permutation test with 10,000 samples over queries and triplets, the bootstrap with "
         "500 to 2,000 for figures that are no means. Holm takes the tests on one metric as a family. Bold: below 0.05."
     )
-    return section(f"Against {findings.baseline}", *parts, note(said))
+    return section(f"Against {report.baseline}", *parts, note(said))
 
 
 def _tests(tests: Sequence[Figures]) -> str:
@@ -165,13 +163,13 @@ def _test(test: Figures) -> list[str]:
     ]
 
 
-def _matrix(findings: Findings, metric: str | None) -> str:
+def _matrix(report: ReportData, metric: str | None) -> str:
     """Each model of a row against each of a column, where all pairs were tested."""
-    tests = {(t["model"], t["baseline"]): t for t in findings.comparisons if t["metric"] == metric}
-    if all(baseline == findings.baseline for _, baseline in tests):
+    tests = {(t["model"], t["baseline"]): t for t in report.comparisons if t["metric"] == metric}
+    if all(baseline == report.baseline for _, baseline in tests):
         return ""
     tested = {name for models in tests for name in models}
-    names = [name for name in findings.figures if name in tested]
+    names = [name for name in report.scores if name in tested]
     rows = [[escape(a), *(_against(tests, a, b) for b in names)] for a in names]
     head = ["Row less column", *(escape(name) for name in names)]
     return f"<h3>Every pair, {escape(metric_name(str(metric)))}</h3>\n" + table(head, rows)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from pipeline.report.data import Kept
+from pipeline.report.data import RetentionResult
 from pipeline.report.format import decimal, metric_name, p_value, signed
 
 Cells = list[str]  # HTML: corpus, metric, before, after, difference with its interval, p
@@ -11,7 +11,7 @@ Cells = list[str]  # HTML: corpus, metric, before, after, difference with its in
 _OTHERS = ("average_precision", "spearman", "triplet_accuracy", "v_measure")
 
 
-def kept_rows(guards: Sequence[Kept], metrics: Sequence[str], subject: str, baseline: str) -> list[Cells]:
+def kept_rows(guards: Sequence[RetentionResult], metrics: Sequence[str], subject: str, baseline: str) -> list[Cells]:
     """One row a guard and metric that both models have; a figure that was not tested stands alone."""
     rows = []
     for kept in guards:
@@ -24,7 +24,7 @@ def kept_rows(guards: Sequence[Kept], metrics: Sequence[str], subject: str, base
     return rows
 
 
-def _tested(kept: Kept, subject: str, metric: str, difference: float) -> Cells:
+def _tested(kept: RetentionResult, subject: str, metric: str, difference: float) -> Cells:
     test = kept.comparison(subject, metric)
     if test is None:
         return [signed(difference), "-"]
@@ -32,7 +32,7 @@ def _tested(kept: Kept, subject: str, metric: str, difference: float) -> Cells:
     return [f"{signed(test['difference'])}<small>{signed(low)} to {signed(high)}</small>", p_value(test["p_value"])]
 
 
-def kept_remarks(guards: Sequence[Kept], metrics: Sequence[str], subject: str, baseline: str) -> list[str]:
+def kept_remarks(guards: Sequence[RetentionResult], metrics: Sequence[str], subject: str, baseline: str) -> list[str]:
     """One sentence a guard: what became of its first metric, and whether that may be chance."""
     said = []
     for kept in guards:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.core.config import Config
 from pipeline.encoder.encoder import Encoder, Role
-from pipeline.metrics import retrieval
+from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import unit
@@ -59,7 +59,7 @@ class Similarity:
         """
         left, right = (unit(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
         cosine = np.einsum("nd,nd->n", left, right).astype(np.float64)
-        return {"spearman": retrieval.spearman(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
+        return {"spearman": pair_scores.spearman_correlation(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 
 
 def sample(

@@ -6,8 +6,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.encoder import model_card
-from pipeline.evaluation.model_card import kind, tell_card
-from tests.support import findings as told
+from pipeline.evaluation.model_card import hub_metric_type, update_card
+from tests.support import report_data as support
 from training.run import model_card as trained
 from training.run.config import TrainConfig
 
@@ -51,11 +51,11 @@ def test_the_base_states_its_licence(tmp_path):
 
 def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):
     folder = tmp_path / "model"
-    assert not tell_card(str(folder), told.findings())
+    assert not update_card(str(folder), support.report_data())
     folder.mkdir()
     (folder / "README.md").write_text(write() + "\nA sentence added by hand.\n")
-    findings = replace(told.findings(), run="runs/shop", guards=[told.kept(0.4, 0.3, 0.5)])
-    assert tell_card(str(folder), findings)
+    report = replace(support.report_data(), run="runs/shop", guards=[support.retention(0.4, 0.3, 0.5)])
+    assert update_card(str(folder), report)
     once = (folder / "README.md").read_text()
     parsed = ModelCard(once)
     (index,) = parsed.data.to_dict()["model-index"]
@@ -72,15 +72,15 @@ def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):
     ):
         assert wanted.lower() in parsed.text.lower(), wanted
     assert "Not yet" not in parsed.text and parsed.text.count("## Measured") == 1
-    assert tell_card(str(folder), findings) and (folder / "README.md").read_text() == once
-    tell_card(str(folder), replace(findings, figures={**findings.figures, "tuned": told.figures(0.6, 0.7)}))
+    assert update_card(str(folder), report) and (folder / "README.md").read_text() == once
+    update_card(str(folder), replace(report, scores={**report.scores, "tuned": support.scores(0.6, 0.7)}))
     assert ".512 (" not in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("text", ["# No front matter\n", "---\nnot: [closed\n---\n# Broken\n", ""])
 def test_cards_of_other_makers(text, tmp_path):
     (tmp_path / "README.md").write_text(text)
-    assert tell_card(str(tmp_path), told.findings())
+    assert update_card(str(tmp_path), support.report_data())
     found = (tmp_path / "README.md").read_text()
     assert model_card.split(found)[0]["model-index"] and text.strip() in found
     assert model_card.with_part("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
@@ -88,7 +88,9 @@ def test_cards_of_other_makers(text, tmp_path):
 
 
 def test_names_as_the_hub_has_them():
-    assert [kind(n) for n in ("ndcg@10", "map", "map@5", "hit@1", "recall@100", "ndcg@10:judged", "v_measure")] == [
+    assert [
+        hub_metric_type(n) for n in ("ndcg@10", "map", "map@5", "hit@1", "recall@100", "ndcg@10:judged", "v_measure")
+    ] == [
         "ndcg_at_10",
         "map",
         "map_at_5",

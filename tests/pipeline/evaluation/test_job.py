@@ -16,13 +16,14 @@ from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
 from pipeline.evaluation import comparisons, outputs, report_data
 from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.corpus import Corpus, Piece
-from pipeline.evaluation.dataset import Questions, read_questions
-from pipeline.evaluation.evaluator import measure
+from pipeline.evaluation.corpus import Corpus, CorpusChunk
+from pipeline.evaluation.dataset import EvalDataset, read_dataset
+from pipeline.evaluation.evaluator import evaluate
 from pipeline.evaluation.job import run
-from pipeline.evaluation.results import BM25, Measured, Plan
-from pipeline.evaluation.similarity_samples import lexical_triplets, make_probes, wanted_ids
-from pipeline.metrics.retrieval import gains, retrieval
+from pipeline.evaluation.results import BM25, EvaluationPlan, Results
+from pipeline.evaluation.similarity_samples import bm25_triplets, referenced_ids, sample_pairs
+from pipeline.metrics.retrieval import retrieval
+from pipeline.metrics.trec_eval import gains
 from pipeline.search.exact import Best
 from pipeline.storage.artifact import Artifact, begin
 from pipeline.storage.vectors import unit
@@ -103,19 +104,19 @@ def config_for(data, minilm, **settings):
 
 
 def test_questions_of_a_split(data):
-    asked = read_questions(data, "test", None, 100)
+    asked = read_dataset(data, "test", None, 100)
     assert len(asked.query_ids) == 24
     assert asked.texts[:2] == ["How many people live in Oslo?", "What is the weather like in Oslo?"]
-    assert asked.judgments["q Oslo 0"] == {"Oslo-0": 2, "Oslo-1": 1, "gone": 1}
+    assert asked.qrels["q Oslo 0"] == {"Oslo-0": 2, "Oslo-1": 1, "gone": 1}
     assert len(asked.triplets) == 24
     assert [t.anchor for t in asked.triplets] == list(range(24))
     assert asked.skipped == {"query_without_relevant_document": 1, "triplet_without_negative": 1}
-    left, right, gold = asked.labelled[0]
+    left, right, gold = asked.scored_pairs[0]
     assert (asked.texts[left], asked.texts[right], gold) == (FACTS[0][1].format("Oslo"),) * 2 + (2.0,)
 
 
 def test_questions_up_to_a_number(data):
-    asked = read_questions(data, "test", 5, 3)
+    asked = read_dataset(data, "test", 5, 3)
     assert asked.query_ids == ["q Oslo 0", "q Oslo 1", "q Lima 0", "q Lima 1", "q Rome 0"]
     assert asked.skipped["query_beyond_max_queries"] == 19
     assert len(asked.triplets) == 3
@@ -123,14 +124,14 @@ def test_questions_up_to_a_number(data):
 
 def test_a_split_that_asks_nothing_is_refused(data):
     with pytest.raises(UserError, match=r"split .dev.*has no queries.*holds test"):
-        read_questions(data, "dev", None, 10)
+        read_dataset(data, "dev", None, 10)
 
 
 @pytest.mark.parametrize("size", [1, 10, 43, 1000])
 def test_corpus_pieces_cover_every_row_once(data, size):
     corpus = Corpus(data)
-    pieces = corpus.pieces(rows=size)
-    texts = [text for piece in pieces for text in Piece.unpack(piece.packed()).read().to_pylist()]
+    pieces = corpus.chunks(rows=size)
+    texts = [text for piece in pieces for text in CorpusChunk.unpack(piece.packed()).read().to_pylist()]
     assert texts == data.read("corpus")["text"].to_pylist()
     assert [p.first_row for p in pieces] == np.cumsum([0, *(p.rows for p in pieces[:-1])]).tolist()
 
@@ -149,38 +150,38 @@ def test_corpus_finds_and_takes(data):
 
 
 def test_probes_find_documents_by_id_and_keep_the_others_by_text(data):
-    asked = read_questions(data, "test", None, 100)
-    held = Corpus(data).find(wanted_ids(asked))
-    probes = make_probes(asked, held, 60, seed=0)
-    text, row = probes.arrays()
-    assert row[probes.parts["positive"]].tolist() == [held[t.positive[0]] for t in asked.triplets]
-    assert (row[probes.parts["negative"]][1::2] < 0).all() and len(probes.loose) == len(CITIES)
-    assert probes.loose[-1 - row[probes.parts["negative"]][1]] == "Oslo is written with 4 letters."
-    random = probes.parts["random"]
-    right = [{held[d] for d in asked.judgments[asked.query_ids[t]] if d in held} for t in text[random]]
+    asked = read_dataset(data, "test", None, 100)
+    held = Corpus(data).find(referenced_ids(asked))
+    pairs = sample_pairs(asked, held, 60, seed=0)
+    text, row = pairs.arrays()
+    assert row[pairs.groups["positive"]].tolist() == [held[t.positive[0]] for t in asked.triplets]
+    assert (row[pairs.groups["negative"]][1::2] < 0).all() and len(pairs.extra_documents) == len(CITIES)
+    assert pairs.extra_documents[-1 - row[pairs.groups["negative"]][1]] == "Oslo is written with 4 letters."
+    random = pairs.groups["random"]
+    right = [{held[d] for d in asked.qrels[asked.query_ids[t]] if d in held} for t in text[random]]
     assert all(row not in rows for row, rows in zip(row[random].tolist(), right, strict=True))
 
 
 def test_lexical_triplets_take_what_is_not_relevant():
-    asked = Questions(["a", "b"], ["A", "B"], {"a": {"x": 1, "y": 0}, "b": {"gone": 1}})
-    made = lexical_triplets(asked, {"a": ["x", "y", "z"], "b": ["x"]}, {"x": 0, "y": 1, "z": 2})
+    asked = EvalDataset(["a", "b"], ["A", "B"], {"a": {"x": 1, "y": 0}, "b": {"gone": 1}})
+    made = bm25_triplets(asked, {"a": ["x", "y", "z"], "b": ["x"]}, {"x": 0, "y": 1, "z": 2})
     assert [(t.anchor, t.positive[0], [doc for doc, _ in t.negatives]) for t in made] == [(0, "x", ["y", "z"])]
 
 
 def test_bm25_alone_and_its_triplets_where_the_data_has_few(data):
-    plan = Plan(models={}, bm25=True, metrics=["ndcg@10", "hit@1"], vectors="none", actors=None, seed=0)
-    own = measure(data, read_questions(data, "test", None, 100), plan)
-    assert "are the data's" in own.triplet_source and len(own.questions.triplets) == 24
-    few = measure(data, read_questions(data, "test", None, 5), plan)
-    assert few.questions.skipped["triplet_of_too_few"] == 5
+    plan = EvaluationPlan(models={}, bm25=True, metrics=["ndcg@10", "hit@1"], vectors="none", actors=None, seed=0)
+    own = evaluate(data, read_dataset(data, "test", None, 100), plan)
+    assert "are the data's" in own.triplet_source and len(own.dataset.triplets) == 24
+    few = evaluate(data, read_dataset(data, "test", None, 5), plan)
+    assert few.dataset.skipped["triplet_of_too_few"] == 5
     assert "BM25's best documents" in few.triplet_source
-    for triplet in few.questions.triplets:
-        grades = few.questions.judgments[few.questions.query_ids[triplet.anchor]]
+    for triplet in few.dataset.triplets:
+        grades = few.dataset.qrels[few.dataset.query_ids[triplet.anchor]]
         assert grades[triplet.positive[0]] > 0
         assert all(grades.get(doc, 0) <= 0 for doc, _ in triplet.negatives)
-    assert few.probes.loose == [] and set(few.docs) == {BM25}
-    wanted = retrieval(few.docs[BM25], few.questions.judgments, plan.metrics)
-    assert few.figures[BM25]["ndcg@10"] == pytest.approx(np.mean(list(wanted["ndcg@10"].values())))
+    assert few.pairs.extra_documents == [] and set(few.docs) == {BM25}
+    wanted = retrieval(few.docs[BM25], few.dataset.qrels, plan.metrics)
+    assert few.scores[BM25]["ndcg@10"] == pytest.approx(np.mean(list(wanted["ndcg@10"].values())))
 
 
 def test_comparison_names_what_differs():
@@ -189,7 +190,7 @@ def test_comparison_names_what_differs():
     tuned = {query: value + 0.1 for query, value in base.items()}
     noise = {query: value + float(rng.normal(0, 0.1)) for query, value in base.items()}
     values = {"base": {"map": base}, "tuned": {"map": tuned}, "same": {"map": noise}}
-    found = comparisons.compare(values, comparisons.contrasts(values, "base"), seed=0)
+    found = comparisons.compare(values, comparisons.model_pairs(values, "base"), seed=0)
     assert next((test["model"], test["won"], test["lost"]) for test in found) == ("tuned", 60, 0)
     assert found[0]["difference"] == pytest.approx(0.1)
     assert found[0]["p_value"] == 1 / 10_001 and found[0]["p_holm"] == 2 / 10_001
@@ -197,7 +198,7 @@ def test_comparison_names_what_differs():
     both = {name: {"map": values, "ndcg@10": values} for name, values in (("base", base), ("tuned", tuned))}
     tested = comparisons.compare(both, [("tuned", "base")], seed=0)
     assert [test["p_holm"] for test in tested] == [1 / 10_001] * 2
-    every = comparisons.compare(values, comparisons.contrasts(values, "base", every=True), seed=0)
+    every = comparisons.compare(values, comparisons.model_pairs(values, "base", all_pairs=True), seed=0)
     assert [(test["model"], test["baseline"]) for test in every] == [
         ("tuned", "base"),
         ("same", "base"),
@@ -208,9 +209,9 @@ def test_comparison_names_what_differs():
 
 def test_trec_scores_fall_where_scores_tie():
     scores = np.array([[0.5, 0.5, 0.5, 0.1]], np.float32)
-    measured = Measured(
+    measured = Results(
         None,
-        Questions(["q"]),
+        EvalDataset(["q"]),
         best={"m": Best(scores, np.arange(4)[None])},
         docs={"m": {"q": ["a", "z", "b", "c d"]}},
     )
@@ -222,9 +223,9 @@ def test_trec_scores_fall_where_scores_tie():
 
 
 def test_subject_of_the_headline():
-    assert report_data.subject_of(["bm25", "base", "tuned", "other"], "base") == "tuned"
-    assert report_data.subject_of(["bm25", "base", "other"], "base") == "other"
-    assert report_data.subject_of(["base"], "base") == "base"
+    assert report_data.headline_model(["bm25", "base", "tuned", "other"], "base") == "tuned"
+    assert report_data.headline_model(["bm25", "base", "other"], "base") == "other"
+    assert report_data.headline_model(["base"], "base") == "base"
 
 
 def test_learning_curves_are_optional_and_checked(tmp_path):
@@ -298,7 +299,7 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
     assert found["skipped"]["relevant_document_not_in_corpus"] == 1
     assert found["models"]["bm25"]["hit@1"] < 1.0
 
-    asked = read_questions(data, "test", None, 100)
+    asked = read_dataset(data, "test", None, 100)
     rows_of = {doc: row for row, doc in enumerate(data.read("corpus")["doc_id"].to_pylist())}
     for name in ("base", "tuned"):
         cosines = by_hand(data, config.models[name], asked.texts[:24])
@@ -309,7 +310,7 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
         held = np.vectorize(rows_of.get)(ranked)
         assert (np.sort(held, axis=1) == np.arange(60)).all() and (np.diff(scores, axis=1) <= 0).all()
         np.testing.assert_allclose(scores, np.take_along_axis(cosines, held, axis=1), atol=2e-6)
-        wanted = retrieval(dict(zip(asked.query_ids, ranked.tolist(), strict=True)), asked.judgments)
+        wanted = retrieval(dict(zip(asked.query_ids, ranked.tolist(), strict=True)), asked.qrels)
         for metric, values in wanted.items():
             assert found["models"][name][metric] == pytest.approx(np.mean(list(values.values())), abs=1e-9)
             low, high = found["models"][name]["ci95"][metric]
@@ -319,7 +320,7 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
     assert {(t["model"], t["baseline"]) for t in found["comparisons"]} == {("bm25", "base"), ("tuned", "base")}
     assert BM25 not in {m for m, f in found["models"].items() if "spearman" in f}
 
-    judged = {q.replace(" ", "_"): gains(grades) for q, grades in asked.judgments.items()}
+    judged = {q.replace(" ", "_"): gains(grades) for q, grades in asked.qrels.items()}
     for name in found["models"]:
         with Path(done.path, f"{name}.trec").open() as file:
             trec = pytrec_eval.parse_run(file)
@@ -370,7 +371,7 @@ def test_the_same_file_for_any_number_of_shards_and_actors(data, minilm, ray_ses
         done = run(config_for(held, minilm, models=models, num_actors=actors, **settings))
         names = ["metrics.json", "only.trec", *(f"{one}/part-00000.parquet" for one in outputs.UNIT_TABLES)]
         found.append({name: Path(done.path, name).read_bytes() for name in names})
-        assert len(Corpus(held).pieces()) == 3
+        assert len(Corpus(held).chunks()) == 3
     one, other = found
     for name in one:
         assert one[name] == other[name], f"{name} depends on the shards"

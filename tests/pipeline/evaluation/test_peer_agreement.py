@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.evaluation import duplicates, scores
-from pipeline.evaluation.dataset import Questions, Triplet
-from pipeline.evaluation.similarity_samples import make_probes
+from pipeline.evaluation.dataset import EvalDataset, Triplet
+from pipeline.evaluation.similarity_samples import sample_pairs
 from pipeline.metrics import pair_scores
 from pipeline.metrics.retrieval import mean, retrieval
 from pipeline.search.exact import top_k
@@ -23,15 +23,15 @@ class Fixed:
     model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *args: None)
 
     def __init__(self, dim=24, seed=0):
-        self.rng, self.dim, self.held = np.random.default_rng(seed), dim, {}
+        self.rng, self.dim, self.vectors = np.random.default_rng(seed), dim, {}
 
     def vector(self, text):
-        if text not in self.held:
+        if text not in self.vectors:
             topic = text.split(" ")[0]
             centre = np.random.default_rng(sum(map(ord, topic))).normal(size=self.dim)
-            drawn = centre + self.rng.normal(0, 0.9, self.dim)
-            self.held[text] = drawn / np.linalg.norm(drawn)
-        return self.held[text]
+            noisy = centre + self.rng.normal(0, 0.9, self.dim)
+            self.vectors[text] = noisy / np.linalg.norm(noisy)
+        return self.vectors[text]
 
     def encode(self, sentences, convert_to_tensor=False, **ignored):
         found = np.stack([self.vector(text) for text in sentences])
@@ -87,24 +87,24 @@ def test_retrieval(model):
 
 def labelled(model, graded):
     rng = np.random.default_rng(3)
-    asked, left, right, gold = Questions(), [], [], []
+    dataset, left, right, gold = EvalDataset(), [], [], []
     for number in range(300):
         a, b = rng.integers(0, 12, 2) if rng.random() < 0.6 else [rng.integers(0, 12)] * 2
         left.append(f"{TOPICS[a]} left {number % 90}")
         right.append(f"{TOPICS[b]} right {number % 70}")
         gold.append(float(a == b) * (1 + rng.integers(0, 3) if graded else 1))
     for one, other, score in zip(left, right, gold, strict=True):
-        asked.labelled.append((asked.place(one), asked.place(other), score))
-    vectors = model.encode(asked.texts)
-    return left, right, gold, asked, vectors
+        dataset.scored_pairs.append((dataset.index_of(one), dataset.index_of(other), score))
+    vectors = model.encode(dataset.texts)
+    return left, right, gold, dataset, vectors
 
 
 def test_yes_or_no_pairs(model):
-    left, right, gold, asked, vectors = labelled(model, graded=False)
+    left, right, gold, dataset, vectors = labelled(model, graded=False)
     theirs = evaluation.BinaryClassificationEvaluator(left, right, [int(g) for g in gold], write_csv=False)(model)
-    cosines = scores.pair_cosines(vectors, vectors, asked)
-    ours = {name: one.value for name, one in scores.pair_statistics(cosines, asked, 0).items()}
-    ours |= scores.pair_cuts(cosines, asked)
+    cosines = scores.pair_cosines(vectors, vectors, dataset)
+    ours = {name: one.value for name, one in scores.pair_statistics(cosines, dataset, 0).items()}
+    ours |= scores.pair_thresholds(cosines, dataset)
     named = {
         "average_precision": "ap",
         "f1": "f1",
@@ -120,9 +120,9 @@ def test_yes_or_no_pairs(model):
 
 
 def test_graded_pairs(model):
-    left, right, gold, asked, vectors = labelled(model, graded=True)
+    left, right, gold, dataset, vectors = labelled(model, graded=True)
     theirs = evaluation.EmbeddingSimilarityEvaluator(left, right, gold, write_csv=False)(model)
-    found = scores.pair_statistics(scores.pair_cosines(vectors, vectors, asked), asked, 0)
+    found = scores.pair_statistics(scores.pair_cosines(vectors, vectors, dataset), dataset, 0)
     assert set(found) == {"spearman", "pearson"}
     assert found["spearman"].value == pytest.approx(theirs["spearman_cosine"], abs=1e-9)
     assert found["pearson"].value == pytest.approx(theirs["pearson_cosine"], abs=1e-9)
@@ -134,13 +134,13 @@ def test_triplets(model):
     texts = [(QUERIES[f"q{t}"], DOCUMENTS[f"d{t}-0"], DOCUMENTS[f"d{t}-{n}"]) for t in range(12) for n in (1, 2)]
     theirs = evaluation.TripletEvaluator(*zip(*texts, strict=True), write_csv=False)(model)
     rows = {text: row for row, text in enumerate(DOCUMENTS.values())}
-    asked = Questions()
-    asked.triplets = [Triplet(asked.place(a), (p, p), [(n, n)]) for a, p, n in texts]
-    probes = make_probes(asked, rows, len(rows), 0)
-    text, row = probes.arrays()
-    queries, documents = model.encode(asked.texts), model.encode(DOCUMENTS.values())
+    dataset = EvalDataset()
+    dataset.triplets = [Triplet(dataset.index_of(a), (p, p), [(n, n)]) for a, p, n in texts]
+    pairs = sample_pairs(dataset, rows, len(rows), 0)
+    text, row = pairs.arrays()
+    queries, documents = model.encode(dataset.texts), model.encode(DOCUMENTS.values())
     similarities = np.einsum("ij,ij->i", queries[text], documents[row])
-    ours = scores.triplet_values(similarities, probes, len(asked.triplets))
+    ours = scores.triplet_values(similarities, pairs, len(dataset.triplets))
     assert mean(ours["triplet_accuracy"]) == pytest.approx(theirs["cosine_accuracy"], abs=1e-7), "theirs is float32"
     assert 0.2 < mean(ours["triplet_accuracy"]) < 0.8
 
@@ -151,9 +151,11 @@ def test_mined_duplicates(model):
     theirs = evaluation.ParaphraseMiningEvaluator(texts, known, write_csv=False, top_k=100)(model)
     number = {name: place for place, name in enumerate(texts)}
     vectors = model.encode(texts.values())
-    mined = duplicates.mine(vectors.astype(np.float32), [(number[a], number[b]) for a, b in known])
-    cut = pair_scores.f1_cut(mined.scores, mined.known, len(mined.wanted))
-    assert mined.average_precision(pair_scores.ones(48))[0] == pytest.approx(theirs["average_precision"], abs=1e-9)
+    mined = duplicates.mine_pairs(vectors.astype(np.float32), [(number[a], number[b]) for a, b in known])
+    cut = pair_scores.f1_at_best_threshold(mined.scores, mined.is_duplicate, len(mined.duplicates))
+    assert mined.score(pair_scores.average_precision, pair_scores.ones(48))[0] == pytest.approx(
+        theirs["average_precision"], abs=1e-9
+    )
     assert cut["f1"] == pytest.approx(theirs["f1"], abs=1e-9)
     assert cut["f1_precision"] == pytest.approx(theirs["precision"], abs=1e-9)
     assert cut["f1_recall"] == pytest.approx(theirs["recall"], abs=1e-9)

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.evaluation import vector_variants
-from pipeline.evaluation.vector_variants import RESCORED, Variant, VariantsConfig, signs
+from pipeline.evaluation.vector_variants import OVERSAMPLING, Variant, VariantsConfig, signs
 from pipeline.search.exact import top_k
 from pipeline.storage.vectors import unit
 
@@ -18,7 +18,7 @@ def test_a_store_gives_int8_back_within_half_a_step():
     held, variant = vectors(0, 200), Variant(16, "int8")
     ranges = vector_variants.calibrate([variant], held)
     low, high = np.array(ranges["16"])
-    back = variant.stored(held, ranges)
+    back = variant.stored_documents(held, ranges)
     assert back.dtype == np.float32 and back.shape == (200, 16)
     assert (np.abs(back - unit(held[:, :16])) <= (high - low) / 255 / 2 + 1e-6).all()
 
@@ -59,13 +59,13 @@ def test_rankings_do_not_depend_on_the_pieces(variant):
     for cuts in ([(0, 3), (3, 260), (260, 500)], [(260, 500), (0, 260)]):
         other = ranked(cuts)
         assert (other.rows == whole.rows).all() and (other.scores == whole.scores).all()
-    stored = variant.stored(corpus, ranges)
-    exact = top_k(variant.asked(queries), [stored], 10)
+    stored = variant.stored_documents(corpus, ranges)
+    exact = top_k(variant.shortened_queries(queries), [stored], 10)
     if variant.dtype == "binary":
-        near = top_k(signs(variant.asked(queries)), [stored], 10 * RESCORED)[1]
+        near = top_k(signs(variant.shortened_queries(queries)), [stored], 10 * OVERSAMPLING)[1]
         assert all(set(rows) <= set(held) for rows, held in zip(whole.rows, near, strict=True))
         assert (np.diff(whole.scores, axis=1) <= 0).all()
-        assert (whole.rows[:, 0] == exact[1][:, 0]).mean() > 0.8, "ranked anew by the query's own numbers"
+        assert (whole.rows[:, 0] == exact[1][:, 0]).mean() > 0.8, "rescored by the query's own floats"
     else:
         assert (whole.rows == exact[1]).all()
 
@@ -93,9 +93,9 @@ def test_settings_of_variants():
     from pipeline.core.config import validate
     from pipeline.evaluation.config import EvaluateConfig
 
-    assert validate(EvaluateConfig, {"variants": None}).resolved().shrunk == ()
-    assert validate(EvaluateConfig, {}).resolved().shrunk == ("tuned",)
-    assert validate(EvaluateConfig, {"models": {"a": "x", "b": "y"}}).resolved().shrunk == ("b",)
+    assert validate(EvaluateConfig, {"variants": None}).resolved().variant_models == ()
+    assert validate(EvaluateConfig, {}).resolved().variant_models == ("tuned",)
+    assert validate(EvaluateConfig, {"models": {"a": "x", "b": "y"}}).resolved().variant_models == ("b",)
     with pytest.raises(UserError, match="'c' is not among the encoders; choose from base, tuned"):
         validate(EvaluateConfig, {"variants": {"models": ["c"]}}).resolved()
     with pytest.raises(UserError, match=r"variants\.dtypes"):

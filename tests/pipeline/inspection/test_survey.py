@@ -11,7 +11,7 @@ from lxml import html as markup
 from pipeline.core import schema
 from pipeline.core.errors import UserError
 from pipeline.inspection.page import render
-from pipeline.inspection.repetition import Repeats
+from pipeline.inspection.repetition import Repetition
 from pipeline.inspection.survey import open_any, survey
 from pipeline.inspection.tables import dropped, lengths, overlaps, repeats, values, vectors
 from pipeline.storage.artifact import Draft, begin
@@ -82,12 +82,12 @@ def test_norms_of_vectors(tmp_path: Path):
 
 
 def test_samples_by_hash_are_fair():
-    small = Repeats(most=500)
+    small = Repetition(max_texts=500)
     texts = [f"text {n % 3000}" for n in range(6000)]
     for start in range(0, 6000, 100):
         part = texts[start : start + 100]
         small.add(part, ["train" if start < 3000 else "dev"] * 100)
-    assert small.every > 1 and len(small.hashes) <= 500 and small.seen == 6000
+    assert small.step > 1 and len(small.hashes) <= 500 and small.seen == 6000
     assert small.share() == pytest.approx(0.5)
     assert small.overlap()["dev", "train"] == pytest.approx(3000, rel=0.25)
 

@@ -6,7 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from pipeline.evaluation import duplicates, scores
-from pipeline.evaluation.dataset import Questions
+from pipeline.evaluation.dataset import EvalDataset
 from pipeline.metrics import clustering, pair_scores, significance
 from pipeline.metrics.significance import bootstrap_p
 from pipeline.storage.vectors import unit
@@ -28,7 +28,7 @@ def test_equal_to_scikit_learn_and_scipy(ties):
     )
     assert pair_scores.spearman(scores, graded, one)[0] == pytest.approx(stats.spearmanr(scores, graded)[0], abs=1e-9)
     assert pair_scores.pearson(scores, graded, one)[0] == pytest.approx(stats.pearsonr(scores, graded)[0], abs=1e-9)
-    cut = pair_scores.f1_cut(scores, right) | pair_scores.accuracy_cut(scores, right)
+    cut = pair_scores.f1_at_best_threshold(scores, right) | pair_scores.accuracy_at_best_threshold(scores, right)
     candidates = [*np.unique(scores), scores.max() + 1]
     f1 = [sk.f1_score(right, scores >= at) for at in candidates]
     accuracy = [sk.accuracy_score(right, scores >= at) for at in candidates]
@@ -60,7 +60,7 @@ def test_what_does_not_vary_has_no_correlation():
     assert pair_scores.pearson(np.ones(5), np.arange(5.0), pair_scores.ones(5)) == [0.0]
     assert not pair_scores.varies(np.ones(3)) and not pair_scores.varies(np.array([1.0]))
     assert pair_scores.average_precision(np.arange(3.0), np.zeros(3, bool), pair_scores.ones(3)) == [0.0]
-    none = pair_scores.accuracy_cut(np.array([0.1, 0.9]), np.array([False, False]))
+    none = pair_scores.accuracy_at_best_threshold(np.array([0.1, 0.9]), np.array([False, False]))
     assert none["accuracy"] == 1.0 and none["accuracy_threshold"] > 0.9
 
 
@@ -96,37 +96,37 @@ def texts_with_twins(seed=6, count=40):
 
 def test_mined_duplicates_by_hand():
     vectors, known = texts_with_twins()
-    mined = duplicates.mine(vectors, known)
-    assert len(mined.wanted) == 10 and mined.texts == 40
-    assert (mined.left < mined.right).all() and (np.diff(mined.scores) <= 0).all()
+    mined = duplicates.mine_pairs(vectors, known)
+    assert len(mined.duplicates) == 10 and mined.texts == 40
+    assert (mined.first < mined.second).all() and (np.diff(mined.scores) <= 0).all()
     assert len(mined.scores) == 40 * 39 // 2
     cosines = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
     right, above = 0, []
-    for n, (a, b) in enumerate(zip(mined.left, mined.right, strict=True), 1):
+    for n, (a, b) in enumerate(zip(mined.first, mined.second, strict=True), 1):
         assert mined.scores[n - 1] == pytest.approx(cosines[a, b], abs=1e-6)
         right += b == a + 1 and a % 4 == 0
         above.append(2 * right / (n + 10))
-    assert mined.best_f1(pair_scores.ones(40))[0] == pytest.approx(max(above))
-    few = duplicates.mine(vectors, known, neighbours=1, most=5)
-    assert len(few.scores) == 5 and few.average_precision(pair_scores.ones(40))[0] <= 0.5
+    assert mined.score(pair_scores.best_f1, pair_scores.ones(40))[0] == pytest.approx(max(above))
+    few = duplicates.mine_pairs(vectors, known, neighbours=1, max_pairs=5)
+    assert len(few.scores) == 5 and few.score(pair_scores.average_precision, pair_scores.ones(40))[0] <= 0.5
 
 
 def test_resampled_texts_weigh_pairs_by_both_ends():
     vectors, known = texts_with_twins()
-    mined = duplicates.mine(vectors, known)
+    mined = duplicates.mine_pairs(vectors, known)
     weights = np.zeros((1, 40))
     weights[0, :2] = 20  # two texts alone, which are twins
-    assert mined.average_precision(weights)[0] == pytest.approx(1.0)
+    assert mined.score(pair_scores.average_precision, weights)[0] == pytest.approx(1.0)
 
 
 def test_models_share_resamples_whatever_pairs_they_mine():
-    rng, asked = np.random.default_rng(7), Questions()
+    rng, dataset = np.random.default_rng(7), EvalDataset()
     for n in range(70):
-        asked.labelled.append((asked.place(f"left {n}"), asked.place(f"right {n}"), float(n % 2)))
+        dataset.scored_pairs.append((dataset.index_of(f"left {n}"), dataset.index_of(f"right {n}"), float(n % 2)))
     vectors = [unit(rng.normal(size=(140, dim)).astype(np.float32)) for dim in (3, 48)]
-    pairs = [len(duplicates.mine(one, [(0, 1)]).scores) for one in vectors]
+    pairs = [len(duplicates.mine_pairs(one, [(0, 1)]).scores) for one in vectors]
     assert pairs[0] != pairs[1], "each model finds a number of its own"
-    found = [scores.duplicate_statistics(one, asked, 0)[0]["duplicate_f1"] for one in vectors]
+    found = [scores.duplicate_statistics(one, dataset, 0)[0]["duplicate_f1"] for one in vectors]
     assert found[0].samples.shape == found[1].samples.shape
     assert 0 < bootstrap_p(found[0].samples - found[1].samples) <= 1
 

@@ -8,18 +8,11 @@ import pytrec_eval
 
 from pipeline.core.errors import UserError
 from pipeline.metrics import significance
-from pipeline.metrics.retrieval import (
-    RETRIEVAL,
-    Metric,
-    depth,
-    gains,
-    mean,
-    relevant,
-    retrieval,
-    spearman,
-    triplet_accuracy,
-    triplet_margins,
-)
+from pipeline.metrics.pair_scores import spearman_correlation
+from pipeline.metrics.registry import parse_metric
+from pipeline.metrics.retrieval import DEFAULT_METRICS, depth, mean, relevant, retrieval
+from pipeline.metrics.trec_eval import gains
+from pipeline.metrics.triplets import triplet_correct, triplet_margins
 
 
 def random_case(seed, queries=40, docs=300, listed=150):
@@ -75,7 +68,7 @@ def test_judged_only_cuts_after_it_drops():
 
 
 def test_by_hand():
-    found = retrieval({"q": ["x", "b", "a"]}, {"q": {"a": 3, "b": 1, "c": 0}}, [*RETRIEVAL, "recall@2", "mrr@1"])
+    found = retrieval({"q": ["x", "b", "a"]}, {"q": {"a": 3, "b": 1, "c": 0}}, [*DEFAULT_METRICS, "recall@2", "mrr@1"])
     ideal = 7 / math.log2(2) + 1 / math.log2(3)
     assert found["ndcg@10"]["q"] == pytest.approx((1 / math.log2(3) + 7 / math.log2(4)) / ideal)
     assert found["mrr@10"]["q"] == 0.5
@@ -108,18 +101,23 @@ def test_gains_and_relevant_documents():
         gains({"a": 31})
 
 
+def parts(name):
+    spec = parse_metric(name)
+    return spec.metric.name, spec.cutoff, spec.variant
+
+
 def test_metric_names():
-    assert Metric.parse("ndcg@5") == Metric("ndcg", 5)
-    assert Metric.parse("map") == Metric("map", None)
+    assert parts("ndcg@5") == ("ndcg", 5, "")
+    assert parts("map") == ("map", None, "")
     assert depth(["ndcg@10"]) == 100
     assert depth(["recall@1000", "map"]) == 1000
-    assert Metric.parse("map:judged") == Metric("map", None, "judged")
+    assert parts("map:judged") == ("map", None, "judged")
     for wrong in ("mrr@10:linear", "ndcg@10:", "ndcg@10:other", "judged@10:judged", "judged", "ndcg:judged"):
         with pytest.raises(UserError, match="unknown metric"):
-            Metric.parse(wrong)
+            parse_metric(wrong)
     for wrong in ("ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "precision@3", "map@", ""):
         with pytest.raises(UserError, match="unknown metric"):
-            Metric.parse(wrong)
+            parse_metric(wrong)
 
 
 def test_map_with_a_cutoff_cuts_the_ranking():
@@ -132,16 +130,16 @@ def test_map_with_a_cutoff_cuts_the_ranking():
 def test_triplets():
     margins = triplet_margins(np.array([0.9, 0.5, 0.4]), [np.array([0.1, 0.7]), np.array([0.5]), np.array([0.6])])
     assert margins == pytest.approx([0.2, 0.0, -0.2])
-    assert triplet_accuracy(margins) == pytest.approx(1 / 3)
-    assert triplet_accuracy(np.array([])) == 0.0
+    assert triplet_correct(margins).tolist() == [1.0, 0.0, 0.0], "a tie is not nearer"
+    assert triplet_correct(np.array([])).tolist() == []
 
 
 def test_spearman():
     gold = np.array([0.0, 1.0, 2.0, 3.0])
-    assert spearman(np.array([0.1, 0.2, 0.3, 9.0]), gold) == pytest.approx(1.0)
-    assert spearman(np.array([4.0, 3.0, 2.0, 1.0]), gold) == pytest.approx(-1.0)
-    assert spearman(np.zeros(4), gold) is None
-    assert spearman(np.array([1.0]), np.array([1.0])) is None
+    assert spearman_correlation(np.array([0.1, 0.2, 0.3, 9.0]), gold) == pytest.approx(1.0)
+    assert spearman_correlation(np.array([4.0, 3.0, 2.0, 1.0]), gold) == pytest.approx(-1.0)
+    assert spearman_correlation(np.zeros(4), gold) is None
+    assert spearman_correlation(np.array([1.0]), np.array([1.0])) is None
 
 
 def test_permutation_finds_a_planted_difference_and_is_symmetric():

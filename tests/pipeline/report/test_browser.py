@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.report.page import render
-from tests.support import findings as told
+from tests.support import report_data as support
 
 FLAGS = [
     "--no-sandbox",
@@ -23,11 +23,11 @@ WIDTHS, SCHEMES = (390, 1280), ("light", "dark")
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in [dev]")
-    found = os.environ.get("TRIPLETAIL_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
-    if not found:
+    path = os.environ.get("TRIPLETAIL_BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not path:
         pytest.skip("no browser here: install chromium, or set TRIPLETAIL_BROWSER to one")
     with sync_api.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=found, args=FLAGS)
+        opened = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield opened
         opened.close()
 
@@ -35,14 +35,17 @@ def browser():
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     """A page with every part that there is."""
-    findings = told.findings()
-    third = {"a-third-model": told.figures(0.45, 0.5), "bm25": {"ndcg@10": 0.3, "ci95": {"ndcg@10": [0.28, 0.32]}}}
-    every = [told.comparison(0.05, 0.02, "a-third-model"), told.comparison(-0.06, 0.2, "a-third-model", "tuned")]
+    report = support.report_data()
+    third = {"a-third-model": support.scores(0.45, 0.5), "bm25": {"ndcg@10": 0.3, "ci95": {"ndcg@10": [0.28, 0.32]}}}
+    all_pairs = [
+        support.comparison(0.05, 0.02, "a-third-model"),
+        support.comparison(-0.06, 0.2, "a-third-model", "tuned"),
+    ]
     full = replace(
-        findings,
-        figures={**findings.figures, **third},
-        comparisons=[*findings.comparisons, *every],
-        guards=[told.kept(0.4, 0.3, 0.5)],
+        report,
+        scores={**report.scores, **third},
+        comparisons=[*report.comparisons, *all_pairs],
+        guards=[support.retention(0.4, 0.3, 0.5)],
     )
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render(full), encoding="utf-8")
@@ -53,14 +56,14 @@ def page_file(tmp_path_factory):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_in_a_browser(browser, page_file, width, scheme):
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    page, heard, asked = context.new_page(), [], []
-    page.on("console", lambda message: heard.append(message.text))
-    page.on("pageerror", lambda error: heard.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
+    page, messages, requests = context.new_page(), [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(page_file.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-    assert heard == []
-    assert asked == [page_file.as_uri()], "the page asks for nothing but itself"
+    assert messages == []
+    assert requests == [page_file.as_uri()], "the page asks for nothing but itself"
     assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing is wider than the window"
     beyond = "[...document.querySelectorAll('h1, h2, p, figure, li, dd, summary')].filter(one => {"
     beyond += "const at = one.getBoundingClientRect(); return at.right > innerWidth + 1 || at.left < -1})"

@@ -6,26 +6,26 @@ from dataclasses import replace
 import pytest
 from lxml import html
 
-from pipeline.report.data import Findings
+from pipeline.report.data import ReportData
 from pipeline.report.format import decimal, headline, leakage, metric_name, p_value, remarks, shorten, signed
 from pipeline.report.page import render
-from tests.support import findings as told
-from tests.support.findings import HOSTILE, comparison, figures, kept
+from tests.support import report_data as support
+from tests.support.report_data import HOSTILE, comparison, retention, scores
 
 
 @pytest.fixture(scope="module")
-def findings():
-    return told.findings()
+def report():
+    return support.report_data()
 
 
 @pytest.fixture(scope="module")
-def drawn(findings):
-    return render(findings)
+def page_text(report):
+    return render(report)
 
 
-def test_page_parses_and_holds_what_it_should(drawn):
-    page = html.document_fromstring(drawn)
-    assert drawn.startswith("<!doctype html>")
+def test_page_parses_and_holds_what_it_should(page_text):
+    page = html.document_fromstring(page_text)
+    assert page_text.startswith("<!doctype html>")
     assert [h.text_content() for h in page.iter("h2")] == [
         "At a glance",
         "Models",
@@ -46,12 +46,12 @@ def test_page_parses_and_holds_what_it_should(drawn):
     assert "query without relevant document" in page.text_content()
     ids = page.xpath("//@id")
     assert len(ids) == len(set(ids))
-    wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', drawn))
+    wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page_text))
     assert {a or b for a, b in wanted} <= set(ids)
 
 
-def test_what_it_kept(findings):
-    guarded = replace(findings, guards=[kept(0.368, 0.302, 0.00005)])
+def test_what_it_kept(report):
+    guarded = replace(report, guards=[retention(0.368, 0.302, 0.00005)])
     page = html.document_fromstring(render(guarded))
     (table,) = [part for part in page.iter("section") if part.findtext("h2") == "What it kept"]
     assert [cell.text_content() for cell in table.iter("th")] == [
@@ -68,12 +68,12 @@ def test_what_it_kept(findings):
     assert lines[1] == [corpus, "Hit@1", ".430", ".610", "+.180", "-"]
     assert lines[2] == [corpus, "Triplet accuracy", ".500", ".500", "+0.000", "-"]
     assert f"On {HOSTILE} nDCG@10 is .368 before, .302 after (p < 0.0001)." in page.findtext(".//p[@class='lead']")
-    assert "What it kept" not in render(findings)
+    assert "What it kept" not in render(report)
     assert "What it kept" not in render(replace(guarded, subject="base"))
     assert "<script" not in render(guarded)
 
 
-def test_every_tag_is_closed(drawn):
+def test_every_tag_is_closed(page_text):
     for tag in (
         "section",
         "div",
@@ -90,11 +90,11 @@ def test_every_tag_is_closed(drawn):
         "dl",
         "style",
     ):
-        assert len(re.findall(rf"<{tag}[\s>]", drawn)) == drawn.count(f"</{tag}>"), tag
+        assert len(re.findall(rf"<{tag}[\s>]", page_text)) == page_text.count(f"</{tag}>"), tag
 
 
-def test_page_loads_nothing(drawn):
-    page = html.document_fromstring(drawn)
+def test_page_loads_nothing(page_text):
+    page = html.document_fromstring(page_text)
     assert not list(page.iter("script", "link", "iframe", "object", "embed", "img", "image"))
     loaded = [
         value for value in page.xpath("//@src | //@href | //@*[name()='xlink:href']") if not value.startswith("#")
@@ -104,8 +104,8 @@ def test_page_loads_nothing(drawn):
     assert not re.search(r"@import|https?:|url\((?!#)", styles)
 
 
-def test_hostile_text_stays_text(findings):
-    text = render(replace(findings, guards=[kept(0.4, 0.3, 0.5)]))
+def test_hostile_text_stays_text(report):
+    text = render(replace(report, guards=[retention(0.4, 0.3, 0.5)]))
     page = html.document_fromstring(text)
     assert "<script" not in text and "<img" not in text
     assert not [a for a in page.xpath("//@*") if a.is_attribute and a.attrname.startswith("on")]
@@ -113,39 +113,39 @@ def test_hostile_text_stays_text(findings):
     assert shown == [shorten(HOSTILE)] * 2
 
 
-def test_colours_come_from_the_page(drawn):
-    svg = "".join(re.findall(r"<svg.*?</svg>", drawn, flags=re.DOTALL))
-    assert "var(--series-1)" in svg and "var(--ink-soft)" in drawn
+def test_colours_come_from_the_page(page_text):
+    svg = "".join(re.findall(r"<svg.*?</svg>", page_text, flags=re.DOTALL))
+    assert "var(--series-1)" in svg and "var(--ink-soft)" in page_text
     assert not re.search(r"#0102|#000000|#ffffff", svg)
-    assert "prefers-color-scheme: dark" in drawn
+    assert "prefers-color-scheme: dark" in page_text
 
 
-def test_page_is_the_same_twice(findings, drawn):
-    assert render(findings) == drawn
+def test_page_is_the_same_twice(report, page_text):
+    assert render(report) == page_text
 
 
 def test_page_with_one_model_and_nothing_else():
     alone = {"base": {"spearman": 0.871}}
-    page = render(Findings("run", "dev", 0, 0, "base", "base", ["ndcg@10"], alone, []))
+    page = render(ReportData("run", "dev", 0, 0, "base", "base", ["ndcg@10"], alone, []))
     assert "base reaches Spearman .871." in page
     assert "<figure" not in page and "<details" not in page
 
 
-def test_headline(findings):
-    assert headline(findings) == (
+def test_headline(report):
+    assert headline(report) == (
         "tuned finds the right answer first for 61% of unseen queries, base 43%; nDCG@10 .512 against .401, p = 0.0002"
     )
-    unsure = replace(findings, comparisons=[comparison(0.111, 0.2)])
+    unsure = replace(report, comparisons=[comparison(0.111, 0.2)])
     assert headline(unsure).endswith("p = 0.200, a difference that chance may explain")
-    assert "of queries," in headline(replace(findings, split="train"))
-    alone = replace(findings, subject="base", comparisons=[])
+    assert "of queries," in headline(replace(report, split="train"))
+    alone = replace(report, subject="base", comparisons=[])
     assert headline(alone) == "base finds the right answer first for 43% of unseen queries; nDCG@10 .401"
 
 
-def test_a_better_model_is_named(findings):
-    better = replace(findings, figures={"bm25": figures(0.6, 0.7), **findings.figures})
+def test_a_better_model_is_named(report):
+    better = replace(report, scores={"bm25": scores(0.6, 0.7), **report.scores})
     assert remarks(better)[-1] == "Best of all is bm25, with nDCG@10 .600."
-    assert not [line for line in remarks(findings) if "Best" in line]
+    assert not [line for line in remarks(report) if "Best" in line]
 
 
 def test_numbers():
@@ -168,13 +168,13 @@ def test_texts_are_cut_between_words():
     assert len(cut) <= 50 and cut.endswith("word ...")
 
 
-def test_the_page_says_what_leaked(findings):
-    assert leakage(findings) == ["Nobody looked whether training rows repeat what is asked here."]
+def test_the_page_says_what_leaked(report):
+    assert leakage(report) == ["Nobody looked whether training rows repeat what is asked here."]
     checked = {"checked": 5000, "queries": 112, "labelled_pairs": 0, "shared_documents": 7, "found": {}}
     checked |= {"action": "remove", "near": True, "threshold": 0.8, "extra": [HOSTILE]}
-    clean = replace(findings, leakage=checked)
+    clean = replace(report, leakage=checked)
     assert leakage(clean)[1] == "None leaks." and "Jaccard .80" in leakage(clean)[0]
-    leaky = replace(findings, leakage=checked | {"found": {"near_leaked_query": 3}, "shared_documents": 0})
+    leaky = replace(report, leakage=checked | {"found": {"near_leaked_query": 3}, "shared_documents": 0})
     assert leakage(leaky)[1:] == ["Removed before training: 3 near leaked query."]
     kept = replace(leaky, leakage=dict(leaky.leakage) | {"action": "report"})
     assert "figures may be too high: 3 near leaked query" in leakage(kept)[1]
@@ -188,22 +188,22 @@ def rows_of(text, title):
     return [[cell.text_content() for cell in row.iter("td")] for row in part.iter("tr")]
 
 
-def test_every_pair_has_a_matrix(findings):
-    third = {**findings.figures, "third": figures(0.45, 0.5)}
-    every = [*findings.comparisons, comparison(0.05, 0.03, "third"), comparison(-0.062, 0.4, "third", "tuned")]
-    text = render(replace(findings, figures=third, comparisons=every))
-    assert "Every pair, nDCG@10" in text and "Every pair" not in render(findings)
+def test_every_pair_has_a_matrix(report):
+    third = {**report.scores, "third": scores(0.45, 0.5)}
+    every = [*report.comparisons, comparison(0.05, 0.03, "third"), comparison(-0.062, 0.4, "third", "tuned")]
+    text = render(replace(report, scores=third, comparisons=every))
+    assert "Every pair, nDCG@10" in text and "Every pair" not in render(report)
     matrix = rows_of(text, "Against base")[-3:]
     assert matrix[0] == ["base", "-", "-.111p 0.0002", "-.050p 0.030"]
     assert matrix[1] == ["tuned", "+.111p 0.0002", "-", "+.062p 0.400"]
     assert matrix[2] == ["third", "+.050p 0.030", "-.062p 0.400", "-"]
 
 
-def test_statistics_have_no_winners_but_thresholds(findings):
+def test_statistics_have_no_winners_but_thresholds(report):
     pairs = {"spearman": 0.7, "f1": 0.8, "f1_threshold": 0.61, "ci95": {"spearman": [0.6, 0.75], "f1": [0.7, 0.9]}}
     tested = {**comparison(0.1, 0.01, metric="spearman"), "won": None, "lost": None}
     only = replace(
-        findings, queries=0, figures={"base": pairs, "tuned": pairs}, comparisons=[tested], variants=[], guards=[]
+        report, queries=0, scores={"base": pairs, "tuned": pairs}, comparisons=[tested], variants=[], guards=[]
     )
     text = render(only)
     assert ".800.700 to .900at cosine .610" in rows_of(text, "Models")[1]
@@ -212,8 +212,8 @@ def test_statistics_have_no_winners_but_thresholds(findings):
     assert "Spearman .700 against .700" in headline(only)
 
 
-def test_what_is_won_is_drawn_in_proportion(drawn):
-    page = html.document_fromstring(drawn)
+def test_what_is_won_is_drawn_in_proportion(page_text):
+    page = html.document_fromstring(page_text)
     parts = {i.get("class"): i for i in page.xpath("//div[@class='bar']/i")}
     assert {name: i.get("style") for name, i in parts.items()} == {
         "won": "flex-grow:700",
@@ -223,17 +223,17 @@ def test_what_is_won_is_drawn_in_proportion(drawn):
     assert page.xpath("//div[@class='outcome']/@aria-label") == ["tuned: 700 better, 391 equal, 109 worse"]
 
 
-def test_triplets_alone_have_standings_and_no_bars(findings):
+def test_triplets_alone_have_standings_and_no_bars(report):
     own = {"triplet_accuracy": 0.6, "ci95": {"triplet_accuracy": [0.5, 0.7]}}
     tested = comparison(0.1, 0.01, metric="triplet_accuracy")
-    only = replace(findings, queries=0, figures={"base": own, "tuned": own}, comparisons=[tested], variants=[])
+    only = replace(report, queries=0, scores={"base": own, "tuned": own}, comparisons=[tested], variants=[])
     page = html.document_fromstring(render(only))
     assert "At a glance" in [h.text for h in page.iter("h2")] and not page.xpath("//div[@class='bar']")
     assert page.findtext(".//p[@class='lead']").startswith("Triplets of split test over 9,000 documents.")
 
 
-def test_the_browser_may_load_nothing(drawn):
-    page = html.document_fromstring(drawn)
+def test_the_browser_may_load_nothing(page_text):
+    page = html.document_fromstring(page_text)
     assert page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content") == [
         "default-src 'none'; style-src 'unsafe-inline'"
     ]

@@ -1,13 +1,13 @@
-"""Findings as a run would leave them, with every part of the page filled and texts that want to break out of it."""
+"""The data of a report with every part of the page filled, and texts that try to break out of it."""
 
 import numpy as np
 
-from pipeline.report.data import Example, Findings, Hit, Kept, Landscape
+from pipeline.report.data import DocumentMap, Example, Hit, ReportData, RetentionResult
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
 
 
-def figures(ndcg, hit):
+def scores(ndcg, hit):
     means = {"ndcg@10": ndcg, "hit@1": hit, "triplet_accuracy": 0.5, "mean_margin": -0.03}
     return means | {"ci95": {name: [value - 0.02, value + 0.02] for name, value in means.items()}}
 
@@ -26,26 +26,26 @@ def comparison(difference, p, model="tuned", baseline="base", metric="ndcg@10"):
     }
 
 
-def kept(before, after, p):
+def retention(before, after, p):
     test = comparison(after - before, p)
-    models = {"bm25": figures(0.6, 0.5), "base": figures(before, 0.43), "tuned": figures(after, 0.61)}
-    return Kept(HOSTILE, "dev", 246, 2890, models, [test, {**test, "model": "bm25"}])
+    models = {"bm25": scores(0.6, 0.5), "base": scores(before, 0.43), "tuned": scores(after, 0.61)}
+    return RetentionResult(HOSTILE, "dev", 246, 2890, models, [test, {**test, "model": "bm25"}])
 
 
 def variant(dim, dtype, ndcg):
     size = dim * {"float32": 32, "int8": 8, "binary": 1}[dtype] // 8
-    return {"model": "tuned", "dim": dim, "dtype": dtype, "bytes": size, **figures(ndcg, 0.5), "comparisons": []}
+    return {"model": "tuned", "dim": dim, "dtype": dtype, "bytes": size, **scores(ndcg, 0.5), "comparisons": []}
 
 
-def landscape(rng, spread):
+def document_map(rng, spread):
     names = ["Audio", "Kitchen", "Sports & Outdoors", "Tools", "Pets", "Home", HOSTILE, "other"]
     centres = rng.random((8, 2))
     which = rng.integers(0, 8, 400)
     points = np.clip(centres[which] + rng.normal(0, spread, (400, 2)), 0, 1).astype(np.float32)
-    return Landscape(points, [names[n] for n in which], [f"{HOSTILE} {n}" for n in range(400)])
+    return DocumentMap(points, [names[n] for n in which], [f"{HOSTILE} {n}" for n in range(400)])
 
 
-def findings():
+def report_data():
     """Everything that a page can show, but for guards and a second baseline."""
     rng = np.random.default_rng(0)
     hits = [Hit(1, HOSTILE, False), Hit(2, "plain", True)]
@@ -55,7 +55,7 @@ def findings():
     groups = {name: rng.normal(mean, 0.1, 300).astype(np.float32) for name, mean in (("relevant", 0.7), ("random", 0))}
     sizes = {"float32": (0.5, 0.48, 0.44), "int8": (0.509, 0.498, 0.476, 0.43), "binary": (0.49, 0.46, 0.41, 0.33)}
     dims = {"float32": (192, 96, 48), "int8": (384, 192, 96, 48), "binary": (384, 192, 96, 48)}
-    return Findings(
+    return ReportData(
         run=HOSTILE,
         split="test",
         queries=1200,
@@ -63,7 +63,7 @@ def findings():
         baseline="base",
         subject="tuned",
         metrics=["ndcg@10", "hit@1"],
-        figures={"base": figures(0.401, 0.43), "tuned": figures(0.512, 0.61) | {"dim": 384}},
+        scores={"base": scores(0.401, 0.43), "tuned": scores(0.512, 0.61) | {"dim": 384}},
         comparisons=[comparison(0.111, 0.0002), comparison(0.18, 0.0002, metric="hit@1")],
         triplet_source=HOSTILE,
         curves=curves,
@@ -76,7 +76,7 @@ def findings():
         data={"data": HOSTILE},
         environment={"torch": "2"},
         commands=["python -m scripts.train --config runs/a/training/config.json", f"python '{HOSTILE}'"],
-        variants=[variant(d, t, v) for t, held in dims.items() for d, v in zip(held, sizes[t], strict=True)],
-        landscapes={"base": landscape(rng, 0.2), "tuned": landscape(rng, 0.05)},
-        landscape_method="t-SNE",
+        variants=[variant(d, t, v) for t, widths in dims.items() for d, v in zip(widths, sizes[t], strict=True)],
+        document_maps={"base": document_map(rng, 0.2), "tuned": document_map(rng, 0.05)},
+        document_map_method="t-SNE",
     )
