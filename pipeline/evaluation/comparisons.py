@@ -5,7 +5,8 @@ from itertools import combinations
 from typing import Any
 
 from pipeline.evaluation.scores import Statistic, vector
-from pipeline.metrics.retrieval import PerQuery
+from pipeline.metrics.metric import PerQuery
+from pipeline.metrics.registry import higher_is_better
 from pipeline.metrics.significance import bootstrap_interval, bootstrap_p, holm, percentiles, permutation_test
 
 Test = dict[str, Any]
@@ -62,14 +63,15 @@ def _mean_test(
     model: str, other: str, metric: str, ours: Mapping[str, float], theirs: Mapping[str, float], seed: int
 ) -> Test:
     a, b = vector(ours), vector({unit: theirs[unit] for unit in ours})
+    better = a > b if higher_is_better(metric) else a < b
     return {
         "model": model,
         "baseline": other,
         "metric": metric,
         "difference": float((a - b).mean()),
         "ci95": list(bootstrap_interval(a - b, seed=seed)),
-        "won": int((a > b).sum()),
-        "lost": int((a < b).sum()),
+        "won": int(better.sum()),
+        "lost": int((a != b).sum() - better.sum()),
         "p_value": permutation_test(a, b, seed=seed),
     }
 

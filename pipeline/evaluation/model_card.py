@@ -6,8 +6,8 @@ from typing import Any
 from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
 from pipeline.report.data import ReportData
-from pipeline.report.format import count, decimal, headline, leakage, metric_name, p_value, signed
-from pipeline.report.results import TASKS
+from pipeline.report.format import count, decimal, p_value, signed
+from pipeline.report.sentences import headline, leakage
 from pipeline.storage.files import join
 
 PART = "measured"  # as the training's card calls it
@@ -45,9 +45,9 @@ def measured_part(report: ReportData) -> str:
 
 
 def _models(report: ReportData) -> str:
-    names = [n for n in [*report.metrics, *TASKS] if any(n in scores for scores in report.scores.values())]
+    names = report.measured([*report.metrics, *report.task_metrics()])
     models = list(report.scores)
-    rows = [[metric_name(n), *(_score(report.scores[model], n) for model in models)] for n in names]
+    rows = [[report.label(n), *(_score(report.scores[model], n) for model in models)] for n in names]
     return model_card.table(["", *models], rows)
 
 
@@ -59,23 +59,23 @@ def _score(scores: Mapping[str, Any], name: str) -> str:
 
 
 def _tests(report: ReportData) -> str:
-    tests = [test for test in report.against() if test["model"] == report.subject]
+    tests = [test for test in report.against_baseline() if test["model"] == report.subject]
     if not tests:
         return ""
     rows = [
-        [metric_name(t["metric"]), signed(t["difference"]), p_value(t["p_value"]), p_value(t["p_holm"])] for t in tests
+        [report.label(t["metric"]), signed(t["difference"]), p_value(t["p_value"]), p_value(t["p_holm"])] for t in tests
     ]
     head = [f"{report.subject} against {report.baseline}", "difference", "p", "p, Holm"]
     return model_card.table(head, rows)
 
 
 def _variants(report: ReportData) -> str:
-    metric = next((n for n in [*report.metrics, *TASKS] if n in report.scores[report.subject]), None)
+    metric = next((n for n in [*report.metrics, *report.task_metrics()] if n in report.scores[report.subject]), None)
     variants = [v for v in report.variants if v["model"] == report.subject and metric in v]
     if not variants or metric is None:
         return ""
     rows = [[f"{v['dim']} {v['dtype']}", count(v["bytes"]), _score(v, metric)] for v in variants]
-    return model_card.table(["smaller vectors", "bytes", metric_name(metric)], rows)
+    return model_card.table(["smaller vectors", "bytes", report.label(metric)], rows)
 
 
 def _guards(report: ReportData) -> str:
@@ -84,17 +84,17 @@ def _guards(report: ReportData) -> str:
         for metric in report.metrics:
             before, after = (guard.models.get(name, {}).get(metric) for name in (report.baseline, report.subject))
             if before is not None and after is not None:
-                rows.append([f"{guard.name}, {guard.split}", metric_name(metric), decimal(before), decimal(after)])
+                rows.append([f"{guard.name}, {guard.split}", report.label(metric), decimal(before), decimal(after)])
     return model_card.table(["other corpora", "metric", report.baseline, report.subject], rows) if rows else ""
 
 
 def _index(report: ReportData, body: str) -> dict[str, Any]:
     """Return the entry of `model-index`, from which the Hub shows scores."""
     scores = report.scores[report.subject]
-    names = [name for name in [*report.metrics, *TASKS] if name in scores]
+    names = [name for name in [*report.metrics, *report.task_metrics()] if name in scores]
     title = next((line.removeprefix("# ") for line in body.splitlines() if line.startswith("# ")), report.subject)
     metrics = [
-        {"type": hub_metric_type(name), "name": metric_name(name), "value": round(float(scores[name]), 6)}
+        {"type": hub_metric_type(name), "name": report.label(name), "value": round(float(scores[name]), 6)}
         for name in names
     ]
     task = {"type": "information-retrieval" if report.queries else "semantic-similarity"}

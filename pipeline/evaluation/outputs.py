@@ -11,12 +11,12 @@ import pyarrow as pa
 from pipeline.core.errors import UserError
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import unit_table
-from pipeline.report.format import decimal, metric_name, p_value
+from pipeline.metrics.registry import TASKS, metric_label
+from pipeline.report.format import decimal, p_value
 from pipeline.search.exact import Best
 from pipeline.storage.files import filesystem, join
 
 UNIT_TABLES = ("per_query", "per_triplet", "per_pair")
-_TERMINAL_TASKS = ("triplet_accuracy", "spearman", "average_precision", "v_measure")
 
 
 def runs_table(results: Results, model: str) -> pa.Table:
@@ -115,12 +115,13 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name in [*metrics, *_TERMINAL_TASKS] if any(name in of_model for of_model in scores.values())]
+    tasks = [metric.name for metric in TASKS.values() if metric.headline]
+    names = [name for name in [*metrics, *tasks] if any(name in of_model for of_model in scores.values())]
     p_values = {test["model"]: p_value(test["p_holm"]) for test in comparisons if test["metric"] == metrics[0]}
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("model")
     for name in names:
-        table.add_column(metric_name(name), justify="right")
+        table.add_column(metric_label(name), justify="right")
     if p_values:
         table.add_column("p", justify="right")
     for model, of_model in scores.items():

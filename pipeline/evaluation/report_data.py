@@ -3,7 +3,7 @@
 import os
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import numpy.typing as npt
 from pipeline import __version__
 from pipeline.evaluation import projection
 from pipeline.evaluation.results import Results
-from pipeline.report.data import DocumentMap, Example, Hit, ReportData, RetentionResult
+from pipeline.metrics.registry import RETRIEVAL, TASKS, higher_is_better, metric_label
+from pipeline.report.data import DocumentMap, Example, Hit, MetricInfo, ReportData, RetentionResult
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import filesystem, join
 
@@ -58,6 +59,7 @@ def build_report_data(
         metrics=metrics,
         scores=results.scores,
         comparisons=comparisons,
+        metric_info=metric_info(metrics, curves),
         guards=guards,
         scored_pairs=len(results.dataset.scored_pairs),
         triplet_source=results.triplet_source,
@@ -76,6 +78,24 @@ def build_report_data(
         document_maps=_document_maps(results, subject, baseline, seed),
         document_map_method=projection.METHOD,
     )
+
+
+def metric_info(metrics: Sequence[str], curves: Sequence[Mapping[str, Any]] = ()) -> dict[str, MetricInfo]:
+    """Describe for the page the metrics of the recipe, those of learning curves, and all of the other tasks."""
+    in_curves = {key.rsplit("/", 1)[-1] for row in curves for key in row}
+    names = [*metrics, *sorted(name for name in in_curves - set(metrics) if name.partition("@")[0] in RETRIEVAL)]
+    info = {name: MetricInfo(metric_label(name), higher_is_better(name)) for name in names}
+    return info | {
+        name: MetricInfo(
+            metric.label,
+            metric.higher_is_better,
+            task=True,
+            headline=metric.headline,
+            threshold=metric.threshold,
+            explanation=metric.explanation,
+        )
+        for name, metric in TASKS.items()
+    }
 
 
 def _document_maps(results: Results, subject: str, baseline: str, seed: int) -> dict[str, DocumentMap]:
@@ -108,14 +128,16 @@ def _similarities(results: Results, subject: str, baseline: str) -> dict[str, di
 
 
 def _examples(results: Results, subject: str, baseline: str, metric: str) -> tuple[list[Example], list[Example]]:
-    """Choose the queries whose metric rose and fell most, ties in query order."""
+    """Choose the queries whose metric became better and worse by most, ties in query order."""
     if subject == baseline or not results.dataset.query_ids:
         return [], []
     after, before = results.values[subject][metric], results.values[baseline][metric]
+    sign = 1 if higher_is_better(metric) else -1
+    gain = {query: sign * (after[query] - before[query]) for query in after}
     index_of = {query: index for index, query in enumerate(results.dataset.query_ids)}
-    ranked = sorted(index_of, key=lambda query: (before[query] - after[query], index_of[query]))
-    won = [query for query in ranked if after[query] > before[query]][:EXAMPLES]
-    lost = [query for query in reversed(ranked) if after[query] < before[query]][:EXAMPLES]
+    ranked = sorted(index_of, key=lambda query: (-gain[query], index_of[query]))
+    won = [query for query in ranked if gain[query] > 0][:EXAMPLES]
+    lost = [query for query in reversed(ranked) if gain[query] < 0][:EXAMPLES]
     models = [baseline, subject]
     texts = _texts(results, models, [*won, *lost], index_of)
 

@@ -1,69 +1,40 @@
 """A survey as a page of its own, with histograms of lengths."""
 
-from html import escape
-
+from pipeline.inspection import tables
 from pipeline.inspection.survey import Survey
-from pipeline.inspection.tables import (
-    dropped,
-    facts,
-    lengths,
-    one_line,
-    overlaps,
-    repeats,
-    rows,
-    tables,
-    values,
-    vectors,
-)
-from pipeline.report.html_parts import document, figure, section, table
+from pipeline.report.html import Figure, plain_table, render_template
 from pipeline.report.plots import distribution
 
 
 def render(survey: Survey) -> str:
-    """Draw the page."""
-    sections = {
-        "Tables": tables(survey),
-        "Left out": dropped(survey),
-        "Repetitions": repeats(survey),
-        "In more than one split": overlaps(survey),
-        "Lengths": lengths(survey),
-        "Values": values(survey),
-        "Vectors": vectors(survey),
-    }
-    parts = [_opening(survey)]
-    for title, (head, cells) in sections.items():
-        content = table(head, [[escape(cell) for cell in row] for row in cells])
-        parts.append(section(title, content, _histograms(survey) if title == "Lengths" else "") if cells else "")
-    if not sections["Left out"][1]:
-        parts.append(section("Left out", '<p class="note">No row was left out.</p>'))
-    return document(f"{survey.path}: a look", [*parts, _rows(survey)])
-
-
-def _opening(survey: Survey) -> str:
-    origin = ", ".join(f"{name} {value}" for name, value in facts(survey))
-    total = sum(table.rows for table in survey.tables)
-    return (
-        f'<header>\n<p class="over">{escape(survey.path)}</p>\n'
-        f"<h1>{total:,} rows in {len(survey.tables)} tables.</h1>\n"
-        f'<p class="lead">{escape(origin)}</p>\n</header>'
+    """Draw the page as HTML."""
+    return render_template(
+        "pipeline.inspection",
+        "inspection.html",
+        survey=survey,
+        rows=sum(table.rows for table in survey.tables),
+        facts=tables.facts(survey),
+        tables={title: plain_table(head, cells) for title, (head, cells) in tables.all_tables(survey).items()},
+        histograms=_histograms(survey),
+        samples=_samples(survey),
     )
 
 
-def _histograms(survey: Survey) -> str:
+def _histograms(survey: Survey) -> list[Figure]:
     figures = []
-    for part in survey.tables:
-        for name, histogram in part.lengths.items():
-            if histogram.quantile(1.0):
-                column = f"{part.name}.{name}"
-                svg = distribution(histogram.counts, histogram.unit, column.replace(".", "-").replace("_", "-"))
-                figures.append(figure(svg, f"Lengths of {column}", f"{column}, up to the 99th percentile."))
-    return f'<div class="pair">{"".join(figures)}</div>'
+    for table in survey.tables:
+        for name, lengths in table.lengths.items():
+            if lengths.quantile(1.0):
+                column = f"{table.name}.{name}"
+                svg = distribution(lengths.counts, lengths.unit, column.replace(".", "-").replace("_", "-"))
+                figures.append(Figure(svg, f"Lengths of {column}", f"{column}, up to the 99th percentile."))
+    return figures
 
 
-def _rows(survey: Survey) -> str:
-    sections = []
-    for part in survey.tables:
-        for row in rows(part):
-            items = "".join(f"<dt>{escape(k)}</dt><dd>{escape(one_line(v, 600))}</dd>" for k, v in row.items())
-            sections.append(f"<h3>{escape(part.name)}</h3>\n<dl>{items}</dl>")
-    return section("Random rows", *sections) if sections else ""
+def _samples(survey: Survey) -> list[tuple[str, dict[str, str]]]:
+    """The random rows: the name of their table, and their values on one line each."""
+    return [
+        (table.name, {name: tables.one_line(value, 600) for name, value in row.items()})
+        for table in survey.tables
+        for row in tables.rows(table)
+    ]

@@ -9,6 +9,19 @@ Cells = tuple[list[str], list[list[str]]]
 _VALUES = 12  # most frequent values of a column in the table
 
 
+def all_tables(survey: Survey) -> dict[str, Cells]:
+    """Return every table by its title; one without rows has nothing to say."""
+    return {
+        "Tables": tables(survey),
+        "Left out": dropped(survey),
+        "Repetitions": repeats(survey),
+        "In more than one split": overlaps(survey),
+        "Lengths": lengths(survey),
+        "Values": values(survey),
+        "Vectors": vectors(survey),
+    }
+
+
 def facts(survey: Survey) -> list[tuple[str, str]]:
     """Return which job made the artifact, when, and of what."""
     manifest = survey.manifest

@@ -7,32 +7,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.inspection.survey import Survey
-from pipeline.inspection.tables import (
-    dropped,
-    facts,
-    lengths,
-    one_line,
-    overlaps,
-    repeats,
-    rows,
-    tables,
-    values,
-    vectors,
-)
+from pipeline.inspection.tables import all_tables, facts, one_line, rows
 
 
 def show(survey: Survey, console: Console) -> None:
     """Print a survey."""
     console.print(f"[bold]{escape(survey.path)}[/]", *(f"{name} {escape(value)}" for name, value in facts(survey)))
-    for title, (head, cells) in {
-        "Tables": tables(survey),
-        "Left out": dropped(survey),
-        "Lengths": lengths(survey),
-        "Repetitions": repeats(survey),
-        "In more than one split": overlaps(survey),
-        "Values": values(survey),
-        "Vectors": vectors(survey),
-    }.items():
+    for title, (head, cells) in all_tables(survey).items():
         if cells:
             console.print(_table(title, head, cells))
     for table in survey.tables:

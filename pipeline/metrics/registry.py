@@ -34,7 +34,17 @@ TRIPLETS: tuple[TaskMetric, ...] = (TRIPLET_ACCURACY, MEAN_MARGIN)
 PAIRS: tuple[TaskMetric, ...] = (AVERAGE_PRECISION, BEST_F1, BEST_ACCURACY, SPEARMAN, PEARSON)
 DUPLICATES: tuple[TaskMetric, ...] = (DUPLICATE_AP, DUPLICATE_F1)
 CLUSTERING: tuple[TaskMetric, ...] = (V_MEASURE,)
-TASKS: tuple[TaskMetric, ...] = (*TRIPLETS, *PAIRS, *DUPLICATES, *CLUSTERING)
+TASKS: dict[str, TaskMetric] = {metric.name: metric for metric in (*TRIPLETS, *PAIRS, *DUPLICATES, *CLUSTERING)}
+
+
+def metric_label(name: str) -> str:
+    """Write the name of any metric as papers do: ndcg@10 is nDCG@10, v_measure is V-measure."""
+    return TASKS[name].label if name in TASKS else parse_metric(name).label
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether a larger score on any metric is the better one."""
+    return TASKS[name].higher_is_better if name in TASKS else parse_metric(name).metric.higher_is_better
 
 
 def parse_metric(name: str) -> MetricSpec:

@@ -1,11 +1,27 @@
 """The data of a report: the page is made of this and of nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How the page writes a metric, and what it says about it.
+
+    A metric is of a `task` unless it is one of rankings. `headline` ranks the task metrics that may lead the page: 1
+    comes first, 0 never leads. `threshold` is the key of the cosine at which a score is reached.
+    """
+
+    label: str
+    higher_is_better: bool = True
+    task: bool = False
+    headline: int = 0
+    threshold: str = ""
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,7 @@ class ReportData:
     metrics: list[str]
     scores: Mapping[str, Mapping[str, Any]]
     comparisons: list[dict[str, Any]]
+    metric_info: Mapping[str, MetricInfo] = field(default_factory=dict)  # in the order of the page
     guards: list[RetentionResult] = field(default_factory=list)
     scored_pairs: int = 0
     triplet_source: str = ""
@@ -77,9 +94,7 @@ class ReportData:
     skipped: Mapping[str, int] = field(default_factory=dict)
     tables: Mapping[str, int] = field(default_factory=dict)
     dropped: Mapping[str, int] = field(default_factory=dict)
-    leakage: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the manifest's; empty where training rows were not checked
+    leakage: Mapping[str, Any] = field(default_factory=dict)  # the manifest's; empty where nothing was checked
     data: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
@@ -89,8 +104,45 @@ class ReportData:
 
     def comparison(self, model: str, metric: str) -> dict[str, Any] | None:
         """Return the test of one model and metric against the baseline."""
-        return next((c for c in self.against() if (c["model"], c["metric"]) == (model, metric)), None)
+        tests = self.against_baseline()
+        return next((test for test in tests if (test["model"], test["metric"]) == (model, metric)), None)
 
-    def against(self) -> list[dict[str, Any]]:
+    def against_baseline(self) -> list[dict[str, Any]]:
         """Return the tests against the baseline."""
         return [test for test in self.comparisons if test["baseline"] == self.baseline]
+
+    def label(self, metric: str) -> str:
+        """Write a metric as papers do: ndcg@10 is nDCG@10; a name that no metric has stays as it is."""
+        return self.metric_info[metric].label if metric in self.metric_info else metric.replace("_", " ")
+
+    def task_metrics(self) -> list[str]:
+        """Names of the metrics of other tasks than retrieval, in the order of the page."""
+        return [name for name, info in self.metric_info.items() if info.task]
+
+    def headline_tasks(self) -> list[str]:
+        """Names of the task metrics that may lead the page, first the one that leads before the others."""
+        names = [name for name in self.task_metrics() if self.metric_info[name].headline]
+        return sorted(names, key=lambda name: self.metric_info[name].headline)
+
+    def measured(self, metrics: Sequence[str]) -> list[str]:
+        """Return those of some metrics that any model has."""
+        return [metric for metric in metrics if any(metric in scores for scores in self.scores.values())]
+
+    def deciding_metric(self) -> str | None:
+        """Name the metric that decides: the first of the recipe, else the first task metric that was measured."""
+        measured = self.measured([*self.metrics, *self.task_metrics()])
+        return measured[0] if measured else None
+
+    def best(self, metric: str) -> str | None:
+        """Name the first model with the best score on a metric; None where no model has one."""
+        scores = {model: of_model[metric] for model, of_model in self.scores.items() if metric in of_model}
+        better = min if self.lower_is_better(metric) else max
+        return better(scores, key=lambda model: scores[model]) if scores else None
+
+    def lower_is_better(self, metric: str) -> bool:
+        """Whether a smaller score is the better one."""
+        return metric in self.metric_info and not self.metric_info[metric].higher_is_better
+
+    def threshold_of(self, metric: str) -> str:
+        """Key of the cosine at which a metric's score is reached; empty where it has none."""
+        return self.metric_info[metric].threshold if metric in self.metric_info else ""

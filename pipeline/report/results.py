@@ -1,185 +1,167 @@
-"""The part of the page that shows where the models stand: at a glance, as figures, and tested against each other."""
+"""The part of the page that compares the models: a picture of the deciding metric, tables of scores, and tests."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.report.data import ReportData
-from pipeline.report.format import count, decimal, metric_name, p_value, signed
-from pipeline.report.html_parts import figure, folded, note, pair, section, table
-from pipeline.report.plots import standings
+from pipeline.report.format import count, decimal, p_value, signed
+from pipeline.report.html import Cell, Figure, Table
+from pipeline.report.plots import standings_plot
 
-Figures = Mapping[str, Any]
+Scores = Mapping[str, Any]
 
-TASKS = (
-    "triplet_accuracy",
-    "mean_margin",
-    "average_precision",
-    "f1",
-    "accuracy",
-    "spearman",
-    "pearson",
-    "duplicate_average_precision",
-    "duplicate_f1",
-    "v_measure",
-)
-_CUTS = {"f1": "f1_threshold", "accuracy": "accuracy_threshold", "duplicate_f1": "duplicate_f1_threshold"}
-_SURE = 0.05
+_SIGNIFICANT = 0.05
 
 
-def leading(report: ReportData) -> str | None:
-    """Name the figure that decides: the first metric, else the first of the other tasks that was measured."""
-    held = [name for name in [*report.metrics, *TASKS] if any(name in f for f in report.scores.values())]
-    return held[0] if held else None
+@dataclass(frozen=True)
+class Outcome:
+    """Numbers of queries that a model answers better, equally well and worse than the baseline."""
+
+    model: str
+    parts: dict[str, int]
+    label: str
 
 
-def glance(report: ReportData) -> str:
-    """Draw the deciding figure of every model with its interval, and queries won and lost against the baseline."""
-    metric = leading(report)
-    if metric is None:
-        return ""
-    held = {name: own for name, own in report.scores.items() if metric in own.get("ci95", {})}
-    if len(held) < 2:
-        return ""
-    points = {name: (own[metric], *own["ci95"][metric]) for name, own in held.items()}
-    shown = standings(points, metric_name(metric), report.subject, "standing")
-    caption = f"{metric_name(metric)} of each model and its 95% bootstrap interval."
-    return section("At a glance", pair(figure(shown, caption, caption), _outcomes(report, metric)))
+@dataclass(frozen=True)
+class Standings:
+    """The deciding metric of every model as a picture, and the outcomes of the queries with their caption."""
+
+    figure: Figure
+    outcomes: list[Outcome] = field(default_factory=list)
+    caption: str = ""
 
 
-def _outcomes(report: ReportData, metric: str) -> str:
-    """Bars of the queries that each model wins, ties and loses against the baseline."""
-    tests = [test for test in report.against() if test["metric"] == metric]
+@dataclass(frozen=True)
+class Comparisons:
+    """Tables of tests: on the deciding metric, on the others, and of every pair of models."""
+
+    deciding: Table | None
+    further: Table | None
+    further_title: str
+    matrix: Table | None
+    matrix_title: str
+
+
+def standings(report: ReportData) -> Standings | None:
+    """Draw the deciding metric of every model with its interval, and the outcomes of queries; None of one model."""
+    metric = report.deciding_metric()
+    scores = {model: of_model for model, of_model in report.scores.items() if metric in of_model.get("ci95", {})}
+    if metric is None or len(scores) < 2:
+        return None
+    points = {model: (of_model[metric], *of_model["ci95"][metric]) for model, of_model in scores.items()}
+    caption = f"{report.label(metric)} of each model and its 95% bootstrap interval."
+    picture = Figure(standings_plot(points, report.label(metric), report.subject, "standing"), caption, caption)
+    tests = [test for test in report.against_baseline() if test["metric"] == metric]
     if not tests or metric not in report.metrics:
-        return ""
-    total = report.queries
-    bars = "".join(_bar(test, total) for test in tests)
-    key = '<p class="key"><i class="won"></i>better<i class="tied"></i>equal<i class="lost"></i>worse</p>'
-    caption = f"{metric_name(metric)} of each of {count(total)} queries against {report.baseline}."
-    return f"<figure>{key}{bars}<figcaption>{escape(caption)}</figcaption></figure>"
+        return Standings(picture)
+    queries = f"{report.label(metric)} of each of {count(report.queries)} queries against {report.baseline}."
+    return Standings(picture, [_outcome(test, report.queries) for test in tests], queries)
 
 
-def _bar(test: Figures, total: int) -> str:
-    parts = {"won": test["won"], "tied": total - test["won"] - test["lost"], "lost": test["lost"]}
-    widths = "".join(
-        f'<i class="{kind}" style="flex-grow:{number}"><span>{count(number)}</span></i>'
-        for kind, number in parts.items()
-        if number
-    )
-    told = f"{test['model']}: {parts['won']} better, {parts['tied']} equal, {parts['lost']} worse"
-    return (
-        f'<div class="outcome" role="img" aria-label="{escape(told)}">'
-        f'<b>{escape(test["model"])}</b><div class="bar">{widths}</div></div>'
-    )
+def _outcome(test: Scores, queries: int) -> Outcome:
+    parts = {"won": test["won"], "tied": queries - test["won"] - test["lost"], "lost": test["lost"]}
+    label = f"{test['model']}: {parts['won']} better, {parts['tied']} equal, {parts['lost']} worse"
+    return Outcome(test["model"], parts, label)
 
 
-def models(report: ReportData) -> str:
-    """Show every figure of every model with its interval; variants stand below, in small print."""
-    parts = []
-    retrieval = _held(report, report.metrics)
+def score_tables(report: ReportData) -> list[tuple[str, Table]]:
+    """Tables of every score with its interval, each under a heading or none; variants stand below, in small print."""
+    tables = []
+    retrieval = report.measured(report.metrics)
     if retrieval:
-        parts.append(_figures_table(report, retrieval, _variant_rows(report, retrieval)))
-    tasks = _held(report, TASKS)
+        tables.append(("", _score_table(report, retrieval, _variant_rows(report, retrieval))))
+    tasks = report.measured(report.task_metrics())
     if tasks:
         groups = {} if retrieval else _variant_rows(report, tasks)
-        parts.append(("<h3>Beyond retrieval</h3>\n" if retrieval else "") + _figures_table(report, tasks, groups))
-    said = (
-        "Below a figure stands its 95% bootstrap interval over queries, triplets, pairs or documents. The best is bold."
-    )
-    return section("Models", *parts, note(said))
+        tables.append(("Beyond retrieval" if retrieval else "", _score_table(report, tasks, groups)))
+    return tables
 
 
-def _held(report: ReportData, names: Sequence[str]) -> list[str]:
-    return [name for name in names if any(name in figures for figures in report.scores.values())]
+def _score_table(report: ReportData, names: list[str], groups: dict[str, list[list[Cell]]]) -> Table:
+    best = {name: report.scores[model][name] for name in names for model in [report.best(name)] if model is not None}
+    rows = [
+        [Cell(model), *(_score_cell(report, scores, name, best[name]) for name in names)]
+        for model, scores in report.scores.items()
+    ]
+    return Table(["Model", *(report.label(name) for name in names)], rows, groups=groups)
 
 
-def _figures_table(report: ReportData, names: list[str], groups: dict[str, list[list[str]]]) -> str:
-    best = {name: max(own[name] for own in report.scores.values() if name in own) for name in names}
-    rows = [[escape(model), *(_cell(own, name, best[name]) for name in names)] for model, own in report.scores.items()]
-    return table(["Model", *(escape(metric_name(name)) for name in names)], rows, groups=groups)
-
-
-def _variant_rows(report: ReportData, names: list[str]) -> dict[str, list[list[str]]]:
+def _variant_rows(report: ReportData, names: list[str]) -> dict[str, list[list[Cell]]]:
     """Rows of the variants by model: dimensions and type in place of a name."""
-    found: dict[str, list[list[str]]] = {}
+    groups: dict[str, list[list[Cell]]] = {}
     for variant in report.variants:
         if not any(name in variant for name in names):
             continue
-        name = f"{variant['dim']} {variant['dtype']}<small>{count(variant['bytes'])} bytes</small>"
-        cells = [_cell(variant, metric, None) for metric in names]
-        whole = report.scores.get(variant["model"], {}).get("dim")
-        title = f"{variant['model']}, smaller vectors" + (f" (whole: {whole} float32)" if whole else "")
-        found.setdefault(title, []).append([name, *cells])
-    return found
+        first = Cell(f"{variant['dim']} {variant['dtype']}", (f"{count(variant['bytes'])} bytes",))
+        full = report.scores.get(variant["model"], {}).get("dim")
+        title = f"{variant['model']}, smaller vectors" + (f" (whole: {full} float32)" if full else "")
+        groups.setdefault(title, []).append([first, *(_score_cell(report, variant, name, None) for name in names)])
+    return groups
 
 
-def _cell(figures: Figures, metric: str, best: float | None) -> str:
-    if metric not in figures:
-        return '<span class="none">-</span>'
-    value = figures[metric]
-    shown = f"<b>{decimal(value)}</b>" if value == best else decimal(value)
-    interval = figures.get("ci95", {}).get(metric)
-    shown += f"<small>{decimal(interval[0])} to {decimal(interval[1])}</small>" if interval else ""
-    cut = figures.get(_CUTS.get(metric, ""))
-    return shown + (f"<small>at cosine {decimal(cut)}</small>" if cut is not None else "")
+def _score_cell(report: ReportData, scores: Scores, metric: str, best: float | None) -> Cell:
+    if metric not in scores:
+        return Cell(missing=True)
+    interval = scores.get("ci95", {}).get(metric)
+    threshold = scores.get(report.threshold_of(metric))
+    small = (f"{decimal(interval[0])} to {decimal(interval[1])}",) if interval else ()
+    small += (f"at cosine {decimal(threshold)}",) if threshold is not None else ()
+    return Cell(decimal(scores[metric]), small, bold=scores[metric] == best)
 
 
-def comparisons(report: ReportData) -> str:
-    """Show the tests against the baseline, those of the deciding figure first, and the matrix of all pairs."""
-    tests, metric = report.against(), leading(report)
+def comparisons(report: ReportData) -> Comparisons | None:
+    """Tables of the tests against the baseline, those of the deciding metric first, and of all pairs of models."""
+    tests, metric = report.against_baseline(), report.deciding_metric()
     if not tests:
-        return ""
-    first = [test for test in tests if test["metric"] == metric]
-    rest = [test for name in dict.fromkeys(t["metric"] for t in tests) for test in tests if test["metric"] == name]
-    rest = [test for test in rest if test["metric"] != metric]
-    parts = [_tests(first)] if first else []
-    if rest:
-        further = len({test["metric"] for test in rest})
-        parts.append(folded(f"Tests on {further} further figure{'s' if further > 1 else ''}", _tests(rest)))
-    parts.append(_matrix(report, metric))
-    said = (
-        "Two-sided and paired: a permutation test with 10,000 samples over queries and triplets, the bootstrap with "
-        "500 to 2,000 for figures that are no means. Holm takes the tests on one metric as a family. Bold: below 0.05."
+        return None
+    deciding = [test for test in tests if test["metric"] == metric]
+    names = [name for name in dict.fromkeys(test["metric"] for test in tests) if name != metric]
+    further = [test for name in names for test in tests if test["metric"] == name]
+    return Comparisons(
+        deciding=_test_table(report, deciding) if deciding else None,
+        further=_test_table(report, further) if further else None,
+        further_title=f"Tests on {len(names)} further figure{'s' if len(names) > 1 else ''}",
+        matrix=_matrix(report, metric),
+        matrix_title=f"Every pair, {report.label(str(metric))}",
     )
-    return section(f"Against {report.baseline}", *parts, note(said))
 
 
-def _tests(tests: Sequence[Figures]) -> str:
+def _test_table(report: ReportData, tests: Sequence[Scores]) -> Table:
     head = ["Model", "Metric", "Difference", "Won / lost", "p", "p, Holm"]
-    return table(head, [_test(test) for test in tests], words=2)
+    return Table(head, [_test_row(report, test) for test in tests], text_columns=2)
 
 
-def _test(test: Figures) -> list[str]:
+def _test_row(report: ReportData, test: Scores) -> list[Cell]:
     low, high = test["ci95"]
-    corrected = p_value(test["p_holm"])
     outcome = "-" if test["won"] is None else f"{count(test['won'])} / {count(test['lost'])}"
     return [
-        escape(test["model"]),
-        escape(metric_name(test["metric"])),
-        f"{signed(test['difference'])}<small>{signed(low)} to {signed(high)}</small>",
-        outcome,
-        p_value(test["p_value"]),
-        f"<b>{corrected}</b>" if test["p_holm"] < _SURE else corrected,
+        Cell(test["model"]),
+        Cell(report.label(test["metric"])),
+        Cell(signed(test["difference"]), (f"{signed(low)} to {signed(high)}",)),
+        Cell(outcome),
+        Cell(p_value(test["p_value"])),
+        Cell(p_value(test["p_holm"]), bold=test["p_holm"] < _SIGNIFICANT),
     ]
 
 
-def _matrix(report: ReportData, metric: str | None) -> str:
-    """Each model of a row against each of a column, where all pairs were tested."""
-    tests = {(t["model"], t["baseline"]): t for t in report.comparisons if t["metric"] == metric}
+def _matrix(report: ReportData, metric: str | None) -> Table | None:
+    """Each model of a row against each of a column; None where models were tested against the baseline alone."""
+    tests = {(test["model"], test["baseline"]): test for test in report.comparisons if test["metric"] == metric}
     if all(baseline == report.baseline for _, baseline in tests):
-        return ""
+        return None
     tested = {name for models in tests for name in models}
     names = [name for name in report.scores if name in tested]
-    rows = [[escape(a), *(_against(tests, a, b) for b in names)] for a in names]
-    head = ["Row less column", *(escape(name) for name in names)]
-    return f"<h3>Every pair, {escape(metric_name(str(metric)))}</h3>\n" + table(head, rows)
+    rows = [[Cell(row), *(_matrix_cell(tests, row, column) for column in names)] for row in names]
+    return Table(["Row less column", *names], rows)
 
 
-def _against(tests: Mapping[tuple[str, str], Figures], a: str, b: str) -> str:
-    test, turned = tests.get((a, b)), tests.get((b, a))
-    found = test or turned
-    if found is None:
-        return '<span class="none">-</span>'
-    text = signed(found["difference"] if test else -found["difference"])
-    text = f"<b>{text}</b>" if found["p_holm"] < _SURE else text
-    return f"{text}<small>p {p_value(found['p_holm'])}</small>"
+def _matrix_cell(tests: Mapping[tuple[str, str], Scores], row: str, column: str) -> Cell:
+    test, reverse = tests.get((row, column)), tests.get((column, row))
+    if test is not None:
+        return _difference_cell(test["difference"], test["p_holm"])
+    return Cell(missing=True) if reverse is None else _difference_cell(-reverse["difference"], reverse["p_holm"])
+
+
+def _difference_cell(difference: float, p_holm: float) -> Cell:
+    return Cell(signed(difference), (f"p {p_value(p_holm)}",), bold=p_holm < _SIGNIFICANT)

@@ -1,51 +1,56 @@
-"""The part of the page, and of its opening, that says what a model kept of what the baseline knew."""
+"""The part of the page, and of its opening, about other corpora: what a model kept of what the baseline could do."""
 
-from collections.abc import Sequence
-from html import escape
-
-from pipeline.report.data import RetentionResult
-from pipeline.report.format import decimal, metric_name, p_value, signed
-
-Cells = list[str]  # HTML: corpus, metric, before, after, difference with its interval, p
-
-_OTHERS = ("average_precision", "spearman", "triplet_accuracy", "v_measure")
+from pipeline.report.data import ReportData, RetentionResult
+from pipeline.report.format import decimal, p_equals, p_value, signed
+from pipeline.report.html import Cell, Table
 
 
-def kept_rows(guards: Sequence[RetentionResult], metrics: Sequence[str], subject: str, baseline: str) -> list[Cells]:
-    """One row a guard and metric that both models have; a figure that was not tested stands alone."""
-    rows = []
-    for kept in guards:
-        before, after = kept.models.get(baseline, {}), kept.models.get(subject, {})
-        for metric in [*metrics, *_OTHERS]:
-            if metric in before and metric in after:
-                figures = [decimal(before[metric]), decimal(after[metric])]
-                tested = _tested(kept, subject, metric, after[metric] - before[metric])
-                rows.append([escape(f"{kept.name}, {kept.split}"), escape(metric_name(metric)), *figures, *tested])
-    return rows
+def retention_table(report: ReportData) -> Table | None:
+    """One row a guard and metric that both models have; None without guards or with one model alone."""
+    rows = [row for guard in report.guards for row in _guard_rows(report, guard)]
+    if not rows or report.subject == report.baseline:
+        return None
+    head = ["Corpus", "Metric", f"Before, {report.baseline}", f"After, {report.subject}", "Difference", "p"]
+    return Table(head, rows, text_columns=2)
 
 
-def _tested(kept: RetentionResult, subject: str, metric: str, difference: float) -> Cells:
-    test = kept.comparison(subject, metric)
+def _guard_rows(report: ReportData, guard: RetentionResult) -> list[list[Cell]]:
+    before, after = guard.models.get(report.baseline, {}), guard.models.get(report.subject, {})
+    return [
+        [
+            Cell(f"{guard.name}, {guard.split}"),
+            Cell(report.label(metric)),
+            Cell(decimal(before[metric])),
+            Cell(decimal(after[metric])),
+            *_test_cells(guard, report.subject, metric, after[metric] - before[metric]),
+        ]
+        for metric in [*report.metrics, *report.headline_tasks()]
+        if metric in before and metric in after
+    ]
+
+
+def _test_cells(guard: RetentionResult, subject: str, metric: str, difference: float) -> list[Cell]:
+    """The difference with its interval, and p; a difference that was not tested stands alone."""
+    test = guard.comparison(subject, metric)
     if test is None:
-        return [signed(difference), "-"]
+        return [Cell(signed(difference)), Cell("-")]
     low, high = test["ci95"]
-    return [f"{signed(test['difference'])}<small>{signed(low)} to {signed(high)}</small>", p_value(test["p_value"])]
+    return [Cell(signed(test["difference"]), (f"{signed(low)} to {signed(high)}",)), Cell(p_value(test["p_value"]))]
 
 
-def kept_remarks(guards: Sequence[RetentionResult], metrics: Sequence[str], subject: str, baseline: str) -> list[str]:
+def retention_remarks(report: ReportData) -> list[str]:
     """One sentence a guard: what became of its first metric, and whether that may be chance."""
-    said = []
-    for kept in guards:
-        before, after = kept.models.get(baseline, {}), kept.models.get(subject, {})
-        metric = next((name for name in [*metrics, *_OTHERS] if name in before and name in after), None)
+    if report.subject == report.baseline:
+        return []
+    sentences = []
+    for guard in report.guards:
+        before, after = guard.models.get(report.baseline, {}), guard.models.get(report.subject, {})
+        names = [*report.metrics, *report.headline_tasks()]
+        metric = next((name for name in names if name in before and name in after), None)
         if metric is None:
             continue
-        test = kept.comparison(subject, metric)
-        p = "" if test is None else f" (p {_equal(p_value(test['p_value']))})"
-        figures = f"{decimal(before[metric])} before, {decimal(after[metric])} after"
-        said.append(f"On {kept.name} {metric_name(metric)} is {figures}{p}.")
-    return said
-
-
-def _equal(p: str) -> str:
-    return p if p.startswith("<") else f"= {p}"
+        test = guard.comparison(report.subject, metric)
+        p = "" if test is None else f" (p {p_equals(test['p_value'])})"
+        change = f"{decimal(before[metric])} before, {decimal(after[metric])} after"
+        sentences.append(f"On {guard.name} {report.label(metric)} is {change}{p}.")
+    return sentences

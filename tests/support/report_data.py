@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.evaluation.report_data import metric_info
 from pipeline.report.data import DocumentMap, Example, Hit, ReportData, RetentionResult
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
@@ -63,6 +64,7 @@ def report_data():
         baseline="base",
         subject="tuned",
         metrics=["ndcg@10", "hit@1"],
+        metric_info=metric_info(["ndcg@10", "hit@1"], curves),
         scores={"base": scores(0.401, 0.43), "tuned": scores(0.512, 0.61) | {"dim": 384}},
         comparisons=[comparison(0.111, 0.0002), comparison(0.18, 0.0002, metric="hit@1")],
         triplet_source=HOSTILE,

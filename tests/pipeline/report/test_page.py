@@ -6,9 +6,12 @@ from dataclasses import replace
 import pytest
 from lxml import html
 
+from pipeline.evaluation.report_data import metric_info
+from pipeline.metrics.registry import metric_label
 from pipeline.report.data import ReportData
-from pipeline.report.format import decimal, headline, leakage, metric_name, p_value, remarks, shorten, signed
+from pipeline.report.format import decimal, p_value, shorten, signed
 from pipeline.report.page import render
+from pipeline.report.sentences import headline, leakage, remarks
 from tests.support import report_data as support
 from tests.support.report_data import HOSTILE, comparison, retention, scores
 
@@ -126,7 +129,7 @@ def test_page_is_the_same_twice(report, page_text):
 
 def test_page_with_one_model_and_nothing_else():
     alone = {"base": {"spearman": 0.871}}
-    page = render(ReportData("run", "dev", 0, 0, "base", "base", ["ndcg@10"], alone, []))
+    page = render(ReportData("run", "dev", 0, 0, "base", "base", ["ndcg@10"], alone, [], metric_info(["ndcg@10"])))
     assert "base reaches Spearman .871." in page
     assert "<figure" not in page and "<details" not in page
 
@@ -159,7 +162,7 @@ def test_numbers():
     ]
     assert [signed(v) for v in (0.1, -0.1)] == ["+.100", "-.100"]
     assert [p_value(v) for v in (0.00002, 0.0002, 0.031, 1.0)] == ["< 0.0001", "0.0002", "0.031", "1.000"]
-    assert [metric_name(k) for k in ("ndcg@10", "map", "recall@100")] == ["nDCG@10", "MAP", "Recall@100"]
+    assert [metric_label(k) for k in ("ndcg@10", "map", "recall@100")] == ["nDCG@10", "MAP", "Recall@100"]
 
 
 def test_texts_are_cut_between_words():
