@@ -105,9 +105,9 @@ def _score_cell(report: ReportData, scores: Scores, metric: str, best: float | N
         return Cell(missing=True)
     interval = scores.get("ci95", {}).get(metric)
     threshold = scores.get(report.threshold_of(metric))
-    small = (f"{decimal(interval[0])} to {decimal(interval[1])}",) if interval else ()
-    small += (f"at cosine {decimal(threshold)}",) if threshold is not None else ()
-    return Cell(decimal(scores[metric]), small, bold=scores[metric] == best)
+    small = [f"{decimal(interval[0])} to {decimal(interval[1])}"] if interval else []
+    small += [f"at cosine {decimal(threshold)}"] if threshold is not None else []
+    return Cell(decimal(scores[metric]), tuple(small), bold=scores[metric] == best)
 
 
 def comparisons(report: ReportData) -> Comparisons | None:
