@@ -1,6 +1,7 @@
 """Cleaning beyond the normal form: boilerplate by regular expression, length in tokens, language."""
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -58,16 +59,12 @@ class CleanConfig(Config):
             text = re.sub(pattern, " ", text)
         return normalise(text)
 
-    def apply(self, rows: pa.Table, names: tuple[str, ...], tally: Counts) -> pa.Table:
-        """Rows with texts of at most `max_tokens`, without those in other languages, which are counted by `line`."""
-        if self.max_tokens is not None:
-            for name in names:
-                index = rows.schema.get_field_index(name)
-                rows = rows.set_column(index, name, pa.array(self._cut(rows[name].to_pylist(), tally), pa.string()))
-        if not self.languages or not names:
-            return rows
-        lines = zip(rows["line"].to_pylist(), *(rows[name].to_pylist() for name in names), strict=True)
-        return rows.filter(pa.array([self._in_language(line, texts, tally) for line, *texts in lines], pa.bool_()))
+    def cut_to_tokens(self, rows: pa.Table, names: tuple[str, ...], tally: Counts) -> pa.Table:
+        """Rows whose texts in the named columns have at most `max_tokens` tokens."""
+        for name in names if self.max_tokens is not None else ():
+            index = rows.schema.get_field_index(name)
+            rows = rows.set_column(index, name, pa.array(self._cut(rows[name].to_pylist(), tally), pa.string()))
+        return rows
 
     def _cut(self, texts: list[str], tally: Counts) -> list[str]:
         limit = self.max_tokens or 0
@@ -83,15 +80,18 @@ class CleanConfig(Config):
                     tally.counts["cut_to_tokens"] += 1
         return texts
 
-    def _in_language(self, line: int, texts: list[str], tally: Counts) -> bool:
-        for text in texts:
-            if len(text) < self.language_min_chars:
-                continue
-            language, probability = _identifier().classify(text)
-            if language not in self.languages and probability >= self.language_confidence:
-                tally.offend(line, "other_language", f"{language} ({probability:.2f}): {text[:40]!r}")
-                return False
-        return True
+    def other_languages(self, rows: Iterable[tuple[str, ...]]) -> dict[int, str]:
+        """Indices of rows with a text in none of `languages`, and the language of that text."""
+        others = {}
+        for row, texts in enumerate(rows):
+            for text in texts:
+                if len(text) < self.language_min_chars:
+                    continue
+                language, probability = _identifier().classify(text)
+                if language not in self.languages and probability >= self.language_confidence:
+                    others[row] = f"{language} ({probability:.2f}): {text[:40]!r}"
+                    break
+        return others
 
 
 @lru_cache(maxsize=2)

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 from pipeline.building.config import BuildConfig
+from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, table, unread_columns
 from pipeline.building.steps import Steps
 from pipeline.core import ray_session
 from pipeline.core.errors import UserError
@@ -24,7 +25,6 @@ from pipeline.storage.shuffle import Shuffle
 TABLE_NAMES = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
 BUCKET_BYTES = 64 << 20
 MIN_BLOCK_BYTES, MAX_BLOCK_BYTES, BLOCKS = 32 << 20, 128 << 20, 128  # every bucket is read from as many files as blocks
-_UNUSABLE = ("unreadable_row", "missing_field")
 
 
 def run(config: BuildConfig) -> Artifact:
@@ -45,7 +45,7 @@ def run(config: BuildConfig) -> Artifact:
     say(f"build: {len(config.sources)} sources, {size / 1e6:,.1f} MB in {len(blocks)} blocks, {buckets} buckets")
     ray_session.start()
     steps = Steps(config, draft, blocks, Shuffle(join(config.path, "staging"), buckets))
-    return _finish(steps, _execute(steps))
+    return _finish(steps, *_execute(steps))
 
 
 def _blocks(config: BuildConfig) -> list[Block]:
@@ -65,18 +65,18 @@ def _fingerprints(config: BuildConfig) -> dict[str, str]:
     return {name: fingerprint_file(path) for name, path in sorted(paths.items())}
 
 
-def _execute(steps: Steps) -> Counts:
-    """Run all steps on Ray and return the sum of their counts."""
+def _execute(steps: Steps) -> tuple[Counts, list[FileRows]]:
+    """Run all steps on Ray and return the sum of their counts, and the rows of each input file."""
     buckets, total = steps.shuffle.buckets, Counts()
     read = _run_tasks(steps, "read", steps.read, len(steps.blocks), "blocks", streamed=True)
-    total.add(_check_read(steps, read))
+    files = _add_read(steps, read, total)
     todo = [steps.all_after_reading] if buckets == 1 else steps.after_reading()
     for number, step in enumerate(todo, 1):
         if buckets > 1 and steps.has_no_input(step):
             continue
         for counts in _run_tasks(steps, f"{number}-{step.__name__}", step, buckets, "buckets"):
             total.add(counts)
-    return total
+    return total, files
 
 
 def _run_tasks(
@@ -87,51 +87,56 @@ def _run_tasks(
     return shuffle.run(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
 
 
-def _check_read(steps: Steps, tallies: list[Counts]) -> Counts:
-    """Sum the tallies of all blocks, naming lines by file; raises UserError for a file that is mostly unusable."""
-    total, lines = Counts(), Counter[str]()
-    rows, bad = Counter[str](), Counter[str]()
+def _add_read(steps: Steps, tallies: list[Counts], total: Counts) -> list[FileRows]:
+    """Add the counts of all blocks, naming lines by file, and return the rows of each file.
+
+    Raises UserError for a file that is mostly unusable.
+    """
+    lines = Counter[str]()
     for block, tally in zip(steps.blocks, tallies, strict=True):
-        tally.place(block.path, lines[block.path])
+        tally.locate_offenders(block.path, lines[block.path])
         lines[block.path] += tally.rows
-        rows[block.path] += tally.counts["rows"]
-        bad[block.path] += sum(tally.dropped[reason] for reason in _UNUSABLE)
         label = steps.config.all_sources[block.source].label
         kind = "source" if block.source < len(steps.config.sources) else "extra"
         total.counts.update({f"{kind} {label} {name}": count for name, count in tally.counts.items()})
         total.add(tally)
-    for path, count in bad.items():
-        if count > steps.config.max_bad_share * rows[path]:
-            examples = [text for reason in _UNUSABLE for text in total.examples.get(reason, [])]
-            examples = [text for text in examples if text.startswith(path)]
-            first = f"; line {examples[0].removeprefix(path + ':')}" if examples else ""
-            raise UserError(f"source {path}: {count:,} of {rows[path]:,} rows cannot be used{first}")
-    return total
+    files = rows_by_file(steps.config, steps.blocks, tallies)
+    check_unusable(files, steps.config.max_bad_share, total.examples)
+    return files
 
 
-def _finish(steps: Steps, total: Counts) -> Artifact:
+def _finish(steps: Steps, total: Counts, files: list[FileRows]) -> Artifact:
     """Refuse an empty result, remove the staged files and write the manifest."""
     path, counts = steps.config.path, total.counts
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(total.dropped.items())) or "nothing"
     if not counts["table corpus"] and not counts["table labelled"]:
+        dropped = _counted(total.dropped)
         raise UserError(
             f"no usable document in {_source_paths(steps.config)}: {counts['rows']:,} rows read, dropped {dropped}"
         )
     notes = _notes(steps.config, total)
+    notes |= {"input_rows": [file.plain() for file in files], "unread_columns": unread_columns(files)}
     _check_strict(steps.config, notes)
     fs, staging = filesystem(steps.shuffle.path)
     fs.rm(staging, recursive=True)
     steps.draft.drop(total.dropped)
     artifact = steps.draft.finish(TABLE_NAMES, **notes)
     tables = ", ".join(f"{name} {artifact.rows(name):,}" for name in TABLE_NAMES if artifact.has(name))
+    for line in table(files):
+        say(f"build: {line}")
     say(f"build: rows: {tables}")
-    say(f"build: dropped: {dropped}")
+    say(f"build: records left out: {_counted(total.records_dropped())}")
+    for label, columns in notes["unread_columns"].items():
+        say(f"build: source {label}: columns not read: {', '.join(columns)}")
     if notes["leakage"]:
         say(f"build: leakage: {_leakage_message(notes['leakage'])}")
     for reason, examples in sorted(total.examples.items()):
         say(f"build: {reason}: {examples[0]}")
     say(f"build: done: {path}")
     return artifact
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items())) or "nothing"
 
 
 def _source_paths(config: BuildConfig) -> str:
@@ -178,6 +183,7 @@ def _notes(config: BuildConfig, total: Counts) -> dict[str, Any]:
         "sources": {},
         "splits": {},
         "counts": {},
+        "records_dropped": dict(sorted(total.records_dropped().items())),
         "leakage": _leakage(config, total.counts),
         "examples": dict(sorted(total.examples.items())),
     }

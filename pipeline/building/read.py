@@ -1,7 +1,12 @@
-"""The first task of a build: a block of a source into clean records with text keys, staged by kind."""
+"""The first task of a build: a block of a source into clean records with text keys, staged by kind.
+
+An input row may give several records: a query, its answers, and judgments that join them. A text that cannot be used
+takes its judgments with it, and a row of which no judgment is left is not used at all, so that no half of it stays.
+"""
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +19,9 @@ from pipeline.storage.shuffle import Shuffle
 from pipeline.text.columns import keys, normalised, shortened
 
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left"}
-_TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right"), "judgments": ()}
+_TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right")}
 _SIDE_TEXTS = ("title", "body")
+_ID_COLUMNS = {"queries": "query_id", "documents": "doc_id"}  # by which judgments refer to records
 _STAGED_BYTES = 64 << 20  # records in memory before they are staged
 
 
@@ -28,13 +34,23 @@ class TextLimits:
     cleaning: CleanConfig = field(default_factory=CleanConfig)
 
 
+class UnusableText(NamedTuple):
+    """A record whose text cannot be used: its kind and id, the order and the line of its row, and why."""
+
+    kind: str
+    id: str
+    order: int
+    line: int
+    reason: str
+    detail: str
+
+
 def stage(source: SourceConfig, block: Block, limits: TextLimits, shuffle: Shuffle, part: str) -> Counts:
     """Read one block, clean its records and stage them; piece by piece, so that memory does not follow the block."""
     total, number = Counts(), count()
     waiting: dict[str, list[pa.Table]] = {}
     for parsed in source.parse(block):
-        for kind, records in parsed.kinds.items():
-            table = clean(kind, records, limits, parsed)
+        for kind, table in clean(parsed, limits).items():
             parsed.tally.counts[kind] += table.num_rows
             waiting.setdefault(kind, []).append(table)
         total.add(parsed.tally)
@@ -50,35 +66,116 @@ def _write(waiting: dict[str, list[pa.Table]], shuffle: Shuffle, part: str) -> N
     waiting.clear()
 
 
-def clean(kind: str, records: list[Record] | pa.Table, limits: TextLimits, parsed: Parsed) -> pa.Table:
-    """Table (`SCHEMAS[kind]`) of the records with usable texts, in normal form and with the key of their text."""
+def clean(parsed: Parsed, limits: TextLimits) -> dict[str, pa.Table]:
+    """Tables (`SCHEMAS`) of the records by kind, with texts in normal form and their keys; whole rows or none.
+
+    Rows and records that are left out are counted in `parsed.tally`.
+    """
+    unusable: list[UnusableText] = []
+    tables = {
+        kind: _clean_kind(kind, records, limits, parsed.tally, unusable) for kind, records in parsed.kinds.items()
+    }
+    if unusable:
+        tables = _without_unusable_rows(tables, unusable, parsed.tally)
+    return {kind: table.drop_columns("line") for kind, table in tables.items()}
+
+
+def _clean_kind(
+    kind: str, records: list[Record] | pa.Table, limits: TextLimits, tally: Counts, unusable: list[UnusableText]
+) -> pa.Table:
+    """Records of one kind (`ROWS[kind]`) with usable texts; the others are appended to `unusable`."""
     rows = records if isinstance(records, pa.Table) else pa.Table.from_pylist(records, schema=ROWS[kind])
     for name in _SIDE_TEXTS:
         if name in rows.column_names:
-            text = shortened(
-                limits.cleaning.without_boilerplate(normalised(rows[name]), parsed.tally), limits.max_chars
-            )
-            rows = rows.set_column(rows.schema.get_field_index(name), name, text)
-    for name in _TEXTS[kind]:
-        rows = _clean(kind, name, rows, limits, parsed.tally)
-    rows = limits.cleaning.apply(rows, _TEXTS[kind], parsed.tally)
+            texts = limits.cleaning.without_boilerplate(normalised(rows[name]), tally)
+            rows = _set(rows, name, shortened(texts, limits.max_chars))
+    names = _TEXTS.get(kind, ())
+    for name in names:
+        rows = _clean_texts(kind, name, rows, limits, tally, unusable)
+    rows = limits.cleaning.cut_to_tokens(rows, names, tally)
+    if limits.cleaning.languages and names:
+        texts = zip(*(rows[name].to_pylist() for name in names), strict=True)
+        others = limits.cleaning.other_languages(texts).items()
+        rows = _leave_out(kind, rows, {row: ("other_language", detail) for row, detail in others}, unusable)
     if "text" in rows.column_names and (rows["key"].null_count or limits.cleaning.max_tokens):
-        rows = rows.set_column(rows.schema.get_field_index("key"), "key", keys(rows["text"]))
-    return rows.drop_columns("line")
+        rows = _set(rows, "key", keys(rows["text"]))
+    return rows
 
 
-def _clean(kind: str, name: str, rows: pa.Table, limits: TextLimits, tally: Counts) -> pa.Table:
-    """Rows with column `name` in normal form, without those where it is empty or too short: they are counted."""
+def _clean_texts(
+    kind: str, name: str, rows: pa.Table, limits: TextLimits, tally: Counts, unusable: list[UnusableText]
+) -> pa.Table:
+    """Rows with column `name` in normal form, without those where it is empty or too short."""
     texts = limits.cleaning.without_boilerplate(normalised(rows[name]), tally)
     length = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(length < limits.min_chars).tolist():
-        reason = "too_short" if length[row] else "empty_text"
-        label = rows["id"][row].as_py() if "id" in rows.column_names else name
-        tally.offend(rows["line"][row].as_py(), reason, f"{kind}: {label} has {length[row]} characters")
-    stays = length >= limits.min_chars
     tally.counts["shortened"] += int((length > limits.max_chars).sum())
     texts = shortened(texts, limits.max_chars)
     if name == "text" and not rows["key"].null_count and not pc.all(pc.equal(rows[name], texts)).as_py():
-        rows = rows.set_column(rows.schema.get_field_index("key"), "key", pa.nulls(len(texts), pa.binary(16)))
-    rows = rows.set_column(rows.schema.get_field_index(name), name, texts)
-    return rows if stays.all() else rows.filter(pa.array(stays))
+        rows = _set(rows, "key", pa.nulls(len(texts), pa.binary(16)))
+    short = np.flatnonzero(length < limits.min_chars).tolist()
+    labels = rows["id" if "id" in rows.column_names else "line"]
+    reasons = {
+        row: (
+            "too_short" if length[row] else "empty_text",
+            f"{kind}: {labels[row].as_py() if name == 'text' else name} has {length[row]} characters",
+        )
+        for row in short
+    }
+    return _leave_out(kind, _set(rows, name, texts), reasons, unusable)
+
+
+def _leave_out(
+    kind: str, rows: pa.Table, reasons: dict[int, tuple[str, str]], unusable: list[UnusableText]
+) -> pa.Table:
+    """Rows without those at the indices that have a reason and a detail, which are appended to `unusable`."""
+    if not reasons:
+        return rows
+    stays = np.ones(rows.num_rows, dtype=bool)
+    stays[list(reasons)] = False
+    for row, reason in zip(rows.filter(pa.array(~stays)).to_pylist(), reasons.values(), strict=True):
+        unusable.append(UnusableText(kind, row.get("id", ""), row["order"], row["line"], *reason))
+    return rows.filter(pa.array(stays))
+
+
+def _without_unusable_rows(
+    tables: dict[str, pa.Table], unusable: list[UnusableText], tally: Counts
+) -> dict[str, pa.Table]:
+    """Tables without judgments of unusable texts, and without what is left of input rows that thereby lose them all."""
+    orders = {text.order for text in unusable}
+    missing = {(text.kind, text.order, text.id) for text in unusable}
+    affected = {kind: table.filter(_in(table["order"], orders)).to_pylist() for kind, table in tables.items()}
+    judged = {row["order"] for row in affected.get("judgments", [])}
+    used = {row["order"] for row in affected.get("judgments", []) if not _refers_to(row, missing)}
+    used |= {row["order"] for kind in _TEXTS for row in affected.get(kind, []) if row["order"] not in judged}
+    unused = orders - used
+    for text in unusable:
+        if text.order in used:
+            tally.drop_at(text.line, text.reason, text.detail)
+        elif text.order in unused:
+            tally.offend(text.line, text.reason, text.detail)
+            unused.remove(text.order)  # a row is counted once, by the first reason
+    return {kind: _without(kind, table, orders, orders - used, missing) for kind, table in tables.items()}
+
+
+def _without(
+    kind: str, table: pa.Table, orders: set[int], unused: set[int], missing: set[tuple[str, int, str]]
+) -> pa.Table:
+    """Records without those of unused input rows and without judgments that refer to missing texts."""
+    index = np.flatnonzero(_in(table["order"], orders).to_numpy())
+    rows = table.take(pa.array(index)).to_pylist()
+    stays = np.ones(table.num_rows, dtype=bool)
+    stays[index] = [row["order"] not in unused and (kind in _TEXTS or not _refers_to(row, missing)) for row in rows]
+    return table.filter(pa.array(stays))
+
+
+def _refers_to(row: Record, missing: set[tuple[str, int, str]]) -> bool:
+    """Whether a judgment is of a query or document that its own input row states with an unusable text."""
+    return any((kind, row["order"], row[column]) in missing for kind, column in _ID_COLUMNS.items())
+
+
+def _in(orders: pa.ChunkedArray, chosen: set[int]) -> pa.ChunkedArray:
+    return pc.is_in(orders, pa.array(sorted(chosen), pa.int64()))
+
+
+def _set(rows: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return rows.set_column(rows.schema.get_field_index(name), name, column)

@@ -54,9 +54,9 @@ class Esci(SourceConfig, Templated):
             parsed.tally.counts["rows"] += 1
             origin: Row = {"source": self.label, "order": order}
             if self.locales and values.get("product_locale") not in self.locales:
-                parsed.tally.drop("other_locale")
+                parsed.tally.skip("other_locale")
             elif block.part == 0 and not values.get(f"{self.version}_version", 1):
-                parsed.tally.drop("other_version")
+                parsed.tally.skip("other_version")
             elif block.part == 0:
                 split = None if self.hashed else _split(values.get("split"))
                 mapping.take(self._example(values), line, origin | {"split": split}, self.prefix, parsed)

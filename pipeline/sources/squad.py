@@ -76,7 +76,7 @@ class Squad(Paths, Templated):
             origin["order"] += 1
             answers = question.get("answers") or []
             if question.get("is_impossible") or not answers:
-                parsed.tally.drop("unanswerable_question")
+                parsed.tally.skip("unanswerable_question")
                 continue
             text, explicit_id = str(question["question"]), string(question.get("id"))
             name = self.prefix + (explicit_id or derived_id("q", text))

@@ -87,7 +87,7 @@ def records(
                 kinds[kind] += [{k: v for k, v in row.items() if k not in ("line", "source")} for row in as_dicts(rows)]
             read.add(parsed.tally)
         lines = lines if block.start else 0
-        read.place(Path(block.path).name, lines)
+        read.locate_offenders(Path(block.path).name, lines)
         lines += read.rows
         total.add(read)
     return {kind: sorted(rows, key=lambda row: row["order"]) for kind, rows in kinds.items()}, total

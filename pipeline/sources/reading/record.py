@@ -1,5 +1,6 @@
 """What every source yields: records by kind, each with its position in the input, and counts of rows not used."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from string import Formatter
@@ -110,17 +111,35 @@ class Parsed:
         assert isinstance(records, list), "a chunk is read by rows or by columns"
         records.append(record)
 
+    @property
+    def size(self) -> int:
+        """Number of records of all kinds."""
+        return sum(map(len, self.kinds.values()))
+
 
 def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Parsed]:
-    """Call `take` for each row to add its records, and yield them a chunk at a time."""
+    """Call `take` for each row to add its records, and yield them a chunk at a time; every row is accounted for."""
     parsed = Parsed()
     for row in rows:
         parsed.tally.rows += 1
+        read, unused, records = parsed.tally.counts["rows"], Counter(parsed.tally.unused), parsed.size
         take(row, parsed)
+        _account(parsed, parsed.tally.counts["rows"] - read, unused, used=parsed.size > records)
         if parsed.tally.rows >= CHUNK_ROWS:
             yield parsed
             parsed = Parsed()
     yield parsed
+
+
+def _account(parsed: Parsed, read: int, unused_before: Counter[str], *, used: bool) -> None:
+    """Count each row that was read as used, by its records, or once as unused."""
+    tally = parsed.tally
+    unused = tally.unused - unused_before
+    surplus = unused.total() - (read - used)
+    for reason in list(unused.elements())[::-1][: max(0, surplus)]:  # parts of a row that is used, or counted already
+        tally.unused[reason] -= 1
+    if not used:
+        tally.skip("without_record", max(0, -surplus))
 
 
 class Prompts(Config):

@@ -13,9 +13,9 @@ from pipeline.text.normalize import key
 
 
 def cleaned(texts: list[str], **settings: Any) -> tuple[list[str], Parsed]:
-    parsed = Parsed()
     records = [{"id": str(n), "text": text, "line": n, "source": "s", "order": n} for n, text in enumerate(texts, 1)]
-    table = clean("queries", records, TextLimits(2, 1000, CleanConfig(**settings)), parsed)
+    parsed = Parsed({"queries": records})
+    table = clean(parsed, TextLimits(2, 1000, CleanConfig(**settings)))["queries"]
     found = table["text"].to_pylist()
     assert table["key"].to_pylist() == [key(text) for text in found]
     return found, parsed

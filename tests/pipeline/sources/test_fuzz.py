@@ -72,8 +72,8 @@ def read_all(source: SourceConfig, root: Path) -> tuple[list[dict[str, Any]], Co
     total, rows = Counts(), []
     for block in source.blocks(str(root), 0, 40):
         for parsed in source.parse(block):
-            for kind, records in parsed.kinds.items():
-                rows += clean(kind, records, TextLimits(1, 1000), parsed).to_pylist()
+            for table in clean(parsed, TextLimits(1, 1000)).values():
+                rows += table.to_pylist()
             total.add(parsed.tally)
     return rows, total
 
@@ -122,8 +122,8 @@ def cleaned(parts: Iterable[Parsed]) -> tuple[dict[str, list[dict[str, Any]]], d
     """Clean records by kind in the order of the input, and all that was counted."""
     kinds, total = defaultdict(list), Counts()
     for parsed in parts:
-        for kind, records in parsed.kinds.items():
-            kinds[kind] += clean(kind, records, TextLimits(1, 20), parsed).to_pylist()
+        for kind, table in clean(parsed, TextLimits(1, 20)).items():
+            kinds[kind] += table.to_pylist()
         total.add(parsed.tally)
     counted = total.plain() | {
         "offenders": sorted(total.offenders),
