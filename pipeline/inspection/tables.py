@@ -7,12 +7,14 @@ from pipeline.report.format import count
 
 Cells = tuple[list[str], list[list[str]]]
 _VALUES = 12  # most frequent values of a column in the table
+_FILES = 50  # input files in the table
 
 
 def all_tables(survey: Survey) -> dict[str, Cells]:
     """Return every table by its title; one without rows has nothing to say."""
     return {
         "Tables": tables(survey),
+        "Input": input_rows(survey),
         "Left out": dropped(survey),
         "Repetitions": repeats(survey),
         "In more than one split": overlaps(survey),
@@ -40,11 +42,23 @@ def tables(survey: Survey) -> Cells:
     return ["Table", "Rows", "Files", *names], cells
 
 
+def input_rows(survey: Survey) -> Cells:
+    """Rows of each input file of a build (the first `_FILES`): read, used, and not used by the first reason of each."""
+    cells = []
+    for file in survey.manifest.notes.get("input_rows", [])[:_FILES]:
+        reasons = ", ".join(f"{count(number)} {reason}" for reason, number in file["unused"].items())
+        cells.append([file["source"], file["file"], count(file["read"]), count(file["used"]), reasons])
+    return ["Source", "File", "Rows read", "Used", "Not used"], cells
+
+
 def dropped(survey: Survey) -> Cells:
-    """Rows left out by reason, with the first of each."""
-    lost = sorted(survey.manifest.dropped.items(), key=lambda item: -item[1])
-    cells = [[reason, count(number), (survey.examples.get(reason) or [""])[0]] for reason, number in lost]
-    return ["Reason", "Rows", "First"], cells
+    """What was left out by reason, with the first of each; of a build, input rows apart from records made of them."""
+    dropped, records = survey.manifest.dropped, survey.manifest.notes.get("records_dropped")
+    cells = []
+    for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
+        parts = [number] if records is None else [number - records.get(reason, 0), records.get(reason, 0)]
+        cells.append([reason, *map(count, parts), (survey.examples.get(reason) or [""])[0]])
+    return ["Reason", "Rows", *(["Records"] if records is not None else []), "First"], cells
 
 
 def lengths(survey: Survey) -> Cells:

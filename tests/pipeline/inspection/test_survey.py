@@ -13,7 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.inspection.page import render
 from pipeline.inspection.repetition import Repetition
 from pipeline.inspection.survey import open_any, survey
-from pipeline.inspection.tables import dropped, lengths, overlaps, repeats, values, vectors
+from pipeline.inspection.tables import dropped, input_rows, lengths, overlaps, repeats, values, vectors
 from pipeline.storage.artifact import Draft, begin
 from scripts import preview
 from tests.support.corpora import build, inline, sample_recipe  # noqa: F401  a fixture
@@ -105,6 +105,11 @@ def test_every_artifact_of_the_sample(  # one command, whatever the job
     for name in ("corpus", "queries", "qrels", "pairs", "triplets", *artifact.manifest.dropped):
         assert name in said
     assert f"{artifact.rows('corpus'):,}" in said
+    look = survey(artifact.path)
+    posts = next(row for row in input_rows(look)[1] if row[1] == "Posts.xml")
+    assert int(posts[2]) > int(posts[3]) > 0 and posts[4] and dropped(look)[0] == ["Reason", "Rows", "Records", "First"]
+    both = {reason: int(rows) + int(records) for reason, rows, records, _ in dropped(look)[1]}
+    assert both == artifact.manifest.dropped and any(row[2] != "0" for row in dropped(look)[1])
     assert "Random rows" in (tmp_path / "look.html").read_text()
 
 
