@@ -143,6 +143,19 @@ def load(path: str, kind: str, base: type[BaseModel]) -> type[BaseModel]:
     return section
 
 
+def load_object(path: str, kind: str) -> Any:
+    """Import whatever "package.module:name" names, such as a function.
+
+    Raises PydanticCustomError where there is no such module or name, or where the module cannot be imported.
+    """
+    module_name, _, name = path.partition(":")
+    module = _module(path, module_name)
+    if not hasattr(module, name):
+        names = [public for public in vars(module) if not public.startswith("_")]
+        raise _error(f"{module.__file__} has no {kind} {name}{nearest(name, names)}")
+    return getattr(module, name)
+
+
 def _module(path: str, name: str) -> ModuleType:
     if name == "__main__":
         raise _error(f"{path}: workers cannot import what a script or notebook defines; put the class into a .py file")

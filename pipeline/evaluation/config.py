@@ -36,7 +36,11 @@ class EvaluateConfig(JobConfig):
         VariantsConfig(), description="shortened and quantised vectors, evaluated too; null for none"
     )
     guards: list[Guard] = Field([], description="other corpora: what the models forgot there")
-    metrics: list[str] = Field(list(DEFAULT_METRICS), min_length=1, description="the first decides the headline")
+    metrics: list[str] = Field(
+        list(DEFAULT_METRICS),
+        min_length=1,
+        description="such as ndcg@10, or a function of your own as my_module:my_metric@10; the first decides",
+    )
     max_queries: int | None = Field(
         None, ge=1, description="evaluate only the first queries that have a relevant document"
     )

@@ -25,6 +25,7 @@ from pipeline.evaluation.outputs import (
 from pipeline.evaluation.report_data import build_report_data, commands
 from pipeline.evaluation.results import EvaluationPlan, Results, tests
 from pipeline.evaluation.retention import evaluate_guard, open_guards
+from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import depth
 from pipeline.report.data import RetentionResult
 from pipeline.report.page import render
@@ -70,6 +71,8 @@ def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, 
     curves = join(root, "metrics.jsonl")
     inputs = {"data": data.manifest.fingerprint}
     inputs |= {f"model {name}": _fingerprint_model(model) for name, model in config.models.items()}
+    files = {name: parse_metric(name).metric.source_file for name in config.metrics}
+    inputs |= {f"metric {name}": fingerprint_file(file) for name, file in files.items() if file}
     return inputs | ({"training": fingerprint_file(join(training, "metrics.jsonl"))} if fs.exists(curves) else {})
 
 

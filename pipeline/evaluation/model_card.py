@@ -5,13 +5,14 @@ from typing import Any
 
 from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
+from pipeline.metrics.registry import TASKS, parse_metric
 from pipeline.report.data import ReportData
 from pipeline.report.format import count, decimal, p_value, signed
 from pipeline.report.sentences import headline, leakage
 from pipeline.storage.files import join
 
 PART = "measured"  # as the training's card calls it
-_HUB_TYPES = {"ndcg": "ndcg_at", "mrr": "mrr_at", "recall": "recall_at", "hit": "accuracy_at", "map": "map_at"}
+_HUB_NAMES = {"hit": "accuracy"}
 
 
 def update_card(folder: str, report: ReportData) -> bool:
@@ -104,7 +105,9 @@ def _index(report: ReportData, body: str) -> dict[str, Any]:
 
 def hub_metric_type(name: str) -> str:
     """Name a metric as the Hub does: ndcg@10 is ndcg_at_10."""
-    plain, _, variant = name.partition(":")
-    base, at, cutoff = plain.partition("@")
-    hub_name = f"{_HUB_TYPES[base]}_{cutoff}" if at and base in _HUB_TYPES else plain.replace("@", "_at_")
-    return hub_name + (f"_{variant}" if variant else "")
+    if name in TASKS:
+        return name
+    spec = parse_metric(name)
+    key = spec.metric.name.rpartition(":")[2]  # a user's own is named by its import path
+    hub_name = key if spec.cutoff is None else f"{_HUB_NAMES.get(key, key)}_at_{spec.cutoff}"
+    return hub_name + (f"_{spec.variant}" if spec.variant else "")

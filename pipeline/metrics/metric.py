@@ -34,7 +34,8 @@ class RetrievalMetric:
     >>> RetrievalMetric("first", "First", lambda rankings, qrels, k: {q: float(bool(rankings.get(q))) for q in qrels})
 
     `variants` are functions for other readings of the same metric: `ndcg@10:linear`. A metric that is not `condensable`
-    has no variant `:judged`, in which documents without a judgment are dropped from the ranking first.
+    has no variant `:judged`, in which documents without a judgment are dropped from the ranking first. `source_file` is
+    the file of a user's own metric, whose content decides the scores.
     """
 
     name: str
@@ -44,6 +45,7 @@ class RetrievalMetric:
     higher_is_better: bool = True
     variants: Mapping[str, MetricFunction] = field(default_factory=dict)
     condensable: bool = True
+    source_file: str = ""  # of a user's own
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ class MetricSpec:
         function = self.metric.variants.get(self.variant, self.metric.function)
         values = function(rankings, qrels, self.cutoff)
         for query in qrels:
-            if not np.isfinite(values.get(query, np.nan)):
-                raise UserError(f"metric '{self.name}': gives {values.get(query)} for query '{query}', not a number")
+            value = values.get(query)
+            if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+                raise UserError(f"metric '{self.name}': gives {value!r} for query '{query}', not a number")
         return {query: float(values[query]) for query in qrels}

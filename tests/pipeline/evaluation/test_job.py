@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,20 +11,23 @@ import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 
-from pipeline.core import schema
+from pipeline.core import plugins, schema
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
-from pipeline.evaluation import comparisons, outputs, report_data
+from pipeline.evaluation import comparisons, outputs, report_data, scores
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.corpus import Corpus, CorpusChunk
 from pipeline.evaluation.dataset import EvalDataset, read_dataset
 from pipeline.evaluation.evaluator import evaluate
 from pipeline.evaluation.job import run
+from pipeline.evaluation.model_card import hub_metric_type
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results
 from pipeline.evaluation.similarity_samples import bm25_triplets, referenced_ids, sample_pairs
-from pipeline.metrics.retrieval import retrieval
+from pipeline.metrics.registry import parse_metric
+from pipeline.metrics.retrieval import DEFAULT_METRICS, retrieval
 from pipeline.metrics.trec_eval import gains
+from pipeline.report.page import render
 from pipeline.search.exact import Best
 from pipeline.storage.artifact import Artifact, begin
 from pipeline.storage.vectors import unit
@@ -184,6 +188,53 @@ def test_bm25_alone_and_its_triplets_where_the_data_has_few(data):
     assert few.scores[BM25]["ndcg@10"] == pytest.approx(np.mean(list(wanted["ndcg@10"].values())))
 
 
+OWN_METRIC = """
+def first_rank(rankings, qrels, k):
+    ranks = {}
+    for query, grades in qrels.items():
+        hits = [rank for rank, doc in enumerate(rankings.get(query, ())[:k], start=1) if grades.get(doc, 0) > 0]
+        ranks[query] = hits[0] if hits else 1 + (k or 1000)
+    return ranks
+
+first_rank.label = "First rank"
+first_rank.higher_is_better = False
+"""
+
+
+@pytest.fixture
+def own_metric(tmp_path, monkeypatch):
+    """A metric in a module beside a recipe, for which a lower value is better."""
+    name = f"own_metric_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN_METRIC, encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(plugins, "_folders", [])
+    plugins.look_in(str(tmp_path))
+    return f"{name}:first_rank@20"
+
+
+def test_a_metric_of_the_users_own_goes_to_every_output(data, own_metric):
+    """With two rankings of the same queries: values, tests in the right direction, metrics.json, page and card."""
+    config = validate(EvaluateConfig, {"run": str(Path(data.path).parent), "metrics": [own_metric, "ndcg@10"]})
+    plan = EvaluationPlan(models={}, bm25=True, metrics=config.metrics, vectors="none", actors=None, seed=0)
+    results = evaluate(data, read_dataset(data, "test", None, 100), plan)
+    assert results.scores[BM25][own_metric] >= 1.0 and results.scores[BM25]["ci95"][own_metric]
+    worse = {query: value + 1 for query, value in results.values[BM25][own_metric].items()}
+    results.values["worse"] = {own_metric: worse}
+    results.scores["worse"] = scores.mean_scores(results.values["worse"], 0)
+    results.docs["worse"], results.best["worse"] = results.docs[BM25], results.best[BM25]
+    (test,) = comparisons.compare(results.values, [("worse", BM25)], seed=0)
+    assert (test["won"], test["lost"]) == (0, 24), "a higher rank is worse"
+    settings = {"run": "runs/own", "split": "test", "baseline": BM25, "metrics": config.metrics, "seed": 0}
+    report = report_data.build_report_data(results, data, [test], [], [], **settings, commands=[])
+    assert report.best(own_metric) == BM25 and len(report.lost) == report_data.EXAMPLES and not report.won
+    page = render(report)
+    assert "First rank@20" in page and "Best of all is bm25, with First rank@20" in page
+    assert "worse reaches First rank@20" in page
+    assert hub_metric_type(own_metric) == "first_rank_at_20"
+    table = outputs.unit_tables(results)["per_query"]
+    assert own_metric in table.column_names
+
+
 def test_comparison_names_what_differs():
     rng = np.random.default_rng(0)
     base = {f"q{i}": float(v) for i, v in enumerate(rng.random(60))}
@@ -291,7 +342,7 @@ def by_hand(data, model, queries):
 
 
 @pytest.mark.ray
-def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
+def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path, own_metric):
     config = config_for(data, minilm, num_actors=2)
     done = run(config)
     found = json.loads(Path(done.path, "metrics.json").read_text())
@@ -340,13 +391,22 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path):
         run(config_for(data, minilm, num_actors=2, max_queries=5))
 
     stored = write_vectors(data, config.models["tuned"], tmp_path / "vectors")
-    one = run(config_for(data, minilm, num_actors=1, vectors=stored, out=str(tmp_path / "second")))
+    metrics = [*DEFAULT_METRICS, own_metric]
+    second = {"num_actors": 1, "vectors": stored, "out": str(tmp_path / "second"), "metrics": metrics}
+    one = run(config_for(data, minilm, **second))
     heard = capsys.readouterr().err
     assert "base: embeds" in heard and "tuned: ranks stored vectors" in heard
     other = json.loads(Path(one.path, "metrics.json").read_text())
     for name in ("base", "tuned"):
         for metric in ("ndcg@10", "map", "recall@100", "triplet_accuracy", "spearman"):
             assert other["models"][name][metric] == pytest.approx(found["models"][name][metric], abs=1e-6)
+        assert 1.0 <= other["models"][name][own_metric] <= 21.0
+    assert own_metric in {test["metric"] for test in other["comparisons"]}
+    assert "First rank@20" in Path(one.path, "report.html").read_text()
+    source = Path(parse_metric(own_metric).metric.source_file)
+    source.write_text(source.read_text() + "\n# changed\n")
+    with pytest.raises(UserError, match="first_rank@20"):
+        run(config_for(data, minilm, **second))
 
 
 def spread(data, folder, files):
