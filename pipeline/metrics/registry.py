@@ -64,8 +64,8 @@ def parse_metric(name: str) -> MetricSpec:
     metric = RETRIEVAL.get(key) or (imported_metric(key) if ":" in key else None)
     if metric is None:
         raise UserError(
-            f"unknown metric '{name}'{nearest(key.lower(), RETRIEVAL)}; write one of {', '.join(RETRIEVAL)} with a cut-off, "
-            "as in ndcg@10, or a function of your own as my_module:my_metric@10"
+            f"unknown metric '{name}'{nearest(key.lower(), RETRIEVAL)}; write one of {', '.join(RETRIEVAL)} "
+            "with a cut-off, as in ndcg@10, or a function of your own as my_module:my_metric@10"
         )
     if not (cutoff is None and metric.cutoff == "optional") and not ((cutoff or "").isdigit() and int(cutoff or 0) > 0):
         raise UserError(f"unknown metric '{name}'; write it with a cut-off of 1 or more, as in {key}@10")
