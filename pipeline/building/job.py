@@ -19,7 +19,8 @@ from pipeline.sources.reading.record import Block
 from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact, begin
 from pipeline.storage.counts import Counts
-from pipeline.storage.files import filesystem, fingerprint_file, join
+from pipeline.storage.files import filesystem, join
+from pipeline.storage.fingerprints import fingerprint_files
 from pipeline.storage.shuffle import Shuffle
 
 TABLE_NAMES = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
@@ -62,7 +63,8 @@ def _blocks(config: BuildConfig) -> list[Block]:
 
 def _fingerprints(config: BuildConfig) -> dict[str, str]:
     paths = {name: path for source in config.all_sources for name, path in source.inputs(config.root).items()}
-    return {name: fingerprint_file(path) for name, path in sorted(paths.items())}
+    names = sorted(paths)
+    return dict(zip(names, fingerprint_files([paths[name] for name in names]), strict=True))
 
 
 def _execute(steps: Steps) -> tuple[Counts, list[FileRows]]:

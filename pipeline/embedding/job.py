@@ -14,7 +14,8 @@ from pipeline.embedding.worker import Task, calibrate, encode
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft, begin, digest
-from pipeline.storage.files import filesystem, fingerprint_file, join, read_json, write_json
+from pipeline.storage.files import filesystem, join, read_json, write_json
+from pipeline.storage.fingerprints import fingerprint_files
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import Dtype, Format, Ranges, check, with_text
 
@@ -98,7 +99,7 @@ def run(config: EmbedConfig) -> Artifact:
         say(f"embed: {out} is already done: {draft.rows('vectors'):,} vectors")
         return draft
     salt = digest([draft.settings, source["encoder"]])
-    plan = shards.plan(files, config.rows_per_shard, salt, [fingerprint_file(path) for path in files])
+    plan = shards.plan(files, config.rows_per_shard, salt, fingerprint_files(files))
     _check_columns(plan, config, id_column)
     check_ids(plan, id_column)
     folder = join(out, "vectors")

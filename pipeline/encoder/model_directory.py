@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.core.errors import UserError
 from pipeline.encoder.pooling import pooling_config, read_pooling
 from pipeline.storage.artifact import digest
-from pipeline.storage.files import fetch_folder, fingerprint_file
+from pipeline.storage.files import fetch_folder
+from pipeline.storage.fingerprints import fingerprint_folder
 
 SAMPLE_MODEL = "gt:all-minilm-l6-v2"
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
@@ -155,14 +156,43 @@ def resolve_max_length(requested: int | None, stated: int | None, tokenizer: Any
     return min(int(requested or stated or limit), limit)
 
 
+_DOCUMENTATION = frozenset({".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"})
+_OTHER_RUNTIMES = frozenset({".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlpackage", ".gguf"})
+_OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml"})
+_RUN_RECORDS = frozenset({"manifest.json", "plan.json", "LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt"})
+
+
+def decides_vectors(name: str) -> bool:
+    """Whether a file, named by its path below a model directory, may decide a vector.
+
+    Everything may (weights, configuration, every file of the tokenizer, module configurations, code) but documentation,
+    hidden files, copies for runtimes that are not read here, and records of the run that wrote the directory.
+    """
+    path = Path(name)
+    return not (
+        any(part.startswith(".") for part in path.parts)
+        or path.suffix.lower() in _DOCUMENTATION | _OTHER_RUNTIMES
+        or path.parts[0] in _OTHER_FOLDERS
+        or path.name in _RUN_RECORDS
+    )
+
+
+def content_digest(path: str) -> str:
+    """Digest of the content of all files of a model directory that may decide a vector, and of their names."""
+    root = Path(path)
+    names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
+    return digest(fingerprint_folder(str(root), filter(decides_vectors, names)))
+
+
 def identity(
     path: str, layout: Layout, prompts: Mapping[str, str], *, layers: int | None, max_length: int
 ) -> dict[str, str]:
-    """Describe all that decides a vector but the precision: weights, tokenizer, layers, pooling, prompts, length."""
-    root = Path(path) / layout.transformer
-    files = sorted([*root.glob("*.safetensors"), *root.glob("tokenizer.json"), *root.glob("vocab.txt")])
+    """Describe all that decides a vector but the precision: the directory's content, layers, pooling, prompts, length.
+
+    Two models with equal identities make equal vectors, so that stored ones may be used again.
+    """
     return {
-        "weights": digest([[file.name, fingerprint_file(str(file))] for file in files]),
+        "weights": content_digest(path),
         "layers": str(layers or "all"),
         "pooling": f"{layout.pooling}{'' if layout.include_prompt else ', without prompt'}",
         "normalize": str(layout.normalize).lower(),

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.evaluation import scores
 from pipeline.evaluation.comparisons import add_holm, compare, compare_statistics
 from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
-from pipeline.evaluation.corpus_sample import draw
+from pipeline.evaluation.corpus_sample import Sample, draw
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.ranking import EncodedQueries, encode_queries, rank_corpus
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, VariantResult
@@ -26,6 +27,7 @@ from pipeline.storage.vectors import Ranges, unit
 
 Floats = npt.NDArray[np.float32]
 
+SAME_MODEL = 0.99  # cosine of a document's stored vector and a fresh one, rounding and batching aside
 MIN_TRIPLETS = 20  # fewer triplets of the data say nothing, and BM25's take their part
 
 
@@ -118,6 +120,8 @@ def _evaluate_encoder(
     variants = plan_variants(plan.variants, encoded.dim) if plan.variants and name in plan.variant_models else []
     ranges = calibrate(variants, sample if len(sample) else texts)
     size = (len(dataset.query_ids), depth(plan.metrics))
+    if stored:
+        check_same_model(plan.vectors, results.sample, sample)
     chunks = stored or results.corpus.chunks()
     ranking = rank_corpus(config, encoded, chunks, *size, results.pairs, variants, ranges, plan.actors)
     results.similarities[name] = ranking.similarities
@@ -217,3 +221,26 @@ def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str
         return None
     vectors = Corpus(artifact, "vectors", "id")
     return vectors.chunks("vector", VECTOR_ROWS) if vectors.order() == corpus.order() else None
+
+
+def check_same_model(path: str, sample: Sample, encoded: Floats, count: int = 64) -> None:
+    """Refuse stored vectors that are not those which the model of the queries makes of the same documents.
+
+    Identities say that they are; this looks at the vectors themselves, so that a mistake anywhere else cannot end in
+    queries of one model ranked against documents of another. `encoded` [S, D] are fresh unit vectors of the sampled
+    documents, and the first `count` of them are compared.
+
+    Raises UserError naming the document that differs most, and its cosine.
+    """
+    rows = sample.rows[:count]
+    stored = Corpus(Artifact.open(path, "embed"), "vectors", "id").take(rows, ["id", "vector"])
+    if not rows:
+        return
+    vectors = unit(np.array([stored[row]["vector"] for row in rows], np.float32))
+    cosines = (vectors * encoded[: len(rows)]).sum(axis=1)
+    worst = int(np.argmin(cosines))
+    if not cosines[worst] > SAME_MODEL:
+        raise UserError(
+            f"{path}: document {stored[rows[worst]]['id']!r} has another vector there than the evaluated model "
+            f"makes of it (cosine {cosines[worst]:.3f}); run `python -m scripts.embed` again, or leave the vectors out"
+        )

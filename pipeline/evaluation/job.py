@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pipeline.core import ray_session
@@ -29,8 +30,9 @@ from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import depth
 from pipeline.report.data import RetentionResult
 from pipeline.report.page import render
-from pipeline.storage.artifact import Artifact, Draft, begin, digest
-from pipeline.storage.files import filesystem, fingerprint_file, join, read_json, write_json
+from pipeline.storage.artifact import Artifact, Draft, begin
+from pipeline.storage.files import filesystem, join, read_json, write_json
+from pipeline.storage.fingerprints import fingerprint_file
 
 
 def run(config: EvaluateConfig) -> Artifact:
@@ -77,20 +79,13 @@ def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, 
 
 
 def _fingerprint_model(config: EncoderConfig) -> str:
+    """Digest of a model's files; raises UserError where it has no weights or no tokenizer."""
     folder = model_directory.resolve_model(config.model)
-    fs, root = filesystem(folder)
-    kinds = (".safetensors", ".json", ".txt", ".model")
-    files = sorted(name for name in fs.find(root) if name.endswith(kinds))
+    names = [path.name for path in Path(folder).rglob("*")]
     for suffixes, kind in (((".safetensors",), "weights"), (("tokenizer.json", "vocab.txt", ".model"), "tokenizer")):
-        if not any(name.endswith(suffixes) for name in files):
+        if not any(name.endswith(suffixes) for name in names):
             raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
-    content = [(name.removeprefix(root), fingerprint_file(name)) for name in files if not _describes_run(name)]
-    return digest(content)
-
-
-def _describes_run(name: str) -> bool:
-    """Whether a JSON file only records how a model was made, with times in it."""
-    return name.rsplit("/", 1)[-1] in {"manifest.json", "plan.json"}
+    return model_directory.content_digest(folder)
 
 
 def _print_finished(config: EvaluateConfig, done: Artifact) -> Artifact:

@@ -17,8 +17,6 @@ from pipeline.encoder import model_directory, token_batches
 from pipeline.encoder.attention import disable_cudnn_attention
 from pipeline.encoder.precision import Dtype, compute_dtype
 from pipeline.mining.candidate_arrays import Floats, Rows, spread, whole
-from pipeline.storage.artifact import digest
-from pipeline.storage.files import fingerprint_file
 
 _TOKENISED = 8192  # pairs whose tokens are held at once
 
@@ -53,10 +51,8 @@ class Reranker:
     @property
     def identity(self) -> dict[str, str]:
         """All that decides a score."""
-        root = Path(self.folder)
-        files = sorted([*root.glob("*.safetensors"), *root.glob("tokenizer.json"), *root.glob("vocab.txt")])
         return {
-            "weights": digest([[file.name, fingerprint_file(str(file))] for file in files]),
+            "weights": model_directory.content_digest(self.folder),
             "max_length": str(self.max_length),
             "activation": self.config.activation if self.labels == 1 else "softmax",
             "top": str(self.config.top or "all"),

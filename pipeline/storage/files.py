@@ -6,6 +6,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,8 @@ from pipeline.core import schema
 from pipeline.core.errors import UserError
 
 ROW_GROUP_ROWS = 65_536
+_UNUSED_S = 24 * 3600.0  # after which a copy of an earlier version of a remote folder is removed
 REPETITIVE = ("source", "split", "reason", "category", "relevance", "weight")
-_WHOLE_FILE = 256 << 20  # files up to this size are fingerprinted whole, larger ones by head, tail and size
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -104,44 +105,84 @@ def local_file(path: str) -> Iterator[Path]:
         yield local
 
 
+VERSION_FIELDS = (  # under which stores name what tells one content of an object from another
+    "ETag",
+    "etag",
+    "VersionId",
+    "version_id",
+    "generation",
+    "md5Hash",
+    "content_md5",
+    "crc32c",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "modified",
+    "mtime",
+    "modification_time",
+    "created",
+)
+
+
+def object_version(info: dict[str, Any]) -> dict[str, str]:
+    """What a store says of one object that changes with its content: its size and every mark of a version it names.
+
+    Stores name these fields differently (S3 `ETag`, Google `etag` and `generation`, Azure `last_modified`, sftp and
+    HDFS `mtime` or `modification_time`); a directory entry without any of them has no version, only a size.
+    """
+    marks = {name: str(info[name]) for name in VERSION_FIELDS if info.get(name) not in (None, "")}
+    return {"size": str(info.get("size")), **marks}
+
+
+def cache_directory() -> Path:
+    """Directory of what may be kept between runs on this machine: $TRIPLETAIL_CACHE, else `tripletail` in the user's
+    cache directory, else one below the temporary directory where there is no home that can be written.
+
+    Readable by the user alone, since models are kept in it.
+    """
+    chosen = os.environ.get("TRIPLETAIL_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    candidates = (
+        [Path(chosen)] if chosen else [base / "tripletail", Path(tempfile.gettempdir()) / f"tripletail-{os.getuid()}"]
+    )
+    for path in candidates:
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(path, os.W_OK):
+            return path
+    raise UserError(f"{candidates[-1]}: cannot be written; name a directory for what is kept in TRIPLETAIL_CACHE")
+
+
 def fetch_folder(path: str) -> str:
-    """Bring a remote folder here and return its local place; what was brought before and is unchanged is used again."""
+    """Copy a remote folder into the cache of this machine and return the local path.
+
+    A copy is used again while the store names the same objects with the same sizes and versions. Where it names no
+    version of an object, the folder is copied each time. Copies of earlier versions that nobody opened for a day are
+    removed. Raises UserError where the folder is missing or empty.
+    """
     fs, root = filesystem(path)
-    listing = {
-        name: [info.get("size"), str(info.get("ETag") or info.get("created") or "")]
-        for name, info in fs.find(root, detail=True).items()
-    }
+    listing = {name.removeprefix(root): object_version(info) for name, info in fs.find(root, detail=True).items()}
     if not listing:
         raise UserError(f"{path}: no such directory, or it is empty")
-    name = hashlib.sha256(json.dumps([path, listing], sort_keys=True).encode()).hexdigest()[:24]
-    local = Path(tempfile.gettempdir()) / f"tripletail-{os.getuid()}" / name
+    versioned = all(len(marks) > 1 for marks in listing.values())
+    salt = "" if versioned else uuid.uuid4().hex
+    parent = cache_directory() / "folders" / hashlib.sha256(path.encode()).hexdigest()[:24]
+    local = parent / hashlib.sha256(json.dumps([listing, salt], sort_keys=True).encode()).hexdigest()[:24]
     if not local.exists():
-        local.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = local.with_name(f"{name}.{uuid.uuid4().hex[:8]}.partial")
+        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = local.with_name(f"{local.name}.{uuid.uuid4().hex[:8]}.partial")
         fs.get(root.rstrip("/") + "/", f"{partial}/", recursive=True)
         try:
             partial.rename(local)
         except OSError:  # another process was first
             shutil.rmtree(partial)
+    os.utime(local)
+    for other in parent.iterdir():
+        if other != local and time.time() - other.stat().st_mtime > _UNUSED_S:
+            shutil.rmtree(other, ignore_errors=True)
     return str(local)
-
-
-def fingerprint_file(path: str) -> str:
-    """Digest the content of a file: whole up to 256 MiB, beyond that its size, head and tail (1 MiB each)."""
-    fs, name = filesystem(path)
-    if not fs.exists(name):
-        raise UserError(f"{path}: no such file")
-    size = fs.size(name)
-    sha = hashlib.sha256(str(size).encode())
-    with fs.open(name, "rb") as file:
-        if size <= _WHOLE_FILE:
-            while chunk := file.read(1 << 22):
-                sha.update(chunk)
-        else:
-            sha.update(file.read(1 << 20))
-            file.seek(size - (1 << 20))
-            sha.update(file.read(1 << 20))
-    return sha.hexdigest()[:24]
 
 
 def read_json(path: str) -> Any:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import UserError
 from pipeline.storage import text_files
 from pipeline.storage.artifact import digest
-from pipeline.storage.files import filesystem, fingerprint_file, join, open_parquet, write_parquet
+from pipeline.storage.files import filesystem, join, open_parquet, write_parquet
+from pipeline.storage.fingerprints import fingerprint_files
 
 PARQUET = (".parquet",)
 _COUNTS = b"tripletail.counts"
@@ -63,7 +64,8 @@ def _hidden(below: str) -> bool:
 
 def fingerprint(files: Sequence[str]) -> str:
     """Digest of the content of files, in order."""
-    return digest([[posixpath.basename(path), fingerprint_file(path)] for path in files])
+    names = [posixpath.basename(path) for path in files]
+    return digest([list(pair) for pair in zip(names, fingerprint_files(files), strict=True)])
 
 
 def plan(files: Sequence[str], rows_per_shard: int, salt: str, marks: Sequence[str] | None = None) -> list[Shard]:
