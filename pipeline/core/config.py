@@ -183,7 +183,7 @@ def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
     for part in loc:
         own = plugins.imported(part) if isinstance(part, str) else None
         chosen = [own] if own else [item for item in sections if part in (plugins.tag(item), item.__name__)]
-        if own or (len(sections) > 1 and chosen):
+        if own or (chosen and (len(sections) > 1 or part not in chosen[0].model_fields)):
             sections, holder = chosen, chosen[0]
             continue
         names.append(str(part))

@@ -1,4 +1,4 @@
-"""The actors of the mining job: encode shards, build an index, search a block of pairs, have a reranker score them."""
+"""The actors of the mining job: encode shards, build an index, search a block of pairs, rerank a shard."""
 
 import threading
 from collections.abc import Sequence
@@ -13,14 +13,22 @@ from pipeline.core import schema
 from pipeline.core.actor_pool import Worker, limit_threads
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
-from pipeline.mining import bm25_candidates
-from pipeline.mining.candidates import candidates_table, exact, measured
+from pipeline.mining import lexical_candidates
+from pipeline.mining.candidates import candidates_table, exact_candidates, score_candidates
 from pipeline.mining.config import MineConfig
-from pipeline.mining.exclusions import NONE, Block, id_keys, known_positives, positions, siblings, text_keys
-from pipeline.mining.output_formats import tuples
-from pipeline.mining.reranker import CrossConfig, Reranker, cross_scored, looked_at
-from pipeline.mining.rules import Rule
-from pipeline.mining.selection import document_texts, select, taken_ids
+from pipeline.mining.exclusions import (
+    NO_KEYS,
+    AnchorBlock,
+    find_positions,
+    group_positives,
+    id_keys,
+    known_positives,
+    text_keys,
+)
+from pipeline.mining.output_formats import triplets
+from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores, ids_to_score
+from pipeline.mining.rules import SelectionRule
+from pipeline.mining.selection import document_texts, select_negatives, selected_ids
 from pipeline.search.approximate import approximate
 from pipeline.search.index import FileVectors, SearchIndex
 from pipeline.storage import shards
@@ -32,14 +40,14 @@ DOCUMENT = ["doc_id", "text", "cluster_id", "category", "tags"]
 
 
 @dataclass(frozen=True)
-class Places:
+class MiningPaths:
     """Where the job reads and writes."""
 
     out: str
     pairs: list[str]
     qrels: list[str]
     corpus: list[str]
-    vectors: str  # folder of vector files, named by their keys
+    vectors: str  # folder of vector files, which have their keys as names
     documents: list[str]  # keys of the corpus, in the order of its rows
     anchors: dict[str, str]  # key of the anchors of each shard of pairs
     reused: str | None  # folder of candidates that are used again
@@ -54,34 +62,49 @@ class Places:
         """Folder of what only this run needs."""
         return join(self.out, ".work")
 
+    @property
+    def index(self) -> str:
+        """File of the approximate index."""
+        return join(self.work, "index")
+
+    @property
+    def lexical(self) -> str:
+        """Folder of the lexical index."""
+        return join(self.work, "lexical")
+
+    @property
+    def searched(self) -> str:
+        """Folder of candidates without a cross-encoder's scores: this run's, or those that are used again."""
+        return self.reused or join(self.work, "searched")
+
     def encoded(self, key: str) -> dict[str, Any] | None:
         """Counts of encoded texts; None when they are not there."""
         return shards.committed(self.vectors, key)
 
-    def found(self, name: str) -> bool:
-        """Whether a shard was searched, and waits for its reranker scores."""
-        return shards.committed(self.reused or join(self.work, "found"), name) is not None
+    def is_searched(self, name: str) -> bool:
+        """Whether a shard was searched, and waits for its cross-encoder scores."""
+        return shards.committed(self.searched, name) is not None
 
     def mined(self, name: str) -> dict[str, Any] | None:
         """Counts of a mined shard; None when it is not there. Triplets are written last."""
         return shards.committed(join(self.out, "triplets"), name)
 
-    def commit(self, shard: Shard, found: pa.Table, triplets: pa.Table, counts: dict[str, Any]) -> None:
-        """Write what was made of a shard; triplets last."""
-        shards.commit(join(self.out, "candidates"), shard.name, found, {})
-        shards.commit(join(self.out, "tuples"), shard.name, tuples(triplets), {})
-        shards.commit(join(self.out, "triplets"), shard.name, triplets, counts)
+    def commit(self, shard: Shard, candidates: pa.Table, rows: pa.Table, counts: dict[str, Any]) -> None:
+        """Write a shard's candidates, and its rows as tables `tuples` and, last, `triplets`."""
+        shards.commit(join(self.out, "candidates"), shard.name, candidates, {})
+        shards.commit(join(self.out, "tuples"), shard.name, triplets(rows), {})
+        shards.commit(join(self.out, "triplets"), shard.name, rows, counts)
 
 
-class EncodeForSearch(Worker):
-    """Encodes documents and anchors into unit vectors in float16, with the keys that exclusions go by."""
+class EncodeShard(Worker):
+    """Encodes documents and anchors into unit vectors in float16, with the keys by which exclusions match."""
 
     overlaps = True
 
     def __init__(self, encoder: EncoderConfig, folder: str, split: str, threads: int) -> None:
         limit_threads(threads)
         self.encoder, self.folder, self.split = Encoder.load(encoder), folder, split
-        self.turn = threading.Lock()  # one shard computes while others are read, tokenised and written
+        self.lock = threading.Lock()  # one shard computes while others are read, tokenised and written
 
     def work(self, item: tuple[Role, dict[str, Any], str]) -> int:
         """Encode one shard of the corpus, or the anchors of one shard of pairs; return the rows that it had."""
@@ -92,26 +115,26 @@ class EncodeForSearch(Worker):
 
     def _documents(self, shard: Shard) -> tuple[pa.Table, int]:
         rows = shards.read(shard, DOCUMENT)
-        held = rows.filter(not_blank(rows["text"]))
-        table = document_keys(self._encoded(held["doc_id"], held["text"], "document"), held)
+        filled = rows.filter(not_blank(rows["text"]))
+        table = add_document_keys(self._encode(filled["doc_id"], filled["text"], "document"), filled)
         return table, rows.num_rows - table.num_rows
 
     def _anchors(self, shard: Shard) -> tuple[pa.Table, int]:
         rows, dropped = usable_pairs(shard, self.split)
-        chosen = first_rows(rows)
-        return self._encoded(chosen["anchor_id"], chosen["anchor"], "query"), sum(dropped.values())
+        anchors = first_rows(rows)
+        return self._encode(anchors["anchor_id"], anchors["anchor"], "query"), sum(dropped.values())
 
-    def _encoded(self, ids: pa.ChunkedArray, texts: pa.ChunkedArray, role: Role) -> pa.Table:
+    def _encode(self, ids: pa.ChunkedArray, texts: pa.ChunkedArray, role: Role) -> pa.Table:
         plain = texts.to_pylist()
         tokens = self.encoder.tokenize(plain, role)
-        with self.turn:
-            found = self.encoder.vectors(tokens, role)
-        vectors = vectors_table(ids, unit(found), "float16")
-        return vectors.append_column("text_key", pa.array(text_keys(plain)))
+        with self.lock:
+            vectors = self.encoder.vectors(tokens, role)
+        table = vectors_table(ids, unit(vectors), "float16")
+        return table.append_column("text_key", pa.array(text_keys(plain)))
 
 
-def document_keys(encoded: pa.Table, rows: pa.Table) -> pa.Table:
-    """Encoded documents with the keys of what else the corpus says of them."""
+def add_document_keys(encoded: pa.Table, rows: pa.Table) -> pa.Table:
+    """Encoded documents with the keys of their other columns in the corpus."""
     for name, column in (("id_key", "doc_id"), ("cluster_key", "cluster_id"), ("category_key", "category")):
         encoded = encoded.append_column(name, pa.array(id_keys(rows[column].to_pylist())))
     tags = [id_keys(row or []).tolist() for row in rows["tags"].to_pylist()]
@@ -127,96 +150,105 @@ def first_rows(pairs: pa.Table) -> pa.Table:
 def usable_pairs(shard: Shard, split: str) -> tuple[pa.Table, dict[str, int]]:
     """Pairs of the split in a shard that have an anchor, and the counts of the others by reason."""
     rows = shards.read(shard, schema.TABLES["pairs"].names)
-    ours = rows.filter(pc.equal(rows["split"], split))
-    usable = ours.filter(not_blank(ours["anchor"]))
-    return usable, {"other_split": rows.num_rows - ours.num_rows, "empty_anchor": ours.num_rows - usable.num_rows}
+    of_split = rows.filter(pc.equal(rows["split"], split))
+    usable = of_split.filter(not_blank(of_split["anchor"]))
+    dropped = {
+        "other_split": rows.num_rows - of_split.num_rows,
+        "empty_anchor": of_split.num_rows - usable.num_rows,
+    }
+    return usable, dropped
 
 
-class Prepare(Worker):
-    """Builds what the search needs beside vectors: an index, the words of the corpus."""
+class BuildIndex(Worker):
+    """Builds one of the indexes that the search needs besides the vectors: approximate or lexical."""
 
-    def __init__(self, places: Places, config: MineConfig, threads: int) -> None:
-        self.places, self.config, self.threads = places, config, threads
+    def __init__(self, paths: MiningPaths, config: MineConfig, threads: int) -> None:
+        self.paths, self.config, self.threads = paths, config, threads
 
     def work(self, item: str) -> int:
-        """Build one of them, where the search finds it."""
-        if item == "words":
-            bm25_candidates.build(self.places.corpus, join(self.places.work, "words"))
+        """Build the index of this path."""
+        if item == self.paths.lexical:
+            assert self.config.lexical is not None
+            lexical_candidates.build_index(self.config.lexical, self.paths.corpus, item)
             return 0
-        vectors = FileVectors(self.places.encoded_corpus)
-        return self.config.index.build(vectors, join(self.places.work, "index"), self.threads)
+        return self.config.index.build(FileVectors(self.paths.encoded_corpus), item, self.threads)
 
 
-class MineBlock(Worker):
-    """Searches the corpus for a block of anchors and, where no reranker follows, chooses their negatives."""
+class SearchBlock(Worker):
+    """Searches the corpus for a block of anchors and, where no cross-encoder follows, selects their negatives."""
 
-    def __init__(self, places: Places, config: MineConfig, threads: int) -> None:
+    def __init__(self, paths: MiningPaths, config: MineConfig, threads: int) -> None:
         limit_threads(threads)
-        self.places, self.config = places, config
-        self.opened: SearchIndex | None = None
-        if config.index.approximate and not places.reused:
-            self.opened = config.index.open(join(places.work, "index"), threads)
-        self.lexical = (
-            bm25_candidates.load(join(places.work, "words")) if config.lexical and not places.reused else None
-        )
+        self.paths, self.config = paths, config
+        self.index: SearchIndex | None = None
+        self.lexical: Any = None
+        if paths.reused:
+            return
+        if config.index.approximate:
+            self.index = config.index.open(paths.index, threads)
+        if config.lexical:
+            self.lexical = lexical_candidates.load_index(config.lexical, paths.lexical)
 
     def work(self, item: list[dict[str, Any]]) -> int:
         """Mine the shards of one block and commit each; return the rows that they had."""
-        block = [Shard(**one) for one in item]
+        block = [Shard(**fields) for fields in item]
         parts = [usable_pairs(shard, self.config.split) for shard in block]
         tables = [pairs for pairs, _ in parts]
-        if self.places.reused:
+        if self.paths.reused:
             candidates = [
-                _earlier(self.places.reused, shard.name, pairs) for shard, pairs in zip(block, tables, strict=True)
+                _read_candidates(self.paths.reused, shard.name, pairs)
+                for shard, pairs in zip(block, tables, strict=True)
             ]
         else:
-            candidates = self._found(block, tables)
-        if self.config.cross and not self.places.reused:
+            candidates = self._search(block, tables)
+        if self.config.cross_encoder and not self.paths.reused:
             for shard, table in zip(block, candidates, strict=True):
-                shards.commit(join(self.places.work, "found"), shard.name, table, {})
+                shards.commit(self.paths.searched, shard.name, table, {})
         else:
-            choose_all(self.places, block, parts, candidates, self.config.rule)
+            select_and_commit(self.paths, block, parts, candidates, self.config.rule)
         return sum(shard.rows for shard in block)
 
-    def _found(self, block: list[Shard], tables: list[pa.Table]) -> list[pa.Table]:
-        files = [join(self.places.vectors, f"{self.places.anchors[shard.name]}.parquet") for shard in block]
+    def _search(self, block: list[Shard], tables: list[pa.Table]) -> list[pa.Table]:
+        files = [join(self.paths.vectors, f"{self.paths.anchors[shard.name]}.parquet") for shard in block]
         joined = join_block(tables, [read_parquet(file) for file in files])
-        whole_block = find(joined, self.places, self.config, self.opened, self.lexical)
+        candidates = find_candidates(joined, self.paths, self.config, self.index, self.lexical)
         ends = np.cumsum([table.num_rows for table in tables])
-        return [whole_block.slice(end - t.num_rows, t.num_rows) for end, t in zip(ends, tables, strict=True)]
+        return [candidates.slice(end - t.num_rows, t.num_rows) for end, t in zip(ends, tables, strict=True)]
 
 
-def find(block: Block, places: Places, config: MineConfig, opened: SearchIndex | None, lexical: Any) -> pa.Table:
-    """Table `candidates` of a block, by the settings of a mining; `opened` is an index, `lexical` the words."""
-    corpus = places.encoded_corpus
-    known = known_positives(block, places.pairs, places.qrels)
-    bound = siblings(block, places.pairs) if config.exclude.same_group else NONE
-    held = positions(block, corpus, known, bound, config.exclude)
-    if opened is None:
-        rows = exact(block, corpus, config.top_k, held.barred)
+def find_candidates(block: AnchorBlock, paths: MiningPaths, config: MineConfig, index: Any, lexical: Any) -> pa.Table:
+    """Table `candidates` of a block by the settings of a mining, with its opened indexes where it has them."""
+    corpus = paths.encoded_corpus
+    positives = known_positives(block, paths.pairs, paths.qrels)
+    siblings = group_positives(block, paths.pairs) if config.exclude.same_group else NO_KEYS
+    positions = find_positions(block, corpus, positives, siblings, config.exclude)
+    if index is None:
+        rows = exact_candidates(block, corpus, config.top_k, positions.excluded)
     else:
-        rows = approximate(opened, block.vectors, corpus, config.top_k, held.barred)
+        rows = approximate(index, block.vectors, corpus, config.top_k, positions.excluded)
     if lexical is None or config.lexical is None:
-        return candidates_table(block, measured(block, corpus, rows, held))
-    rows, scores, positives = bm25_candidates.search(lexical, block, rows, held, config.top_k, config.lexical)
-    return candidates_table(block, measured(block, corpus, rows, held), scores, positives)
+        return candidates_table(block, score_candidates(block, corpus, rows, positions))
+    rows, scores, positive_scores = lexical_candidates.search(
+        lexical, block, rows, positions, config.top_k, config.lexical
+    )
+    return candidates_table(block, score_candidates(block, corpus, rows, positions), scores, positive_scores)
 
 
-def choose_all(
-    places: Places,
+def select_and_commit(
+    paths: MiningPaths,
     block: Sequence[Shard],
     parts: Sequence[tuple[pa.Table, dict[str, int]]],
     candidates: Sequence[pa.Table],
-    rule: Rule,
+    rule: SelectionRule,
 ) -> None:
-    """Choose the negatives of shards and commit them; the corpus is read once for the texts of all."""
-    texts = document_texts(places.corpus, [taken_ids(table, rule) for table in candidates])
+    """Select the negatives of shards and commit them; the corpus is read once for the texts of all."""
+    texts = document_texts(paths.corpus, [selected_ids(table, rule) for table in candidates])
     for shard, (pairs, dropped), table in zip(block, parts, candidates, strict=True):
-        triplets, counts = select(pairs, table, rule, texts)
-        places.commit(shard, table, triplets, {"dropped": dropped, **counts})
+        rows, counts = select_negatives(pairs, table, rule, texts)
+        paths.commit(shard, table, rows, {"dropped": dropped, **counts})
 
 
-def _earlier(folder: str, name: str, pairs: pa.Table) -> pa.Table:
+def _read_candidates(folder: str, name: str, pairs: pa.Table) -> pa.Table:
     """Candidates of an earlier search for the same pairs."""
     path = join(folder, f"{name}.parquet")
     fs, root = filesystem(path)
@@ -227,19 +259,19 @@ def _earlier(folder: str, name: str, pairs: pa.Table) -> pa.Table:
     return table
 
 
-def join_block(tables: list[pa.Table], anchors: list[pa.Table]) -> Block:
-    """Put the pairs and the encoded anchors of several shards into one block; an anchor belongs to its shard."""
+def join_block(tables: list[pa.Table], anchors: list[pa.Table]) -> AnchorBlock:
+    """Join the pairs and the encoded anchors of several shards into one block; an anchor belongs to its shard."""
     starts = np.cumsum([0, *(table.num_rows for table in anchors)])
-    places = [
-        start + pc.index_in(pairs["anchor_id"], value_set=own["id"].combine_chunks()).to_numpy().astype(np.int64)
-        for start, pairs, own in zip(starts, tables, anchors, strict=False)
+    pair_anchor = [
+        start + pc.index_in(pairs["anchor_id"], value_set=table["id"].combine_chunks()).to_numpy().astype(np.int64)
+        for start, pairs, table in zip(starts, tables, anchors, strict=False)
     ]
-    pairs, every = pa.concat_tables(tables), pa.concat_tables(anchors)
-    return Block(
-        ids=every["id"].to_pylist(),
-        vectors=as_matrix(every["vector"]),
-        text_keys=every["text_key"].to_numpy(),
-        pair_anchor=np.concatenate(places),
+    pairs, encoded = pa.concat_tables(tables), pa.concat_tables(anchors)
+    return AnchorBlock(
+        ids=encoded["id"].to_pylist(),
+        vectors=as_matrix(encoded["vector"]),
+        text_keys=encoded["text_key"].to_numpy(),
+        pair_anchor=np.concatenate(pair_anchor),
         positive_ids=pairs["positive_id"].to_pylist(),
         positive_keys=text_keys(pairs["positive"].to_pylist()),
         groups=pairs["group_id"].to_pylist(),
@@ -247,20 +279,20 @@ def join_block(tables: list[pa.Table], anchors: list[pa.Table]) -> Block:
     )
 
 
-class ScoreShard(Worker):
-    """Has a reranker score the candidates of a shard, and its positives, then chooses the negatives."""
+class RerankShard(Worker):
+    """Scores the candidates of a shard and its positives with a cross-encoder, then selects the negatives."""
 
-    def __init__(self, places: Places, config: MineConfig, cross: CrossConfig, threads: int) -> None:
+    def __init__(self, paths: MiningPaths, config: MineConfig, cross_encoder: CrossEncoderConfig, threads: int) -> None:
         limit_threads(threads)
-        self.places, self.config, self.reranker = places, config, Reranker(cross)
+        self.paths, self.config, self.reranker = paths, config, Reranker(cross_encoder)
 
     def work(self, item: dict[str, Any]) -> int:
-        """Score and choose for one shard, and commit it; return the rows that it had."""
+        """Score and select for one shard, and commit it; return the rows that it had."""
         shard = Shard(**item)
         pairs, dropped = usable_pairs(shard, self.config.split)
-        table = _earlier(self.places.reused or join(self.places.work, "found"), shard.name, pairs)
+        table = _read_candidates(self.paths.searched, shard.name, pairs)
         top = self.reranker.config.top
-        texts = document_texts(self.places.corpus, [looked_at(table, top)[0]])
-        scored = cross_scored(table, pairs, texts, self.reranker, top)
-        choose_all(self.places, [shard], [(pairs, dropped)], [scored], self.config.rule)
+        texts = document_texts(self.paths.corpus, [ids_to_score(table, top)[0]])
+        scored = add_cross_scores(table, pairs, texts, self.reranker, top)
+        select_and_commit(self.paths, [shard], [(pairs, dropped)], [scored], self.config.rule)
         return shard.rows

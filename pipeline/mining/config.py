@@ -1,19 +1,20 @@
-"""The recipe of a mining."""
+"""Settings of the mining job."""
 
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.mining.bm25_candidates import LexicalCandidates
 from pipeline.mining.exclusions import Exclude
-from pipeline.mining.reranker import CrossConfig
-from pipeline.mining.rules import Rule
+from pipeline.mining.registry import Lexical, Rule
+from pipeline.mining.reranker import CrossEncoderConfig
+from pipeline.mining.threshold_rule import ThresholdRule
 from pipeline.search.exact_index import Exact
 from pipeline.search.registry import AnyIndex
 
 SPEED = ("num_actors", "block_rows", "cache")  # decide how fast, not what
+SEARCH = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")  # decide the candidates
 
 
 class MineConfig(JobConfig):
@@ -24,10 +25,14 @@ class MineConfig(JobConfig):
     encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the model that searches")
     split: str = Field("train", description="pairs of this split get negatives")
     top_k: int = Field(50, ge=1, description="candidates kept for an anchor")
-    index: AnyIndex = Field(default_factory=Exact, description="how the nearest are found: exact, hnsw, ivfpq, lance")
-    lexical: LexicalCandidates | None = Field(None, description="BM25 beside the vectors")
-    cross: CrossConfig | None = Field(None, description="the reranker that scores candidates and positives")
-    rule: Rule = Field(default_factory=Rule, description="which candidates become negatives")
+    index: AnyIndex = Field(
+        default_factory=Exact, description="how the nearest are searched: exact, flat, hnsw, ivfpq or lance"
+    )
+    lexical: Lexical | None = Field(None, description="a search by words besides the vectors: bm25, or your own class")
+    cross_encoder: CrossEncoderConfig | None = Field(
+        None, description="the reranker that scores candidates and positives"
+    )
+    rule: Rule = Field(default_factory=ThresholdRule, description="which candidates become negatives")
     exclude: Exclude = Field(default_factory=Exclude, description="which documents are no candidates")
     candidates: str | None = Field(
         None, description="finished artifact of mine with the same data and encoder: choose among its candidates again"
@@ -40,22 +45,26 @@ class MineConfig(JobConfig):
     )
     num_actors: int | None = Field(None, ge=1, description="default: one a GPU, else one for each four CPUs")
 
+    @field_validator("lexical", mode="before")
+    @classmethod
+    def _bm25_by_default(cls, value: Any) -> Any:
+        return {"type": "bm25", **value} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
-    def _window_fits(self) -> "MineConfig":
-        wanted = self.rule.skip_top + self.rule.num_negatives
-        if wanted > self.top_k:
-            raise ValueError(f"top_k {self.top_k} is below rule.skip_top + rule.num_negatives = {wanted}; raise top_k")
-        if self.rule.needs_cross and self.cross is None:
-            raise ValueError("rule asks for reranker scores; name the reranker in cross.model")
+    def _rule_can_be_applied(self) -> "MineConfig":
+        required = self.rule.min_candidates
+        if required > self.top_k:
+            raise ValueError(f"top_k {self.top_k} is below the {required} candidates that the rule needs; raise top_k")
+        if self.rule.needs_cross and self.cross_encoder is None:
+            raise ValueError("rule asks for reranker scores; name the reranker in cross_encoder.model")
         if self.rule.needs_lexical and self.lexical is None:
-            raise ValueError("rule.max_lexical_percentage needs BM25 scores; give `lexical: {}`")
+            raise ValueError("rule asks for BM25 scores; give `lexical: {}`")
         return self
 
     def result_settings(self) -> dict[str, Any]:
-        """Leave out what changes speed and memory only."""
+        """Return the settings that decide the result, without those of speed and memory."""
         return without_batch_sizes({key: value for key, value in super().result_settings().items() if key not in SPEED})
 
-    def searching(self) -> dict[str, Any]:
-        """What decides the candidates of an encoded corpus, beside the vectors."""
-        names = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")
-        return {name: value for name, value in self.result_settings().items() if name in names}
+    def search_settings(self) -> dict[str, Any]:
+        """Return the settings that decide the candidates of an encoded corpus, besides the vectors."""
+        return {name: value for name, value in self.result_settings().items() if name in SEARCH}

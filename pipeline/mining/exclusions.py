@@ -1,4 +1,4 @@
-"""What is known, or bound, to be right for the anchors of a block, and so is no candidate of theirs."""
+"""Documents that are never candidates of an anchor: its known positives, their near duplicates, and equal texts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from pipeline.text.normalize import hash64, normalise
 
 
 @dataclass(frozen=True)
-class Owned:
-    """Keys that count for an anchor: owners [M], keys [M]."""
+class AnchorKeys:
+    """Keys of documents that belong to anchors: the anchor of each [M], and the key [M]."""
 
-    owners: Rows
+    anchors: Rows
     keys: Keys
 
-    def __add__(self, other: "Owned") -> "Owned":
-        return Owned(np.concatenate([self.owners, other.owners]), np.concatenate([self.keys, other.keys]))
+    def __add__(self, other: "AnchorKeys") -> "AnchorKeys":
+        return AnchorKeys(np.concatenate([self.anchors, other.anchors]), np.concatenate([self.keys, other.keys]))
 
 
-NONE = Owned(np.empty(0, np.int64), np.empty(0, np.uint64))
+NO_KEYS = AnchorKeys(np.empty(0, np.int64), np.empty(0, np.uint64))
 
 
 def text_keys(texts: Sequence[str]) -> Keys:
@@ -38,8 +38,8 @@ def id_keys(ids: Sequence[str | None]) -> Keys:
     return np.fromiter((0 if name is None else hash64(name) | 1 for name in ids), np.uint64, len(ids))
 
 
-def matches(owners: Rows, keys: Keys, documents: Keys) -> tuple[Rows, Rows]:
-    """Join owned keys (owners [M], keys [M]) with the keys of documents [N] into (owner, document) rows.
+def join_keys(owners: Rows, keys: Keys, documents: Keys) -> tuple[Rows, Rows]:
+    """Join keys (owners [M], keys [M]) with the keys of documents [N]: every (owner, document row) of equal keys.
 
     Key 0 stands for none and matches nothing.
     """
@@ -48,17 +48,17 @@ def matches(owners: Rows, keys: Keys, documents: Keys) -> tuple[Rows, Rows]:
     first = np.searchsorted(ordered, documents, "left")
     count = np.searchsorted(ordered, documents, "right") - first
     count[documents == 0] = 0
-    hits = np.flatnonzero(count)
-    spread = np.repeat(hits, count[hits])
-    step = np.arange(len(spread)) - np.repeat(np.cumsum(count[hits]) - count[hits], count[hits])
-    return owners[order[first[spread] + step]], spread
+    matched = np.flatnonzero(count)
+    rows = np.repeat(matched, count[matched])
+    step = np.arange(len(rows)) - np.repeat(np.cumsum(count[matched]) - count[matched], count[matched])
+    return owners[order[first[rows] + step]], rows
 
 
 KEYS = ("id_key", "text_key", "cluster_key")
 
 
 class Exclude(Config):
-    """Documents that are no candidates of an anchor, beside its known positives."""
+    """Documents that are no candidates of an anchor, besides its known positives."""
 
     same_text: bool = Field(True, description="documents that read like a known positive or like the anchor itself")
     same_cluster: bool = Field(True, description="near duplicates of a known positive (corpus.cluster_id)")
@@ -66,7 +66,7 @@ class Exclude(Config):
 
 
 @dataclass(frozen=True)
-class Block:
+class AnchorBlock:
     """Anchors [A] with their vectors, and the pairs [P] that they have in the rows at hand."""
 
     ids: list[str]
@@ -76,78 +76,84 @@ class Block:
     positive_ids: list[str]  # [P]
     positive_keys: Keys  # [P], of the positives' texts
     groups: list[str | None]  # [P]
-    texts: list[str] | None = None  # [A], where words are looked at
+    texts: list[str] | None = None  # [A], where a lexical search needs them
 
 
 @dataclass(frozen=True)
-class Positions:
-    """Corpus row of each pair's positive [P] (-1: none), and the barred (anchor, row) pairs, sorted by neither."""
+class CorpusPositions:
+    """Corpus row of each pair's positive [P] (-1: none), and the excluded (anchor, row) pairs, in no order."""
 
     positives: Rows
-    barred: tuple[Rows, Rows]
+    excluded: tuple[Rows, Rows]
 
 
-def known_positives(block: Block, pairs: Sequence[str], qrels: Sequence[str]) -> Owned:
+def known_positives(block: AnchorBlock, pairs: Sequence[str], qrels: Sequence[str]) -> AnchorKeys:
     """Ids of every positive of the anchors, in whatever split: partners in pairs, and relevance > 0 in qrels."""
-    known = NONE
+    positives = NO_KEYS
     for table in shards.batches(pairs, ["anchor_id", "positive_id"]):
-        known += _owned(block.ids, np.arange(len(block.ids)), table["anchor_id"], table["positive_id"])
+        positives += _keys_of(block.ids, np.arange(len(block.ids)), table["anchor_id"], table["positive_id"])
     for table in shards.batches(qrels, ["query_id", "doc_id", "relevance"]):
-        right = table.filter(pc.greater(table["relevance"], 0))
-        known += _owned(block.ids, np.arange(len(block.ids)), right["query_id"], right["doc_id"])
-    return known
+        relevant = table.filter(pc.greater(table["relevance"], 0))
+        positives += _keys_of(block.ids, np.arange(len(block.ids)), relevant["query_id"], relevant["doc_id"])
+    return positives
 
 
-def siblings(block: Block, pairs: Sequence[str]) -> Owned:
+def group_positives(block: AnchorBlock, pairs: Sequence[str]) -> AnchorKeys:
     """Ids of the positives of every anchor that shares a group with an anchor of the block."""
-    grouped = [(name, owner) for name, owner in zip(block.groups, block.pair_anchor, strict=True) if name is not None]
-    owners = np.array([owner for _, owner in grouped], dtype=np.int64)
-    found = NONE
+    grouped = [
+        (group, anchor) for group, anchor in zip(block.groups, block.pair_anchor, strict=True) if group is not None
+    ]
+    anchors = np.array([anchor for _, anchor in grouped], dtype=np.int64)
+    positives = NO_KEYS
     for table in shards.batches(pairs, ["group_id", "positive_id"]):
-        found += _owned([name for name, _ in grouped], owners, table["group_id"], table["positive_id"])
-    return found
+        positives += _keys_of([group for group, _ in grouped], anchors, table["group_id"], table["positive_id"])
+    return positives
 
 
-def _owned(names: list[str], owners: Rows, left: pa.ChunkedArray, right: pa.ChunkedArray) -> Owned:
-    """Ids on the right whose left is one of `names`, each for the owner of that name."""
+def _keys_of(names: list[str], anchors: Rows, left: pa.ChunkedArray, right: pa.ChunkedArray) -> AnchorKeys:
+    """Ids of `right` whose `left` is one of `names`, each for the anchor of that name."""
     hit = pc.is_in(left, value_set=pa.array(names, pa.string()))
     left, right = left.filter(hit), right.filter(hit)
     if not len(left):
-        return NONE
-    owner, row = matches(owners, id_keys(names), id_keys(left.to_pylist()))
-    return Owned(owner, id_keys(right.to_pylist())[row])
+        return NO_KEYS
+    anchor, row = join_keys(anchors, id_keys(names), id_keys(left.to_pylist()))
+    return AnchorKeys(anchor, id_keys(right.to_pylist())[row])
 
 
-def positions(block: Block, corpus: Sequence[str], known: Owned, bound: Owned, exclude: Exclude) -> Positions:
-    """Look for the positives in the encoded corpus, and for all that is barred: two passes over its keys.
+def find_positions(
+    block: AnchorBlock, corpus: Sequence[str], positives: AnchorKeys, siblings: AnchorKeys, exclude: Exclude
+) -> CorpusPositions:
+    """Find the pairs' positives and all excluded documents in the encoded corpus: two passes over its keys.
 
-    `known` and `bound` (siblings) are document ids that are never candidates.
+    `positives` are the ids of known positives, whose near duplicates and equal texts are excluded as the settings say;
+    `siblings` are further ids to exclude.
     """
     rows = np.full(len(block.positive_ids), -1, np.int64)
     pair_keys = id_keys(block.positive_ids)
-    texts = Owned(np.arange(len(block.ids)), block.text_keys) + Owned(block.pair_anchor, block.positive_keys)
-    clusters = NONE
+    texts = AnchorKeys(np.arange(len(block.ids)), block.text_keys) + AnchorKeys(block.pair_anchor, block.positive_keys)
+    clusters = NO_KEYS
     for first, docs in _corpus_keys(corpus):
-        pair, row = matches(np.arange(len(rows)), pair_keys, docs["id_key"])
+        pair, row = join_keys(np.arange(len(rows)), pair_keys, docs["id_key"])
         rows[pair] = first + row
-        owner, row = matches(known.owners, known.keys, docs["id_key"])
-        texts += Owned(owner, docs["text_key"][row])
-        clusters += Owned(owner, docs["cluster_key"][row])
-    barring = [("id_key", known + bound)]
-    barring += [("text_key", texts)] if exclude.same_text else []
-    barring += [("cluster_key", clusters)] if exclude.same_cluster else []
+        anchor, row = join_keys(positives.anchors, positives.keys, docs["id_key"])
+        texts += AnchorKeys(anchor, docs["text_key"][row])
+        clusters += AnchorKeys(anchor, docs["cluster_key"][row])
+    excluding = [("id_key", positives + siblings)]
+    excluding += [("text_key", texts)] if exclude.same_text else []
+    excluding += [("cluster_key", clusters)] if exclude.same_cluster else []
     parts = [
-        (owner, first + row)
+        (anchor, first + row)
         for first, docs in _corpus_keys(corpus)
-        for name, owned in barring
-        for owner, row in [matches(owned.owners, owned.keys, docs[name])]
+        for name, keys in excluding
+        for anchor, row in [join_keys(keys.anchors, keys.keys, docs[name])]
     ]
     empty = np.empty(0, np.int64)
-    barred = np.concatenate([empty, *(o for o, _ in parts)]), np.concatenate([empty, *(r for _, r in parts)])
-    return Positions(rows, barred)
+    excluded = np.concatenate([empty, *(a for a, _ in parts)]), np.concatenate([empty, *(r for _, r in parts)])
+    return CorpusPositions(rows, excluded)
 
 
 def _corpus_keys(corpus: Sequence[str]) -> Iterator[tuple[int, dict[str, Keys]]]:
+    """Keys of the corpus, a batch at a time, with the row of the batch's first document."""
     first = 0
     for table in shards.batches(corpus, KEYS):
         yield first, {name: table[name].to_numpy() for name in KEYS}

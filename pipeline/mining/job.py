@@ -1,4 +1,4 @@
-"""The mining job: hard negatives for every pair of a split, found by search and chosen by a rule."""
+"""The mining job: hard negatives for every pair of a split, found by search and selected by a rule."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -10,9 +10,9 @@ from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool, Worker, stream
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
-from pipeline.mining.actors import EncodeForSearch, MineBlock, Places, Prepare, ScoreShard
+from pipeline.mining.actors import BuildIndex, EncodeShard, MiningPaths, RerankShard, SearchBlock
 from pipeline.mining.config import MineConfig
-from pipeline.mining.plan import Model, Plan, blocks, describe, draw, settle
+from pipeline.mining.plan import Plan, SearchModel, describe_model, group_shards, plan_mining, resolve_precision
 from pipeline.mining.reranker import Reranker
 from pipeline.search.approximate import approximate_recall
 from pipeline.storage import shards
@@ -28,10 +28,10 @@ def run(config: MineConfig) -> Artifact:
     """Mine negatives into `{run}/negatives`: tables candidates and triplets, one row a pair of the split, in its order,
     and `tuples` with one row a negative, as Sentence Transformers reads them.
 
-    Documents and anchors are encoded once, each anchor is searched once against the whole corpus, a reranker reads
-    what was found where one is named, and the rule chooses for each pair. A pair keeps what the rule allows, be it
-    nothing: never a known positive, never a refused candidate, never a random filler. The result is the same for every
-    number of actors and block size.
+    Documents and anchors are encoded once, each anchor is searched once against the whole corpus, a cross-encoder
+    scores its candidates where one is named, and the rule selects for each pair. A pair gets what the rule allows, be
+    it nothing: never a known positive, never a refused candidate, never a random filler. The result is the same for
+    every number of actors and block size.
 
     Raises UserError on a bad model, missing data, and a finished artifact made of other inputs or settings.
     """
@@ -39,20 +39,20 @@ def run(config: MineConfig) -> Artifact:
     data = Artifact.open(config.data or join(config.run, "data"), "build")
     if not data.has("pairs"):
         raise UserError(f"{data.path}: has no pairs to mine for; it holds {', '.join(data.manifest.tables)}")
-    model = describe(config.encoder)
+    model = describe_model(config.encoder)
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(model.identity)}
-    reranker = _reranker(config)
-    inputs |= {"cross": digest(reranker)} if reranker else {}
-    earlier = _earlier(config, inputs)
+    cross_encoder = _describe_cross_encoder(config)
+    inputs |= {"cross_encoder": digest(cross_encoder)} if cross_encoder else {}
+    earlier = _open_earlier(config, inputs)
     out = config.out or join(config.run, "negatives")
     draft = begin(out, "mine", config.result_settings(), inputs, overwrite=config.overwrite, keep=True)
     if isinstance(draft, Artifact):
         say(f"mine: {out} is already done: {draft.rows('triplets'):,} triplets")
         return draft
     ray_session.start()
-    model = settle(model)
-    plan = draw(config, data, model)
-    places = Places(
+    model = resolve_precision(model)
+    plan = plan_mining(config, data, model)
+    paths = MiningPaths(
         out=out,
         pairs=data.files("pairs"),
         qrels=data.files("qrels") if data.has("qrels") else [],
@@ -60,42 +60,44 @@ def run(config: MineConfig) -> Artifact:
         vectors=config.cache or join(out, ".work", "vectors"),
         documents=plan.keys["document"],
         anchors={shard.name: key for shard, key in zip(plan.pairs, plan.keys["query"], strict=True)},
-        reused=_reused(earlier, plan),
+        reused=_reused_candidates(earlier, plan),
     )
     notes: dict[str, Any] = {"encoder": model.identity, "search": plan.key}
-    if not places.reused:
-        _encode(config, model, places, plan)
-        notes |= _prepare(config, places, plan)
-    _search(config, places, plan, score=config.cross is not None and not _scored(earlier, reranker))
-    if reranker:
-        notes |= {"cross": reranker}
-    artifact = _finish(draft, config, places, plan, notes)
-    _clear(places.work)
+    if not paths.reused:
+        _encode(config, model, paths, plan)
+        notes |= _build_indexes(config, paths, plan)
+    rerank = config.cross_encoder is not None and not _has_scores(earlier, cross_encoder)
+    _search(config, paths, plan, rerank=rerank)
+    if cross_encoder:
+        notes |= {"cross_encoder": cross_encoder}
+    artifact = _finish(draft, config, paths, plan, notes)
+    _clear(paths.work)
     return artifact
 
 
-def _reranker(config: MineConfig) -> dict[str, str]:
-    """Load the reranker on the driver for the same reason, and describe it; {} where there is none."""
-    return {} if config.cross is None else Reranker(config.cross, "cpu").identity
+def _describe_cross_encoder(config: MineConfig) -> dict[str, str]:
+    """Load the cross-encoder on the driver, where its errors are quick, and return its identity; {} without one."""
+    return {} if config.cross_encoder is None else Reranker(config.cross_encoder, "cpu").identity
 
 
-def _earlier(config: MineConfig, inputs: dict[str, str]) -> Artifact | None:
-    """Open the artifact whose candidates are to be used again."""
+def _open_earlier(config: MineConfig, inputs: dict[str, str]) -> Artifact | None:
+    """Open the artifact whose candidates are to be used again, if the settings name one."""
     if not config.candidates:
         return None
     earlier = Artifact.open(config.candidates, "mine")
     if any(earlier.manifest.inputs.get(name) != inputs[name] for name in ("data", "encoder")):
         raise UserError(f"{earlier.path}: was mined from other data or by another encoder; mine afresh")
-    old, new = read_json(join(earlier.path, CONFIG)), config.searching()
+    old, new = read_json(join(earlier.path, CONFIG)), config.search_settings()
     changed = [name for name in new if old.get(name) != new[name]]
     if changed:
         raise UserError(
-            f"{earlier.path}: was mined with another setting of {', '.join(changed)}; only rule and cross can change"
+            f"{earlier.path}: was mined with another setting of {', '.join(changed)}; "
+            "only rule and cross_encoder can change"
         )
     return earlier
 
 
-def _reused(earlier: Artifact | None, plan: Plan) -> str | None:
+def _reused_candidates(earlier: Artifact | None, plan: Plan) -> str | None:
     if earlier is None:
         return None
     if earlier.manifest.notes.get("search") != plan.key:
@@ -103,85 +105,86 @@ def _reused(earlier: Artifact | None, plan: Plan) -> str | None:
     return join(earlier.path, "candidates")
 
 
-def _scored(earlier: Artifact | None, reranker: dict[str, str]) -> bool:
-    """Whether earlier candidates carry the scores of this very reranker."""
-    return earlier is not None and earlier.manifest.notes.get("cross", {}) == reranker
+def _has_scores(earlier: Artifact | None, cross_encoder: dict[str, str]) -> bool:
+    """Whether earlier candidates carry the scores of this very cross-encoder."""
+    return earlier is not None and earlier.manifest.notes.get("cross_encoder", {}) == cross_encoder
 
 
-def _encode(config: MineConfig, model: Model, places: Places, plan: Plan) -> None:
+def _encode(config: MineConfig, model: SearchModel, paths: MiningPaths, plan: Plan) -> None:
     """Encode the documents and the anchors that are not encoded yet, in one pool of encoders."""
     items = [
         (role, shard, key)
         for role, cut in (("document", plan.documents), ("query", plan.pairs))
         for shard, key in zip(cut, plan.keys[role], strict=True)
     ]
-    missing = [item for item in items if places.encoded(item[2]) is None]
+    missing = [item for item in items if paths.encoded(item[2]) is None]
     progress = Progress("mine: encode", sum(shard.rows for _, shard, _ in items), "texts")
     progress.skip(progress.total - sum(shard.rows for _, shard, _ in missing))
     if missing:
         pool = Pool.plan(config.num_actors, len(missing))
-        settings = {
-            "encoder": model.config,
-            "folder": places.vectors,
-            "split": config.split,
-            "threads": pool.threads,
-        }
-        for rows in stream([(role, asdict(s), key) for role, s, key in missing], EncodeForSearch, settings, pool):
+        settings = {"encoder": model.config, "folder": paths.vectors, "split": config.split, "threads": pool.threads}
+        work = [(role, asdict(shard), key) for role, shard, key in missing]
+        for rows in stream(work, EncodeShard, settings, pool):
             progress.add(rows)
 
 
-def _prepare(config: MineConfig, places: Places, plan: Plan) -> dict[str, Any]:
-    """Build the index and the words where they are asked for; return what to note of them."""
-    fs, root = filesystem(places.work)
-    wanted = ["words"] if config.lexical else []
-    wanted += ["index"] if config.index.approximate else []
-    missing = [name for name in wanted if not fs.exists(join(root, name))]
+def _build_indexes(config: MineConfig, paths: MiningPaths, plan: Plan) -> dict[str, Any]:
+    """Build the approximate and the lexical index where the settings have one; return the notes about them."""
+    required = ([paths.lexical] if config.lexical else []) + ([paths.index] if config.index.approximate else [])
+    missing = [path for path in required if not _exists(path)]
     if missing:
-        say(f"mine: builds {' and '.join(missing)} over {sum(shard.rows for shard in plan.documents):,} documents")
+        names = " and ".join({paths.lexical: "lexical", paths.index: "approximate"}[path] for path in missing)
+        say(f"mine: builds the {names} index over {sum(shard.rows for shard in plan.documents):,} documents")
         pool = Pool.plan(len(missing), len(missing), on_gpus=False)
-        settings = {"places": places, "config": config, "threads": pool.threads}
-        list(stream(missing, Prepare, settings, pool))
-    return {"index_recall": _recall(config, places, plan)} if config.index.approximate else {}
+        settings = {"paths": paths, "config": config, "threads": pool.threads}
+        list(stream(missing, BuildIndex, settings, pool))
+    return {"index_recall": _recall(config, paths, plan)} if config.index.approximate else {}
 
 
-def _recall(config: MineConfig, places: Places, plan: Plan) -> float:
-    """Measure what the index finds of the exact nearest, on evenly spaced anchors."""
-    ends = np.cumsum([(places.encoded(key) or {})["rows"] for key in plan.keys["query"]])
+def _exists(path: str) -> bool:
+    fs, root = filesystem(path)
+    return bool(fs.exists(root))
+
+
+def _recall(config: MineConfig, paths: MiningPaths, plan: Plan) -> float:
+    """Measure which share of the exact nearest the index finds, on evenly spaced anchors."""
+    ends = np.cumsum([(paths.encoded(key) or {})["rows"] for key in plan.keys["query"]])
     rows = np.unique(np.linspace(0, ends[-1] - 1, min(config.recall_rows, int(ends[-1]))).astype(np.int64))
     parts = []
     for key, first, last in zip(plan.keys["query"], [0, *ends], ends, strict=False):
         if (near := rows[(rows >= first) & (rows < last)]).size:
-            held = read_parquet(join(places.vectors, f"{key}.parquet"), columns=["vector"])
-            parts.append(as_matrix(held["vector"])[near - first])
-    opened = config.index.open(join(places.work, "index"), ray_session.cpus())
-    hit, there = approximate_recall(opened, np.concatenate(parts), places.encoded_corpus, config.top_k)
-    share = hit / max(1, there)
-    say(f"mine: the {config.index.type} index finds {share:.4f} of the exact {config.top_k} nearest, {len(rows)} asked")
+            table = read_parquet(join(paths.vectors, f"{key}.parquet"), columns=["vector"])
+            parts.append(as_matrix(table["vector"])[near - first])
+    index = config.index.open(paths.index, ray_session.cpus())
+    hits, total = approximate_recall(index, np.concatenate(parts), paths.encoded_corpus, config.top_k)
+    share = hits / max(1, total)
+    say(
+        f"mine: the {config.index.type} index finds {share:.4f} of the exact {config.top_k} nearest documents "
+        f"of {len(rows)} anchors"
+    )
     return round(share, 6)
 
 
-def _search(config: MineConfig, places: Places, plan: Plan, *, score: bool) -> None:
-    """Search and choose for the shards of pairs that are not done, block by block; with `score` a reranker between."""
-    open_ = [shard for shard in plan.pairs if places.mined(shard.name) is None]
-    blockwise = replace_cross(config, score)
-    missing = [shard for shard in open_ if not (score and places.found(shard.name))]
+def _search(config: MineConfig, paths: MiningPaths, plan: Plan, *, rerank: bool) -> None:
+    """Search and select for the shards of pairs that are not done, block by block; with `rerank` in two passes."""
+    unfinished = [shard for shard in plan.pairs if paths.mined(shard.name) is None]
+    missing = [shard for shard in unfinished if not (rerank and paths.is_searched(shard.name))]
     pool = Pool.plan(config.num_actors, max(1, len(missing)), on_gpus=False)
-    even = -(-sum(shard.rows for shard in missing) // pool.size)
-    items = [[asdict(shard) for shard in block] for block in blocks(missing, min(config.block_rows, even))]
-    settings = {"places": places, "config": blockwise, "threads": pool.threads}
-    _work("mine: search", plan, missing, items, MineBlock, settings, pool)
-    if score:
-        pool = Pool.plan(config.num_actors, max(1, len(open_)))
-        settings = {"places": places, "config": config, "cross": config.cross, "threads": pool.threads}
-        _work("mine: rerank", plan, open_, [asdict(shard) for shard in open_], ScoreShard, settings, pool)
+    rows_per_actor = -(-sum(shard.rows for shard in missing) // pool.size)
+    blocks = group_shards(missing, min(config.block_rows, rows_per_actor))
+    items = [[asdict(shard) for shard in block] for block in blocks]
+    # without the cross-encoder where none follows, so that the search selects itself
+    search_config = config if rerank else config.model_copy(update={"cross_encoder": None})
+    settings: dict[str, Any] = {"paths": paths, "config": search_config, "threads": pool.threads}
+    _run("mine: search", plan, missing, items, SearchBlock, settings, pool)
+    if rerank:
+        pool = Pool.plan(config.num_actors, max(1, len(unfinished)))
+        settings = {"paths": paths, "config": config, "threads": pool.threads}
+        settings |= {"cross_encoder": config.cross_encoder}
+        _run("mine: rerank", plan, unfinished, [asdict(s) for s in unfinished], RerankShard, settings, pool)
 
 
-def replace_cross(config: MineConfig, score: bool) -> MineConfig:
-    """Settings of the search: without the reranker where none follows, so that the search chooses itself."""
-    return config if score else config.model_copy(update={"cross": None})
-
-
-def _work(
+def _run(
     label: str, plan: Plan, missing: list[Shard], items: list[Any], worker: type[Worker], settings: Any, pool: Pool
 ) -> None:
     progress = Progress(label, sum(shard.rows for shard in plan.pairs), "pairs")
@@ -191,42 +194,43 @@ def _work(
             progress.add(rows)
 
 
-def _finish(draft: Draft, config: MineConfig, places: Places, plan: Plan, notes: dict[str, Any]) -> Artifact:
-    """Sum what the shards counted, compare it with their rows, and write the manifest."""
+def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, notes: dict[str, Any]) -> Artifact:
+    """Add up the counts of the shards, compare them with their rows, and write the manifest."""
     histogram: Counter[int] = Counter()
     refused: Counter[str] = Counter()
-    orphans = rows = 0
+    without_positive = rows = 0
     for shard in plan.pairs:
-        counts = places.mined(shard.name)
+        counts = paths.mined(shard.name)
         if counts is None or counts["rows"] + sum(counts["dropped"].values()) != shard.rows:
-            raise UserError(f"{places.out}: shard {shard.name} is missing or damaged; run the same command again")
+            raise UserError(f"{paths.out}: shard {shard.name} is missing or damaged; run the same command again")
         draft.drop(counts["dropped"])
         histogram.update({int(number): count for number, count in counts["negatives_per_row"].items()})
         refused.update(counts["refused"])
-        orphans, rows = orphans + counts["positive_not_in_corpus"], rows + counts["rows"]
-    if not places.reused:
-        held = [places.encoded(key) or {} for key in plan.keys["document"]]
-        draft.drop({"empty_document": sum(counts["empty"] for counts in held)})
+        without_positive += counts["positive_not_in_corpus"]
+        rows += counts["rows"]
+    if not paths.reused:
+        encoded = [paths.encoded(key) or {} for key in plan.keys["document"]]
+        draft.drop({"empty_document": sum(counts["empty"] for counts in encoded)})
     for table in TABLES:
-        shards.sweep(join(places.out, table))
-        _keep(join(places.out, table), {f"{shard.name}.parquet" for shard in plan.pairs})
+        shards.sweep(join(paths.out, table))
+        _remove_other_files(join(paths.out, table), {f"{shard.name}.parquet" for shard in plan.pairs})
     notes |= {
         "negatives_per_row": {str(number): histogram[number] for number in sorted(histogram)},
         "refused": dict(sorted(refused.items())),
-        "positive_not_in_corpus": orphans,
+        "positive_not_in_corpus": without_positive,
     }
     artifact = draft.finish(TABLES, **notes)
     mean = sum(number * count for number, count in histogram.items()) / max(1, rows)
     fewer = sum(count for number, count in histogram.items() if number < config.rule.num_negatives)
     say(
-        f"mine: {places.out}: {rows:,} triplets, {mean:.2f} negatives a row; {fewer:,} rows have fewer than "
+        f"mine: {paths.out}: {rows:,} triplets, {mean:.2f} negatives a row; {fewer:,} rows have fewer than "
         f"{config.rule.num_negatives}, {histogram[0]:,} of them none"
     )
     return artifact
 
 
-def _keep(folder: str, names: set[str]) -> None:
-    """Remove files of a table that are of another plan."""
+def _remove_other_files(folder: str, names: set[str]) -> None:
+    """Remove a table's files that are of another plan."""
     fs, root = filesystem(folder)
     for path in fs.glob(join(root, "*.parquet")):
         if path.rsplit("/", 1)[-1] not in names:

@@ -18,11 +18,11 @@ from pipeline.building.config import BuildConfig
 from pipeline.building.job import run as build
 from pipeline.core.config import validate
 from pipeline.core.progress import say
-from pipeline.mining.candidate_arrays import spread, whole
+from pipeline.mining.candidate_arrays import as_array, list_positions
 from pipeline.mining.config import MineConfig
 from pipeline.mining.job import run as mine
-from pipeline.mining.rules import Rule
-from pipeline.mining.selection import chosen
+from pipeline.mining.selection import select_from_table
+from pipeline.mining.threshold_rule import ThresholdRule
 from pipeline.storage.artifact import Artifact
 
 RULES = {
@@ -66,11 +66,14 @@ def held(negatives: Artifact, truth: dict[str, set[tuple[str, str]]]) -> dict[st
     seen: dict[str, set[tuple[str, str]]] = {name: set() for name in ("candidates", *RULES)}
     for file in negatives.files("candidates"):
         table = pq.read_table(file)
-        column = whole(table["candidates"])
-        row, place, _ = spread(column)
+        column = as_array(table["candidates"])
+        row, place, _ = list_positions(column)
         asked = table["anchor_id"].to_pylist()
         pairs = list(zip([asked[at] for at in row], column.flatten().field("doc_id").to_pylist(), strict=True))
-        taken = {name: chosen(table, Rule.model_validate(rule))[0].taken[row, place] for name, rule in RULES.items()}
+        taken = {
+            name: select_from_table(table, ThresholdRule.model_validate(rule))[0].selected[row, place]
+            for name, rule in RULES.items()
+        }
         seen["candidates"].update(pairs)
         for name, hit in taken.items():
             seen[name].update(pair for pair, one in zip(pairs, hit, strict=True) if one)

@@ -92,19 +92,21 @@ def corpus(size: int, folder: str) -> dict[str, float]:
 
 def capped(queries: int, folder: str) -> dict[str, float]:
     """Find and measure 50 candidates of each anchor over the vector files of a folder."""
-    from pipeline.mining.candidates import candidates_table, exact, measured
-    from pipeline.mining.exclusions import NONE, Block, Exclude, Owned, id_keys, positions, text_keys
+    from pipeline.mining.candidates import candidates_table, exact_candidates, score_candidates
+    from pipeline.mining.exclusions import NO_KEYS, AnchorBlock, AnchorKeys, Exclude, find_positions, id_keys, text_keys
 
     files = sorted(str(path) for path in Path(folder).glob("*.parquet"))
     anchors = base(queries, 1)
     names = [f"d{row}" for row in range(queries)]
-    block = Block(
+    block = AnchorBlock(
         [f"q{row}" for row in range(queries)], anchors, text_keys([f"q{row}" for row in range(queries)]),
         np.arange(queries), names, text_keys(names), [None] * queries,
     )  # fmt: skip
     begun = time.perf_counter()
-    held = positions(block, files, Owned(np.arange(queries), id_keys(names)), NONE, Exclude())
-    table = candidates_table(block, measured(block, files, exact(block, files, 50, held.barred), held))
+    keys = AnchorKeys(np.arange(queries), id_keys(names))
+    positions = find_positions(block, files, keys, NO_KEYS, Exclude())
+    rows = exact_candidates(block, files, 50, positions.excluded)
+    table = candidates_table(block, score_candidates(block, files, rows, positions))
     assert table.num_rows == queries and all(len(row) == 50 for row in table["candidates"].to_pylist())
     return {"seconds": time.perf_counter() - begun, "peak": peak()}
 
@@ -146,8 +148,8 @@ def sweep(rows: int, width: int, folder: str) -> dict[str, float]:
     import pyarrow as pa
 
     from pipeline.core import schema
-    from pipeline.mining.rules import Rule
-    from pipeline.mining.sweep import sweep as tried
+    from pipeline.mining.sweep import sweep as run_sweep
+    from pipeline.mining.threshold_rule import ThresholdRule
     from pipeline.storage import shards
 
     files = []
@@ -173,9 +175,9 @@ def sweep(rows: int, width: int, folder: str) -> dict[str, float]:
         shards.commit(folder, f"part-{first}", pa.table(columns, schema=schema.TABLES["candidates"]), {})
         files.append(f"{folder}/part-{first}.parquet")
     percentages = (None, 1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-    rules = [Rule(max_percentage=share, skip_top=skip) for share in percentages for skip in (0, 5)]
+    rules = [ThresholdRule(max_percentage=share, skip_top=skip) for share in percentages for skip in (0, 5)]
     begun = time.perf_counter()
-    told = tried(files, rules)
+    told = run_sweep(files, rules)
     assert all(one.rows == rows for one in told)
     return {"seconds": time.perf_counter() - begun, "peak": peak(), "settings": len(rules)}
 

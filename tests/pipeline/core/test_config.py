@@ -176,7 +176,7 @@ def test_places_do_not_make_a_result_another_one():
     ("job", "encoder"),
     [
         (EmbedConfig, lambda given: {"encoder": given}),
-        (MineConfig, lambda given: {"encoder": given, "cross": {"model": "reranker", **given}}),
+        (MineConfig, lambda given: {"encoder": given, "cross_encoder": {"model": "reranker", **given}}),
         (EvaluateConfig, lambda given: {"models": {"tuned": given}}),
     ],
 )

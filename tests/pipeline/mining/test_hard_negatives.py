@@ -1,5 +1,7 @@
 """The call that Sentence Transformers' users know: the same negatives as theirs, row by row."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,9 @@ class Given:
         return np.stack([self.vector(text) for text in texts])
 
     encode_query = encode_document
+
+    def get_embedding_dimension(self) -> int:
+        return self.width
 
     def similarity(self, left, right):
         import torch
@@ -102,6 +107,79 @@ def test_negatives_of_a_reranker_are_the_peers(form):
     same(ours, peer.mine_hard_negatives(pairs(), Given(), cross_encoder=Cross(), output_scores=True, **setting))
 
 
+@pytest.mark.parametrize("setting", SETTINGS[2:7])
+def test_negatives_by_faiss_are_the_peers_by_faiss(setting, monkeypatch):
+    faiss = pytest.importorskip("faiss", reason="the extra [ann] is not installed")
+    calls: list[tuple[int]] = []
+    flat = faiss.IndexFlatIP
+
+    def counted(dim):
+        calls.append((dim,))
+        return flat(dim)
+
+    monkeypatch.setattr(faiss, "IndexFlatIP", counted)
+    setting = setting | {"use_faiss": True, "output_scores": True, "verbose": False}
+    ours = mine_hard_negatives(pairs(), Given(), faiss_batch_size=13, **setting)
+    assert len(calls) > 4, "a flat index for each block of anchors and piece of the corpus"
+    same(ours, peer.mine_hard_negatives(pairs(), Given(), **setting))
+
+
+def test_without_faiss_the_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"needs faiss; install it with `pip install 'tripletail\[ann\]'`"):
+        mine_hard_negatives(pairs(), Given(), use_faiss=True, verbose=False)
+
+
+class Pooled(Given):
+    """A model that starts and stops a pool of processes, and notes which calls had it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[object] = []
+
+    def start_multi_process_pool(self, target_devices=None) -> dict:
+        self.calls.append(("start", target_devices))
+        return {"pool": 1}
+
+    def stop_multi_process_pool(self, pool) -> None:
+        self.calls.append(("stop", pool))
+
+    def encode_document(self, texts, *, pool=None, **more) -> np.ndarray:
+        self.calls.append(pool)
+        return super().encode_document(texts, **more)
+
+    encode_query = encode_document
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(True, None), (["cpu", "cpu"], ["cpu", "cpu"])])
+def test_several_processes_encode_where_the_model_has_them(processes, devices):
+    model = Pooled()
+    ours = mine_hard_negatives(pairs(), model, use_multi_process=processes, verbose=False)
+    pool = {"pool": 1}
+    assert model.calls == [("start", devices), pool, pool, ("stop", pool)]
+    same(ours, mine_hard_negatives(pairs(), Given(), verbose=False))
+
+
+def test_several_processes_are_refused_where_there_are_none(minilm):
+    with pytest.raises(UserError, match="Given has no start_multi_process_pool"):
+        mine_hard_negatives(pairs(), Given(), use_multi_process=True)
+    with pytest.raises(UserError, match=r"needs a SentenceTransformer as model; for a model directory run `python"):
+        mine_hard_negatives(pairs(), minilm, use_multi_process=True)
+    with pytest.raises(UserError, match="needs Sentence Transformers' CrossEncoder"):
+        mine_hard_negatives(pairs(), Pooled(), cross_encoder="some/reranker", use_multi_process=True)
+
+
+def test_a_real_model_encodes_in_two_processes(minilm):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(minilm, device="cpu")
+    rows = {"anchor": [f"thing number {row}" for row in range(6)], "positive": [f"item {row}" for row in range(6)]}
+    data = datasets.Dataset.from_dict(rows)
+    setting = {"num_negatives": 2, "verbose": False, "output_scores": True}
+    ours = mine_hard_negatives(data, model, use_multi_process=["cpu", "cpu"], **setting)
+    same(ours, mine_hard_negatives(data, model, **setting))
+
+
 def test_positives_among_the_candidates_are_the_peers():
     ours = mine_hard_negatives(pairs(), Given(), include_positives=True, verbose=False)
     same(ours, peer.mine_hard_negatives(pairs(), Given(), include_positives=True, verbose=False))
@@ -133,5 +211,7 @@ def test_vectors_are_kept_under_keys_that_change_with_model_prompt_and_texts(tmp
 def test_settings_without_room_are_refused():
     with pytest.raises(UserError, match="range_min 5 and range_max 6 leave no room for num_negatives 3"):
         mine_hard_negatives(pairs(), Given(), range_min=5, range_max=6)
-    with pytest.raises(UserError, match="wanted anchors and positives"):
+    with pytest.raises(UserError, match="it needs a column of anchors, one of positives"):
         mine_hard_negatives(datasets.Dataset.from_dict({"a": ["x"]}), Given())
+    with pytest.raises(UserError, match="output_format 'flag': choose from triplet, n-tuple, labeled-pair"):
+        mine_hard_negatives(pairs(), Given(), output_format="flag")

@@ -12,74 +12,30 @@ from pipeline.core import schema
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.mining.candidates import exact, measured
+from pipeline.mining.candidates import exact_candidates, score_candidates
 from pipeline.mining.config import MineConfig
 from pipeline.mining.exclusions import (
-    NONE,
-    Block,
+    NO_KEYS,
+    AnchorBlock,
+    AnchorKeys,
     Exclude,
-    Owned,
+    find_positions,
+    group_positives,
     id_keys,
     known_positives,
-    positions,
-    siblings,
     text_keys,
 )
 from pipeline.mining.job import run
-from pipeline.mining.plan import blocks
+from pipeline.mining.plan import group_shards
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.vectors import unit, vectors_table
-from tests.pipeline.mining.test_reranker import reranker_directory
-
-COLOURS, SIZES = ("red", "green", "blue", "black"), ("small", "large")
-THINGS = ("kettle", "lamp", "mug", "running shoes", "wool scarf", "wireless headphones", "bicycle", "garden hose")
-TEXTS = [f"{size} {colour} {thing}" for thing, colour, size in itertools.product(THINGS, COLOURS, SIZES)]
-DOCS = [{"doc_id": f"d{number:02d}", "text": text} for number, text in enumerate(TEXTS)] + [
-    {"doc_id": "copy", "text": "SMALL  red kettle"},  # reads like d00
-    {"doc_id": "near", "text": "a small red kettle!"},  # in the cluster of d00
-    {"doc_id": "blank", "text": " "},
-    *({"doc_id": f"twin{number}", "text": "a tripod for cameras"} for number in range(6)),
-]
-CLUSTERS = {"d00": "c1", "near": "c1"}
-
-
-def pair(anchor: int, positive: str, group: str, split: str = "train") -> dict[str, object]:
-    text = {row["doc_id"]: row["text"] for row in DOCS}
-    return {
-        "anchor_id": f"q{anchor}",
-        "anchor": f"I want a {THINGS[anchor % len(THINGS)]} number {anchor}",
-        "positive_id": positive,
-        "positive": text.get(positive, "not there"),
-        "source": "test",
-        "split": split,
-        "group_id": group,
-        "relevance": 1.0,
-        "reason": "given",
-    }
-
-
-PAIRS = [pair(number, f"d{8 * (number % 8):02d}", f"g{number // 3}") for number in range(20)] + [
-    pair(0, "d03", "g0"),  # a second positive of q0, far from its first row
-    pair(20, "gone", "g9"),  # its positive is not in the corpus
-    pair(21, "d01", "g9", split="dev"),
-    pair(22, "d02", "g9") | {"anchor": "  "},
-]
-QRELS = [
-    {"query_id": "q1", "doc_id": "d09", "relevance": 2, "split": "dev"},
-    {"query_id": "q1", "doc_id": "d10", "relevance": 0, "split": "train"},
-]
+from tests.support.mining import DOCS, reranker_directory, write_mining_data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
-    draft = Draft(str(tmp_path_factory.mktemp("mine") / "data"), "build", {}, {})
-    rows = [{"title": "", "tags": [], "source": "t", "cluster_id": CLUSTERS.get(doc["doc_id"]), **doc} for doc in DOCS]
-    for part, some in enumerate((rows[:50], rows[50:])):
-        draft.write("corpus", pa.Table.from_pylist(some, schema=schema.TABLES["corpus"]), part)
-    draft.write("pairs", pa.Table.from_pylist(PAIRS, schema=schema.TABLES["pairs"]))
-    draft.write("qrels", pa.Table.from_pylist(QRELS, schema=schema.TABLES["qrels"]))
-    return draft.finish(["corpus", "pairs", "qrels"]).path
+    return write_mining_data(str(tmp_path_factory.mktemp("mine") / "data"))
 
 
 def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[str | None], cuts: list[int]):
@@ -104,9 +60,9 @@ def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[
     return files
 
 
-def find(block: Block, files: list[str], known: Owned, bound: Owned, exclude: Exclude, k: int):
-    held = positions(block, files, known, bound, exclude)
-    return measured(block, files, exact(block, files, k, held.barred), held)
+def find(block: AnchorBlock, files: list[str], known: AnchorKeys, bound: AnchorKeys, exclude: Exclude, k: int):
+    held = find_positions(block, files, known, bound, exclude)
+    return score_candidates(block, files, exact_candidates(block, files, k, held.excluded), held)
 
 
 def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):
@@ -118,7 +74,7 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
     texts = [f"text {row % 290}" for row in range(300)]  # rows 290.. read like rows 0..
     clusters = [f"c{row // 4}" if row < 40 else None for row in range(300)]
     positives = [5, 1, 292, 3, 299, 17, 120, 7, 40, 41, 42, 43]
-    block = Block(
+    block = AnchorBlock(
         ids=[f"q{row}" for row in range(12)],
         vectors=anchors.astype(np.float32),
         text_keys=text_keys(["Text  200", *(f"question {row}" for row in range(11))]),
@@ -127,7 +83,7 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
         positive_keys=text_keys([texts[row] for row in positives]),
         groups=[None] * 12,
     )
-    known = Owned(np.arange(12), id_keys(block.positive_ids))
+    known = AnchorKeys(np.arange(12), id_keys(block.positive_ids))
     products = anchors.astype(np.float64) @ corpus.astype(np.float64).T
     twins = corpus.astype(np.float64) @ corpus.astype(np.float64).T
     wanted = []
@@ -138,13 +94,13 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
         wanted.append([f"d{at}" for at in order[:20]])
     for cuts in ([], [7], [5, 100, 110, 299]):
         files = encoded(tmp_path, corpus, texts, clusters, cuts)
-        found = find(block, files, known, NONE, Exclude(), 20)
+        found = find(block, files, known, NO_KEYS, Exclude(), 20)
         assert found.doc_ids == wanted
         scores = [products[row, int(name[1:])] for row, names in enumerate(wanted) for name in names]
         assert np.array_equal(found.scores, np.array(scores).astype(np.float32))
         similar = [twins[positives[row], int(name[1:])] for row, names in enumerate(wanted[:-1]) for name in names]
-        assert np.array_equal(found.similar[: len(similar)], np.array(similar).astype(np.float32))
-        assert np.isnan(found.similar[len(similar) :]).all()
+        assert np.array_equal(found.positive_similarity[: len(similar)], np.array(similar).astype(np.float32))
+        assert np.isnan(found.positive_similarity[len(similar) :]).all()
         assert np.array_equal(
             found.positive_scores[:-1], products[np.arange(11), positives[:-1]].astype(np.float32)
         ) and np.isnan(found.positive_scores[-1])
@@ -153,33 +109,35 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
 def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
     corpus = np.eye(3, 4, dtype=np.float16)
     files = encoded(tmp_path, corpus, ["a", "b", "c"], [None] * 3, [1])
-    block = Block(["q"], np.ones((1, 4), np.float32), text_keys(["q"]), np.array([0]), ["d1"], text_keys(["b"]), [None])
-    found = find(block, files, Owned(np.array([0]), id_keys(["d1"])), NONE, Exclude(), 9)
+    block = AnchorBlock(
+        ["q"], np.ones((1, 4), np.float32), text_keys(["q"]), np.array([0]), ["d1"], text_keys(["b"]), [None]
+    )
+    found = find(block, files, AnchorKeys(np.array([0]), id_keys(["d1"])), NO_KEYS, Exclude(), 9)
     assert found.doc_ids == [["d0", "d2"]] and len(found.scores) == 2
 
 
 def test_known_positives_come_from_every_split_and_only_from_relevance_above_zero(data: str):
-    block = Block(
+    block = AnchorBlock(
         ["q1", "q0", "q21"], np.zeros((3, 4), np.float32), text_keys(["", "", ""]), np.array([0, 1, 2]), [], [], []
     )
     artifact = Artifact.open(data, "build")
     known = known_positives(block, artifact.files("pairs"), artifact.files("qrels"))
-    owned = {(int(owner), int(key)) for owner, key in zip(known.owners, known.keys, strict=True)}
+    owned = {(int(owner), int(key)) for owner, key in zip(known.anchors, known.keys, strict=True)}
     names = [(0, "d08"), (0, "d09"), (1, "d00"), (1, "d03"), (2, "d01")]
     assert owned == {(owner, int(id_keys([name])[0])) for owner, name in names}
 
 
 def test_siblings_are_the_positives_of_the_same_group(data: str):
-    block = Block(
+    block = AnchorBlock(
         ["q4"], np.zeros((1, 4), np.float32), text_keys([""]), np.array([0]), ["d32"], text_keys([""]), ["g1"]
     )
-    found = siblings(block, Artifact.open(data, "build").files("pairs"))
+    found = group_positives(block, Artifact.open(data, "build").files("pairs"))
     assert set(found.keys.tolist()) == set(id_keys(["d24", "d32", "d40"]).tolist())
 
 
 def test_blocks_keep_order_and_never_split_a_shard():
     plan = [shards.Shard(index, "f", 0, rows, 0, str(index)) for index, rows in enumerate([4, 4, 9, 1, 1])]
-    assert [[shard.index for shard in block] for block in blocks(plan, 8)] == [[0, 1], [2], [3, 4]]
+    assert [[shard.index for shard in block] for block in group_shards(plan, 8)] == [[0, 1], [2], [3, 4]]
 
 
 def settings(data: str, out: Path, **more) -> MineConfig:
@@ -228,7 +186,7 @@ def test_mined_negatives_are_right_and_the_same_for_every_number_of_actors_and_b
     again = run(settings(data, tmp_path / "again", candidates=str(tmp_path / "one"), rule={"num_negatives": 2}))
     assert again.read("candidates").equals(first.read("candidates"))
     assert max(len(row) for row in again.read("triplets")["negatives"].to_pylist()) == 2
-    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule and cross can change"):
+    with pytest.raises(UserError, match="another setting of rows_per_shard; only rule and cross_encoder can change"):
         run(settings(data, tmp_path / "odd", candidates=str(tmp_path / "one"), rows_per_shard=5))
 
 
@@ -239,13 +197,13 @@ def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every
     pytest.importorskip("faiss", reason="the extra [ann] is not installed")
     cross = {"model": reranker_directory(tmp_path / "reranker", minilm), "dtype": "float32", "top": 9}
     more = {
-        "lexical": {}, "cross": cross, "cache": str(tmp_path / "cache"),
+        "lexical": {}, "cross_encoder": cross, "cache": str(tmp_path / "cache"),
         "index": {"type": "hnsw"},
         "rule": {"num_negatives": 3, "max_percentage": None, "max_cross_score": 0.9, "max_lexical_percentage": 2.0},
     }  # fmt: skip
     first = run(settings(data, tmp_path / "one", num_actors=1, **more))
     notes = first.manifest.notes
-    assert notes["index_recall"] == 1.0 and notes["cross"]["top"] == "9"
+    assert notes["index_recall"] == 1.0 and notes["cross_encoder"]["top"] == "9"
     for row in first.read("candidates").to_pylist():
         scored = [one["cross_score"] for one in row["candidates"]]
         assert None not in scored[:9] and set(scored[9:]) == {None} and row["positive_cross_score"] is not None

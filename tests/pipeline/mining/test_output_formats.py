@@ -9,7 +9,8 @@ import pytest
 from pipeline.core import schema
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.model_directory import resolve_model
-from pipeline.mining.output_formats import labelled_lists, labelled_pairs, n_tuples, tuples
+from pipeline.mining.output_formats import labeled_lists, labeled_pairs, n_tuples
+from pipeline.mining.output_formats import triplets as as_triplets
 from pipeline.storage.artifact import Draft
 from scripts.export_negatives import main
 
@@ -44,13 +45,13 @@ def test_one_row_for_each_negative_in_order(cut):
         for row in table.to_pylist()
         for negative in row["negatives"]
     ]
-    assert tuples(table).to_pylist() == expected
-    assert tuples(pa.concat_tables([table, table])).to_pylist() == expected * 2
+    assert as_triplets(table).to_pylist() == expected
+    assert as_triplets(pa.concat_tables([table, table])).to_pylist() == expected * 2
 
 
 def test_no_negatives_give_an_empty_table():
-    assert tuples(triplets(1)).column_names == ["anchor", "positive", "negative"]
-    assert tuples(triplets(1)).num_rows == 0
+    assert as_triplets(triplets(1)).column_names == ["anchor", "positive", "negative"]
+    assert as_triplets(triplets(1)).num_rows == 0
 
 
 def scored() -> pa.Table:
@@ -74,12 +75,12 @@ def test_n_tuples_hold_whole_rows_alone():
 
 
 def test_labelled_rows():
-    lists = labelled_lists(scored().slice(1)).to_pylist()
+    lists = labeled_lists(scored().slice(1)).to_pylist()
     assert [row["labels"] for row in lists] == [[1, 0], [1, 0, 0], [1, 0], [1, 0, 0]]
     assert lists[1] == {"anchor": "question 2", "positive": ["answer 2", "wrong 2 0", "wrong 2 1"], "labels": [1, 0, 0]}
-    pairs = labelled_pairs(scored()).to_pylist()
+    pairs = labeled_pairs(scored()).to_pylist()
     assert [row["label"] for row in pairs] == [1, 1, 0, 1, 0, 0] * 2
-    assert labelled_pairs(scored().slice(0, 0)).num_rows == 0
+    assert labeled_pairs(scored().slice(0, 0)).num_rows == 0
 
 
 @pytest.mark.parametrize("form", ["n-tuple", "flag"])
@@ -107,7 +108,7 @@ def test_sentence_transformers_trains_on_the_file(tmp_path):
     from datasets import load_dataset
     from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-    pq.write_table(tuples(triplets()), tmp_path / "part.parquet")
+    pq.write_table(as_triplets(triplets()), tmp_path / "part.parquet")
     data = load_dataset("parquet", data_files=str(tmp_path / "part.parquet"), split="train", cache_dir=str(tmp_path))
     model = peer.SentenceTransformer(resolve_model(EncoderConfig().model), device="cpu")
     arguments = peer.SentenceTransformerTrainingArguments(

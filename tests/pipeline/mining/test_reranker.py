@@ -1,7 +1,5 @@
 """Rerankers: a real model directory with small random weights, and its scores in a table of candidates."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,23 +7,8 @@ import torch
 
 from pipeline.core import schema
 from pipeline.core.errors import UserError
-from pipeline.mining.reranker import CrossConfig, Reranker, cross_scored
-
-
-def reranker_directory(folder: Path, minilm: str, labels: int = 1) -> str:
-    """A tiny BertForSequenceClassification beside the sample model's tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(5)
-    tokenizer = AutoTokenizer.from_pretrained(minilm)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=64, num_labels=labels, initializer_range=0.5,
-    )  # fmt: skip
-    BertForSequenceClassification(config).eval().save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
+from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores
+from tests.support.mining import reranker_directory
 
 LEFTS = [f"question {'long ' * (row % 9)}{row}" for row in range(23)]
 RIGHTS = [f"answer {'and more ' * (row % 5)}{row * 7}" for row in range(23)]
@@ -47,8 +30,10 @@ def test_scores_are_the_models_own_whatever_the_batch(tmp_path, minilm, labels, 
     wanted = (logits.softmax(dim=-1)[:, 1] if labels == 2 else logits[:, 0].sigmoid()).numpy()
     assert wanted.std() > 0.01
     for budget, held in ((64, 7), (4096, 100)):
-        monkeypatch.setattr(cross, "_TOKENISED", held)
-        found = Reranker(CrossConfig(model=folder, token_budget=budget, dtype="float32"), "cpu").score(LEFTS, RIGHTS)
+        monkeypatch.setattr(cross, "_PAIRS_PER_PIECE", held)
+        found = Reranker(CrossEncoderConfig(model=folder, token_budget=budget, dtype="float32"), "cpu").score(
+            LEFTS, RIGHTS
+        )
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -63,7 +48,7 @@ def test_identity_changes_with_all_that_decides_a_score(tmp_path, minilm):
         {"model": one, "dtype": "float32"},
         {"model": one, "dtype": "bfloat16"},
     ]
-    found = [Reranker(CrossConfig.model_validate({"dtype": "float16"} | one), "cpu").identity for one in made]
+    found = [Reranker(CrossEncoderConfig.model_validate({"dtype": "float16"} | one), "cpu").identity for one in made]
     assert len({tuple(sorted(one.items())) for one in found}) == len(found)
 
 
@@ -89,7 +74,7 @@ def test_candidates_of_an_anchor_are_scored_once_for_all_its_pairs(top):
     pairs = pa.table({"anchor": ["one", "one", "three", "s"], "positive": ["p", "pp", "ppp", "pppp"]})
     texts = pa.table({"doc_id": ["b", "a"], "text": ["bbbb", "aa"]})
     scorer = Counted()
-    scored = cross_scored(table, pairs, texts, scorer, top)
+    scored = add_cross_scores(table, pairs, texts, scorer, top)
     assert len(scorer.asked) == len(set(scorer.asked)) == (3 if top is None else 2) + 4
     assert scored.schema == schema.TABLES["candidates"]
     wanted = [[3.02, 3.04], [3.02, 3.04], [5.04], []]
@@ -102,8 +87,8 @@ def test_candidates_of_an_anchor_are_scored_once_for_all_its_pairs(top):
 
 def test_what_is_no_reranker_is_named(tmp_path, minilm):
     with pytest.raises(UserError, match="has 3 labels; a reranker has one, or two"):
-        Reranker(CrossConfig(model=reranker_directory(tmp_path / "three", minilm, 3)))
+        Reranker(CrossEncoderConfig(model=reranker_directory(tmp_path / "three", minilm, 3)))
     with pytest.raises(UserError, match="is no reranker, its weights lack classifier"):
-        Reranker(CrossConfig(model=minilm))
+        Reranker(CrossEncoderConfig(model=minilm))
     with pytest.raises(UserError, match="no such directory"):
-        Reranker(CrossConfig(model=str(tmp_path / "none")))
+        Reranker(CrossEncoderConfig(model=str(tmp_path / "none")))

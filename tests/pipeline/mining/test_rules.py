@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from pipeline.core import schema
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
-from pipeline.mining.candidate_arrays import Cells
+from pipeline.mining.candidate_arrays import CandidateArrays
 from pipeline.mining.config import MineConfig
-from pipeline.mining.exclusions import matches
-from pipeline.mining.rules import Rule, Strategy, ceiling, choose
-from pipeline.mining.selection import reason, select, taken_ids
+from pipeline.mining.exclusions import join_keys
+from pipeline.mining.rules import apply_rule
+from pipeline.mining.selection import reason, select_negatives, selected_ids
+from pipeline.mining.threshold_rule import Strategy, ThresholdRule, score_ceiling
 from pipeline.text.normalize import hash64
 
 FREE = {"max_percentage": None}
@@ -24,9 +25,9 @@ NINE = np.array([0.9], np.float32)
 
 
 def taken(scores, positive, **rule) -> list[list[int]]:
-    cells = Cells.of_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
-    choice = choose(cells, Rule(**rule))
-    return [np.flatnonzero(row).tolist() for row in choice.taken]
+    cells = CandidateArrays.from_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
+    choice = apply_rule(ThresholdRule(**rule), cells)
+    return [np.flatnonzero(row).tolist() for row in choice.selected]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def taken(scores, positive, **rule) -> list[list[int]]:
     [(0.8, 0.95, 0.76), (0.0, 0.95, 0.0), (-0.2, 0.95, -0.21), (-0.2, 1.0, -0.2), (0.5, 0.5, 0.25)],
 )
 def test_ceiling_lies_below_the_positive_whatever_its_sign(positive: float, percentage: float, wanted: float):
-    assert ceiling(np.array([positive], np.float32), percentage)[0] == pytest.approx(wanted, abs=1e-7)
+    assert score_ceiling(np.array([positive], np.float32), percentage)[0] == pytest.approx(wanted, abs=1e-7)
 
 
 def test_top_takes_the_hardest_first_and_no_more_than_asked():
@@ -74,16 +75,16 @@ def test_a_pair_whose_positive_has_no_score_takes_nothing():
 
 
 def test_refused_candidates_are_counted_by_the_first_condition_that_they_break():
-    rule = Rule(num_negatives=1, max_percentage=0.8, skip_top=1, min_score=0.55)
-    assert choose(Cells.of_scores(SCORES, NINE), rule).refused == {
+    rule = ThresholdRule(num_negatives=1, max_percentage=0.8, skip_top=1, min_score=0.55)
+    assert apply_rule(rule, CandidateArrays.from_scores(SCORES, NINE)).refused == {
         "in_skipped_ranks": 1,
         "near_positive": 1,
         "below_min_score": 1,
     }
 
 
-def cells_of(scores, positive, pairs=None, docs=None, **more) -> Cells:
-    base = Cells.of_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
+def cells_of(scores, positive, pairs=None, docs=None, **more) -> CandidateArrays:
+    base = CandidateArrays.from_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
     keys = {}
     if pairs is not None:
         keys = {
@@ -100,8 +101,8 @@ def test_sample_is_deterministic_allowed_and_another_for_another_seed():
 
     def sample(strategy: str, seed: int, rows: slice) -> list[list[int]]:
         cells = cells_of(scores[rows], [0.8] * len(pairs[rows]), pairs[rows], names[rows])
-        choice = choose(cells, Rule(strategy=strategy, num_negatives=5, seed=seed))
-        return [np.flatnonzero(row).tolist() for row in choice.taken]
+        choice = apply_rule(ThresholdRule(strategy=strategy, num_negatives=5, seed=seed), cells)
+        return [np.flatnonzero(row).tolist() for row in choice.selected]
 
     floor = [place for place, score in enumerate(scores[0]) if score <= 0.76]
     for strategy in ("sampled", "weighted"):
@@ -114,8 +115,8 @@ def test_sample_is_deterministic_allowed_and_another_for_another_seed():
 def shares(strategy: str, scores: list[float], count: int) -> np.ndarray:
     docs = [[f"d{number}" for number in range(len(scores))]] * 4000
     cells = cells_of([scores] * 4000, [0.99] * 4000, [(f"q{row}", "p") for row in range(4000)], docs)
-    rule = Rule(strategy=strategy, num_negatives=count, temperature=0.1)
-    return choose(cells, rule).taken.mean(axis=0)
+    rule = ThresholdRule(strategy=strategy, num_negatives=count, temperature=0.1)
+    return apply_rule(rule, cells).selected.mean(axis=0)
 
 
 def test_sample_is_uniform():
@@ -129,7 +130,9 @@ def test_weighted_sample_takes_by_weight():
 
 def test_sample_of_fewer_than_asked_takes_all_that_is_allowed():
     cells = cells_of([[0.95, 0.5, 0.4]], [0.9], [("q", "p")], [["a", "b", "c"]])
-    assert choose(cells, Rule(strategy="sampled", num_negatives=9)).taken.tolist() == [[False, True, True]]
+    assert apply_rule(ThresholdRule(strategy="sampled", num_negatives=9), cells).selected.tolist() == [
+        [False, True, True]
+    ]
 
 
 def test_margins_windows_and_bounds():
@@ -141,19 +144,19 @@ def test_margins_windows_and_bounds():
 
 def test_reranker_scores_refuse_and_a_candidate_without_one_is_no_negative():
     cells = cells_of([[0.5, 0.4, 0.3, 0.2]], [0.9], cross=np.float32([[0.9, 0.3, np.nan, 0.05]]))
-    rule = Rule(max_cross_score=0.3)
-    assert choose(cells, rule).taken.tolist() == [[False, True, False, True]]
-    assert choose(cells, rule).refused == {"above_max_cross_score": 1, "no_cross_score": 1}
+    rule = ThresholdRule(max_cross_score=0.3)
+    assert apply_rule(rule, cells).selected.tolist() == [[False, True, False, True]]
+    assert apply_rule(rule, cells).refused == {"above_max_cross_score": 1, "no_cross_score": 1}
     judged = replace(cells, positive_cross=np.float32([0.4]))
-    assert choose(judged, Rule(cross_margin=0.2)).taken.tolist() == [[False, False, False, True]]
-    assert not choose(cells, Rule(cross_margin=0.2)).taken.any()
+    assert apply_rule(ThresholdRule(cross_margin=0.2), judged).selected.tolist() == [[False, False, False, True]]
+    assert not apply_rule(ThresholdRule(cross_margin=0.2), cells).selected.any()
 
 
 def test_words_refuse_relative_to_the_positive_and_say_nothing_where_it_shares_none():
     lexical = np.float32([[8.0, 7.0, 0.0]] * 2)
     cells = cells_of([[0.5, 0.4, 0.3]] * 2, [0.9, 0.9], lexical=lexical, positive_lexical=np.float32([10.0, 0.0]))
-    rule = Rule(max_lexical_percentage=0.75)
-    assert choose(cells, rule).taken.tolist() == [[False, True, True], [True, True, True]]
+    rule = ThresholdRule(max_lexical_percentage=0.75)
+    assert apply_rule(rule, cells).selected.tolist() == [[False, True, True], [True, True, True]]
 
 
 def test_family_and_likeness_to_the_positive_refuse():
@@ -162,19 +165,19 @@ def test_family_and_likeness_to_the_positive_refuse():
         [0.9],
         same_category=np.array([[True, False, False, False]]),
         shared_tags=np.int32([[0, 3, 1, 0]]),
-        similar=np.float32([[0.1, 0.1, 0.99, np.nan]]),
+        positive_similarity=np.float32([[0.1, 0.1, 0.99, np.nan]]),
     )
-    rule = Rule(other_category=True, max_shared_tags=2, max_positive_similarity=0.95)
-    choice = choose(cells, rule)
-    assert choice.taken.tolist() == [[False, False, False, True]]
+    rule = ThresholdRule(other_category=True, max_shared_tags=2, max_positive_similarity=0.95)
+    choice = apply_rule(rule, cells)
+    assert choice.selected.tolist() == [[False, False, False, True]]
     assert choice.refused == {"like_positive": 1, "same_category": 1, "shared_tags": 1}
 
 
 def test_at_most_so_many_of_a_cluster_and_those_that_were_refused_do_not_count():
     cells = cells_of([[0.95, 0.5, 0.4, 0.3, 0.2, 0.1]], [0.9], clusters=np.uint64([[7, 7, 8, 7, 0, 0]]))
-    assert choose(cells, Rule(per_cluster=1)).taken.tolist() == [[False, True, True, False, True, True]]
-    assert choose(cells, Rule(per_cluster=1, num_negatives=2)).taken.sum() == 2
-    assert choose(cells, Rule(per_cluster=1)).refused == {"near_positive": 1, "cluster_full": 1}
+    assert apply_rule(ThresholdRule(per_cluster=1), cells).selected.tolist() == [[False, True, True, False, True, True]]
+    assert apply_rule(ThresholdRule(per_cluster=1, num_negatives=2), cells).selected.sum() == 2
+    assert apply_rule(ThresholdRule(per_cluster=1), cells).refused == {"near_positive": 1, "cluster_full": 1}
 
 
 @given(
@@ -194,8 +197,10 @@ def test_no_refused_candidate_is_ever_taken(seed, width, strategy, per_cluster, 
     clusters = rng.integers(0, 4, scores.shape).astype(np.uint64)
     names = [[f"d{n}" for n in range(width)]] * 7
     cells = cells_of(scores, positive, [(f"q{n}", "p") for n in range(7)], names, clusters=clusters)
-    rule = Rule(num_negatives=wanted, strategy=strategy, per_cluster=per_cluster, max_percentage=0.9, min_score=-1)
-    found = choose(cells, rule).taken
+    rule = ThresholdRule(
+        num_negatives=wanted, strategy=strategy, per_cluster=per_cluster, max_percentage=0.9, min_score=-1
+    )
+    found = apply_rule(rule, cells).selected
     bound = positive - np.abs(positive) * np.float64(1 - 0.9)
     allowed = (scores <= bound[:, None]) & (scores >= -1) & np.isfinite(scores)
     assert not (found & ~allowed).any() and found.sum(axis=1).max() <= wanted
@@ -233,7 +238,7 @@ CANDIDATES = table(
 
 @pytest.mark.parametrize("cut", [0, 1])
 def test_cells_are_the_table(cut: int):
-    cells = Cells.of(CANDIDATES.slice(cut), keyed=True)
+    cells = CandidateArrays.from_table(CANDIDATES.slice(cut), with_keys=True)
     scores = np.float32([[0.9, 0.5], [0.4, -np.inf], [-np.inf, -np.inf]])
     wanted = scores[cut:, : 2 - cut]
     np.testing.assert_array_equal(cells.scores, wanted)
@@ -249,9 +254,9 @@ def pairs_of(candidates: pa.Table) -> pa.Table:
 
 
 def test_negatives_carry_text_rank_in_the_search_score_and_reason():
-    assert taken_ids(CANDIDATES, Rule()).to_pylist() == ["b"]
+    assert selected_ids(CANDIDATES, ThresholdRule()).to_pylist() == ["b"]
     texts = pa.table({"doc_id": ["z", "b"], "text": ["no", "of b"]})
-    triplets, counts = select(pairs_of(CANDIDATES), CANDIDATES, Rule(), texts)
+    triplets, counts = select_negatives(pairs_of(CANDIDATES), CANDIDATES, ThresholdRule(), texts)
     assert triplets["negatives"].to_pylist() == [
         [{"doc_id": "b", "text": "of b", "score": 0.5, "rank": 2, "reason": "mined: 0.62 of positive"}], [], []
     ]  # fmt: skip
@@ -268,7 +273,7 @@ def test_reason_for_a_positive_below_zero():
 
 def test_matches_joins_every_owner_with_every_document_of_its_key():
     owners, keys = np.array([0, 1, 1, 2]), np.array([7, 7, 9, 0], np.uint64)
-    owner, row = matches(owners, keys, np.array([9, 0, 7, 5, 7], np.uint64))
+    owner, row = join_keys(owners, keys, np.array([9, 0, 7, 5, 7], np.uint64))
     assert sorted(zip(owner.tolist(), row.tolist(), strict=True)) == [(0, 2), (0, 4), (1, 0), (1, 2), (1, 4)]
 
 
@@ -285,7 +290,7 @@ def test_a_window_beyond_the_candidates_is_refused():
     ("rule", "said"),
     [
         ({"max_percentage": 0.9, "relative_margin": 0.1}, "say the same; give one of them"),
-        ({"max_cross_score": 0.5}, "name the reranker in cross.model"),
+        ({"max_cross_score": 0.5}, "name the reranker in cross_encoder.model"),
         ({"max_lexical_percentage": 0.9}, "give `lexical: {}`"),
     ],
 )

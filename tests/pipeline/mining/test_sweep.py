@@ -9,9 +9,10 @@ from pipeline.core import schema
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.mining import sweep as module
-from pipeline.mining.candidate_arrays import Cells
-from pipeline.mining.rules import Rule, choose
-from pipeline.mining.sweep import SweepConfig, lines, run, sweep
+from pipeline.mining.candidate_arrays import CandidateArrays
+from pipeline.mining.rules import apply_rule
+from pipeline.mining.sweep import SweepConfig, run, sweep, table_lines
+from pipeline.mining.threshold_rule import ThresholdRule
 from pipeline.storage.artifact import Draft
 
 
@@ -47,13 +48,13 @@ GRID = {"max_percentage": [None, 0.9], "strategy": ["top", "sampled"], "per_clus
 
 
 def test_a_sweep_counts_what_the_rules_choose(mined, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ROWS", 7)
+    monkeypatch.setattr(module, "_ROWS_PER_BATCH", 7)
     config = validate(SweepConfig, {"run": str(tmp_path / "run"), "grid": GRID, "rule": {"num_negatives": 3}})
     found = run(config)
-    assert len(found) == 8 == len(lines(found, config)) - 1
-    cells = Cells.of(candidates(), keyed=True)
+    assert len(found) == 8 == len(table_lines(found, config)) - 1
+    cells = CandidateArrays.from_table(candidates(), with_keys=True)
     for one in found:
-        taken = choose(cells, Rule.model_validate(one["rule"])).taken
+        taken = apply_rule(ThresholdRule.model_validate(one["rule"]), cells).selected
         cross = cells.cross[taken]
         assert one["negatives_per_row"] == pytest.approx(taken.sum() / 60)
         assert one["full_rows"] == pytest.approx((taken.sum(axis=1) == 3).mean())
@@ -66,7 +67,7 @@ def test_a_sweep_counts_what_the_rules_choose(mined, tmp_path, monkeypatch):
 def test_judgments_tell_false_negatives(mined, tmp_path):
     judged = [{"query_id": f"q{row}", "doc_id": f"d{row % 9}", "relevance": row % 2} for row in range(60)]
     pq.write_table(pa.Table.from_pylist(judged), tmp_path / "judged.parquet")
-    rule = Rule(num_negatives=4, max_percentage=None)
+    rule = ThresholdRule(num_negatives=4, max_percentage=None)
     found = run(
         validate(
             SweepConfig,
@@ -78,7 +79,7 @@ def test_judgments_tell_false_negatives(mined, tmp_path):
             },
         )
     )
-    taken = choose(Cells.of(candidates()), rule).taken
+    taken = apply_rule(rule, CandidateArrays.from_table(candidates(), with_keys=False)).selected
     hit = [row for row in range(60) if row % 9 < taken.shape[1] and taken[row, row % 9]]
     assert found[0]["judged"] == len(hit) > 0
     assert found[0]["false_by_judgments"] == pytest.approx(sum(row % 2 for row in hit) / len(hit))
@@ -92,4 +93,4 @@ def test_a_wrong_grid_is_named(tmp_path):
 
 
 def test_no_files_no_rows():
-    assert sweep([], [Rule()])[0].figures(8)["negatives_per_row"] == 0
+    assert sweep([], [ThresholdRule()])[0].summary(8)["negatives_per_row"] == 0

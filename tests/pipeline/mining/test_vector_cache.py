@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.config import validate
 from pipeline.mining.actors import DOCUMENT
 from pipeline.mining.config import MineConfig
-from pipeline.mining.vector_cache import contents, search_key, texts_key, vector_key, weights_key
+from pipeline.mining.vector_cache import content_keys, search_key, texts_key, vector_key, weights_key
 from pipeline.storage import shards
 
 IDENTITY = {
@@ -41,7 +41,7 @@ def test_content_is_every_column_that_is_looked_at(tmp_path, change):
     for name, row in (("one", ROW), ("two", ROW | change), ("three", ROW)):
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.Table.from_pylist([ROW, row, ROW], schema=kind), path)
-        found.append(contents(shards.plan([str(path)], 2, "s"), DOCUMENT))
+        found.append(content_keys(shards.plan([str(path)], 2, "s"), DOCUMENT))
     assert found[0] == found[2] and found[0][0] != found[1][0] and found[0][1] == found[1][1]
 
 
@@ -53,15 +53,18 @@ def test_content_is_every_column_that_is_looked_at(tmp_path, change):
     ],
 )  # fmt: skip
 def test_a_candidates_key_knows_the_search(change):
-    one, two = (validate(MineConfig, given).searching() for given in ({}, change))
+    one, two = (validate(MineConfig, given).search_settings() for given in ({}, change))
     assert search_key(["v"], one, "j") != search_key(["v"], two, "j")
 
 
 def test_a_candidates_key_knows_vectors_and_judgments_and_not_the_rule():
-    settings = validate(MineConfig, {}).searching()
+    settings = validate(MineConfig, {}).search_settings()
     keys = {search_key(*one) for one in ((["v"], settings, "j"), (["w"], settings, "j"), (["v"], settings, "k"))}
     assert len(keys) == 3
-    assert settings == validate(MineConfig, {"rule": {"num_negatives": 1}, "block_rows": 5, "cache": "x"}).searching()
+    assert (
+        settings
+        == validate(MineConfig, {"rule": {"num_negatives": 1}, "block_rows": 5, "cache": "x"}).search_settings()
+    )
 
 
 def test_a_loaded_models_key_knows_every_weight():

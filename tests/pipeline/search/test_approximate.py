@@ -1,13 +1,10 @@
-"""What finds candidates beside the exact search: FAISS indexes, and BM25 fused with the vectors."""
+"""Approximate search: candidates of an index, scored exactly."""
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.mining import bm25_candidates
-from pipeline.mining.exclusions import Block, Positions, text_keys
 from pipeline.search.approximate import approximate, approximate_recall
-from pipeline.search.bm25 import Lexical
 from pipeline.search.exact import top_k
 from pipeline.search.index import FileVectors
 from pipeline.search.registry import index_type
@@ -59,36 +56,3 @@ def test_an_index_finds_nearly_all_in_exact_order_and_never_what_is_barred(corpu
         assert all(len(set(row)) == 12 for row in rows.tolist())
     assert not (set(zip(*barred, strict=True)) & {(a, r) for a, row in enumerate(rows.tolist()) for r in row})
     assert approximate(index, anchors[:2], files, 2000).shape == (2, 2000)
-
-
-def test_fusion_is_its_formula():
-    found = bm25_candidates.fused(np.array([4, 9, 2, -1]), np.array([2, 7, 4]), 4, 60)
-    score = {4: 1 / 61 + 1 / 63, 9: 1 / 62, 2: 1 / 63 + 1 / 61, 7: 1 / 62}
-    assert found.tolist() == sorted(score, key=lambda row: (-score[row], row)) == [2, 4, 7, 9]
-    assert bm25_candidates.fused(np.array([-1, -1, -1]), np.array([5]), 3, 60).tolist() == [5, -1, -1]
-
-
-TEXTS = ["red apple pie", "green pear", "apple tart with apple", "a car", "red car", "pear and apple cider"]
-
-
-@pytest.mark.parametrize("fuse", [True, False])
-def test_words_bring_candidates_and_score_all_of_them(tmp_path, fuse):
-    folder = str(tmp_path / "words")
-    corpus = tmp_path / "corpus.parquet"
-    texts = [TEXTS[0], "  ", *TEXTS[1:], None]  # blank documents are no rows of the encoded corpus
-    shards.commit(str(tmp_path), "corpus", pa.table({"text": texts}), {})
-    bm25_candidates.build([str(corpus)], folder)
-    index_ = bm25_candidates.load(folder)
-    block = Block(
-        ["q", "r"], np.zeros((2, 2), np.float32), text_keys(["", ""]), np.array([0, 0, 1]), ["a", "b", "c"],
-        text_keys(["", "", ""]), [None] * 3, ["red apple", "zebra"],
-    )  # fmt: skip
-    held = Positions(np.array([0, -1, 1]), (np.array([0]), np.array([0])))
-    dense = np.array([[3, 4, 1], [5, -1, -1]])
-    rows, scores, positives = bm25_candidates.search(
-        index_, block, dense, held, 3, bm25_candidates.LexicalCandidates(fuse=fuse)
-    )
-    every = Lexical(TEXTS).scores("red apple")
-    assert rows.tolist() == ([[4, 3, 2], [5, -1, -1]] if fuse else dense.tolist())
-    assert scores[0].tolist() == every[rows[0]].tolist() and scores[1, 0] == 0 and np.isnan(scores[1, 1:]).all()
-    assert positives[0] == every[0] > 0 and np.isnan(positives[1]) and positives[2] == 0
