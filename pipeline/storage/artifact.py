@@ -6,6 +6,7 @@ A directory without a manifest is unfinished and no reader takes it. Paths are l
 import hashlib
 import json
 import posixpath
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,9 @@ from pipeline import __version__
 from pipeline.core import schema
 from pipeline.core.errors import UserError
 from pipeline.storage.files import filesystem, join, read_json, read_parquet, write_json, write_parquet
+from pipeline.storage.lease import Lease, acquire
 
-MANIFEST, CONFIG = "manifest.json", "config.json"
+MANIFEST, CONFIG, PLAN = "manifest.json", "config.json", "plan.json"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ class Draft:
         self.path, self.kind = path, kind
         self.settings, self.inputs = digest(settings), dict(inputs)
         self.dropped: Counter[str] = Counter()
+        self.lease: Lease | None = None
+
+    def hold(self, lease: Lease) -> None:
+        """Keep the lease of the directory until the manifest is written, or until nobody refers to this draft."""
+        self.lease = lease
+        self._release = weakref.finalize(self, lease.release)
 
     def write(self, table: str, rows: pa.Table, part: int | str = 0) -> None:
         """Write one file of a table; `part` decides the name and with it the order."""
@@ -120,7 +128,10 @@ class Draft:
         self.dropped.update({reason: int(count) for reason, count in reasons.items() if count})
 
     def finish(self, tables: list[str], **notes: Any) -> Artifact:
-        """Describe the tables found on disk and write the manifest: from here on the artifact is whole."""
+        """Describe the tables found on disk and write the manifest: from here on the artifact is whole.
+
+        Raises UserError where another job took this one's place (`pipeline.storage.lease`).
+        """
         described = {name: _describe(self.path, name) for name in tables}
         manifest = Manifest(
             kind=self.kind,
@@ -131,7 +142,11 @@ class Draft:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             notes=notes,
         )
+        if self.lease:
+            self.lease.check()
         write_json(join(self.path, MANIFEST), asdict(manifest) | {"fingerprint": manifest.fingerprint})
+        if self.lease:
+            self._release()
         return Artifact(self.path, manifest)
 
 
@@ -144,41 +159,115 @@ def begin(
     overwrite: bool,
     keep: bool = False,
     grows: Sequence[str] = (),
+    exclusive: bool = True,
 ) -> Draft | Artifact:
     """Start an artifact, or return the finished one when it was made of the same inputs and settings.
 
     `settings` are those that decide the result (`JobConfig.result_settings`). A finished artifact of other ones is
     refused unless `overwrite`; an unfinished one is cleared, or with `keep` (resumable jobs) gone on with when its
     inputs and settings are the same. Inputs named in `grows` may change: then a finished artifact is gone on with too.
+
+    The draft holds the directory's lease: another job that writes there is waited for, and its result is returned where
+    it is the same. Parts of a run that is alone already pass `exclusive=False`.
+
+    Raises UserError for a finished artifact of other settings, a directory that is no artifact, and one that cannot be
+    written.
     """
     fs, root = filesystem(path)
     draft = Draft(path, kind, settings, inputs)
     plan = {"kind": kind, "settings": draft.settings, "inputs": draft.inputs}
-    if fs.exists(join(root, MANIFEST)):
-        manifest = _read_manifest(path)
-        done = {"kind": manifest.kind, "settings": manifest.settings, "inputs": manifest.inputs}
-        if done == plan:
-            return Artifact(path, manifest)
-        if _alike(plan, done, grows):
-            fs.rm(join(root, MANIFEST))
-        elif not overwrite:
-            raise UserError(
-                f"{path}: is finished but {_difference(path, plan, done, settings)}; give --overwrite or another --run"
-            )
-        else:
-            fs.rm(root, recursive=True)
-    elif fs.exists(root) and fs.ls(root):
-        if not fs.exists(join(root, CONFIG)):
-            raise UserError(f"{path}: is not empty and not an artifact; choose another directory")
-        if not (keep and _alike(plan, read_json(join(path, "plan.json")), grows)):
-            fs.rm(root, recursive=True)
+    existing = _finished(fs, root, path, overwrite=overwrite)
+    if existing and _plan_of(existing) == plan:
+        return Artifact(path, existing)
+    if exclusive:
+        draft.hold(_acquire(path, kind))
+        existing = _finished(fs, root, path, overwrite=overwrite)  # another job may have ended meanwhile
+        if existing and _plan_of(existing) == plan:
+            return Artifact(path, existing)
+    if existing and not overwrite and not _alike(plan, _plan_of(existing), grows):
+        difference = _difference(path, plan, _plan_of(existing), settings)
+        raise UserError(f"{path}: is finished but {difference}; give --overwrite or another --run")
     try:
+        _make_way(fs, root, path, plan, existing, resumable=keep, grows=grows)
         fs.makedirs(root, exist_ok=True)
+        write_json(join(path, PLAN), plan)
         write_json(join(path, CONFIG), settings)
-        write_json(join(path, "plan.json"), plan)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return draft
+
+
+def _acquire(path: str, kind: str) -> Lease:
+    try:
+        return acquire(path, kind)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _finished(fs: Any, root: str, path: str, *, overwrite: bool) -> Manifest | None:
+    """Manifest of a finished artifact, None where there is none.
+
+    One that cannot be read (cut short when a machine lost its power, say) counts as none with `overwrite`, and raises
+    UserError without.
+    """
+    if not fs.exists(join(root, MANIFEST)):
+        return None
+    try:
+        return _read_manifest(path)
+    except UserError as error:
+        if overwrite:
+            return None
+        raise UserError(f"{error}; give --overwrite to make it anew") from error
+
+
+def _plan_of(manifest: Manifest) -> dict[str, Any]:
+    return {"kind": manifest.kind, "settings": manifest.settings, "inputs": manifest.inputs}
+
+
+def _make_way(
+    fs: Any,
+    root: str,
+    path: str,
+    plan: dict[str, Any],
+    existing: Manifest | None,
+    *,
+    resumable: bool,
+    grows: Sequence[str],
+) -> None:
+    """Keep what a job can go on with, remove what it cannot; raises UserError for a directory of somebody else's."""
+    if not fs.exists(root) or not (entries := fs.ls(root, detail=False)):
+        return
+    if existing and _alike(plan, _plan_of(existing), grows):
+        fs.rm(join(root, MANIFEST))
+        return
+    names = {posixpath.basename(entry.rstrip("/")) for entry in entries}
+    if not names & {MANIFEST, PLAN, CONFIG} and not all(name.endswith(".partial") for name in names):
+        raise UserError(f"{path}: is not empty and not an artifact; choose another directory")
+    if MANIFEST in names or not (resumable and _alike(plan, _read_plan(path), grows)):
+        clear(path)
+
+
+def clear(path: str) -> None:
+    """Remove an artifact: its manifest first, so that no reader takes what is left, and last the file that tells an
+    unfinished artifact from somebody else's directory, so that a job killed in between can be run again.
+    """
+    fs, root = filesystem(path)
+    last = [CONFIG, PLAN]
+    entries = {posixpath.basename(entry.rstrip("/")): entry for entry in fs.ls(root, detail=False)}
+    for name in [MANIFEST, *sorted(entries.keys() - {MANIFEST, *last}), *last]:
+        if name in entries:
+            fs.rm(entries[name], recursive=True)
+    if fs.exists(root):
+        fs.rm(root, recursive=True)
+
+
+def _read_plan(path: str) -> dict[str, Any]:
+    """What an unfinished artifact was begun with; a plan of nothing where the job was killed while it wrote that."""
+    try:
+        raw = read_json(join(path, PLAN))
+        return {"kind": raw["kind"], "settings": raw["settings"], "inputs": dict(raw["inputs"])}
+    except (UserError, KeyError, TypeError, ValueError):
+        return {"kind": "", "settings": "", "inputs": {}}
 
 
 def _alike(plan: dict[str, Any], done: dict[str, Any], grows: Sequence[str]) -> bool:
@@ -193,7 +282,7 @@ def _alike(plan: dict[str, Any], done: dict[str, Any], grows: Sequence[str]) -> 
 def difference(path: str, kind: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> str:
     """Say what an artifact, finished or not, was begun with that is different now; empty when nothing is."""
     plan = {"kind": kind, "settings": digest(settings), "inputs": dict(inputs)}
-    begun = read_json(join(path, "plan.json"))
+    begun = _read_plan(path)
     return "" if begun == plan else _difference(path, plan, begun, settings)
 
 
@@ -201,11 +290,18 @@ def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings:
     if plan["kind"] != done["kind"]:
         return f"was made by `{done['kind']}`"
     if plan["settings"] != done["settings"]:
-        changed = _changed(read_json(join(path, CONFIG)), settings)
+        changed = _changed(_read_settings(path), settings)
         shown = [*changed[:3], *([f"{len(changed) - 3} more"] if len(changed) > 3 else [])]
         return f"with another setting of {', '.join(shown) or 'the job'}"
     changed = sorted(k for k in {*plan["inputs"], *done["inputs"]} if plan["inputs"].get(k) != done["inputs"].get(k))
     return f"from another input ({', '.join(changed)})"
+
+
+def _read_settings(path: str) -> dict[str, Any]:
+    try:
+        return dict(read_json(join(path, CONFIG)))
+    except (UserError, TypeError, ValueError):
+        return {}
 
 
 def _changed(old: Any, new: Any, name: str = "") -> list[str]:
@@ -226,8 +322,8 @@ def _short(value: Any) -> str:
 
 def _read_manifest(path: str) -> Manifest:
     raw = read_json(join(path, MANIFEST))
-    raw.pop("fingerprint", None)
     try:
+        raw.pop("fingerprint", None)
         tables = {name: TableInfo(**info) for name, info in raw.pop("tables").items()}
         return Manifest(tables=tables, **raw)
     except (TypeError, KeyError, AttributeError) as error:

@@ -201,9 +201,12 @@ def write_json(path: str, value: Any) -> None:
     """Write JSON so that readers see all of it or nothing: a temporary name, then a rename."""
     fs, name = filesystem(path)
     fs.makedirs(posixpath.dirname(name), exist_ok=True)
-    partial = f"{name}.partial"
+    partial = f"{name}.{uuid.uuid4().hex[:8]}.partial"
     with fs.open(partial, "w", encoding="utf-8") as file:
         file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        if "file" in fs.protocol:  # a rename must not reach the disk before the content
+            file.flush()
+            os.fsync(file.fileno())
     fs.mv(partial, name)
 
 

@@ -252,7 +252,7 @@ def buckets_for(bulk: Bulk) -> int:
 
 def write_bulk(settings: Mapping[str, Any], inputs: Mapping[str, str], bulk: Bulk, spread: Spread) -> Artifact:
     """Write the rows of data larger than memory as an artifact, or return it where it is already there."""
-    draft = artifact.begin(bulk.out, "rows", dict(settings), inputs, overwrite=True, keep=True)
+    draft = artifact.begin(bulk.out, "rows", dict(settings), inputs, overwrite=True, keep=True, exclusive=False)
     if isinstance(draft, Artifact):
         return draft
     bulk = bulk.counted(spread)

@@ -52,7 +52,13 @@ def compose_epoch(rows: Artifact, recipe: Recipe, number: int, place: str, sprea
     """
     settings = {**asdict(recipe), "epoch": number}
     draft = artifact.begin(
-        place, "epoch", settings, {"rows": rows.manifest.fingerprint}, overwrite=True, keep=spread is not here
+        place,
+        "epoch",
+        settings,
+        {"rows": rows.manifest.fingerprint},
+        overwrite=True,
+        keep=spread is not here,
+        exclusive=False,
     )
     if isinstance(draft, Artifact):
         return draft

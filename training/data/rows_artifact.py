@@ -64,7 +64,7 @@ def write_rows(
     place: str, settings: Mapping[str, Any], inputs: Mapping[str, str], tables: Iterable[pa.Table]
 ) -> Artifact:
     """Write rows as an artifact, or return it where it is already there."""
-    draft = artifact.begin(place, "rows", dict(settings), inputs, overwrite=True)
+    draft = artifact.begin(place, "rows", dict(settings), inputs, overwrite=True, exclusive=False)
     if isinstance(draft, Artifact):
         return draft
     tallies = [write(place, number, table) for number, table in enumerate(parts(tables))]
