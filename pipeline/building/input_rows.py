@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.building.config import BuildConfig
 from pipeline.core.errors import UserError
+from pipeline.sources.reading.labels import REFUSED
 from pipeline.sources.reading.record import Block
 from pipeline.storage.counts import Counts
 
@@ -67,11 +68,16 @@ def unread_columns(files: Sequence[FileRows]) -> dict[str, list[str]]:
 
 
 def check_unusable(files: Sequence[FileRows], max_share: float, examples: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a file of which more than a share of the rows cannot be read; raises UserError naming the first one."""
+    """Refuse a file of which more than a share of the rows cannot be read; raises UserError naming the first one.
+
+    A label, score or name of a split without a meaning is refused whatever the share: the recipe misreads the file.
+    """
     for file in files:
-        count = sum(file.unused[reason] for reason in UNUSABLE)
-        if count > max_share * file.read:
-            lines = [text for reason in UNUSABLE for text in examples.get(reason, ()) if text.startswith(file.path)]
+        misread = [reason for reason in REFUSED if file.unused[reason]]
+        reasons = misread or UNUSABLE
+        count = sum(file.unused[reason] for reason in reasons)
+        if misread or count > max_share * file.read:
+            lines = [text for reason in reasons for text in examples.get(reason, ()) if text.startswith(file.path)]
             first = f"; line {lines[0].removeprefix(file.path + ':')}" if lines else ""
             raise UserError(f"source {file.path}: {count:,} of {file.read:,} rows cannot be used{first}")
 

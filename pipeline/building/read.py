@@ -18,7 +18,7 @@ from pipeline.storage.counts import Counts
 from pipeline.storage.shuffle import Shuffle
 from pipeline.text.columns import keys, normalised, shortened
 
-BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left"}
+BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left", "negatives": "query_id"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right")}
 _SIDE_TEXTS = ("title", "body")
 _ID_COLUMNS = {"queries": "query_id", "documents": "doc_id"}  # by which judgments refer to records

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from pipeline.sources.jsonl import objects
-from pipeline.sources.reading.mapping import Mapping, Row, string
+from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated
+from pipeline.sources.reading.values import UnusableValue, text
 
 LONGEST = 1 << 20  # bytes of a Python literal that are parsed
 
@@ -33,13 +34,16 @@ def products(raw: bytes) -> list[Row] | str:
     row = literal(raw)
     if isinstance(row, str):
         return row
-    title = string(row.get("title"))
+    try:
+        title = text(row.get("title"), "title")
+        body = "\n".join(filter(None, (text(row.get(name), name) for name in ("description", "feature"))))
+    except UnusableValue as problem:
+        return str(problem)
     if "getTime()" in title:
         return "the title is a script of the shop's page"
-    text = "\n".join(filter(None, (string(row.get("description")), string(row.get("feature")))))
     levels = row.get("category") or (row.get("categories") or [None])[0]
     brand = {"brand": row.get("brand")}
-    texts = {"title": title or None, "description": text or None}
+    texts = {"title": title or None, "description": body or None}
     return [{"asin": row.get("asin"), **texts, "category": levels, "attributes": brand}]
 
 

@@ -8,23 +8,26 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import objects
 from pipeline.sources.reading import lines
+from pipeline.sources.reading.labels import LabelConfig, UnusableRow
 from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, file_size, resolve
-from pipeline.sources.reading.splits import Split, parse_split
+from pipeline.sources.reading.splits import Split, SplitRule
 from pipeline.storage.files import filesystem, join
 from pipeline.text.normalize import identifier
 
 
-class Beir(SourceConfig, Templated):
+class Beir(SourceConfig, Templated, LabelConfig):
     """A folder in BEIR layout.
 
-    A qrels file named after a split (train, dev, test, validation) forces its queries into it; queries judged in files
-    of other names are split by hash, as all are with `hashed`.
+    A qrels file named after a split (train, dev, test, validation) forces its queries into it; `splits` says what
+    other names stand for. With `hashed` all queries are split by hash.
     """
 
     type: Literal["beir"] = "beir"
     path: str
-    splits: dict[str, Split] = Field(default={}, description="name of a qrels file, without .tsv: its split")
+    splits: dict[str, SplitRule] = Field(
+        default={}, description="name of a qrels file, without .tsv: its split, or hash: split by hash"
+    )
     hashed: bool = Field(default=False, description="split by hash whatever the qrels files are called")
 
     def inputs(self, root: str) -> dict[str, str]:
@@ -39,14 +42,17 @@ class Beir(SourceConfig, Templated):
             raise UserError(
                 f"source {self.path}: is not a BEIR folder; wanted corpus.jsonl, queries.jsonl, qrels/*.tsv"
             )
-        missing = sorted(set(self.splits) - {_stem(n) for n in names})
+        missing = sorted(set(self.splits) - {_stem(n).casefold() for n in names})
         if missing:
             raise UserError(f"source {self.path}: has no qrels/{missing[0]}.tsv")
         return {join(self.path, n): join(folder, n) for n in names}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
-        """Cut every file into byte ranges."""
-        files = enumerate(self.inputs(root).items())
+        """Cut every file into byte ranges; raises UserError for a qrels file whose name is no split."""
+        files = list(enumerate(self.inputs(root).items()))
+        for _, (_, path) in files:
+            if path.endswith(".tsv"):
+                self.split_of_file(path)
         cuts = [lines.cut(path, file_size(path, display), index, file, block_bytes) for file, (display, path) in files]
         return [block for blocks in cuts for block in blocks]
 
@@ -59,18 +65,27 @@ class Beir(SourceConfig, Templated):
             return objects(block, Mapping(kind="query", fields={"id": "_id"}), self.label, self.prefix)
         return self._qrels(block)
 
-    def split_of(self, path: str) -> Split | None:
-        """Return the split into which the name of a qrels file puts its queries; None splits by hash."""
-        return None if self.hashed else self.splits.get(_stem(path)) or parse_split(_stem(path))
+    def split_of_file(self, path: str) -> Split | None:
+        """Return the split into which the name of a qrels file puts its queries; None splits by hash.
+
+        Raises UserError for a name that is no split.
+        """
+        try:
+            return None if self.hashed else self.split_of(_stem(path), "the name of a qrels file")
+        except UnusableRow as problem:
+            raise UserError(f"source {self.path}: {problem}; or say `hashed: true`") from problem
 
     def _qrels(self, block: Block) -> Iterator[Parsed]:
-        parsed, split = Parsed(), self.split_of(block.path)
+        parsed, split = Parsed(), self.split_of_file(block.path)
         for line, (offset, raw) in enumerate(lines.read(block), 1):
             parsed.tally.rows += 1
             if raw.strip() and not (offset == 0 and raw.lower().startswith((b"query-id", b"query_id"))):
                 parsed.tally.counts["rows"] += 1
                 try:
-                    query_id, doc_id, grade = judgment(raw)
+                    query_id, doc_id, relevance = judgment(raw)
+                    grade = self.grade(relevance)
+                except UnusableRow as problem:
+                    parsed.tally.offend(line, problem.reason, str(problem))
                 except ValueError as error:
                     parsed.tally.offend(line, "unreadable_row", f"not a judgment: {error}")
                 else:
@@ -83,13 +98,13 @@ class Beir(SourceConfig, Templated):
         yield parsed
 
 
-def judgment(raw: bytes) -> tuple[str, str, int]:
+def judgment(raw: bytes) -> tuple[str, str, str]:
     """Read query id, document id and relevance of a line: BEIR's three columns or the four of TREC qrels."""
     cells = raw.decode("utf-8").split("\t")
     cells = cells if len(cells) > 1 else raw.decode("utf-8").split()
     if len(cells) not in (3, 4):
         raise ValueError(f"{len(cells)} columns, wanted 3 or 4")
-    return identifier(cells[0]), identifier(cells[-2]), round(float(cells[-1]))
+    return identifier(cells[0]), identifier(cells[-2]), cells[-1].strip()
 
 
 def _stem(path: str) -> str:

@@ -18,7 +18,6 @@ class Csv(Paths, Mapping):
     """A delimited table; columns are matched by name, or by name in lower case with underscores."""
 
     type: Literal["csv"] = "csv"
-    html: bool = True
     delimiter: str | None = Field(
         default=None, min_length=1, max_length=1, description="by default the most frequent of , ; tab | in line one"
     )
@@ -54,8 +53,7 @@ class Csv(Paths, Mapping):
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""
         table = CsvTable.open(block.path, self.delimiter, self.encoding, self.columns)
-        mapped = {*self.fields.values(), *self.attributes}
-        names = [name if name in mapped else name.lower().replace(" ", "_") for name in table.names]
+        names = [name if self.reads(name) else name.lower().replace(" ", "_") for name in table.names]
 
         def take(numbered: CsvRow, parsed: Parsed) -> None:
             line, offset, cells = numbered

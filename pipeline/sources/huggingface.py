@@ -7,9 +7,11 @@ from pyarrow import ArrowException
 from pydantic import Field
 
 from pipeline.core.errors import UserError
-from pipeline.sources.reading.mapping import Kind, Mapping, check_columns
+from pipeline.sources.reading.labels import UnusableRow
+from pipeline.sources.reading.mapping import Mapping, check_columns
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, resolve
-from pipeline.sources.reading.splits import parse_split
+from pipeline.sources.reading.roles import Kind
+from pipeline.sources.reading.splits import Split
 from pipeline.storage.files import filesystem
 
 
@@ -43,6 +45,8 @@ class HuggingFace(SourceConfig, Mapping):
         folder = self.folder(root)
         if folder is None and self.dataset.startswith(("/", ".")):
             raise UserError(f"source {self.dataset}: no such folder")
+        for name in self.parts if self.forced else ():
+            self.split_of_part(name)
         size = 0
         if folder:
             fs, name = filesystem(folder)
@@ -50,12 +54,20 @@ class HuggingFace(SourceConfig, Mapping):
         blocks = []
         for part, split in enumerate(self.parts):
             rows = self.open(folder or self.dataset, split)
-            check_columns(self, list(rows.column_names or self.fields.values()), f"{self.dataset} ({split})")
+            if rows.column_names:
+                check_columns(self, list(rows.column_names), f"{self.dataset} ({split})")
             shards = rows.num_shards
             each = size // (shards * len(self.parts))
             cuts = range(shards)
             blocks += [Block(index, part, folder or self.dataset, i, shards, each) for i in cuts]
         return blocks
+
+    def split_of_part(self, part: str) -> Split | None:
+        """Return the split that a part of the data set stands for; raises UserError for a name that is none."""
+        try:
+            return self.split_of(part.split("[")[0].strip(), "the part")
+        except UnusableRow as problem:
+            raise UserError(f"source {self.dataset}: {problem}; or leave `forced` out") from problem
 
     def open(self, path: str, part: str) -> Any:
         """Open one split as a stream of rows."""
@@ -76,13 +88,13 @@ class HuggingFace(SourceConfig, Mapping):
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows of one shard."""
-        part, parsed = self.parts[block.file], Parsed()
+        split, parsed = self.split_of_part(self.parts[block.file]) if self.forced else None, Parsed()
         for line, row in enumerate(self._rows(block), 1):
             parsed.tally.rows += 1
             parsed.tally.counts["rows"] += 1
             origin = {"source": self.label, "order": block.order(block.start << 28 | line)}
             if self.forced:
-                origin["split"] = parse_split(part)
+                origin["split"] = split
             self.take(row, line, origin, self.prefix, parsed)
             if parsed.tally.rows >= CHUNK_ROWS:
                 yield parsed

@@ -1,18 +1,20 @@
 """JSON lines, compressed or not: products, documents, questions with answers, queries, judgments or labelled pairs."""
 
+import re
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from pipeline.sources.reading import json_columns, lines
 from pipeline.sources.reading.columnar import Batch
-from pipeline.sources.reading.mapping import ROLES, Mapping, Row
+from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks
 from pipeline.storage.json_lines import parse_object
 from pipeline.storage.lines import Lines
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 PIECE_BYTES, LEAST_LINES = 8 << 20, 256
 NumberedLine = tuple[int, tuple[int, bytes]]
 
@@ -21,7 +23,6 @@ class JsonLines(Paths, Mapping):
     """Files with one JSON object a line."""
 
     type: Literal["jsonl"] = "jsonl"
-    html: bool = True
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the objects that start in the block."""
@@ -46,6 +47,8 @@ def objects(
         if isinstance(items, str):
             parsed.tally.offend(line, "unreadable_row", items)
             return
+        if _SURROGATE.search(raw):
+            items = _writable(items)
         for item in items if isinstance(items, list) else [items]:
             mapping.take(item, line, {"source": label, "order": block.order(offset)}, prefix, parsed)
 
@@ -53,7 +56,7 @@ def objects(
         """Read by columns what can be, the rest line by line; a broken line slows down only the lines around it."""
         sound = json_columns.sound(piece)
         rows = np.flatnonzero(sound)
-        schema = json_columns.types(piece, fields) if len(rows) else None
+        schema = json_columns.types(piece, mapping) if len(rows) else None
         if schema is None:
             yield from chunks(piece.rows(), take)
             return
@@ -66,11 +69,20 @@ def objects(
         read = table is not None and Batch(mapping, table, piece.line + rows, orders, label, prefix).take()
         if read:
             parsed, odd = read
+            parsed.tally.unread |= json_columns.unread(piece, mapping)
             yield parsed
             sound[rows[odd]] = False
         yield from chunks(piece.rows(np.flatnonzero(~sound) if read else None), take)
 
-    fields = {name for role in ROLES[mapping.kind] for name in mapping.names(role)} | set(mapping.attributes)
     if rows_of is not None:
         return chunks(enumerate(lines.read(block), 1), take)
     return (parsed for piece in lines.pieces(block, PIECE_BYTES) for parsed in by_columns(piece))
+
+
+def _writable(value: Any) -> Any:
+    """A value without halves of surrogate pairs in its texts, which JSON can escape and UTF-8 cannot write."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "ignore").decode()
+    if isinstance(value, dict):
+        return {_writable(name): _writable(item) for name, item in value.items()}
+    return [_writable(item) for item in value] if isinstance(value, list) else value

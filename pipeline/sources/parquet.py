@@ -5,7 +5,7 @@ A folder's files force the split that their name says.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,12 @@ from pydantic import Field, model_validator
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.columnar import Batch, Numbers
-from pipeline.sources.reading.mapping import Kind, Mapping, Row, check_columns
+from pipeline.sources.reading.labels import GradeConfig
+from pipeline.sources.reading.mapping import Mapping, Row, check_columns
 from pipeline.sources.reading.paths import expand
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, file_size
-from pipeline.sources.reading.splits import Split
+from pipeline.sources.reading.roles import Kind
+from pipeline.sources.reading.splits import Split, SplitRule
 from pipeline.storage.files import filesystem, open_parquet
 
 _KINDS: dict[str, Kind] = {
@@ -28,6 +30,7 @@ _KINDS: dict[str, Kind] = {
     "pairs_labelled": "labelled",
     "sts": "labelled",
 }
+_SPLITS: list[Split] = ["train", "dev"]
 Shape = Literal["corpus", "queries", "qrels", "pairs", "pairs_labelled", "sts"]
 
 
@@ -37,21 +40,24 @@ class ParquetFile(Mapping):
     path: str | list[str] = Field(min_length=1, description="a file, a pattern, or a list of both")
 
 
-class Parquet(SourceConfig, Templated):
+class Parquet(SourceConfig, Templated, GradeConfig):
     """Parquet files, named one by one in `files`, or a folder `path` with `tables` and `splits`."""
 
     type: Literal["parquet"] = "parquet"
     files: list[ParquetFile] = Field(default=[])
     path: str | None = None
     tables: list[Shape] = Field(default=["corpus", "queries", "qrels"], min_length=1)
-    splits: list[Split] = Field(default=["train", "dev"], min_length=1)
+    splits: list[Split] | dict[str, SplitRule] = Field(
+        default=_SPLITS,
+        min_length=1,
+        description="splits to read, or {name in the files: split}",
+    )
     group: str | None = Field(
         default=None, description="column of the corpus that groups documents, such as their topic"
     )
     corpus_split: Split | None = Field(
         default=None, description="split of pairs made of a document alone (title-description)"
     )
-    scale: float = Field(default=1.0, gt=0, description="divide the scores of labelled pairs by this")
 
     @model_validator(mode="after")
     def _check_place(self) -> "Parquet":
@@ -69,8 +75,13 @@ class Parquet(SourceConfig, Templated):
             fields = {"group": self.group} if self.group else {}
             path, split = f"{self.path}/corpus.parquet", self.corpus_split
             return [ParquetFile(path=path, kind=kind, fields=fields, template=self.template, split=split)]
-        names = [(f"{self.path}/{table}.{split}.parquet", split) for split in self.splits]
-        return [ParquetFile(path=path, kind=kind, split=split, scale=self.scale) for path, split in names]
+        splits = self.splits if isinstance(self.splits, dict) else {split: split for split in self.splits}
+        names = [(f"{self.path}/{table}.{name}.parquet", split) for name, split in splits.items()]
+        labels: Any = {"grades": self.grades, "scale": self.scale}
+        return [
+            ParquetFile(path=path, kind=kind, split=None if split == "hash" else split, **labels)
+            for path, split in names
+        ]
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files."""

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
-
+from pipeline.core.plugins import Registry
 from pipeline.sources.amazon import Amazon
 from pipeline.sources.beir import Beir
 from pipeline.sources.csv import Csv
@@ -14,6 +13,7 @@ from pipeline.sources.huggingface import HuggingFace
 from pipeline.sources.jsonl import JsonLines
 from pipeline.sources.msmarco import MsMarco
 from pipeline.sources.parquet import Parquet
+from pipeline.sources.reading.record import SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad
 from pipeline.sources.stackexchange import StackExchange
@@ -34,5 +34,5 @@ Source = Annotated[
     | Shopify
     | Debian
     | Ditto,
-    Field(discriminator="type"),
+    Registry("source", SourceConfig),
 ]

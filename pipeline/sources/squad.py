@@ -12,9 +12,10 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
-from pipeline.sources.reading.mapping import derived_id, string
+from pipeline.sources.reading.mapping import derived_id
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.sources.reading.values import identifier, text
 from pipeline.storage.compression import open_decompressed
 from pipeline.storage.lines import excerpt, read_head
 
@@ -60,16 +61,16 @@ class Squad(Paths, Templated):
         return chunks(enumerate(articles(block.path), 1), take)
 
     def _paragraph(self, article: dict[str, Any], paragraph: dict[str, Any], origin: Any, parsed: Parsed) -> None:
-        context, questions = str(paragraph["context"]), list(paragraph["qas"])
-        title = string(article.get("title")).replace("_", " ")
-        group = title or derived_id("g", string(article["paragraphs"][0].get("context")))
+        context, questions = text(paragraph["context"], "context"), list(paragraph["qas"])
+        title = text(article.get("title"), "title").replace("_", " ")
+        group = title or derived_id("g", text(article["paragraphs"][0].get("context"), "context"))
         starts = passages(context, self.passage_chars)
         names = []
         for start, end in zip(starts, [*starts[1:], len(context)], strict=True):
-            text = context[start:end]
-            names.append(self.prefix + derived_id("d", f"{title} {text}"))
+            part = context[start:end]
+            names.append(self.prefix + derived_id("d", f"{title} {part}"))
             origin["order"] += 1
-            texts = {"title": title, "text": self.compose(title, text), "body": text, "tags": []}
+            texts = {"title": title, "text": self.compose(title, part), "body": part, "tags": []}
             parsed.add("documents", id=names[-1], mention=True, group=group, **texts, **origin)
         for question in questions:
             parsed.tally.counts["rows"] += 1
@@ -78,9 +79,9 @@ class Squad(Paths, Templated):
             if question.get("is_impossible") or not answers:
                 parsed.tally.skip("unanswerable_question")
                 continue
-            text, explicit_id = str(question["question"]), string(question.get("id"))
-            name = self.prefix + (explicit_id or derived_id("q", text))
-            parsed.add("queries", id=name, text=text, body="", group=group, **origin)
+            asked, explicit_id = text(question["question"], "question"), identifier(question.get("id"), "id")
+            name = self.prefix + (explicit_id or derived_id("q", asked))
+            parsed.add("queries", id=name, mention=True, text=asked, body="", group=group, **origin)
             spots = (int(answer.get("answer_start", 0)) for answer in answers)
             for passage in dict.fromkeys(sum(start <= max(spot, 0) for start in starts) - 1 for spot in spots):
                 ids = {"query_id": name, "doc_id": names[passage]}

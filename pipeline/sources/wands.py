@@ -8,6 +8,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
+from pipeline.sources.reading.labels import GradeConfig
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.record import Block, Parsed, SourceConfig, Templated, chunks, resolve
 from pipeline.sources.reading.splits import Split
@@ -15,13 +16,15 @@ from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
 from pipeline.storage.files import filesystem, join
 
 
-class Wands(SourceConfig, Templated):
+class Wands(SourceConfig, Templated, GradeConfig):
     """A folder in WANDS layout; any of its files may come from another source instead."""
 
     type: Literal["wands"] = "wands"
     path: str
-    grades: dict[str, int] = Field(
-        default={"Exact": 2, "Partial": 1, "Irrelevant": 0}, description="relevance of each label"
+    grades: dict[str, float] = Field(
+        default={"Exact": 2, "Partial": 1, "Irrelevant": 0},
+        validate_default=True,
+        description="relevance of each label",
     )
     split: Split | None = Field(default=None, description="force all rows into one split")
     names: ClassVar[tuple[str, ...]] = ("product.csv", "query.csv", "label.csv")
@@ -65,7 +68,7 @@ class Wands(SourceConfig, Templated):
         if name == "query.csv":
             return Mapping(kind="query", split=self.split)
         if name == "label.csv":
-            return Mapping(kind="judgment", grades=self.grades, fields={"relevance": "label"})
+            return Mapping(kind="judgment", grades=self.grades, scale=self.scale, fields={"relevance": "label"})
         fields = {"title": "product_name", "category": "category_hierarchy", "attributes": "product_features"}
         settings: dict[str, Any] = {"template": self.template, "fields": fields}
         return Mapping(kind="product", separator="/", html=True, **settings)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 EXAMPLES = 3
+_EXCERPT = 60  # characters of a text that an example shows
 
 
 @dataclass
@@ -47,6 +48,20 @@ class Counts:
         """Count one record that was left out, with the line in the block of its row, which is used all the same."""
         self.dropped[reason] += 1
         self._add_offenders([(line, reason, detail)])
+
+    def note(self, line: int, name: str, detail: str) -> None:
+        """Count something about an input row that is used, with its line in the block."""
+        self.counts[name] += 1
+        self._add_offenders([(line, name, detail)])
+
+    def note_change(self, line: int, name: str, before: str, after: str) -> None:
+        """Count a text that was changed on the way in; the example shows where it differs."""
+        self.counts[name] += 1
+        lines = [known for known, reason, _ in self.offenders if reason == name]
+        if len(lines) < EXAMPLES or line < max(lines):
+            start = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
+            part = slice(max(0, min(start - 10, len(before) - _EXCERPT)), start + _EXCERPT)
+            self._add_offenders([(line, name, f"{before[part]!r} became {after[part]!r}")])
 
     def locate_offenders(self, path: str, first_line: int) -> None:
         """Turn offenders into examples that name the file and the line, once the lines before are known."""

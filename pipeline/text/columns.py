@@ -49,10 +49,10 @@ def normalised(texts: Texts) -> pa.Array:
     return _mended(texts, _not_normal(texts), normalise)
 
 
-def from_html(texts: Texts) -> pa.Array:
-    """Plain texts [N] of HTML."""
+def from_html(texts: Texts, rule: Callable[[str], str] = html_to_text) -> pa.Array:
+    """Plain texts [N] of HTML; `rule` is what makes one of a text that may hold markup."""
     texts = whole(texts)
-    return _mended(texts, _holding(texts, _MARKUP), html_to_text)
+    return _mended(texts, _holding(texts, _MARKUP), rule)
 
 
 def stripped(texts: Texts) -> pa.Array:

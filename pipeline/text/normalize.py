@@ -19,6 +19,11 @@ _TAG = re.compile(
     r"table|tbody|td|th|tr|u|ul)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
+_CLOSING = re.compile(
+    r"</(?:a|b|blockquote|code|dd|div|dl|dt|em|font|h[1-6]|i|li|ol|p|pre|script|section|span|strong|style|sub|sup|"
+    r"table|tbody|td|th|thead|tr|u|ul)\s*>|<br\s*/?>",
+    re.IGNORECASE,
+)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,31}\d{0,2});", re.IGNORECASE)
 _DROPPED = re.compile(
     "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
@@ -28,9 +33,9 @@ _UNKNOWN = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]")  #
 
 def html_to_text(markup: str) -> str:
     """Plain text of HTML, with or without tags: block elements end a line, scripts and styles are left out."""
-    markup = _DROPPED.sub("", markup)
     if not _TAG.search(markup):
         return html.unescape(markup) if _ENTITY.search(markup) else markup
+    markup = _DROPPED.sub("", markup)
     parser = lxml.html.HTMLParser()
     try:
         root = lxml.html.fragment_fromstring(markup, create_parent="div", parser=parser)
@@ -45,6 +50,11 @@ def html_to_text(markup: str) -> str:
             element.text = "\n" + _UNKNOWN.sub(" ", element.text or "")
             element.tail = "\n" + _UNKNOWN.sub(" ", element.tail or "")
     return str(root.xpath("string()"))
+
+
+def looks_like_html(text: str) -> bool:
+    """Whether a text holds a closing tag, a line break or an entity of HTML; a lone `<b>` may be anything."""
+    return bool(_CLOSING.search(text) or _ENTITY.search(text))
 
 
 def normalise(text: str) -> str:

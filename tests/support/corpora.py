@@ -62,7 +62,7 @@ def sample_recipe(**over: Any) -> Recipe:
     sources = [
         {"type": "stackexchange", "name": "forum", "path": "Posts.xml"},
         {"type": "jsonl", "name": "shop", "path": "products.jsonl", "kind": "product"},
-        {"type": "beir", "name": "search", "path": "search"},
+        {"type": "beir", "name": "search", "path": "search", "hashed": True},
     ]
     return {"root": str(SAMPLE), "sources": sources, "pairs": {"title_description": True}, **over}
 

@@ -1,20 +1,23 @@
 """Turns batches of rows into records a column at a time, with the same result as `mapping` row by row.
 
-Plain are texts, numbers and lists of texts. Rows that lack what their kind needs, and batches of anything else, are
-left to `mapping`, which says in words what is wrong.
+Only texts, numbers and lists of texts are read here. Rows that lack what their kind needs, and batches of any other
+kind of column, are left to `mapping`, which says in words what is wrong.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.sources.reading.mapping import ROLES, Mapping, path_of, tags_of
+from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.record import ROWS, Parsed
+from pipeline.sources.reading.roles import GIVEN, ROLES, numbered
+from pipeline.sources.reading.values import SHORT, UnusableValue, category_path, tags
+from pipeline.storage.counts import Counts
 from pipeline.text.columns import Mask, from_html, keys, named_after, normalised, stripped, whole
 
 Numbers = npt.NDArray[np.int64]
@@ -42,24 +45,29 @@ class Batch:
     orders: Numbers
     label: str
     prefix: str
+    tally: Counts = field(default_factory=Counts)
+    columns: dict[str, pa.Array] = field(default_factory=dict)
 
     def take(self) -> tuple[Parsed, Mask] | None:
         """Records of the rows, and which rows [N] they leave out; None for a batch that is not plain."""
         parsed = Parsed()
         try:
+            self._check_plain()
             odd = self._odd()
             chosen = self._chosen(np.flatnonzero(~odd)) if odd.any() else self
             for kind, columns in _MAKERS[self.mapping.kind](chosen).items():
                 parsed.kinds[kind] = _table(kind, columns)
         except NotPlain:
             return None
+        parsed.tally = chosen.tally
         parsed.tally.rows = parsed.tally.counts["rows"] = len(chosen.lines)
+        parsed.tally.unread.update(name for name in self.rows.column_names if not self.mapping.reads(name))
         return parsed, odd
 
     def value(self, role: str) -> pa.Array:
-        """Return values [N] of a role: for each row, those of the first of its fields that is not null."""
-        columns = [_plain(self.rows[name]) for name in self.mapping.names(role) if name in self.rows.column_names]
-        columns = [column for column in columns if not pa.types.is_null(column.type)]
+        """Return values [N] of a role: for each row, of the first of its fields that says something."""
+        names = [name for name in self.mapping.names(role) if name in self.rows.column_names]
+        columns = [column for name in names if not pa.types.is_null((column := self._column(name)).type)]
         if len({column.type for column in columns}) > 1:
             raise NotPlain
         return pc.coalesce(*columns) if columns else pa.nulls(len(self.lines), pa.string())
@@ -72,9 +80,17 @@ class Batch:
         return values.cast(pa.string())
 
     def prose(self, role: str) -> pa.Array:
-        """Return texts [N] of a role, converted from HTML where the source holds some; empty where a row has none."""
-        texts = pc.fill_null(self.text(role), "")
-        return from_html(texts) if self.mapping.html else texts
+        """Return texts [N] of a role, without markup where they are HTML; empty where a row has none."""
+        return self.plain(pc.fill_null(self.text(role), ""), self.lines)
+
+    def plain(self, texts: pa.Array, lines: Numbers) -> pa.Array:
+        """Return texts [M], which stand in some lines [M], without markup where they are HTML."""
+        if self.mapping.html is False or (self.mapping.html is None and self.mapping.kind != "product"):
+            return texts
+        results = from_html(texts, self.mapping.without_markup)
+        for row in np.flatnonzero(pc.not_equal(texts, results).to_numpy(zero_copy_only=False)).tolist():
+            self.tally.note_change(int(lines[row]), "html_removed", texts[row].as_py(), results[row].as_py())
+        return results
 
     def each(self, role: str, rule: Callable[[Any], Any], dtype: pa.DataType) -> pa.Array:
         """Apply a rule to the values [N] of a role, once for each distinct value; null where it raises."""
@@ -82,23 +98,24 @@ class Batch:
         if pa.types.is_list(values.type):
             raise NotPlain
         coded = values.dictionary_encode()
-        return pa.array([_tried(rule, value) for value in coded.dictionary.to_pylist()], dtype).take(coded.indices)
+        results = [None if value is None else _tried(rule, value) for value in coded.dictionary.to_pylist()]
+        return pa.array(results, dtype).take(coded.indices)
 
     def grades(self) -> pa.Array:
         """Return relevance [N], null where a row has none that can be read."""
-        field = self.mapping.names("relevance")[0]
-        return self.each("relevance", lambda value: self.mapping.relevance({field: value}), pa.int32())
+        return self.each("relevance", self.mapping.grade, pa.int32())
 
     def scores(self) -> pa.Array:
         """Return scores [N] of labelled pairs, null where a row has none that can be read."""
-        return self.each("score", lambda value: float(value) / self.mapping.scale, pa.float32())
+        return self.each("score", self.mapping.score, pa.float32())
+
+    def splits(self) -> pa.Array:
+        """Return the splits [N] that rows name, null where they name none or one that is not known."""
+        return self.each("split", self.mapping.split_of, pa.string())
 
     def origin(self) -> dict[str, Any]:
         """Return the columns that say where the rows come from, and into which split they are forced."""
-        forced: Any = self.mapping.split
-        if forced is None and "split" in self.mapping.fields:
-            field = self.mapping.fields["split"]
-            forced = self.each("split", lambda value: self.mapping.split_of({field: value}), pa.string())
+        forced = self.splits() if self._names_splits else self.mapping.split
         return {"source": self.label, "order": self.orders, "line": self.lines, "split": forced}
 
     def group(self) -> pa.Array | None:
@@ -119,8 +136,29 @@ class Batch:
         """Put the prefix of the source before ids [N]."""
         return pc.binary_join_element_wise(self.prefix, ids, "")
 
+    @property
+    def _names_splits(self) -> bool:
+        return self.mapping.split is None and "split" in self.mapping.fields
+
+    def _column(self, name: str) -> pa.Array:
+        """A field's values [N], null where they say nothing; raises NotPlain for what is no text, number or list."""
+        if name not in self.columns:
+            self.columns[name] = _without_nulls(_plain(self.rows[name]), self.mapping.nulls)
+        return self.columns[name]
+
+    def _check_plain(self) -> None:
+        """Leave fields inside objects and rows with given negatives, labels or scores to the row path."""
+        mapping, kind = self.mapping, self.mapping.kind
+        if any("." in name and name not in self.rows.column_names for name in mapping.fields.values() if name):
+            raise NotPlain
+        if kind in ("pair", "qa"):
+            given = {name for role in GIVEN for name in mapping.names(role)}
+            fields = [name for name in self.rows.column_names if name in given or numbered(name) in given]
+            if any(self.rows[name].null_count < len(self.rows) for name in fields):
+                raise NotPlain
+
     def _odd(self) -> Mask:
-        """Which rows [N] lack what their kind needs, or have a number that is none."""
+        """Which rows [N] lack what their kind needs, or hold a label without a meaning."""
         kind = self.mapping.kind
         masks = [self.value(role).is_valid() for role in _NEEDED.get(kind, ())]
         masks = masks or [pc.or_(self.value("title").is_valid(), self.value("text").is_valid())]
@@ -128,8 +166,15 @@ class Batch:
             masks.append(pc.or_(self.grades().is_valid(), self.value("relevance").is_null()))
         if kind == "labelled":
             masks.append(self.scores().is_valid())
+        if self._names_splits:
+            masks.append(pc.or_(self.splits().is_valid(), self._without_split()))
         odd: Mask = ~np.all([mask.to_numpy(zero_copy_only=False) for mask in masks], axis=0)
         return odd
+
+    def _without_split(self) -> pa.Array:
+        """Which rows [N] name no split, or one that is assigned by hash."""
+        known = self.each("split", lambda value: self.mapping.split_of(value) or "hash", pa.string())
+        return pc.or_(self.value("split").is_null(), pc.fill_null(pc.equal(known, "hash"), False))
 
     def _chosen(self, rows: Numbers) -> "Batch":
         selected = self.rows.take(pa.array(rows))
@@ -150,6 +195,40 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     raise NotPlain
 
 
+def _without_nulls(values: pa.Array, nulls: frozenset[str]) -> pa.Array:
+    """Values [N] of a plain column with null for NaN, blank texts, null values and lists of nothing.
+
+    Raises NotPlain for lists that hold such values beside others.
+    """
+    if pa.types.is_string(values.type):
+        missing = _missing_texts(values, nulls)
+    elif pa.types.is_list(values.type):
+        inner = values.flatten()
+        if inner.null_count or _missing_texts(inner, nulls).any():
+            raise NotPlain
+        missing = pc.fill_null(pc.equal(pc.list_value_length(values), 0), False).to_numpy(zero_copy_only=False)
+    elif pa.types.is_floating(values.type):
+        missing = pc.fill_null(pc.is_nan(values), False).to_numpy(zero_copy_only=False)
+    else:
+        return values
+    return pc.if_else(pa.array(missing), None, values) if missing.any() else values
+
+
+def _missing_texts(texts: pa.Array, nulls: frozenset[str]) -> Mask:
+    """Which texts [N] are blank or a null value."""
+    missing = np.zeros(len(texts), dtype=bool)
+    size = pc.fill_null(pc.binary_length(texts), SHORT + 1).to_numpy()
+    short = np.flatnonzero(size <= SHORT)
+    if len(short):
+        trimmed = pc.utf8_trim_whitespace(texts.take(pa.array(short)))
+        nothing = pc.is_in(trimmed, pa.array(["", *nulls]))
+        missing[short] = nothing.to_numpy(zero_copy_only=False)
+    blank = pc.fill_null(pc.starts_with(texts, " "), False).to_numpy(zero_copy_only=False) & (size > SHORT)
+    for row in np.flatnonzero(blank).tolist():
+        missing[row] = texts[row].as_py().isspace()
+    return missing
+
+
 def _tried(rule: Callable[[Any], Any], value: Any) -> Any:
     try:
         return rule(value)
@@ -160,17 +239,18 @@ def _tried(rule: Callable[[Any], Any], value: Any) -> Any:
 def _table(kind: str, columns: dict[str, Any]) -> pa.Table:
     """Rows (`ROWS[kind]`) of columns that are arrays, one value for all rows, or missing."""
     arrays = []
-    for field in ROWS[kind]:
-        value = columns.get(field.name)
+    for column in ROWS[kind]:
+        value = columns.get(column.name)
         if isinstance(value, np.ndarray):
             value = pa.array(value)
         if not isinstance(value, pa.Array):
-            value = pa.repeat(pa.scalar(value, field.type), len(columns["order"]))
-        arrays.append(value.cast(field.type))
+            value = pa.repeat(pa.scalar(value, column.type), len(columns["order"]))
+        arrays.append(value.cast(column.type))
     return pa.table(arrays, schema=ROWS[kind])
 
 
 Tables = dict[str, dict[str, Any]]
+_TAGS = ROWS["documents"].field("tags").type
 
 
 def _query(batch: Batch) -> Tables:
@@ -214,7 +294,7 @@ def _pair(batch: Batch) -> Tables:
     relevance = _take_rows(pc.fill_null(batch.grades(), 1), owner)
     judgments = {"query_id": _take_rows(ids, owner), "doc_id": documents, "relevance": relevance}
     judgments["reason"] = f"{batch.mapping.kind} of {batch.label}"
-    none = pa.array([[]], ROWS["documents"].field("tags").type).take(pa.array(np.zeros(len(positives), np.int8)))
+    none = pa.array([[]], _TAGS).take(pa.array(np.zeros(len(positives), np.int8)))
     return {
         "queries": query | origin,
         "documents": document | {"tags": none} | place_of,
@@ -229,10 +309,8 @@ def _positives(batch: Batch) -> tuple[pa.Array, pa.Array, Numbers | None]:
     if not pa.types.is_list(values.type):
         return normalised(batch.prose("positive")), explicit, None
     texts, owner = pc.list_flatten(values), pc.list_parent_indices(values).to_numpy()
-    if texts.null_count:
-        raise NotPlain
     alone = pc.equal(pc.list_value_length(values), 1)
-    texts = from_html(texts) if batch.mapping.html else texts
+    texts = batch.plain(texts, batch.lines[owner])
     return normalised(texts), pc.if_else(alone, explicit, None).take(pa.array(owner)), owner
 
 
@@ -257,10 +335,27 @@ def _document(batch: Batch) -> Tables:
     text = normalised(pc.binary_join_element_wise(ends[0], pc.if_else(both, ". ", ""), ends[1], ""))
     ids, key = batch.ids(batch.text("id"), "d", text)
     columns = {"id": ids, "key": key, "title": title, "text": text, "body": body, "group": batch.group()}
-    category, tags = batch.value("category"), batch.value("tags")
-    columns["category"] = pa.array([path_of(value, mapping.separator) for value in category.to_pylist()], pa.string())
-    columns["tags"] = pa.array([tags_of(value) for value in tags.to_pylist()], ROWS["documents"].field("tags").type)
+    columns["category"] = _optional(batch, "category", pa.string())
+    columns["tags"] = pc.coalesce(_optional(batch, "tags", _TAGS), pa.scalar([], _TAGS))
     return {"documents": columns | {"product": mapping.kind == "product"} | batch.origin()}
+
+
+def _optional(batch: Batch, role: Literal["category", "tags"], dtype: pa.DataType) -> pa.Array:
+    """Categories or tags [N]; null where a row has none, or one of another shape, which is counted."""
+    values = batch.value(role)
+    results: dict[Any, Any] = {}
+    column = []
+    for row, value in enumerate(values.to_pylist()):
+        name = value if isinstance(value, str) else repr(value)
+        if name not in results:
+            try:
+                results[name] = category_path(value, batch.mapping.separator) if role == "category" else tags(value)
+            except UnusableValue as problem:
+                results[name] = problem
+        if isinstance(results[name], UnusableValue):
+            batch.tally.note(int(batch.lines[row]), f"{role}_not_read", str(results[name]))
+        column.append(None if isinstance(results[name], UnusableValue) else results[name])
+    return pa.array(column, dtype)
 
 
 def _labelled(batch: Batch) -> Tables:

@@ -6,12 +6,17 @@ only a part of an object that the next such line goes on with, so as many object
 
 import io
 import json
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.sources.reading.mapping import Mapping
+from pipeline.sources.reading.roles import numbered
 from pipeline.storage.lines import Lines
 
 LOOKED_AT = 20  # first lines of a piece, from which the types of its fields follow
@@ -27,21 +32,49 @@ def sound(piece: Lines) -> npt.NDArray[np.bool_]:
     return complete
 
 
-def types(piece: Lines, names: set[str]) -> pa.Schema | None:
-    """Infer types of the named fields from the first lines; None where one is no text, number or list of texts."""
+def types(piece: Lines, mapping: Mapping) -> pa.Schema | None:
+    """Infer types of the fields that are read from the first lines; None where only the row path can read one.
+
+    A field that comes up further down only is taken for text: where it is none, reading fails and falls back to rows.
+    """
     dtypes: dict[str, pa.DataType] = {}
-    for _, (_, raw) in piece.rows(np.arange(min(LOOKED_AT, len(piece)))):
-        try:
-            row: Any = json.loads(raw)
-        except (ValueError, RecursionError):
-            continue
-        for name in names & set(row) if isinstance(row, dict) else ():
+    for row in _first_rows(piece):
+        for name in filter(mapping.reads, row):
             dtype = _type(row[name])
             if dtype is None or (dtypes.get(name, dtype) not in (dtype, pa.null()) and dtype != pa.null()):
                 return None
             if dtypes.get(name, pa.null()) == pa.null():
                 dtypes[name] = dtype
+    later = _further_fields(piece, mapping, dtypes)
+    if any(numbered(name) in mapping.names("negative") for name in later):
+        return None
+    dtypes |= dict.fromkeys(later, pa.string())
     return pa.schema([(name, pa.string() if dtype == pa.null() else dtype) for name, dtype in sorted(dtypes.items())])
+
+
+def _further_fields(piece: Lines, mapping: Mapping, known: Collection[str]) -> set[str]:
+    """Fields that are read and that the first lines lack: one pass tells that there is none, as a rule."""
+    names = [re.escape(name) for name in mapping.known_fields - set(known)]
+    names += [rf"{re.escape(name)}_?\d+" for name in mapping.names("negative")]
+    pattern = rf'"({"|".join(names)})"\s*:'
+    if not names or not pc.match_substring_regex(pa.array([piece.data], pa.large_binary()), pattern)[0].as_py():
+        return set()
+    return {name.decode() for name in re.findall(pattern.encode(), piece.data)}
+
+
+def unread(piece: Lines, mapping: Mapping) -> set[str]:
+    """Return the fields of the first lines from which nothing is read."""
+    return {name for row in _first_rows(piece) for name in row if not mapping.reads(name)}
+
+
+def _first_rows(piece: Lines) -> Iterator[dict[str, Any]]:
+    for _, (_, raw) in piece.rows(np.arange(min(LOOKED_AT, len(piece)))):
+        try:
+            row: Any = json.loads(raw)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            yield row
 
 
 def _type(value: Any) -> pa.DataType | None:

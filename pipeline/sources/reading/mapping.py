@@ -1,100 +1,52 @@
 """Turns rows of named fields into records: shared by JSON lines, CSV, Parquet files and data sets.
 
-Each kind has roles, and each role a few usual names of fields, taken in order; `fields` names another one.
+Each kind has roles, and each role a few usual names of fields, tried in order; `fields` names another one.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.core.errors import UserError
+from pipeline.sources.reading.labels import LabelConfig, UnusableRow
+from pipeline.sources.reading.passages import Passage, passages
 from pipeline.sources.reading.record import Parsed, Templated, described
-from pipeline.sources.reading.splits import Split, parse_split
-from pipeline.text.normalize import html_to_text, identifier, key, normalise
+from pipeline.sources.reading.roles import ROLES, Kind, numbered
+from pipeline.sources.reading.splits import Split
+from pipeline.sources.reading.values import (
+    NULL_VALUES,
+    UnusableValue,
+    attribute_text,
+    category_path,
+    identifier,
+    is_missing,
+    lookup,
+    tags,
+    text,
+)
+from pipeline.text.normalize import html_to_text, key, looks_like_html, normalise
 
-Kind = Literal["document", "product", "query", "judgment", "rated", "pair", "qa", "labelled"]
 Row = dict[str, Any]
-MAX_GRADE = 1_000_000
-_DOCUMENT = {
-    "id": ("id", "_id", "doc_id"),
-    "title": ("title",),
-    "text": ("text", "body", "content"),
-    "category": ("category",),
-    "tags": ("tags",),
-    "group": (),
-    "split": (),
-}
-_PAIR = {
-    "anchor": ("anchor", "query"),
-    "positive": ("positive", "document"),
-    "id": ("query_id",),
-    "doc_id": ("doc_id",),
-    "relevance": ("relevance",),
-    "group": (),
-    "split": (),
-}
-ROLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "document": _DOCUMENT,
-    "product": _DOCUMENT
-    | {
-        "id": ("id", "_id", "product_id", "doc_id", "sku", "asin"),
-        "title": ("title", "name", "product_title"),
-        "text": ("description", "product_description", "text"),
-        "category": ("category", "categories"),
-        "attributes": ("attributes",),
-    },
-    "query": {
-        "id": ("id", "_id", "query_id"),
-        "text": ("text", "query"),
-        "body": ("body",),
-        "group": (),
-        "split": (),
-    },
-    "judgment": {
-        "query_id": ("query_id", "query-id"),
-        "doc_id": ("doc_id", "corpus-id", "product_id"),
-        "relevance": ("relevance", "score", "label"),
-        "split": (),
-    },
-    "rated": {
-        "query": ("query", "keyword", "search_term"),
-        "doc_id": ("doc_id", "docid", "product_id"),
-        "relevance": ("relevance", "rating", "score", "label"),
-        "id": ("query_id",),
-        "group": (),
-        "split": (),
-    },
-    "pair": _PAIR,
-    "qa": _PAIR | {"anchor": ("question",), "positive": ("answer", "answers"), "id": ("id", "_id", "question_id")},
-    "labelled": {
-        "left": ("left", "sentence1"),
-        "right": ("right", "sentence2"),
-        "score": ("score", "label"),
-        "split": (),
-    },
-}
+_IDS = ("id", "query_id", "doc_id", "relevance", "score")
 
 
-class UnusableRow(ValueError):
-    """A row lacks what its kind needs: a reason for the manifest and a detail."""
-
-
-class Mapping(Templated):
+class Mapping(Templated, LabelConfig):
     """Which field holds which role (text, id, relevance ...), and what kind of record a row is."""
 
     kind: Kind = "document"
-    fields: dict[str, str] = Field(default={}, description="role: name of the field")
+    fields: dict[str, str | None] = Field(
+        default={},
+        description="role: name of its field, or of one inside it (`answers.text`); null: the rows have no such role",
+    )
     attributes: list[str] = Field(default=[], description="fields of a product that become 'name: value; ...'")
-    html: bool = Field(default=False, description="whether texts may hold HTML")
-    separator: str = Field(default=">", description="between the levels of a category written as one string")
+    html: bool | None = Field(
+        default=None, description="whether texts are HTML; by default a product's that hold closing tags or entities"
+    )
+    null_values: list[str] = Field(default=list(NULL_VALUES), description="texts that stand for no value")
+    separator: str = Field(default=">", min_length=1, description="between the levels of a category in one string")
     split: Split | None = Field(default=None, description="force all rows into one split")
-    grades: dict[str, int] = Field(
-        default={}, description="relevance of labels that are no numbers, such as {E: 3, I: 0}"
-    )
-    scale: float = Field(
-        default=1.0, gt=0, description="divide the scores of labelled pairs by this: 5 takes 0..5 to 0..1"
-    )
 
     @model_validator(mode="after")
     def _check_fields(self) -> "Mapping":
@@ -103,85 +55,122 @@ class Mapping(Templated):
             raise ValueError(f"kind {self.kind} has no role {unknown[0]!r}; choose from {', '.join(ROLES[self.kind])}")
         return self
 
+    @cached_property
+    def nulls(self) -> frozenset[str]:
+        """Texts that stand for no value, to look up."""
+        return frozenset(self.null_values)
+
+    @cached_property
+    def known_fields(self) -> frozenset[str]:
+        """Fields that some role is read from, numbered ones aside."""
+        names = {name for role in ROLES[self.kind] for name in self.names(role)} | set(self.attributes)
+        return frozenset(names | {name.split(".")[0] for name in names})
+
+    def reads(self, field: str) -> bool:
+        """Whether a field has a meaning under this mapping."""
+        return field in self.known_fields or (
+            "negative" in ROLES[self.kind] and numbered(field) in self.names("negative")
+        )
+
     def names(self, role: str) -> tuple[str, ...]:
         """Fields in which a role is looked for, in order."""
-        return (self.fields[role],) if role in self.fields else ROLES[self.kind][role]
+        if role not in self.fields:
+            return ROLES[self.kind].get(role, ())
+        name = self.fields[role]
+        return () if name is None else (name,)
+
+    def value(self, row: Row, name: str) -> Any:
+        """Return the value of a field, None for one that says nothing; what says nothing in a list is None too."""
+        value = lookup(row, name)
+        if is_missing(value, self.nulls):
+            return None
+        if isinstance(value, list | tuple):
+            return [None if is_missing(item, self.nulls) else item for item in value]
+        return value
+
+    def find(self, row: Row, role: str) -> tuple[str, Any]:
+        """Return the first field of a role that says something, and what it says; None where there is none."""
+        names = self.names(role)
+        for name in names:
+            if (value := self.value(row, name)) is not None:
+                return name, value
+        return (names[0] if names else role), None
 
     def get(self, row: Row, role: str) -> Any:
         """Return the value of a role, None where the row has none."""
-        for name in self.names(role):
-            if (value := row.get(name)) is not None:
-                return value
-        return None
+        return self.find(row, role)[1]
 
-    def need(self, row: Row, *roles: str) -> list[str]:
-        """Texts of roles without which the row is of no use; raises UnusableRow for the first that is missing."""
+    def need(self, row: Row, *roles: str) -> None:
+        """Raise UnusableRow for the first of the roles that the row lacks."""
         for role in roles:
-            if self.get(row, role) is None:
-                present = ", ".join(list(row)[:8])
-                raise UnusableRow(f"no field {' or '.join(map(repr, self.names(role)))} for {role}; it has {present}")
-        return [string(self.get(row, role)) for role in roles]
+            if self.get(row, role) is not None:
+                continue
+            empty = [name for name in self.names(role) if name.split(".")[0] in row]
+            if empty and role not in _IDS:
+                held = lookup(row, empty[0])
+                shown = f"holds {held!r}, one of null_values" if isinstance(held, str) and held.strip() else "is empty"
+                raise UnusableRow("empty_text", f"{empty[0]} {shown}")
+            present = ", ".join(list(row)[:8])
+            names = " or ".join(map(repr, self.names(role)[:3]))
+            raise UnusableRow("missing_field", f"no field {names} for {role}; it has {present}")
 
-    def prose(self, row: Row, role: str) -> str:
-        """Text of a role, out of its HTML where the source may hold some."""
-        text = string(self.get(row, role))
-        return html_to_text(text) if self.html else text
+    def id_of(self, row: Row, role: str) -> str:
+        """Return the id that a role holds, '' for none."""
+        name, value = self.find(row, role)
+        return identifier(value, name, role)
 
-    def attributes_of(self, row: Row) -> str:
+    def prose(self, row: Row, role: str, parsed: Parsed) -> str:
+        """Return the text of a role without its markup, where it is HTML; '' where the row has none."""
+        name, value = self.find(row, role)
+        return self.plain(text(value, name, role), parsed)
+
+    def plain(self, markup: str, parsed: Parsed) -> str:
+        """Return a text without its markup, where it is HTML; what was removed is counted."""
+        result = self.without_markup(markup)
+        if result != markup:
+            parsed.tally.note_change(parsed.line, "html_removed", markup, result)
+        return result
+
+    def without_markup(self, markup: str) -> str:
+        """Return the plain text of HTML, and any other text as it is."""
+        is_html = self.html if self.html is not None else self.kind == "product" and looks_like_html(markup)
+        return html_to_text(markup) if is_html else markup
+
+    def attributes_of(self, row: Row, parsed: Parsed) -> str:
         """Attributes of a product: the field of that role, then the fields of the recipe's list."""
         if self.kind != "product":
             return ""
-        listed = string({name: row.get(name) for name in self.attributes})
-        return "; ".join(filter(None, (self.prose(row, "attributes"), html_to_text(listed) if self.html else listed)))
+        name, value = self.find(row, "attributes")
+        listed = attribute_text({name: self.value(row, name) for name in self.attributes})
+        return "; ".join(filter(None, (self.plain(part, parsed) for part in (attribute_text(value, name), listed))))
 
     def take(self, row: Row, line: int, origin: Row, prefix: str, parsed: Parsed) -> None:
         """Add the records of one row, or the reason why it cannot be used."""
+        parsed.line = line
+        parsed.tally.unread.update(name for name in row.keys() - self.known_fields if not self.reads(name))
         try:
-            origin = {"line": line, "split": self.split_of(row), **origin}
+            origin = {"line": line, "split": self.forced_split(row), **origin}
             _MAKERS[self.kind](self, row, origin, prefix, parsed)
         except UnusableRow as problem:
-            parsed.tally.offend(line, "missing_field", str(problem))
+            parsed.tally.offend(line, problem.reason, str(problem))
         except (ValueError, TypeError, OverflowError) as problem:
             parsed.tally.offend(line, "unreadable_row", str(problem))
 
-    def split_of(self, row: Row) -> Split | None:
-        """Split into which the recipe or the row forces the row."""
-        return self.split or (parse_split(self.get(row, "split")) if "split" in self.fields else None)
+    def forced_split(self, row: Row) -> Split | None:
+        """Return the split into which the recipe or the row forces the row; None for one by hash."""
+        if self.split or "split" not in self.fields:
+            return self.split
+        name, value = self.find(row, "split")
+        return None if value is None else self.split_of(value, name)
 
     def group_of(self, row: Row) -> str | None:
         """Return the group that the row names: rows of one group stay in one split."""
-        return normalise(string(self.get(row, "group"))) or None
+        return normalise(self.id_of(row, "group")) or None
 
     def relevance(self, row: Row, default: int | None = None) -> int:
-        """Relevance as a whole number, from a number or from a label in `grades`."""
-        value = self.get(row, "relevance")
-        if value is None and default is not None:
-            return default
-        if str(value) in self.grades:
-            return self.grades[str(value)]
-        grade = round(float(value))
-        if abs(grade) > MAX_GRADE:
-            raise ValueError(f"relevance {grade} is beyond {MAX_GRADE}")
-        return grade
-
-
-def string(value: Any) -> str:
-    """Text of a JSON value: lists joined by blanks, objects as `name: value; ...`, nothing as ''."""
-    if isinstance(value, str):
-        return value
-    if value is None or value != value:
-        return ""
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {string(item)}" for name, item in value.items() if string(item))
-    if isinstance(value, list | tuple):
-        return " ".join(filter(None, map(string, value)))
-    return str(value)
-
-
-def path_of(value: Any, separator: str) -> str | None:
-    """Category as 'a > b > c' from a list of levels or from one string."""
-    levels = value if isinstance(value, list) else string(value).split(separator)
-    return " > ".join(filter(None, (normalise(string(level)) for level in levels))) or None
+        """Return the relevance that a row states, as a whole number."""
+        name, value = self.find(row, "relevance")
+        return default if value is None and default is not None else self.grade(value, name)
 
 
 def derived_id(mark: str, text: str) -> str:
@@ -189,78 +178,104 @@ def derived_id(mark: str, text: str) -> str:
     return f"{mark}-{key(normalise(text)).hex()[:16]}"
 
 
-def _identity(explicit: Any, mark: str, text: str, prefix: str) -> Row:
-    return {"id": prefix + (identifier(string(explicit)) or derived_id(mark, text))}
+def _identity(explicit: str, mark: str, text: str, prefix: str) -> Row:
+    return {"id": prefix + (explicit or derived_id(mark, text))}
 
 
 def _document(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
-    title, body = mapping.prose(row, "title"), mapping.prose(row, "text")
+    title, body = mapping.prose(row, "title", parsed), mapping.prose(row, "text", parsed)
     if mapping.get(row, "text") is None:
         mapping.need(row, "title" if mapping.get(row, "title") is not None else "text")
-    attributes = mapping.attributes_of(row)
-    category, tags = path_of(mapping.get(row, "category"), mapping.separator), tags_of(mapping.get(row, "tags"))
-    text = mapping.compose(title, body, category, tags, attributes)
+    attributes = mapping.attributes_of(row, parsed)
+    category, labels = _optional(mapping, row, "category", parsed), _optional(mapping, row, "tags", parsed) or []
+    composed = mapping.compose(title, body, category, labels, attributes)
     body = described(body, attributes)
-    record: Row = {"title": title, "text": text, "body": body, "category": category, "tags": tags}
+    record: Row = {"title": title, "text": composed, "body": body, "category": category, "tags": labels}
     record.update(product=mapping.kind == "product", group=mapping.group_of(row))
-    parsed.add("documents", **_identity(mapping.get(row, "id"), "d", text, prefix), **record, **origin)
+    parsed.add("documents", **_identity(mapping.id_of(row, "id"), "d", composed, prefix), **record, **origin)
 
 
-def tags_of(value: Any) -> list[str]:
-    """Tags from a list or from one string with commas."""
-    items = value if isinstance(value, list) else string(value).split(",")
-    return [tag for tag in (normalise(string(item)) for item in items) if tag]
+def _optional(mapping: Mapping, row: Row, role: Literal["category", "tags"], parsed: Parsed) -> Any:
+    """Category or tags of a row; of a shape that is neither, nothing, which is counted."""
+    value = mapping.get(row, role)
+    if value is None:
+        return None
+    try:
+        return category_path(value, mapping.separator) if role == "category" else tags(value)
+    except UnusableValue as problem:
+        parsed.tally.note(parsed.line, f"{role}_not_read", str(problem))
+        return None
 
 
 def _query(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     mapping.need(row, "text")
-    text = mapping.prose(row, "text")
-    identity = _identity(mapping.get(row, "id"), "q", text, prefix)
-    body = mapping.prose(row, "body")
-    parsed.add("queries", **identity, text=text, body=body, group=mapping.group_of(row), **origin)
+    question, body = mapping.prose(row, "text", parsed), mapping.prose(row, "body", parsed)
+    identity = _identity(mapping.id_of(row, "id"), "q", question, prefix)
+    parsed.add("queries", **identity, text=question, body=body, group=mapping.group_of(row), **origin)
 
 
 def _judgment(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
-    query_id, doc_id, _ = mapping.need(row, "query_id", "doc_id", "relevance")
+    mapping.need(row, "query_id", "doc_id", "relevance")
     grade = mapping.relevance(row)
-    ids = {"query_id": prefix + identifier(query_id), "doc_id": prefix + identifier(doc_id)}
+    ids = {role: prefix + mapping.id_of(row, role) for role in ("query_id", "doc_id")}
     parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
 
 
 def _rated(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
     """Make a query, and a judgment of a document that another source has."""
-    _, doc_id, _ = mapping.need(row, "query", "doc_id", "relevance")
-    text, grade = mapping.prose(row, "query"), mapping.relevance(row)
-    query = _identity(mapping.get(row, "id"), "q", text, prefix)
-    parsed.add("queries", **query, mention=True, text=text, group=mapping.group_of(row), **origin)
-    ids = {"query_id": query["id"], "doc_id": prefix + identifier(doc_id)}
+    mapping.need(row, "query", "doc_id", "relevance")
+    question, grade = mapping.prose(row, "query", parsed), mapping.relevance(row)
+    query = _identity(mapping.id_of(row, "id"), "q", question, prefix)
+    ids = {"query_id": query["id"], "doc_id": prefix + mapping.id_of(row, "doc_id")}
+    parsed.add("queries", **query, mention=True, text=question, group=mapping.group_of(row), **origin)
     parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
 
 
 def _pair(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
-    """Make a query, and for each positive a document and a judgment that joins them."""
+    """Make a query, and for each positive a document and a judgment; given negatives are documents of the row too."""
     mapping.need(row, "anchor", "positive")
-    anchor, value, grade = mapping.prose(row, "anchor"), mapping.get(row, "positive"), mapping.relevance(row, 1)
-    query = _identity(mapping.get(row, "id"), "q", anchor, prefix)
-    parsed.add("queries", **query, mention=True, text=anchor, group=mapping.group_of(row), **origin)
-    positives = [item["text"] if isinstance(item, dict) else item for item in value] if _many(value) else [value]
-    for positive in map(string, positives):
-        text = html_to_text(positive) if mapping.html else positive
-        explicit = mapping.get(row, "doc_id") if len(positives) == 1 else None
-        document = _identity(explicit, "d", text, prefix)
-        parsed.add("documents", **document, mention=True, title="", text=text, tags=[], **origin)
-        ids = {"query_id": query["id"], "doc_id": document["id"]}
-        parsed.add("judgments", **ids, relevance=grade, reason=f"{mapping.kind} of {origin['source']}", **origin)
+    prompt, anchor = mapping.prose(row, "prompt", parsed), mapping.prose(row, "anchor", parsed)
+    positives, negatives = passages(mapping, row)
+    grade = mapping.relevance(row, 1)
+    query = _identity(mapping.id_of(row, "id"), "q", prompt + anchor, prefix)
+    records = [_passage_record(mapping, passage, prefix, parsed) for passage in (*positives, *negatives)]
+    _check_ids(records)
+    parsed.add("queries", **query, mention=True, text=prompt + anchor, group=mapping.group_of(row), **origin)
+    for record in records:
+        parsed.add("documents", **record, mention=True, tags=[], **origin)
+    reason, ids = f"{mapping.kind} of {origin['source']}", [record["id"] for record in records]
+    for doc_id, passage in zip(ids, positives, strict=False):
+        relevance = grade if passage.relevance is None else passage.relevance
+        judged = {"query_id": query["id"], "doc_id": doc_id, "relevance": relevance, "score": passage.score}
+        parsed.add("judgments", **judged, reason=reason, **origin)
+    for rank, (doc_id, passage) in enumerate(zip(ids[len(positives) :], negatives, strict=True), 1):
+        parsed.add("negatives", query_id=query["id"], doc_id=doc_id, score=passage.score, rank=rank, **origin)
 
 
-def _many(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) or (isinstance(v, dict) and "text" in v) for v in value)
+def _passage_record(mapping: Mapping, passage: Passage, prefix: str, parsed: Parsed) -> Row:
+    title, body = mapping.plain(passage.title, parsed), mapping.plain(passage.text, parsed)
+    composed = mapping.compose(title, body) if title else body
+    texts = {"title": title, "text": composed, **({"body": body} if title else {})}
+    return _identity(passage.id, "d", composed, prefix) | texts
+
+
+def _check_ids(records: list[Row]) -> None:
+    """Refuse a row that gives one id to two texts."""
+    texts: dict[str, str] = {}
+    for record in records:
+        if texts.setdefault(record["id"], record["text"]) != record["text"] and not _alike(texts, record):
+            raise ValueError(f"two documents of the row have the id {record['id']!r}")
+
+
+def _alike(texts: dict[str, str], record: Row) -> bool:
+    return key(normalise(texts[record["id"]])) == key(normalise(record["text"]))
 
 
 def _labelled(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) -> None:
-    _, _, score = mapping.need(row, "left", "right", "score")
-    left, right = mapping.prose(row, "left"), mapping.prose(row, "right")
-    parsed.add("labelled", left=left, right=right, score=float(score) / mapping.scale, **origin)
+    mapping.need(row, "left", "right", "score")
+    name, value = mapping.find(row, "score")
+    left, right = mapping.prose(row, "left", parsed), mapping.prose(row, "right", parsed)
+    parsed.add("labelled", left=left, right=right, score=mapping.score(value, name), **origin)
 
 
 _MAKERS: dict[str, Callable[[Mapping, Row, Row, str, Parsed], None]] = {
@@ -279,5 +294,5 @@ def check_columns(mapping: Mapping, columns: list[str], display: str) -> None:
     """Refuse a table whose columns lack a field that the recipe names."""
     roles = [*mapping.fields.items(), *(("attributes", name) for name in mapping.attributes)]
     for role, name in roles:
-        if name not in columns:
+        if name is not None and name not in columns and name.split(".")[0] not in columns:
             raise UserError(f"source {display}: has no column {name!r} for {role}; it has {', '.join(columns)}")

@@ -1,5 +1,6 @@
 """What every source yields: records by kind, each with its position in the input, and counts of rows not used."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from pipeline.core.config import Config
+from pipeline.core.config import Config, Plugin
 from pipeline.core.errors import UserError
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
@@ -60,7 +61,17 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("relevance", pa.int32()),
             ("split", pa.string()),
             ("reason", pa.string()),
+            ("score", pa.float32()),  # of a teacher, where the source brings some
             ("refines", pa.bool_()),  # says more about a judgment that another row makes
+            *_ORIGIN,
+        ]
+    ),
+    "negatives": pa.schema(  # documents that a row states to be wrong for its query
+        [
+            ("query_id", pa.string()),
+            ("doc_id", pa.string()),
+            ("score", pa.float32()),
+            ("rank", pa.int32()),
             *_ORIGIN,
         ]
     ),
@@ -104,6 +115,7 @@ class Parsed:
 
     kinds: dict[str, pa.Table | list[Record]] = field(default_factory=dict)
     tally: Counts = field(default_factory=Counts)
+    line: int = 0  # within the block, of the row that is being read
 
     def add(self, kind: str, **record: Any) -> None:
         """Append a record of a kind."""
@@ -149,7 +161,7 @@ class Prompts(Config):
     document: str = ""
 
 
-class SourceConfig(Config):
+class SourceConfig(Plugin):
     """Settings and methods that every source has; a subclass reads one format."""
 
     name: str | None = Field(default=None, description="name in the tables' column `source`; the type when not given")
@@ -164,19 +176,19 @@ class SourceConfig(Config):
     @property
     def label(self) -> str:
         """Name of the source in the tables."""
-        return self.name or str(getattr(self, "type", "source"))
+        return self.name or self.type.rpartition(":")[2]
 
+    @abstractmethod
     def inputs(self, root: str) -> dict[str, str]:
         """Files to fingerprint: the name that the recipe uses, and the path to open."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut the input into blocks of about `block_bytes`; a file of another format raises UserError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read a block in chunks; a row that cannot be used is told to the tally, never raised."""
-        raise NotImplementedError
 
 
 _PARTS = {"title", "text", "attributes", "category", "tags"}

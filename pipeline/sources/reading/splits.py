@@ -11,6 +11,7 @@ from pipeline.text.columns import hashes
 from pipeline.text.normalize import hash64
 
 Split = Literal["train", "dev", "test"]
+SplitRule = Literal["train", "dev", "test", "hash"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 HELD_OUT_ORDER = pa.array(["test", "dev", "train"])  # which split wins where one thing stands in several
 _NAMES: dict[str, Split] = {name: name for name in SPLITS} | {"validation": "dev", "valid": "dev", "val": "dev"}

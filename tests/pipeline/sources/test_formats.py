@@ -371,7 +371,7 @@ def test_shopify_variants_become_one_product(tmp_path: Path):
         ("lamp", "Lamp", None, []),
     ]
     assert tally.dropped == {"missing_field": 1, "unreadable_row": 1}
-    assert tally.counts == {"rows": 6, "variants_folded": 2}
+    assert tally.counts == {"rows": 6, "variants_folded": 2, "html_removed": 1}
 
 
 def test_msmarco_triples(tmp_path: Path, inline: None):  # noqa: F811

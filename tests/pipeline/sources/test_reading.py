@@ -131,7 +131,7 @@ def test_products(products: Path, name: str):
     assert all(row["product"] for row in kinds["documents"])
     assert tally.dropped == {"unreadable_row": 3, "missing_field": 1}
     assert [example.split(":", 1)[1] for example in tally.examples["missing_field"]] == [
-        "5 no field 'description' or 'product_description' or 'text' for text; it has id"
+        "5 no field 'description' or 'product_description' or 'short_description' for text; it has id"
     ]
 
 
@@ -176,15 +176,22 @@ def test_unknown_roles_and_fields_are_refused(tmp_path: Path):
 
 
 def test_labels_become_grades(tmp_path: Path):
-    columns = {"query_id": [1, 1, 1, 1], "product_id": ["a", "b", "c", "d"], "esci_label": ["E", "I", "2", "?"]}
-    pq.write_table(pa.table({**columns, "split": ["train", "validation", "test", "x"]}), tmp_path / "esci.parquet")
+    columns = {"query_id": [1] * 5, "product_id": ["a", "b", "c", "d", "e"], "esci_label": ["E", "I", "2", "?", "e"]}
+    splits = ["train", "validation", "test", "test", "x"]
+    pq.write_table(pa.table({**columns, "split": splits}), tmp_path / "esci.parquet")
     file = {"path": "esci.parquet", "kind": "judgment", "grades": {"E": 3, "I": 0}}
     file |= {"fields": {"relevance": "esci_label", "split": "split"}}
     kinds, tally = records(Parquet.model_validate({"files": [file]}), tmp_path)
     found = [(row["query_id"], row["doc_id"], row["relevance"], row["split"]) for row in kinds["judgments"]]
     assert found == [("1", "a", 3, "train"), ("1", "b", 0, "dev"), ("1", "c", 2, "test")]
-    assert tally.dropped == {"unreadable_row": 1}
-    assert tally.examples["unreadable_row"] == ["esci.parquet:4 could not convert string to float: '?'"]
+    assert tally.dropped == {"unreadable_row": 1, "unknown_split": 1}
+    assert tally.examples["unreadable_row"] == [
+        "esci.parquet:4 esci_label is '?', not a number; say what it counts by `grades`, as {yes: 1, no: 0}"
+    ]
+    assert tally.examples["unknown_split"] == [
+        "esci.parquet:5 split 'x' is none of train, dev, test; say what it stands for, as `splits: {x: test}` "
+        "(or hash: assigned by hash)"
+    ]
 
 
 def test_parquet_folder(tmp_path: Path):
@@ -233,7 +240,7 @@ def beir(tmp_path: Path) -> Path:
 
 
 def test_beir_folder(beir: Path):
-    kinds, tally = records(Beir(path="."), beir)
+    kinds, tally = records(Beir(path=".", splits={"extra": "hash"}), beir)
     assert [(row["id"], row["text"]) for row in kinds["documents"]] == [("<d 1>", "T. x")]
     assert [row["id"] for row in kinds["queries"]] == ["q1", "q2"]
     found = [(row["query_id"], row["doc_id"], row["relevance"], row["split"]) for row in kinds["judgments"]]
@@ -245,6 +252,8 @@ def test_beir_folder(beir: Path):
 def test_beir_splits(beir: Path):
     assert records(Beir(path=".", hashed=True), beir)[0]["judgments"][1]["split"] is None
     assert records(Beir(path=".", splits={"extra": "dev"}), beir)[0]["judgments"][0]["split"] == "dev"
+    with pytest.raises(UserError, match="name of a qrels file 'extra' is none of train, dev, test; say what it stands"):
+        Beir(path=".").blocks(str(beir), 0, 100)
     with pytest.raises(UserError, match=r"has no qrels/dev\.tsv"):
         Beir(path=".", splits={"dev": "dev"}).blocks(str(beir), 0, 100)
     with pytest.raises(UserError, match="is not a BEIR folder"):
