@@ -1,47 +1,50 @@
-"""A model card: front matter that the Hugging Face Hub reads, and a text in which jobs keep a part of their own."""
+"""Model cards: front matter that the Hugging Face Hub reads, and a text in which each job keeps a section of its own.
+
+card = parse(text)                                       # huggingface_hub's ModelCard
+card.data.license = "apache-2.0"
+card.text = replace_section(card.text, "measured", "## Measured ...")
+str(card)
+"""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from pipeline.storage.files import filesystem, join
 
 FILE = "README.md"
 
 
-def compose(front: Mapping[str, Any], body: str) -> str:
-    """Put front matter, without what is empty, before a text."""
-    held = {key: value for key, value in front.items() if value not in (None, "", [], {})}
-    head = yaml.safe_dump(held, sort_keys=False, allow_unicode=True, width=120)
-    return f"---\n{head}---\n\n{body.strip()}\n"
+def create(data: ModelCardData, body: str) -> ModelCard:
+    """Make a card of front matter and a Markdown text."""
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body.strip()}\n")
 
 
-def split(card: str) -> tuple[dict[str, Any], str]:
-    """Take a card apart into front matter and text; a card without front matter is all text."""
-    found = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", card, flags=re.DOTALL)
-    if not found:
-        return {}, card
-    try:
-        front = yaml.safe_load(found.group(1))
-    except yaml.YAMLError:
-        return {}, card
-    return (front, card[found.end() :]) if isinstance(front, dict) else ({}, card)
+def parse(text: str) -> ModelCard:
+    """Parse a card; where its front matter is missing or no valid YAML mapping, all of it is text."""
+    if REGEX_YAML_BLOCK.search(text):
+        try:
+            return ModelCard(text, ignore_metadata_errors=True)
+        except (ValueError, yaml.YAMLError):
+            pass
+    return create(ModelCardData(), text)
 
 
-def part(name: str, text: str) -> str:
-    """Mark a part of the text, so that a later job finds it."""
+def section(name: str, text: str) -> str:
+    """Mark a section of the text, so that a later job can replace it."""
     return f"<!-- {name} -->\n{text.strip()}\n<!-- end of {name} -->"
 
 
-def with_part(body: str, name: str, text: str) -> str:
-    """Replace a marked part; append it where there is none."""
+def replace_section(body: str, name: str, text: str) -> str:
+    """Replace a marked section; append it where there is none."""
     pattern = rf"<!-- {re.escape(name)} -->.*?<!-- end of {re.escape(name)} -->"
-    fresh = part(name, text)
+    marked = section(name, text)
     if re.search(pattern, body, flags=re.DOTALL):
-        return re.sub(pattern, lambda _: fresh, body, count=1, flags=re.DOTALL)
-    return f"{body.rstrip()}\n\n{fresh}\n"
+        return re.sub(pattern, lambda _: marked, body, count=1, flags=re.DOTALL)
+    return f"{body.rstrip()}\n\n{marked}\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -51,17 +54,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def read(folder: str) -> str | None:
-    """Return the card of a model directory; None where it has none."""
-    fs, path = filesystem(join(folder, FILE))
-    if not fs.exists(path):
+def read(path: str) -> str | None:
+    """Return the text of a model directory's card; None where it has none."""
+    fs, file_path = filesystem(join(path, FILE))
+    if not fs.exists(file_path):
         return None
-    with fs.open(path, "r", encoding="utf-8") as file:
+    with fs.open(file_path, "r", encoding="utf-8") as file:
         return str(file.read())
 
 
-def licence(folder: str) -> str | None:
+def stated_license(path: str) -> str | None:
     """Return the licence that the card of a model directory states."""
-    front, _ = split(read(folder) or "")
-    stated = front.get("license_name") or front.get("license")
+    data = parse(read(path) or "").data
+    stated = data.get("license_name") or data.get("license")
     return str(stated) if stated else None

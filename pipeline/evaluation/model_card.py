@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import EvalResult
+
 from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
 from pipeline.metrics.registry import TASKS, parse_metric
@@ -20,12 +22,11 @@ def update_card(folder: str, report: ReportData) -> bool:
     text = model_card.read(folder)
     if text is None:
         return False
-    front, body = model_card.split(text)
-    front = front | {"model-index": [_index(report, body)]}
-    write_text(
-        join(folder, model_card.FILE),
-        model_card.compose(front, model_card.with_part(body, PART, measured_part(report))),
-    )
+    card = model_card.parse(text)
+    if results := _eval_results(report):
+        card.data["model_name"], card.data["eval_results"] = _title(card.text) or report.subject, results
+    card.text = model_card.replace_section(card.text, PART, measured_part(report))
+    write_text(join(folder, model_card.FILE), str(card))
     return True
 
 
@@ -89,18 +90,27 @@ def _guards(report: ReportData) -> str:
     return model_card.table(["other corpora", "metric", report.baseline, report.subject], rows) if rows else ""
 
 
-def _index(report: ReportData, body: str) -> dict[str, Any]:
-    """Return the entry of `model-index`, from which the Hub shows scores."""
+def _title(text: str) -> str | None:
+    """First heading of a card."""
+    return next((line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")), None)
+
+
+def _eval_results(report: ReportData) -> list[EvalResult]:
+    """Scores of the evaluated model as the Hub shows them."""
     scores = report.scores[report.subject]
-    names = [name for name in [*report.metrics, *report.task_metrics()] if name in scores]
-    title = next((line.removeprefix("# ") for line in body.splitlines() if line.startswith("# ")), report.subject)
-    metrics = [
-        {"type": hub_metric_type(name), "name": report.label(name), "value": round(float(scores[name]), 6)}
-        for name in names
+    return [
+        EvalResult(
+            task_type="information-retrieval" if report.queries else "semantic-similarity",
+            dataset_type="tripletail",
+            dataset_name=report.run,
+            dataset_split=report.split,
+            metric_type=hub_metric_type(name),
+            metric_name=report.label(name),
+            metric_value=round(float(scores[name]), 6),
+        )
+        for name in [*report.metrics, *report.task_metrics()]
+        if name in scores
     ]
-    task = {"type": "information-retrieval" if report.queries else "semantic-similarity"}
-    data = {"type": "tripletail", "name": report.run, "split": report.split}
-    return {"name": title, "results": [{"task": task, "dataset": data, "metrics": metrics}]}
 
 
 def hub_metric_type(name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import ModelCardData
 from pydantic import Field
 
 from pipeline import __version__
@@ -45,14 +46,14 @@ def write(
     about = CardConfig.model_validate(settings.get("card") or {})
     base = settings["encoder"]["model"]
     title = about.name or "Sentence-embedding model trained with Tripletail"
-    front = {
-        "license": about.license,
-        "language": about.language,
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "tripletail"],
-        "base_model": base if _on_the_hub(base) else None,
-    }
+    data = ModelCardData(
+        license=about.license,
+        language=about.language or None,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "tripletail"],
+        base_model=base if _on_the_hub(base) else None,
+    )
     parts = [
         f"# {title}",
         about.note or "",
@@ -60,14 +61,14 @@ def write(
         f"`{settings['loss']['type']}` loss, global batches of {settings['loop']['batch_size']} rows, "
         f"negatives shared by all workers{_adapters(settings)}.",
         f"## Use\n\n{_USE}",
-        model_card.part(MEASURED, "## Measured\n\nNot yet: `python -m scripts.evaluate` writes its figures here."),
+        model_card.section(MEASURED, "## Measured\n\nNot yet: `python -m scripts.evaluate` writes its figures here."),
         _validation(measured),
         f"## Training\n\n{_training(settings)}",
         f"## Data\n\n{_data(sources, about)}",
         f"## Lineage\n\n{_lineage(lineage or {})}",
         f"## Licence\n\n{_licence(about, base)}",
     ]
-    return model_card.compose(front, "\n\n".join(part for part in parts if part))
+    return str(model_card.create(data, "\n\n".join(part for part in parts if part)))
 
 
 def _on_the_hub(name: str) -> bool:
@@ -117,5 +118,5 @@ def _lineage(lineage: Mapping[str, str]) -> str:
 
 
 def _licence(about: CardConfig, base: str) -> str:
-    own = about.license or "not stated"
-    return f"This model: {own}. Its base, `{base}`: {model_card.licence(base) or 'see there'}. The data: see above."
+    own, base_license = about.license or "not stated", model_card.stated_license(base) or "see there"
+    return f"This model: {own}. Its base, `{base}`: {base_license}. The data: see above."

@@ -34,9 +34,9 @@ def test_what_training_writes():
 
 def test_a_path_is_no_link_on_the_hub_and_what_is_unknown_is_left_out():
     text = write(encoder={"model": "/models/base"}, card={})
-    front, body = model_card.split(text)
-    assert not {"base_model", "license", "language", "model-index"} & set(front)
-    assert "This model: not stated." in body and "# Sentence-embedding model" in body
+    card = model_card.parse(text)
+    assert not {"base_model", "license", "language", "model-index"} & set(card.data.to_dict())
+    assert "This model: not stated." in card.text and "# Sentence-embedding model" in card.text
 
 
 def test_the_card_decides_nothing(tmp_path):
@@ -82,9 +82,16 @@ def test_cards_of_other_makers(text, tmp_path):
     (tmp_path / "README.md").write_text(text)
     assert update_card(str(tmp_path), support.report_data())
     found = (tmp_path / "README.md").read_text()
-    assert model_card.split(found)[0]["model-index"] and text.strip() in found
-    assert model_card.with_part("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
-    assert r"\1 \g<0>" in model_card.with_part(model_card.part("x", "old"), "x", r"\1 \g<0>")
+    assert model_card.parse(found).data.to_dict()["model-index"] and text.strip() in found
+    assert model_card.replace_section("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
+    assert r"\1 \g<0>" in model_card.replace_section(model_card.section("x", "old"), "x", r"\1 \g<0>")
+
+
+def test_front_matter_that_we_do_not_know_stays():
+    text = "---\nlicense: mit\nwidget:\n- text: hello\nauthor: them\n---\n# Theirs\n"
+    card = model_card.parse(text)
+    card.text = model_card.replace_section(card.text, "measured", "new")
+    assert str(card).startswith("---\nlicense: mit\nwidget:\n- text: hello\nauthor: them\n---\n# Theirs\n")
 
 
 def test_names_as_the_hub_has_them():
