@@ -104,11 +104,11 @@ def flag_embedding(rows: pa.Table, num_negatives: int = 0, *, scores: bool = Fal
     )
     if "positive_score" not in rows.column_names:
         return table
-    known = pc.is_valid(mined["positive_score"])
+    has_score = pc.is_valid(mined["positive_score"])
     positive = _lists(pa.array(mined["positive_score"].to_pylist(), pa.float32()), ones)
     negative = _lists(flat.field("score"), counts)
     for name, column in (("pos_scores", positive), ("neg_scores", negative)):
-        table = table.append_column(name, pc.if_else(known, column, pa.scalar(None, column.type)))
+        table = table.append_column(name, pc.if_else(has_score, column, pa.scalar(None, column.type)))
     return table
 
 

@@ -105,8 +105,8 @@ class RuleStatistics:
 class Judgments:
     """Keys of judged (query, document) pairs, rising, and of those among them that are relevant."""
 
-    judged: Keys
-    relevant: Keys
+    keys: Keys
+    relevant_keys: Keys
 
     def masks(self, table: pa.Table, arrays: CandidateArrays) -> tuple[Bools, Bools]:
         """Masks [P, K] of the candidates that are judged, and that are relevant."""
@@ -117,7 +117,7 @@ class Judgments:
         row, column, _ = list_positions(as_array(table["candidates"]))
         filled = np.zeros(keys.shape, np.bool_)
         filled[row, column] = True
-        return filled & np.isin(keys, self.judged), filled & np.isin(keys, self.relevant)
+        return filled & np.isin(keys, self.keys), filled & np.isin(keys, self.relevant_keys)
 
 
 def run(config: SweepConfig) -> list[dict[str, Any]]:

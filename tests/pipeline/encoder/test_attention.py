@@ -26,10 +26,10 @@ def load(attention: str, model: str = "gt:all-minilm-l6-v2", **over) -> Encoder:
 
 @pytest.mark.parametrize("attention", ["varlen", "eager"])
 def test_the_vectors_are_the_same(attention):
-    asked, fused = load(attention), load("sdpa")
-    assert (asked.packed, fused.packed) == (attention == "varlen", False)
-    np.testing.assert_allclose(asked.encode(TEXTS, "query"), fused.encode(TEXTS, "query"), atol=2e-6)
-    assert (asked.encode(TEXTS, "query") * asked.encode(TEXTS[::-1], "query")).sum(axis=1).min() < 0.9
+    encoder, fused = load(attention), load("sdpa")
+    assert (encoder.packed, fused.packed) == (attention == "varlen", False)
+    np.testing.assert_allclose(encoder.encode(TEXTS, "query"), fused.encode(TEXTS, "query"), atol=2e-6)
+    assert (encoder.encode(TEXTS, "query") * encoder.encode(TEXTS[::-1], "query")).sum(axis=1).min() < 0.9
 
 
 def test_auto_packs_to_train_on_a_cpu_alone():
@@ -37,12 +37,12 @@ def test_auto_packs_to_train_on_a_cpu_alone():
     assert Encoder.load(config, "cpu", to_train=True).packed and not Encoder.load(config, "cpu").packed
 
 
-def by_ends(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **known):
+def by_ends(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
     """Attention of packed texts by what kernels are told of their ends, one text after the other."""
-    ends = known["cu_seq_lens_q"].tolist()
-    assert known["cu_seq_lens_k"].tolist() == ends and ends[0] == 0 and ends[-1] == query.shape[2]
+    ends = kwargs["cu_seq_lens_q"].tolist()
+    assert kwargs["cu_seq_lens_k"].tolist() == ends and ends[0] == 0 and ends[-1] == query.shape[2]
     longest = max(b - a for a, b in pairwise(ends))
-    assert known["max_length_q"] == known["max_length_k"] == longest and attention_mask is None
+    assert kwargs["max_length_q"] == kwargs["max_length_k"] == longest and attention_mask is None
     parts = [
         (((query[:, :, a:b] * scaling) @ key[:, :, a:b].transpose(2, 3)).softmax(dim=-1) @ value[:, :, a:b])
         for a, b in pairwise(ends)

@@ -60,10 +60,10 @@ def test_onnx_is_exported_where_others_look_for_it(model, plain, tmp_path):
     out = tmp_path / "out"
     run(validate(ExportConfig, {"model": str(model), "to": ["onnx"], "out": str(out)}))
     session = onnxruntime.InferenceSession(str(out / "onnx" / "model.onnx"))
-    assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask", "token_type_ids"]
-    assert [one.name for one in session.get_outputs()] == ["last_hidden_state"]
-    found = load(out, dtype="float32", backend="onnx").encode(TEXTS, "query")
-    assert np.abs(found - plain["query"]).max() < 1e-5
+    assert [node.name for node in session.get_inputs()] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert [node.name for node in session.get_outputs()] == ["last_hidden_state"]
+    vectors = load(out, dtype="float32", backend="onnx").encode(TEXTS, "query")
+    assert np.abs(vectors - plain["query"]).max() < 1e-5
     assert load(out, dtype="float32", backend="torch").identity == load(model, dtype="float32").identity
 
 
@@ -105,16 +105,16 @@ def test_scales_are_those_that_change_outputs_least():
         codes, scale = quantize_rows(weights * scales.smoothing)
         return float(np.square(scales.rounded(states) @ (codes * scale).T - states @ weights.T).sum())
 
-    found = fit_scales(QuantizationSite(None, [(None, weights)]), seen)
+    fitted = fit_scales(QuantizationSite(None, [(None, weights)]), seen)
     moved = smoothing_factors(np.maximum(-seen.low, seen.high), [weights], 0.5)
-    whole = QuantizationScales(moved, *clipping_range(seen.low / moved, seen.high / moved))
-    assert error(found) < 0.9 * error(whole), "better than outliers moved half and the whole range kept"
-    assert np.unique(found.rounded(states)).size <= 256
-    assert found.rounded(states).min() >= found.low - 1e-5 and found.rounded(states).max() <= found.high + 1e-5
+    unclipped = QuantizationScales(moved, *clipping_range(seen.low / moved, seen.high / moved))
+    assert error(fitted) < 0.9 * error(unclipped), "better than outliers moved half and the whole range kept"
+    assert np.unique(fitted.rounded(states)).size <= 256
+    assert fitted.rounded(states).min() >= fitted.low - 1e-5 and fitted.rounded(states).max() <= fitted.high + 1e-5
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "kind", "dtype", "said"),
+    ("backend", "device", "model_type", "dtype", "message"),
     [
         ("openvino", "cuda", "bert", "float32", "the model is on cuda"),
         ("onnx", "cpu", "static", "float32", "a static encoder has no graph"),
@@ -122,9 +122,9 @@ def test_scales_are_those_that_change_outputs_least():
         ("onnx", "cpu", "bert", "bfloat16", "computes float32, not bfloat16"),
     ],
 )
-def test_what_does_not_go_together_is_refused(asked, device, kind, dtype, said):
-    with pytest.raises(UserError, match=said):
-        resolve_backend(asked, device, kind, dtype)
+def test_what_does_not_go_together_is_refused(backend, device, model_type, dtype, message):
+    with pytest.raises(UserError, match=message):
+        resolve_backend(backend, device, model_type, dtype)
 
 
 def test_a_missing_package_is_named(model, monkeypatch):

@@ -104,10 +104,10 @@ def test_missing_directory_and_too_long_are_refused(saved):
 @pytest.mark.parametrize("budget", [64, 1000, 8192])
 def test_chunks_partition_within_the_budget(budget):
     lengths = np.random.default_rng(0).integers(1, 60, 500)
-    found = token_batches.padded_batches(lengths, budget, min_tokens=256)
-    assert sorted(np.concatenate(found).tolist()) == list(range(500))
-    assert all(int(lengths[c].max()) * len(c) <= budget for c in found)
-    wide = [c for c in found if int(lengths[c].max()) * len(c) > 256]
+    batches = token_batches.padded_batches(lengths, budget, min_tokens=256)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(500))
+    assert all(int(lengths[c].max()) * len(c) <= budget for c in batches)
+    wide = [c for c in batches if int(lengths[c].max()) * len(c) > 256]
     assert all(token_batches.padding_share(lengths[c], [np.arange(len(c))]) <= 0.1 for c in wide)
 
 
@@ -121,13 +121,13 @@ def test_token_ids_are_those_of_the_tokenizer(minilm):
     encoder = Encoder.load(EncoderConfig(model=minilm, max_length=16, prompts=PROMPTS), "cpu")
     texts = [*TEXTS, "[SEP] in a text [MASK]", "Ünïcödé 漢字 \u200b\ud83d", "tab\tand\nline", "x" * 500, "   "]
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
-    asked = encoder.tokenize(texts, "query")
+    ids = encoder.tokenize(texts, "query")
     encoder.tokenizer(texts, truncation=True, max_length=5, padding=True)
-    assert encoder.tokenize(texts, "query") == asked
-    given = [PROMPTS["query"] + text for text in texts]
-    assert asked == encoder.tokenizer(given, truncation=True, max_length=16, padding=False)["input_ids"]
+    assert encoder.tokenize(texts, "query") == ids
+    prompted = [PROMPTS["query"] + text for text in texts]
+    assert ids == encoder.tokenizer(prompted, truncation=True, max_length=16, padding=False)["input_ids"]
     slow = FastTokenizer(WithoutFast(encoder.tokenizer), 16)
-    assert slow.fast is None and slow(given) == asked
+    assert slow.fast is None and slow(prompted) == ids
 
 
 class WithoutFast:
@@ -143,5 +143,5 @@ class WithoutFast:
 def test_threads_share_a_tokenizer(minilm):
     encoder = Encoder.load(EncoderConfig(model=minilm, max_length=64), "cpu")
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda part: encoder.tokenize(TEXTS[part:], "document"), range(20)))
-    assert found == [encoder.tokenize(TEXTS[part:], "document") for part in range(20)]
+        parallel = list(pool.map(lambda part: encoder.tokenize(TEXTS[part:], "document"), range(20)))
+    assert parallel == [encoder.tokenize(TEXTS[part:], "document") for part in range(20)]

@@ -25,16 +25,16 @@ class Hub(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self._body()
         Hub.seen.append((self.path, body))
-        place = f"http://127.0.0.1:{self.server.server_port}/user/model"
+        address = f"http://127.0.0.1:{self.server.server_port}/user/model"
         if Hub.full:
             self._answer({"error": "quota of user is used up"}, 403)
         elif self.path.endswith("/create"):
-            self._answer({"url": place, "id": "user/model"})
+            self._answer({"url": address, "id": "user/model"})
         elif "/preupload/" in self.path:
             files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
             self._answer({"files": [file | {"shouldIgnore": False} for file in files]})
         else:
-            self._answer({"commitUrl": f"{place}/commit/1", "commitOid": "1" * 40, "pullRequestUrl": None})
+            self._answer({"commitUrl": f"{address}/commit/1", "commitOid": "1" * 40, "pullRequestUrl": None})
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding") != "chunked":

@@ -11,13 +11,13 @@ from tests.support import report_data as support
 from training.run import model_card as trained
 from training.run.config import TrainConfig
 
-HELD = [{"step": 0, "ndcg@10": 0.1}, {"step": 20, "ndcg@10": 0.25}]
+VALIDATIONS = [{"step": 0, "ndcg@10": 0.1}, {"step": 20, "ndcg@10": 0.25}]
 
 
-def write(**given):
+def write(**settings):
     about = {"name": "Shop search", "license": "apache-2.0", "language": ["en"], "licenses": {"forum": "CC BY-SA 4.0"}}
-    config = TrainConfig.model_validate({"encoder": {"model": "owner/base"}, "card": about, **given})
-    return trained.write(config.model_dump(mode="json"), HELD, 1234, ["catalogue", "forum"], {"data": "f00d"})
+    config = TrainConfig.model_validate({"encoder": {"model": "owner/base"}, "card": about, **settings})
+    return trained.write(config.model_dump(mode="json"), VALIDATIONS, 1234, ["catalogue", "forum"], {"data": "f00d"})
 
 
 def test_what_training_writes():
@@ -60,17 +60,17 @@ def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):
     parsed = ModelCard(once)
     (index,) = parsed.data.to_dict()["model-index"]
     assert index["name"] == "Shop search"
-    shown = {one["type"]: one["value"] for one in index["results"][0]["metrics"]}
-    assert shown["ndcg_at_10"] == 0.512 and shown["accuracy_at_1"] == 0.61
+    metrics = {metric["type"]: metric["value"] for metric in index["results"][0]["metrics"]}
+    assert metrics["ndcg_at_10"] == 0.512 and metrics["accuracy_at_1"] == 0.61
     assert parsed.data.license == "apache-2.0" and "A sentence added by hand." in parsed.text
-    for wanted in (
+    for sentence in (
         "| nDCG@10 | .401 (.381 to .421) | .512 (.492 to .532) |",
         "| nDCG@10 | +.111 | 0.0002 | 0.0002 |",
         "| 384 int8 | 384 | .509",
         "nobody looked whether training rows repeat",
         "python -m scripts.train --config runs/a/training/config.json",
     ):
-        assert wanted.lower() in parsed.text.lower(), wanted
+        assert sentence.lower() in parsed.text.lower(), sentence
     assert "Not yet" not in parsed.text and parsed.text.count("## Measured") == 1
     assert update_card(str(folder), report) and (folder / "README.md").read_text() == once
     update_card(str(folder), replace(report, scores={**report.scores, "tuned": support.scores(0.6, 0.7)}))
@@ -81,8 +81,8 @@ def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):
 def test_cards_of_other_makers(text, tmp_path):
     (tmp_path / "README.md").write_text(text)
     assert update_card(str(tmp_path), support.report_data())
-    found = (tmp_path / "README.md").read_text()
-    assert model_card.parse(found).data.to_dict()["model-index"] and text.strip() in found
+    card = (tmp_path / "README.md").read_text()
+    assert model_card.parse(card).data.to_dict()["model-index"] and text.strip() in card
     assert model_card.replace_section("a", "x", r"\1 \g<0>").endswith("<!-- end of x -->\n")
     assert r"\1 \g<0>" in model_card.replace_section(model_card.section("x", "old"), "x", r"\1 \g<0>")
 

@@ -21,15 +21,15 @@ def shop():
     texts = {}
     for line in (root / "products.jsonl").read_text().splitlines():
         with suppress(ValueError):  # the sample has broken lines on purpose
-            one = json.loads(line)
-            texts |= {one["id"]: one["title"]} if one.get("title") else {}
+            row = json.loads(line)
+            texts |= {row["id"]: row["title"]} if row.get("title") else {}
     lines = (root / "search" / "qrels" / "judgments.tsv").read_text().splitlines()[1:]
     judgments: dict[str, dict[str, int]] = {}
     for query, doc, grade in (line.split("\t") for line in lines):
         if doc in texts:
             judgments.setdefault(query, {})[doc] = int(grade)
-    asked = [json.loads(line) for line in (root / "search" / "queries.jsonl").read_text().splitlines()]
-    queries = {one["_id"]: one["text"] for one in asked if any(g > 0 for g in judgments.get(one["_id"], {}).values())}
+    rows = [json.loads(line) for line in (root / "search" / "queries.jsonl").read_text().splitlines()]
+    queries = {row["_id"]: row["text"] for row in rows if any(g > 0 for g in judgments.get(row["_id"], {}).values())}
     chosen = dict(list(queries.items())[:25])
     return texts, chosen, {query: judgments[query] for query in chosen}
 
@@ -65,14 +65,14 @@ def task_of(texts, queries, judgments):
 
         def load_data(self, **ignored):
             columns = [{"id": name, "text": text} for name, text in texts.items()]
-            asked = [{"id": name, "text": text} for name, text in queries.items()]
-            held = RetrievalSplitData(
+            rows = [{"id": name, "text": text} for name, text in queries.items()]
+            split = RetrievalSplitData(
                 corpus=Dataset.from_list(columns),
-                queries=Dataset.from_list(asked),
+                queries=Dataset.from_list(rows),
                 relevant_docs=judgments,
                 top_ranked=None,
             )
-            self.dataset, self.data_loaded = {"default": {"test": held}}, True
+            self.dataset, self.data_loaded = {"default": {"test": split}}, True
 
     return SampleShop()
 
@@ -91,8 +91,8 @@ def test_equal_scores(shop, minilm, tmp_path, monkeypatch):
     texts, queries, judgments = shop
     task = task_of(texts, queries, judgments)
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    found = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
-    theirs = found.task_results[0].scores["test"][0]
+    results = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
+    theirs = results.task_results[0].scores["test"][0]
 
     documents = unit(encoder.encode(list(texts.values()), "document"))
     _, rows = top_k(unit(encoder.encode(list(queries.values()), "query")), [documents], 100)

@@ -67,14 +67,14 @@ def test_vectors_and_gradients_are_those_of_padded_texts(kind, pooling, skip):
     padded, packed = encoder(kind, pooling), encoder(kind, pooling)
     assert packing.enable_packing(packed.transformer)
     packed.packed = True
-    (wanted, gradients), (found, others) = encoded(padded, skip), encoded(packed, skip)
-    assert found.dtype == torch.float64
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    (expected, gradients), (vectors, others) = encoded(padded, skip), encoded(packed, skip)
+    assert vectors.dtype == torch.float64
+    torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-12)
     assert len(others) == len(gradients) > 20
-    for one, other in zip(gradients, others, strict=True):
-        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-12)
+    for gradient, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(other, gradient, rtol=1e-9, atol=1e-12)
     with torch.inference_mode():  # attention is fused
-        torch.testing.assert_close(packed.eval().encode_tokens(texts(), skip), wanted, rtol=0, atol=1e-12)
+        torch.testing.assert_close(packed.eval().encode_tokens(texts(), skip), expected, rtol=0, atol=1e-12)
 
 
 def test_other_architectures_stay_padded():
@@ -85,28 +85,28 @@ def test_other_architectures_stay_padded():
 
 def test_groups_hold_every_token_once_with_little_padding():
     lengths = sorted(np.random.default_rng(0).integers(1, 129, size=300).tolist(), reverse=True)
-    found = packing.Packing.from_lengths(lengths, torch.device("cpu"))
-    assert sum(group.rows for group in found.groups) == 300
-    assert sum(group.tokens for group in found.groups) == sum(lengths) == len(found.positions)
-    assert all(group.tokens >= 0.85 * group.rows * group.length for group in found.groups)
-    assert found.positions[found.starts].tolist() == [0] * 300
+    layout = packing.Packing.from_lengths(lengths, torch.device("cpu"))
+    assert sum(group.rows for group in layout.groups) == 300
+    assert sum(group.tokens for group in layout.groups) == sum(lengths) == len(layout.positions)
+    assert all(group.tokens >= 0.85 * group.rows * group.length for group in layout.groups)
+    assert layout.positions[layout.starts].tolist() == [0] * 300
 
 
 def test_dropout_of_attention_is_drawn():
     torch.manual_seed(1)
     query, key, value = torch.randn(3, 1, 2, 12, 4)
     group = packing.Packing.from_lengths([7, 5], torch.device("cpu")).groups
-    whole, _ = packing.packed_attention(torch.nn.Identity(), query, key, value, None, 0.5, groups=group)
+    undropped, _ = packing.packed_attention(torch.nn.Identity(), query, key, value, None, 0.5, groups=group)
     dropped, _ = packing.packed_attention(torch.nn.Identity(), query, key, value, None, 0.5, 0.5, groups=group)
-    assert whole.shape == dropped.shape == (1, 12, 8)
-    assert not torch.allclose(whole, dropped)
+    assert undropped.shape == dropped.shape == (1, 12, 8)
+    assert not torch.allclose(undropped, dropped)
 
 
 def test_chunks_by_sum_keep_the_budget_and_every_text():
     lengths = np.random.default_rng(0).integers(1, 100, size=200).tolist()
-    found = packed_batches(lengths, 300)
-    assert sorted(np.concatenate(found).tolist()) == list(range(200))
-    assert all(sum(lengths[i] for i in chunk) <= 300 for chunk in found)
+    batches = packed_batches(lengths, 300)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
+    assert all(sum(lengths[i] for i in chunk) <= 300 for chunk in batches)
     assert packed_batches([5, 900, 5], 100)[0].tolist() == [1]
     assert packed_batches([], 100) == []
 

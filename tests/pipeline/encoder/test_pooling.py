@@ -87,7 +87,7 @@ def test_half_precision_is_pooled_in_float32(mode):
 def test_modes_differ_and_a_text_shorter_than_its_prompt_stays_within_itself():
     states, mask = padded(texts(), "right")
     vectors = [pool(PaddedStates(states, mask), mode) for mode in POOLING_MODES]
-    assert all(not torch.allclose(one, other) for i, one in enumerate(vectors) for other in vectors[:i])
+    assert all(not torch.allclose(vector, other) for i, vector in enumerate(vectors) for other in vectors[:i])
     layout = packing.Packing.from_lengths(LENGTHS, torch.device("cpu"))
     for mode in ("cls", "lasttoken"):
         skip = torch.full((len(LENGTHS),), 4)

@@ -16,9 +16,9 @@ TEXTS = ["wireless headphones", "", "Bluetooth earbuds with a charging case. " *
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, minilm):
     encoder = Encoder.load(EncoderConfig(layers=1, dtype="float32"), "cpu")
-    made = distill(encoder, 64, "embeddings")
+    static = distill(encoder, 64, "embeddings")
     path = tmp_path_factory.mktemp("static") / "model"
-    made.save(path)
+    static.save(path)
     return path
 
 
@@ -91,8 +91,8 @@ def test_the_trainer_trains_it_with_its_losses(saved):
 
 def test_distillation_keeps_what_is_near(minilm):
     encoder = Encoder.load(EncoderConfig(layers=1, dtype="float32"), "cpu")
-    made = distill(encoder, 128, "embeddings")
-    wool, sheep, bolt = made.encode(["woolen sheep", "lamb wool", "steel bolts"], "document")
+    static = distill(encoder, 128, "embeddings")
+    wool, sheep, bolt = static.encode(["woolen sheep", "lamb wool", "steel bolts"], "document")
     assert wool @ sheep > wool @ bolt
     with pytest.raises(UserError, match="dim 500 is more than the model's 384"):
         distill(encoder, 500, "embeddings")

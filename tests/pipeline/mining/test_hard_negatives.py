@@ -13,7 +13,7 @@ peer = pytest.importorskip("sentence_transformers.util")
 datasets = pytest.importorskip("datasets")
 
 
-class Given:
+class HashModel:
     """A model whose vectors are given: a text `q3` or `d7` names a row; both libraries take it."""
 
     device = "cpu"
@@ -22,10 +22,10 @@ class Given:
         self.rng_seed, self.width = seed, width
 
     def vector(self, text: str) -> np.ndarray:
-        place = int(text[1:])
-        rng = np.random.default_rng([self.rng_seed, place // 4, 7])
-        own = np.random.default_rng([self.rng_seed, place, ord(text[0])])
-        vector = rng.normal(size=self.width) + 0.8 * own.normal(size=self.width)
+        number = int(text[1:])
+        rng = np.random.default_rng([self.rng_seed, number // 4, 7])
+        noise = np.random.default_rng([self.rng_seed, number, ord(text[0])])
+        vector = rng.normal(size=self.width) + 0.8 * noise.normal(size=self.width)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
 
     def encode_document(self, texts, **_) -> np.ndarray:
@@ -83,28 +83,28 @@ FORMATS = ["triplet", "n-tuple", "labeled-pair", "labeled-list"]
 def same(ours, theirs) -> None:
     assert ours.column_names == theirs.column_names and len(ours) == len(theirs) > 0
     for name in ours.column_names:
-        for one, two in zip(ours[name], theirs[name], strict=True):
+        for ours_value, two in zip(ours[name], theirs[name], strict=True):
             if "score" in name:
-                np.testing.assert_allclose(one, two, atol=2e-6)
+                np.testing.assert_allclose(ours_value, two, atol=2e-6)
             else:
-                assert one == two
+                assert ours_value == two
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=[", ".join(one) or "default" for one in SETTINGS])
+@pytest.mark.parametrize("setting", SETTINGS, ids=[", ".join(names) or "default" for names in SETTINGS])
 @pytest.mark.parametrize("scores", [False, True])
 def test_negatives_are_the_peers_row_by_row(setting, scores, monkeypatch):
     monkeypatch.setattr(exact, "CORPUS_TILE", 17)
     form = FORMATS[(SETTINGS.index(setting) + scores) % 4]
     setting = setting | {"output_format": form, "output_scores": scores, "verbose": False}
-    ours = mine_hard_negatives(pairs(), Given(), faiss_batch_size=13, **setting)
-    same(ours, peer.mine_hard_negatives(pairs(), Given(), **setting))
+    ours = mine_hard_negatives(pairs(), HashModel(), faiss_batch_size=13, **setting)
+    same(ours, peer.mine_hard_negatives(pairs(), HashModel(), **setting))
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_negatives_of_a_reranker_are_the_peers(form):
     setting = {"max_score": 0.7, "relative_margin": 0.1, "output_format": form, "verbose": False, "num_negatives": 2}
-    ours = mine_hard_negatives(pairs(), Given(), cross_encoder=Cross(), output_scores=True, **setting)
-    same(ours, peer.mine_hard_negatives(pairs(), Given(), cross_encoder=Cross(), output_scores=True, **setting))
+    ours = mine_hard_negatives(pairs(), HashModel(), cross_encoder=Cross(), output_scores=True, **setting)
+    same(ours, peer.mine_hard_negatives(pairs(), HashModel(), cross_encoder=Cross(), output_scores=True, **setting))
 
 
 @pytest.mark.parametrize("setting", SETTINGS[2:7])
@@ -119,18 +119,18 @@ def test_negatives_by_faiss_are_the_peers_by_faiss(setting, monkeypatch):
 
     monkeypatch.setattr(faiss, "IndexFlatIP", counted)
     setting = setting | {"use_faiss": True, "output_scores": True, "verbose": False}
-    ours = mine_hard_negatives(pairs(), Given(), faiss_batch_size=13, **setting)
+    ours = mine_hard_negatives(pairs(), HashModel(), faiss_batch_size=13, **setting)
     assert len(calls) > 4, "a flat index for each block of anchors and piece of the corpus"
-    same(ours, peer.mine_hard_negatives(pairs(), Given(), **setting))
+    same(ours, peer.mine_hard_negatives(pairs(), HashModel(), **setting))
 
 
 def test_without_faiss_the_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"needs faiss; install it with `pip install 'tripletail\[ann\]'`"):
-        mine_hard_negatives(pairs(), Given(), use_faiss=True, verbose=False)
+        mine_hard_negatives(pairs(), HashModel(), use_faiss=True, verbose=False)
 
 
-class Pooled(Given):
+class Pooled(HashModel):
     """A model that starts and stops a pool of processes, and notes which calls had it."""
 
     def __init__(self) -> None:
@@ -157,12 +157,12 @@ def test_several_processes_encode_where_the_model_has_them(processes, devices):
     ours = mine_hard_negatives(pairs(), model, use_multi_process=processes, verbose=False)
     pool = {"pool": 1}
     assert model.calls == [("start", devices), pool, pool, ("stop", pool)]
-    same(ours, mine_hard_negatives(pairs(), Given(), verbose=False))
+    same(ours, mine_hard_negatives(pairs(), HashModel(), verbose=False))
 
 
 def test_several_processes_are_refused_where_there_are_none(minilm):
-    with pytest.raises(UserError, match="Given has no start_multi_process_pool"):
-        mine_hard_negatives(pairs(), Given(), use_multi_process=True)
+    with pytest.raises(UserError, match="HashModel has no start_multi_process_pool"):
+        mine_hard_negatives(pairs(), HashModel(), use_multi_process=True)
     with pytest.raises(UserError, match=r"needs a SentenceTransformer as model; for a model directory run `python"):
         mine_hard_negatives(pairs(), minilm, use_multi_process=True)
     with pytest.raises(UserError, match="needs Sentence Transformers' CrossEncoder"):
@@ -181,37 +181,42 @@ def test_a_real_model_encodes_in_two_processes(minilm):
 
 
 def test_positives_among_the_candidates_are_the_peers():
-    ours = mine_hard_negatives(pairs(), Given(), include_positives=True, verbose=False)
-    same(ours, peer.mine_hard_negatives(pairs(), Given(), include_positives=True, verbose=False))
+    ours = mine_hard_negatives(pairs(), HashModel(), include_positives=True, verbose=False)
+    same(ours, peer.mine_hard_negatives(pairs(), HashModel(), include_positives=True, verbose=False))
 
 
 def test_a_sample_is_allowed_seeded_and_within_the_window():
     setting = {"sampling_strategy": "random", "range_min": 2, "range_max": 12, "relative_margin": 0.05}
     setting |= {"output_format": "labeled-list", "verbose": False}
-    one, two, other = (mine_hard_negatives(pairs(), Given(), seed=seed, **setting) for seed in (1, 1, 2))
-    assert one.to_dict() == two.to_dict() != other.to_dict()
-    window = mine_hard_negatives(pairs(), Given(), **setting | {"sampling_strategy": "top", "num_negatives": 10})
+    first, two, other = (mine_hard_negatives(pairs(), HashModel(), seed=seed, **setting) for seed in (1, 1, 2))
+    assert first.to_dict() == two.to_dict() != other.to_dict()
+    window = mine_hard_negatives(pairs(), HashModel(), **setting | {"sampling_strategy": "top", "num_negatives": 10})
     allowed = {(row["question"], row["answer"][0]): set(row["answer"]) for row in window}
-    assert all(set(row["answer"]) <= allowed[row["question"], row["answer"][0]] for row in one)
+    assert all(set(row["answer"]) <= allowed[row["question"], row["answer"][0]] for row in first)
 
 
 def test_vectors_are_kept_under_keys_that_change_with_model_prompt_and_texts(tmp_path):
     def files(**more) -> set[str]:
-        mine_hard_negatives(pairs(), more.pop("model", Given()), cache_folder=str(tmp_path), verbose=False, **more)
+        mine_hard_negatives(pairs(), more.pop("model", HashModel()), cache_folder=str(tmp_path), verbose=False, **more)
         return {path.name for path in tmp_path.iterdir()}
 
     first = files()
     assert len(first) == 2 and files(num_negatives=1, relative_margin=0.1) == first
     counts = [len(first)]
-    for more in ({"query_prompt": "query: "}, {"corpus_prompt": "text: "}, {"corpus": ["d99"]}, {"model": Given(1)}):
+    for more in (
+        {"query_prompt": "query: "},
+        {"corpus_prompt": "text: "},
+        {"corpus": ["d99"]},
+        {"model": HashModel(1)},
+    ):
         counts.append(len(files(**more)))
     assert counts == [2, 3, 4, 5, 7]
 
 
 def test_settings_without_room_are_refused():
     with pytest.raises(UserError, match="range_min 5 and range_max 6 leave no room for num_negatives 3"):
-        mine_hard_negatives(pairs(), Given(), range_min=5, range_max=6)
+        mine_hard_negatives(pairs(), HashModel(), range_min=5, range_max=6)
     with pytest.raises(UserError, match="it needs a column of anchors, one of positives"):
-        mine_hard_negatives(datasets.Dataset.from_dict({"a": ["x"]}), Given())
+        mine_hard_negatives(datasets.Dataset.from_dict({"a": ["x"]}), HashModel())
     with pytest.raises(UserError, match="output_format 'flag': choose from triplet, n-tuple, labeled-pair"):
-        mine_hard_negatives(pairs(), Given(), output_format="flag")
+        mine_hard_negatives(pairs(), HashModel(), output_format="flag")

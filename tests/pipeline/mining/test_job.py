@@ -60,9 +60,9 @@ def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[
     return files
 
 
-def find(block: AnchorBlock, files: list[str], known: AnchorKeys, bound: AnchorKeys, exclude: Exclude, k: int):
-    held = find_positions(block, files, known, bound, exclude)
-    return score_candidates(block, files, exact_candidates(block, files, k, held.excluded), held)
+def find(block: AnchorBlock, files: list[str], positives: AnchorKeys, bound: AnchorKeys, exclude: Exclude, k: int):
+    positions = find_positions(block, files, positives, bound, exclude)
+    return score_candidates(block, files, exact_candidates(block, files, k, positions.excluded), positions)
 
 
 def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):
@@ -83,27 +83,27 @@ def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_pa
         positive_keys=text_keys([texts[row] for row in positives]),
         groups=[None] * 12,
     )
-    known = AnchorKeys(np.arange(12), id_keys(block.positive_ids))
+    keys = AnchorKeys(np.arange(12), id_keys(block.positive_ids))
     products = anchors.astype(np.float64) @ corpus.astype(np.float64).T
     twins = corpus.astype(np.float64) @ corpus.astype(np.float64).T
-    wanted = []
-    for row, place in enumerate(positives):
-        near = set(range(4 * (place // 4), 4 * (place // 4) + 4)) if place < 40 and row < 11 else set()
-        same = {at for at in range(300) if texts[at] == texts[place] or (row == 0 and at == 200)}
+    expected = []
+    for row, positive in enumerate(positives):
+        near = set(range(4 * (positive // 4), 4 * (positive // 4) + 4)) if positive < 40 and row < 11 else set()
+        same = {at for at in range(300) if texts[at] == texts[positive] or (row == 0 and at == 200)}
         order = [at for at in np.lexsort((np.arange(300), -products[row])) if at not in near | same]
-        wanted.append([f"d{at}" for at in order[:20]])
+        expected.append([f"d{at}" for at in order[:20]])
     for cuts in ([], [7], [5, 100, 110, 299]):
         files = encoded(tmp_path, corpus, texts, clusters, cuts)
-        found = find(block, files, known, NO_KEYS, Exclude(), 20)
-        assert found.doc_ids == wanted
-        scores = [products[row, int(name[1:])] for row, names in enumerate(wanted) for name in names]
-        assert np.array_equal(found.scores, np.array(scores).astype(np.float32))
-        similar = [twins[positives[row], int(name[1:])] for row, names in enumerate(wanted[:-1]) for name in names]
-        assert np.array_equal(found.positive_similarity[: len(similar)], np.array(similar).astype(np.float32))
-        assert np.isnan(found.positive_similarity[len(similar) :]).all()
+        candidates = find(block, files, keys, NO_KEYS, Exclude(), 20)
+        assert candidates.doc_ids == expected
+        scores = [products[row, int(name[1:])] for row, names in enumerate(expected) for name in names]
+        assert np.array_equal(candidates.scores, np.array(scores).astype(np.float32))
+        similar = [twins[positives[row], int(name[1:])] for row, names in enumerate(expected[:-1]) for name in names]
+        assert np.array_equal(candidates.positive_similarity[: len(similar)], np.array(similar).astype(np.float32))
+        assert np.isnan(candidates.positive_similarity[len(similar) :]).all()
         assert np.array_equal(
-            found.positive_scores[:-1], products[np.arange(11), positives[:-1]].astype(np.float32)
-        ) and np.isnan(found.positive_scores[-1])
+            candidates.positive_scores[:-1], products[np.arange(11), positives[:-1]].astype(np.float32)
+        ) and np.isnan(candidates.positive_scores[-1])
 
 
 def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
@@ -112,8 +112,8 @@ def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
     block = AnchorBlock(
         ["q"], np.ones((1, 4), np.float32), text_keys(["q"]), np.array([0]), ["d1"], text_keys(["b"]), [None]
     )
-    found = find(block, files, AnchorKeys(np.array([0]), id_keys(["d1"])), NO_KEYS, Exclude(), 9)
-    assert found.doc_ids == [["d0", "d2"]] and len(found.scores) == 2
+    candidates = find(block, files, AnchorKeys(np.array([0]), id_keys(["d1"])), NO_KEYS, Exclude(), 9)
+    assert candidates.doc_ids == [["d0", "d2"]] and len(candidates.scores) == 2
 
 
 def test_known_positives_come_from_every_split_and_only_from_relevance_above_zero(data: str):
@@ -121,8 +121,8 @@ def test_known_positives_come_from_every_split_and_only_from_relevance_above_zer
         ["q1", "q0", "q21"], np.zeros((3, 4), np.float32), text_keys(["", "", ""]), np.array([0, 1, 2]), [], [], []
     )
     artifact = Artifact.open(data, "build")
-    known = known_positives(block, artifact.files("pairs"), artifact.files("qrels"))
-    owned = {(int(owner), int(key)) for owner, key in zip(known.anchors, known.keys, strict=True)}
+    positives = known_positives(block, artifact.files("pairs"), artifact.files("qrels"))
+    owned = {(int(owner), int(key)) for owner, key in zip(positives.anchors, positives.keys, strict=True)}
     names = [(0, "d08"), (0, "d09"), (1, "d00"), (1, "d03"), (2, "d01")]
     assert owned == {(owner, int(id_keys([name])[0])) for owner, name in names}
 
@@ -131,8 +131,8 @@ def test_siblings_are_the_positives_of_the_same_group(data: str):
     block = AnchorBlock(
         ["q4"], np.zeros((1, 4), np.float32), text_keys([""]), np.array([0]), ["d32"], text_keys([""]), ["g1"]
     )
-    found = group_positives(block, Artifact.open(data, "build").files("pairs"))
-    assert set(found.keys.tolist()) == set(id_keys(["d24", "d32", "d40"]).tolist())
+    positives = group_positives(block, Artifact.open(data, "build").files("pairs"))
+    assert set(positives.keys.tolist()) == set(id_keys(["d24", "d32", "d40"]).tolist())
 
 
 def test_blocks_keep_order_and_never_split_a_shard():
@@ -205,9 +205,9 @@ def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every
     notes = first.manifest.notes
     assert notes["index_recall"] == 1.0 and notes["cross_encoder"]["top"] == "9"
     for row in first.read("candidates").to_pylist():
-        scored = [one["cross_score"] for one in row["candidates"]]
+        scored = [candidate["cross_score"] for candidate in row["candidates"]]
         assert None not in scored[:9] and set(scored[9:]) == {None} and row["positive_cross_score"] is not None
-        assert all(one["lexical_score"] is not None for one in row["candidates"])
+        assert all(candidate["lexical_score"] is not None for candidate in row["candidates"])
     names = [row["candidates"][0]["doc_id"] for row in first.read("candidates").to_pylist()]
     assert len(set(names)) > 3
 
@@ -219,11 +219,11 @@ def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every
     assert len(done) == 4
     for path in done[2:]:
         path.unlink()
-    kept = {path.name: path.stat().st_mtime_ns for path in done[:2]}
+    untouched = {path.name: path.stat().st_mtime_ns for path in done[:2]}
     second = run(settings(data, tmp_path / "two", num_actors=4, **more))
     for table in ("candidates", "triplets", "tuples"):
         assert first.read(table).equals(second.read(table))
-    assert kept.items() <= {path.name: path.stat().st_mtime_ns for path in done}.items()
+    assert untouched.items() <= {path.name: path.stat().st_mtime_ns for path in done}.items()
     assert vectors == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
 
 
@@ -233,7 +233,7 @@ def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
     docs = [doc for doc in DOCS if doc["text"].strip()]
     texts = {doc["doc_id"]: doc["text"] for doc in DOCS}
     corpus = unit(encoder.encode([doc["text"] for doc in docs], "document")).astype(np.float16).astype(np.float64)
-    known = {
+    excluded = {
         "q0": {"d00", "d03", "copy", "near"},
         "q1": {"d08", "d09"},
         "q8": {"d00", "copy", "near"},
@@ -243,14 +243,14 @@ def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
         artifact.read("candidates").to_pylist(), artifact.read("triplets").to_pylist(), strict=True
     ):
         anchor = unit(encoder.encode([triplet["anchor"]], "query")).astype(np.float16).astype(np.float64)[0]
-        barred = known.get(row["anchor_id"], set()) | {row["positive_id"]}
+        barred = excluded.get(row["anchor_id"], set()) | {row["positive_id"]}
         scores = {
             doc["doc_id"]: float(v @ anchor) for doc, v in zip(docs, corpus, strict=True) if doc["doc_id"] not in barred
         }
         ranked = sorted(scores.values(), reverse=True)[:12]
-        names = [one["doc_id"] for one in row["candidates"]]
+        names = [candidate["doc_id"] for candidate in row["candidates"]]
         assert not barred & set(names) and len(set(names)) == len(names) == 12
-        assert np.allclose([one["score"] for one in row["candidates"]], ranked, atol=4e-3)
+        assert np.allclose([candidate["score"] for candidate in row["candidates"]], ranked, atol=4e-3)
         assert np.allclose([scores[name] for name in names], ranked, atol=4e-3)
         twins = [name for name in names if name.startswith("twin")]
         assert twins == sorted(twins)
@@ -261,13 +261,15 @@ def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
             float(corpus[[d["doc_id"] for d in docs].index(row["positive_id"])] @ anchor), abs=4e-3
         )
         allowed = [
-            (one["doc_id"], one["score"], rank)
-            for rank, one in enumerate(row["candidates"], 1)
-            if one["score"] <= row["positive_score"] * 0.98
+            (candidate["doc_id"], candidate["score"], rank)
+            for rank, candidate in enumerate(row["candidates"], 1)
+            if candidate["score"] <= row["positive_score"] * 0.98
         ]
-        assert [(one["doc_id"], one["score"], one["rank"]) for one in triplet["negatives"]] == allowed[:4]
-        assert all(one["text"] == texts[one["doc_id"]] for one in triplet["negatives"])
-        assert all("of positive" in one["reason"] for one in triplet["negatives"])
+        assert [
+            (negative["doc_id"], negative["score"], negative["rank"]) for negative in triplet["negatives"]
+        ] == allowed[:4]
+        assert all(negative["text"] == texts[negative["doc_id"]] for negative in triplet["negatives"])
+        assert all("of positive" in negative["reason"] for negative in triplet["negatives"])
 
 
 def validate_encoder(model: str) -> EncoderConfig:

@@ -19,9 +19,9 @@ from pipeline.storage import shards
 
 
 def test_fusion_is_its_formula():
-    found = fuse_rankings(np.array([4, 9, 2, -1]), np.array([2, 7, 4]), 4, 60)
+    fused = fuse_rankings(np.array([4, 9, 2, -1]), np.array([2, 7, 4]), 4, 60)
     score = {4: 1 / 61 + 1 / 63, 9: 1 / 62, 2: 1 / 63 + 1 / 61, 7: 1 / 62}
-    assert found.tolist() == sorted(score, key=lambda row: (-score[row], row)) == [2, 4, 7, 9]
+    assert fused.tolist() == sorted(score, key=lambda row: (-score[row], row)) == [2, 4, 7, 9]
     assert fuse_rankings(np.array([-1, -1, -1]), np.array([5]), 3, 60).tolist() == [5, -1, -1]
 
 
@@ -41,9 +41,9 @@ def test_words_bring_candidates_and_score_all_of_them(tmp_path, fuse):
         ["q", "r"], np.zeros((2, 2), np.float32), text_keys(["", ""]), np.array([0, 0, 1]), ["a", "b", "c"],
         text_keys(["", "", ""]), [None] * 3, ["red apple", "zebra"],
     )  # fmt: skip
-    held = CorpusPositions(np.array([0, -1, 1]), (np.array([0]), np.array([0])))
+    positions = CorpusPositions(np.array([0, -1, 1]), (np.array([0]), np.array([0])))
     dense = np.array([[3, 4, 1], [5, -1, -1]])
-    rows, scores, positives = search(index, block, dense, held, 3, source)
+    rows, scores, positives = search(index, block, dense, positions, 3, source)
     expected = Lexical(TEXTS).scores("red apple")
     assert rows.tolist() == ([[4, 3, 2], [5, -1, -1]] if fuse else dense.tolist())
     assert scores[0].tolist() == expected[rows[0]].tolist() and scores[1, 0] == 0 and np.isnan(scores[1, 1:]).all()

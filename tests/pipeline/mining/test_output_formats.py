@@ -60,8 +60,8 @@ def scored() -> pa.Table:
 
 
 def test_n_tuples_hold_whole_rows_alone():
-    found = n_tuples(scored(), 2, scores=True)
-    assert found.to_pylist() == [
+    table = n_tuples(scored(), 2, scores=True)
+    assert table.to_pylist() == [
         {
             "anchor": f"question {i}",
             "positive": f"answer {i}",
@@ -96,8 +96,8 @@ def test_an_artifact_is_exported(tmp_path, capsys, form):
     assert f"{2 if form == 'n-tuple' else 4} rows of 6 mined ones" in capsys.readouterr().err
     if form == "flag":
         lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-        wanted = {"query": "question 2", "pos": ["answer 2"], "neg": ["wrong 2 0", "wrong 2 1"]}
-        assert lines[1] == wanted | {"pos_scores": [0.5], "neg_scores": [0.5, 0.5]}
+        expected = {"query": "question 2", "pos": ["answer 2"], "neg": ["wrong 2 0", "wrong 2 1"]}
+        assert lines[1] == expected | {"pos_scores": [0.5], "neg_scores": [0.5, 0.5]}
     with pytest.raises(SystemExit):
         main(export)
     assert "is there already" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from tests.pipeline.mining.test_output_formats import scored
 from tests.support.mining import write_mining_data
 
 ARRAYS = CandidateArrays.from_scores(np.float32([[0.9, 0.8, 0.7, -np.inf]]), np.float32([0.95]))
-OWN = """
+SOURCE = """
 import numpy as np
 from pipeline.mining.bm25_source import Bm25
 from pipeline.mining.candidate_arrays import CandidateArrays
@@ -123,16 +123,16 @@ def test_every_format_converts_rows_and_says_what_it_is():
 
 @pytest.mark.ray
 def test_a_rule_of_ones_own_beside_the_recipe_reaches_every_actor(tmp_path: Path, minilm: str):
-    (tmp_path / "my_mining_rule.py").write_text(OWN)
-    mine = {
+    (tmp_path / "my_mining_rule.py").write_text(SOURCE)
+    settings = {
         "data": write_mining_data(str(tmp_path / "data")), "encoder": {"model": minilm, "layers": 1}, "top_k": 8,
         "rows_per_shard": 7, "num_actors": 2, "rule": {"type": "my_mining_rule:Middle", "num_negatives": 3},
     }  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"run": str(tmp_path / "run"), "mine": mine}))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"run": str(tmp_path / "run"), "mine": settings}))
     command = [sys.executable, "-m", "scripts.mine", "--config", str(tmp_path / "recipe.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     artifact = Artifact.open(str(tmp_path / "run" / "negatives"), "mine")
     rows = artifact.read("triplets").to_pylist()
-    assert len(rows) == 22 and all([one["rank"] for one in row["negatives"]] == [3, 4, 5] for row in rows)
+    assert len(rows) == 22 and all([negative["rank"] for negative in row["negatives"]] == [3, 4, 5] for row in rows)
     assert artifact.manifest.notes["refused"]["outside"] == 22 * 5

@@ -24,7 +24,7 @@ SCORES = np.array([[0.9, 0.8, 0.7, 0.6, 0.5]], np.float32)
 NINE = np.array([0.9], np.float32)
 
 
-def taken(scores, positive, **rule) -> list[list[int]]:
+def selected_columns(scores, positive, **rule) -> list[list[int]]:
     cells = CandidateArrays.from_scores(np.asarray(scores, np.float32), np.asarray(positive, np.float32))
     choice = apply_rule(ThresholdRule(**rule), cells)
     return [np.flatnonzero(row).tolist() for row in choice.selected]
@@ -39,39 +39,39 @@ def test_ceiling_lies_below_the_positive_whatever_its_sign(positive: float, perc
 
 
 def test_top_takes_the_hardest_first_and_no_more_than_asked():
-    assert taken(SCORES, NINE, num_negatives=2, **FREE) == [[0, 1]]
+    assert selected_columns(SCORES, NINE, num_negatives=2, **FREE) == [[0, 1]]
 
 
 def test_percentage_of_the_positive():
-    assert taken(SCORES, NINE, num_negatives=5, max_percentage=0.8) == [[2, 3, 4]]  # ceiling 0.72
+    assert selected_columns(SCORES, NINE, num_negatives=5, max_percentage=0.8) == [[2, 3, 4]]  # ceiling 0.72
 
 
 def test_percentage_of_a_negative_positive_refuses_what_lies_above_it():
     scores = [[0.3, -0.19, -0.2, -0.205, -0.22]]
-    assert taken(scores, [-0.2], num_negatives=5, max_percentage=0.95) == [[4]]
-    assert taken(scores, [-0.2], num_negatives=5, max_percentage=1.0) == [[2, 3, 4]]
+    assert selected_columns(scores, [-0.2], num_negatives=5, max_percentage=0.95) == [[4]]
+    assert selected_columns(scores, [-0.2], num_negatives=5, max_percentage=1.0) == [[2, 3, 4]]
 
 
 def test_a_candidate_exactly_at_the_ceiling_stays():
-    assert taken([[0.5, 0.25]], [0.5], num_negatives=2, max_percentage=0.5) == [[1]]
+    assert selected_columns([[0.5, 0.25]], [0.5], num_negatives=2, max_percentage=0.5) == [[1]]
 
 
 def test_bounds_and_rank_window():
-    assert taken(SCORES, NINE, num_negatives=5, max_score=0.75, min_score=0.55, **FREE) == [[2, 3]]
-    assert taken(SCORES, NINE, num_negatives=2, skip_top=3, **FREE) == [[3, 4]]
+    assert selected_columns(SCORES, NINE, num_negatives=5, max_score=0.75, min_score=0.55, **FREE) == [[2, 3]]
+    assert selected_columns(SCORES, NINE, num_negatives=2, skip_top=3, **FREE) == [[3, 4]]
 
 
 def test_ties_keep_the_order_of_the_search():
-    assert taken([[0.5, 0.5, 0.5]], [0.9], num_negatives=2) == [[0, 1]]
+    assert selected_columns([[0.5, 0.5, 0.5]], [0.9], num_negatives=2) == [[0, 1]]
 
 
 def test_fewer_than_asked_are_kept_as_they_are_and_nothing_fills_up():
-    assert taken([[0.5, -np.inf, -np.inf], [-np.inf] * 3], [0.9, 0.9], num_negatives=2) == [[0], []]
-    assert taken(np.empty((2, 0)), [0.9, 0.9], num_negatives=2) == [[], []]
+    assert selected_columns([[0.5, -np.inf, -np.inf], [-np.inf] * 3], [0.9, 0.9], num_negatives=2) == [[0], []]
+    assert selected_columns(np.empty((2, 0)), [0.9, 0.9], num_negatives=2) == [[], []]
 
 
 def test_a_pair_whose_positive_has_no_score_takes_nothing():
-    assert taken(np.repeat(SCORES, 2, 0), [np.nan, 0.9], num_negatives=1, **FREE) == [[], [0]]
+    assert selected_columns(np.repeat(SCORES, 2, 0), [np.nan, 0.9], num_negatives=1, **FREE) == [[], [0]]
 
 
 def test_refused_candidates_are_counted_by_the_first_condition_that_they_break():
@@ -104,12 +104,12 @@ def test_sample_is_deterministic_allowed_and_another_for_another_seed():
         choice = apply_rule(ThresholdRule(strategy=strategy, num_negatives=5, seed=seed), cells)
         return [np.flatnonzero(row).tolist() for row in choice.selected]
 
-    floor = [place for place, score in enumerate(scores[0]) if score <= 0.76]
+    floor = [column for column, score in enumerate(scores[0]) if score <= 0.76]
     for strategy in ("sampled", "weighted"):
-        whole = sample(strategy, 1, slice(0, 3))
-        assert whole == [*sample(strategy, 1, slice(0, 2)), *sample(strategy, 1, slice(2, 3))]
-        assert whole != sample(strategy, 2, slice(0, 3)) and whole[0] != whole[1]
-        assert all(len(row) == 5 and set(row) <= set(floor) for row in whole)
+        rows = sample(strategy, 1, slice(0, 3))
+        assert rows == [*sample(strategy, 1, slice(0, 2)), *sample(strategy, 1, slice(2, 3))]
+        assert rows != sample(strategy, 2, slice(0, 3)) and rows[0] != rows[1]
+        assert all(len(row) == 5 and set(row) <= set(floor) for row in rows)
 
 
 def shares(strategy: str, scores: list[float], count: int) -> np.ndarray:
@@ -136,10 +136,10 @@ def test_sample_of_fewer_than_asked_takes_all_that_is_allowed():
 
 
 def test_margins_windows_and_bounds():
-    assert taken(SCORES, NINE, num_negatives=5, absolute_margin=0.15, **FREE) == [[2, 3, 4]]
-    assert taken(SCORES, NINE, num_negatives=5, relative_margin=0.2) == [[2, 3, 4]]
-    assert taken(SCORES, NINE, num_negatives=2, skip_top=1, last_rank=3, **FREE) == [[1, 2]]
-    assert taken([[0.1, -0.2, -0.4]], [-0.1], num_negatives=3, absolute_margin=0.2, **FREE) == [[2]]
+    assert selected_columns(SCORES, NINE, num_negatives=5, absolute_margin=0.15, **FREE) == [[2, 3, 4]]
+    assert selected_columns(SCORES, NINE, num_negatives=5, relative_margin=0.2) == [[2, 3, 4]]
+    assert selected_columns(SCORES, NINE, num_negatives=2, skip_top=1, last_rank=3, **FREE) == [[1, 2]]
+    assert selected_columns([[0.1, -0.2, -0.4]], [-0.1], num_negatives=3, absolute_margin=0.2, **FREE) == [[2]]
 
 
 def test_reranker_scores_refuse_and_a_candidate_without_one_is_no_negative():
@@ -147,8 +147,8 @@ def test_reranker_scores_refuse_and_a_candidate_without_one_is_no_negative():
     rule = ThresholdRule(max_cross_score=0.3)
     assert apply_rule(rule, cells).selected.tolist() == [[False, True, False, True]]
     assert apply_rule(rule, cells).refused == {"above_max_cross_score": 1, "no_cross_score": 1}
-    judged = replace(cells, positive_cross=np.float32([0.4]))
-    assert apply_rule(ThresholdRule(cross_margin=0.2), judged).selected.tolist() == [[False, False, False, True]]
+    reranked = replace(cells, positive_cross=np.float32([0.4]))
+    assert apply_rule(ThresholdRule(cross_margin=0.2), reranked).selected.tolist() == [[False, False, False, True]]
     assert not apply_rule(ThresholdRule(cross_margin=0.2), cells).selected.any()
 
 
@@ -200,15 +200,15 @@ def test_no_refused_candidate_is_ever_taken(seed, width, strategy, per_cluster, 
     rule = ThresholdRule(
         num_negatives=wanted, strategy=strategy, per_cluster=per_cluster, max_percentage=0.9, min_score=-1
     )
-    found = apply_rule(rule, cells).selected
+    selected = apply_rule(rule, cells).selected
     bound = positive - np.abs(positive) * np.float64(1 - 0.9)
     allowed = (scores <= bound[:, None]) & (scores >= -1) & np.isfinite(scores)
-    assert not (found & ~allowed).any() and found.sum(axis=1).max() <= wanted
-    for row, ok, cluster in zip(found, allowed, clusters, strict=True):
+    assert not (selected & ~allowed).any() and selected.sum(axis=1).max() <= wanted
+    for row, ok, cluster in zip(selected, allowed, clusters, strict=True):
         room = sum(1 for at in np.flatnonzero(ok) if not cluster[at])
-        for one in set(cluster[ok].tolist()) - {0}:
-            room += min(per_cluster or width, int((ok & (cluster == one)).sum()))
-            assert (row & (cluster == one)).sum() <= (per_cluster or width)
+        for name in set(cluster[ok].tolist()) - {0}:
+            room += min(per_cluster or width, int((ok & (cluster == name)).sum()))
+            assert (row & (cluster == name)).sum() <= (per_cluster or width)
         if not per_cluster:
             room = int(ok.sum())
         assert row.sum() == min(wanted, room)
@@ -240,8 +240,8 @@ CANDIDATES = table(
 def test_cells_are_the_table(cut: int):
     cells = CandidateArrays.from_table(CANDIDATES.slice(cut), with_keys=True)
     scores = np.float32([[0.9, 0.5], [0.4, -np.inf], [-np.inf, -np.inf]])
-    wanted = scores[cut:, : 2 - cut]
-    np.testing.assert_array_equal(cells.scores, wanted)
+    expected = scores[cut:, : 2 - cut]
+    np.testing.assert_array_equal(cells.scores, expected)
     np.testing.assert_array_equal(cells.positive, np.float32([0.8, np.nan, 0.8])[cut:])
     assert cells.clusters[1 - cut, 0] == 5 and np.isnan(cells.cross).all() and not cells.same_category.any()
     assert cells.doc_keys[1 - cut, 0] == hash64("a") and cells.pair_keys[-1] == hash64("s", "p")

@@ -18,21 +18,23 @@ from pipeline.storage.artifact import Draft
 
 def candidates(rows: int = 60, width: int = 9, seed: int = 0) -> pa.Table:
     rng = np.random.default_rng(seed)
-    made = []
+    table_rows = []
     for row in range(rows):
         scores = -np.sort(-rng.random(width - row % 3).astype(np.float32))
-        found = [
+        row_candidates = [
             {
-                "doc_id": f"d{place}",
+                "doc_id": f"d{rank}",
                 "score": float(score),
-                "cross_score": float(rng.random()) if place < 5 else None,
+                "cross_score": float(rng.random()) if rank < 5 else None,
                 "cluster": int(rng.integers(0, 3)),
             }
-            for place, score in enumerate(scores)
+            for rank, score in enumerate(scores)
         ]
         positive = None if row % 11 == 0 else float(rng.random())
-        made.append({"anchor_id": f"q{row}", "positive_id": "p", "positive_score": positive, "candidates": found})
-    return pa.Table.from_pylist(made, schema=schema.TABLES["candidates"])
+        table_rows.append(
+            {"anchor_id": f"q{row}", "positive_id": "p", "positive_score": positive, "candidates": row_candidates}
+        )
+    return pa.Table.from_pylist(table_rows, schema=schema.TABLES["candidates"])
 
 
 @pytest.fixture
@@ -50,25 +52,25 @@ GRID = {"max_percentage": [None, 0.9], "strategy": ["top", "sampled"], "per_clus
 def test_a_sweep_counts_what_the_rules_choose(mined, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_ROWS_PER_BATCH", 7)
     config = validate(SweepConfig, {"run": str(tmp_path / "run"), "grid": GRID, "rule": {"num_negatives": 3}})
-    found = run(config)
-    assert len(found) == 8 == len(table_lines(found, config)) - 1
+    results = run(config)
+    assert len(results) == 8 == len(table_lines(results, config)) - 1
     cells = CandidateArrays.from_table(candidates(), with_keys=True)
-    for one in found:
-        taken = apply_rule(ThresholdRule.model_validate(one["rule"]), cells).selected
-        cross = cells.cross[taken]
-        assert one["negatives_per_row"] == pytest.approx(taken.sum() / 60)
-        assert one["full_rows"] == pytest.approx((taken.sum(axis=1) == 3).mean())
-        assert one["rows_with_any"] == pytest.approx(taken.any(axis=1).mean())
-        assert one["mean_score"] == pytest.approx(cells.scores[taken].mean(), rel=1e-5)
-        assert one["false_by_reranker"] == pytest.approx((cross >= 0.5).sum() / (~np.isnan(cross)).sum())
-        assert one["false_by_judgments"] is None
+    for result in results:
+        selected = apply_rule(ThresholdRule.model_validate(result["rule"]), cells).selected
+        cross = cells.cross[selected]
+        assert result["negatives_per_row"] == pytest.approx(selected.sum() / 60)
+        assert result["full_rows"] == pytest.approx((selected.sum(axis=1) == 3).mean())
+        assert result["rows_with_any"] == pytest.approx(selected.any(axis=1).mean())
+        assert result["mean_score"] == pytest.approx(cells.scores[selected].mean(), rel=1e-5)
+        assert result["false_by_reranker"] == pytest.approx((cross >= 0.5).sum() / (~np.isnan(cross)).sum())
+        assert result["false_by_judgments"] is None
 
 
 def test_judgments_tell_false_negatives(mined, tmp_path):
-    judged = [{"query_id": f"q{row}", "doc_id": f"d{row % 9}", "relevance": row % 2} for row in range(60)]
-    pq.write_table(pa.Table.from_pylist(judged), tmp_path / "judged.parquet")
+    judgments = [{"query_id": f"q{row}", "doc_id": f"d{row % 9}", "relevance": row % 2} for row in range(60)]
+    pq.write_table(pa.Table.from_pylist(judgments), tmp_path / "judged.parquet")
     rule = ThresholdRule(num_negatives=4, max_percentage=None)
-    found = run(
+    results = run(
         validate(
             SweepConfig,
             {
@@ -79,10 +81,10 @@ def test_judgments_tell_false_negatives(mined, tmp_path):
             },
         )
     )
-    taken = apply_rule(rule, CandidateArrays.from_table(candidates(), with_keys=False)).selected
-    hit = [row for row in range(60) if row % 9 < taken.shape[1] and taken[row, row % 9]]
-    assert found[0]["judged"] == len(hit) > 0
-    assert found[0]["false_by_judgments"] == pytest.approx(sum(row % 2 for row in hit) / len(hit))
+    selected = apply_rule(rule, CandidateArrays.from_table(candidates(), with_keys=False)).selected
+    hit = [row for row in range(60) if row % 9 < selected.shape[1] and selected[row, row % 9]]
+    assert results[0]["judged"] == len(hit) > 0
+    assert results[0]["false_by_judgments"] == pytest.approx(sum(row % 2 for row in hit) / len(hit))
 
 
 def test_a_wrong_grid_is_named(tmp_path):

@@ -24,7 +24,7 @@ def test_a_vectors_key_knows_the_model(name):
 def test_a_vectors_key_knows_its_own_prompt_role_and_content_and_not_the_other_roles_prompt():
     key = vector_key(IDENTITY, "query: ", "query", "c")
     others = [("query:", "query", "c"), ("query: ", "document", "c"), ("query: ", "query", "d")]
-    assert key not in {vector_key(IDENTITY, *one) for one in others}
+    assert key not in {vector_key(IDENTITY, *other) for other in others}
     assert key == vector_key(IDENTITY | {"prompts": "other"}, "query: ", "query", "c")
 
 
@@ -37,12 +37,12 @@ ROW = {"doc_id": "a", "text": "one", "cluster_id": None, "category": "k", "tags"
 )
 def test_content_is_every_column_that_is_looked_at(tmp_path, change):
     kind = pa.schema([(n, pa.string()) for n in DOCUMENT[:-1]] + [("tags", pa.list_(pa.string()))])
-    found = []
+    keys = []
     for name, row in (("one", ROW), ("two", ROW | change), ("three", ROW)):
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.Table.from_pylist([ROW, row, ROW], schema=kind), path)
-        found.append(content_keys(shards.plan([str(path)], 2, "s"), DOCUMENT))
-    assert found[0] == found[2] and found[0][0] != found[1][0] and found[0][1] == found[1][1]
+        keys.append(content_keys(shards.plan([str(path)], 2, "s"), DOCUMENT))
+    assert keys[0] == keys[2] and keys[0][0] != keys[1][0] and keys[0][1] == keys[1][1]
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_content_is_every_column_that_is_looked_at(tmp_path, change):
     ],
 )  # fmt: skip
 def test_a_candidates_key_knows_the_search(change):
-    one, two = (validate(MineConfig, given).search_settings() for given in ({}, change))
-    assert search_key(["v"], one, "j") != search_key(["v"], two, "j")
+    first, two = (validate(MineConfig, settings).search_settings() for settings in ({}, change))
+    assert search_key(["v"], first, "j") != search_key(["v"], two, "j")
 
 
 def test_a_candidates_key_knows_vectors_and_judgments_and_not_the_rule():
     settings = validate(MineConfig, {}).search_settings()
-    keys = {search_key(*one) for one in ((["v"], settings, "j"), (["w"], settings, "j"), (["v"], settings, "k"))}
+    keys = {search_key(*inputs) for inputs in ((["v"], settings, "j"), (["w"], settings, "j"), (["v"], settings, "k"))}
     assert len(keys) == 3
     assert (
         settings
@@ -70,9 +70,9 @@ def test_a_candidates_key_knows_vectors_and_judgments_and_not_the_rule():
 def test_a_loaded_models_key_knows_every_weight():
     from torch import nn
 
-    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
-    two.load_state_dict(one.state_dict())
-    assert weights_key(one, None, []) == weights_key(two, None, []) != weights_key(two, None, ["cls"])
+    first, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    two.load_state_dict(first.state_dict())
+    assert weights_key(first, None, []) == weights_key(two, None, []) != weights_key(two, None, ["cls"])
     two.bias.data[1] += 1e-6
-    assert weights_key(one, None, []) != weights_key(two, None, [])
+    assert weights_key(first, None, []) != weights_key(two, None, [])
     assert texts_key(["p"], ["ab", "c"]) not in {texts_key(["p"], ["a", "bc"]), texts_key(["q"], ["ab", "c"])}
