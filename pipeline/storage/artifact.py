@@ -144,6 +144,7 @@ class Draft:
         )
         if self.lease:
             self.lease.check()
+            _remove_partials(self.path)
         write_json(join(self.path, MANIFEST), asdict(manifest) | {"fingerprint": manifest.fingerprint})
         if self.lease:
             self._release()
@@ -202,6 +203,14 @@ def _acquire(path: str, kind: str) -> Lease:
         return acquire(path, kind)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _remove_partials(path: str) -> None:
+    """Remove files that killed jobs were in the middle of writing; the holder of the lease is the only writer."""
+    fs, root = filesystem(path)
+    for name in fs.find(root):
+        if name.endswith(".partial"):
+            fs.rm(name)
 
 
 def _finished(fs: Any, root: str, path: str, *, overwrite: bool) -> Manifest | None:
