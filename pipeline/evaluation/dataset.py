@@ -1,7 +1,10 @@
 """What models are evaluated on: queries with judgments, triplets, and pairs with gold scores, of one split."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -10,6 +13,7 @@ from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import read_parquet
 
 Document = tuple[str | None, str]  # id, text
+Pairs = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # indices of queries [M], rows of documents [M]
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,10 @@ class Triplet:
 
 @dataclass
 class EvalDataset:
-    """The rows of one split; `texts` holds the queries first, in order, then the other texts encoded as queries."""
+    """The rows of one split; `texts` holds the queries first, in order, then the other texts encoded as queries.
+
+    `excluded` is the (query, corpus row) pairs that are not ranked, since the document is the query itself.
+    """
 
     query_ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -31,6 +38,7 @@ class EvalDataset:
     triplets: list[Triplet] = field(default_factory=list)
     scored_pairs: list[tuple[int, int, float]] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
+    excluded: Pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64))
     _index: dict[str, int] = field(default_factory=dict)
 
     def index_of(self, text: str) -> int:
@@ -101,7 +109,25 @@ def add_queries(dataset: EvalDataset, queries: pa.Table | None, qrels: pa.Table 
             dataset.texts.append(text)
             dataset.qrels[query] = judgments[query]
     dataset._index.update({text: index for index, text in reversed(list(enumerate(dataset.texts)))})
-    _count(dataset, query_without_relevant_document=without, query_beyond_max_queries=beyond)
+    count_skipped(dataset, query_without_relevant_document=without, query_beyond_max_queries=beyond)
+
+
+def drop_queries(dataset: EvalDataset, queries: Collection[str]) -> None:
+    """Take queries out, with their judgments; texts that triplets or pairs need stay, at another index."""
+    if not queries:
+        return
+    old_texts, remaining = dataset.texts, [query for query in dataset.query_ids if query not in queries]
+    text_of = dict(zip(dataset.query_ids, old_texts, strict=False))
+    dataset.query_ids, dataset.texts, dataset._index = remaining, [text_of[query] for query in remaining], {}
+    dataset.qrels = {query: dataset.qrels[query] for query in remaining}
+    dataset._index.update({text: index for index, text in reversed(list(enumerate(dataset.texts)))})
+    dataset.triplets = [
+        replace(triplet, anchor=dataset.index_of(old_texts[triplet.anchor])) for triplet in dataset.triplets
+    ]
+    dataset.scored_pairs = [
+        (dataset.index_of(old_texts[first]), dataset.index_of(old_texts[second]), score)
+        for first, second, score in dataset.scored_pairs
+    ]
 
 
 def add_triplets(dataset: EvalDataset, triplets: pa.Table | None) -> None:
@@ -116,7 +142,7 @@ def add_triplets(dataset: EvalDataset, triplets: pa.Table | None) -> None:
             continue
         anchor = dataset.index_of(row["anchor"])
         dataset.triplets.append(Triplet(anchor, (row["positive_id"], row["positive"]), negatives))
-    _count(dataset, triplet_without_negative=without)
+    count_skipped(dataset, triplet_without_negative=without)
 
 
 def add_scored_pairs(dataset: EvalDataset, pairs: pa.Table | None) -> None:
@@ -129,8 +155,9 @@ def add_scored_pairs(dataset: EvalDataset, pairs: pa.Table | None) -> None:
             without += 1
         else:
             dataset.scored_pairs.append((dataset.index_of(left), dataset.index_of(right), score))
-    _count(dataset, labelled_pair_without_score=without)
+    count_skipped(dataset, labelled_pair_without_score=without)
 
 
-def _count(dataset: EvalDataset, **reasons: int) -> None:
+def count_skipped(dataset: EvalDataset, **reasons: int) -> None:
+    """Note how many rows were left out, by reason."""
     dataset.skipped.update({reason: count for reason, count in reasons.items() if count})

@@ -15,6 +15,7 @@ from pipeline.evaluation.corpus_sample import Sample, draw
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.ranking import EncodedQueries, encode_queries, rank_corpus
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, VariantResult
+from pipeline.evaluation.self_matches import exclude_self_matches
 from pipeline.evaluation.similarity_samples import bm25_triplets, referenced_ids, sample_pairs
 from pipeline.evaluation.vector_variants import Variant, calibrate
 from pipeline.evaluation.vector_variants import plan as plan_variants
@@ -37,6 +38,7 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     Queries are encoded first, so that a model that cannot be loaded stops the job before any corpus is embedded.
     """
     results = Results(Corpus(data), dataset)
+    exclude_self_matches(dataset, results.corpus)
     with_bm25 = bool(plan.bm25 and dataset.query_ids and len(results.corpus))
     if with_bm25 and len(dataset.triplets) < MIN_TRIPLETS:
         dataset.skipped |= {"triplet_of_too_few": len(dataset.triplets)} if dataset.triplets else {}
@@ -69,8 +71,9 @@ def _evaluate_bm25(results: Results, plan: EvaluationPlan) -> None:
     texts = (text for _, batch in results.corpus.batches(["text"]) for text in batch.column("text").to_pylist())
     index, dataset = Lexical(texts), results.dataset
     best = Best.empty(len(dataset.query_ids), depth(plan.metrics))
+    excluded_queries, excluded_rows = dataset.excluded
     for query, text in enumerate(dataset.texts[: len(dataset.query_ids)]):
-        query_scores, rows = index.search(text, best.scores.shape[1])
+        query_scores, rows = index.search(text, best.scores.shape[1], barred=excluded_rows[excluded_queries == query])
         best.scores[query, : len(rows)], best.rows[query, : len(rows)] = query_scores, rows
     _score_ranking(results, BM25, best, plan)
     if dataset.triplets:
@@ -119,11 +122,11 @@ def _evaluate_encoder(
     texts, sample = ray.get(encoded.vectors), ray.get(encoded.sample)
     variants = plan_variants(plan.variants, encoded.dim) if plan.variants and name in plan.variant_models else []
     ranges = calibrate(variants, sample if len(sample) else texts)
-    size = (len(dataset.query_ids), depth(plan.metrics))
+    k = depth(plan.metrics)
     if stored:
         check_same_model(plan.vectors, results.sample, sample)
     chunks = stored or results.corpus.chunks()
-    ranking = rank_corpus(config, encoded, chunks, *size, results.pairs, variants, ranges, plan.actors)
+    ranking = rank_corpus(config, encoded, chunks, dataset, k, results.pairs, variants, ranges, plan.actors)
     results.similarities[name] = ranking.similarities
     results.sampled[name] = sample
     _score_ranking(results, name, ranking.best, plan)

@@ -19,6 +19,7 @@ from pipeline.core.actor_pool import Pool, limit_threads
 from pipeline.core.progress import Progress
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.evaluation.corpus import CorpusChunk
+from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
 from pipeline.search.exact import Best, dots, top_k
@@ -75,14 +76,14 @@ def rank_corpus(
     config: EncoderConfig,
     encoded: EncodedQueries,
     chunks: Sequence[CorpusChunk],
-    queries: int,
+    dataset: EvalDataset,
     k: int,
     pairs: SimilarityPairs,
     variants: Sequence[Variant],
     ranges: Ranges,
     actors: int | None,
 ) -> ModelRanking:
-    """Rank every chunk for the first `queries` texts and compute the similarities of `pairs` on the way.
+    """Rank every chunk for the queries of `dataset` and compute the similarities of `pairs` on the way.
 
     Same numbers for any number of actors: chunks are cut by the corpus alone, and partial rankings merge by
     (falling score, rising row).
@@ -91,11 +92,12 @@ def rank_corpus(
 
     started = time.monotonic()
     text, row = pairs.arrays()
+    queries = len(dataset.query_ids)
     best, similarities = Best.empty(queries, k), np.full(len(row), np.nan, np.float32)
     rankings = {variant: empty(variant, queries, k) for variant in variants}
     progress = Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents")
     settings = {"config": config, "vectors": encoded.vectors, "queries": queries, "k": k}
-    settings["shared"] = ray.put(((text, row), list(variants), ranges))
+    settings["shared"] = ray.put(((text, row), dataset.excluded, list(variants), ranges))
     for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
         best.merge(part.best)
         for variant, ranking in zip(variants, part.variants, strict=True):
@@ -180,7 +182,7 @@ class Ranker:
 
         self.config, self.threads, self.k = config, threads, k
         self.vectors = ray.get(vectors)
-        (self.text, self.row), self.variants, self.ranges = ray.get(shared)
+        (self.text, self.row), self.excluded, self.variants, self.ranges = ray.get(shared)
         self.queries = self.vectors[:queries]
         self._encoder: Encoder | None = None
 
@@ -191,9 +193,10 @@ class Ranker:
     def rank(self, chunk: CorpusChunk) -> ChunkRanking:
         """Rank the documents of one chunk."""
         documents = unit(self._vectors(chunk))
-        best = Best(*top_k(self.queries, [documents], min(self.k, chunk.rows), first_row=chunk.first_row))
+        k, first_row, barred = min(self.k, chunk.rows), chunk.first_row, self.excluded
+        best = Best(*top_k(self.queries, [documents], k, first_row=first_row, barred=barred))
         rankings = [
-            rank(variant, self.queries, documents, self.ranges, self.k, chunk.first_row) for variant in self.variants
+            rank(variant, self.queries, documents, self.ranges, self.k, first_row, barred) for variant in self.variants
         ]
         pair = np.flatnonzero((self.row >= chunk.first_row) & (self.row < chunk.first_row + chunk.rows))
         similarity = dots(self.vectors, documents, self.text[pair], self.row[pair] - chunk.first_row)

@@ -117,14 +117,23 @@ def empty(variant: Variant, queries: int, k: int) -> VariantRanking:
 
 
 def rank(
-    variant: Variant, queries: Floats, documents: Floats, ranges: Ranges, k: int, first_row: int
+    variant: Variant,
+    queries: Floats,
+    documents: Floats,
+    ranges: Ranges,
+    k: int,
+    first_row: int,
+    barred: tuple[Rows, Rows] | None = None,
 ) -> VariantRanking:
-    """Rank documents [n, D] of a chunk for queries [Q, D], both of length 1."""
+    """Rank documents [n, D] of a chunk for queries [Q, D], both of length 1, but for the barred (query, row) pairs."""
     short_queries, stored = variant.shortened_queries(queries), variant.stored_documents(documents, ranges)
     if variant.dtype != "binary":
-        return VariantRanking(Best(*top_k(short_queries, [stored], min(k, len(stored)), first_row=first_row)))
-    scores, rows = top_k(signs(short_queries), [stored], min(OVERSAMPLING * k, len(stored)), first_row=first_row)
-    query = np.repeat(np.arange(len(short_queries)), rows.shape[1])
-    rescored = dots(short_queries, stored, query, rows.ravel() - first_row).reshape(rows.shape)
-    rescored = rescored / np.float32(np.sqrt(variant.dim))
-    return VariantRanking(Best(scores, rows), rescored.astype(np.float32))
+        k = min(k, len(stored))
+        return VariantRanking(Best(*top_k(short_queries, [stored], k, first_row=first_row, barred=barred)))
+    k = min(OVERSAMPLING * k, len(stored))
+    scores, rows = top_k(signs(short_queries), [stored], k, first_row=first_row, barred=barred)
+    filled = rows >= 0
+    query, document = np.nonzero(filled)[0], rows[filled] - first_row
+    rescored = np.full(rows.shape, -np.inf, np.float32)
+    rescored[filled] = dots(short_queries, stored, query, document) / np.float32(np.sqrt(variant.dim))
+    return VariantRanking(Best(scores, rows), rescored)

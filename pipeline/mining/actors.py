@@ -21,9 +21,7 @@ from pipeline.mining.exclusions import (
     AnchorBlock,
     find_positions,
     group_positives,
-    id_keys,
     known_positives,
-    text_keys,
 )
 from pipeline.mining.output_formats import triplets
 from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores, ids_to_score
@@ -35,6 +33,7 @@ from pipeline.storage import shards
 from pipeline.storage.files import filesystem, join, read_parquet
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import as_matrix, not_blank, unit, vectors_table
+from pipeline.text.same_document import id_keys, text_keys
 
 DOCUMENT = ["doc_id", "text", "cluster_id", "category", "tags"]
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline.core.config import Config
 from pipeline.mining.candidate_arrays import Floats, Keys, Rows
 from pipeline.storage import shards
-from pipeline.text.normalize import hash64, normalise
+from pipeline.text.same_document import id_keys, join_keys
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,6 @@ class AnchorKeys:
 
 
 NO_KEYS = AnchorKeys(np.empty(0, np.int64), np.empty(0, np.uint64))
-
-
-def text_keys(texts: Sequence[str]) -> Keys:
-    """Keys [N] of normalised texts, the same for texts that differ in case or white space only; never 0."""
-    return np.fromiter((hash64(normalise(text).casefold()) | 1 for text in texts), np.uint64, len(texts))
-
-
-def id_keys(ids: Sequence[str | None]) -> Keys:
-    """Keys [N] of ids; 0 for none."""
-    return np.fromiter((0 if name is None else hash64(name) | 1 for name in ids), np.uint64, len(ids))
-
-
-def join_keys(owners: Rows, keys: Keys, documents: Keys) -> tuple[Rows, Rows]:
-    """Join keys (owners [M], keys [M]) with the keys of documents [N]: every (owner, document row) of equal keys.
-
-    Key 0 stands for none and matches nothing.
-    """
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    first = np.searchsorted(ordered, documents, "left")
-    count = np.searchsorted(ordered, documents, "right") - first
-    count[documents == 0] = 0
-    matched = np.flatnonzero(count)
-    rows = np.repeat(matched, count[matched])
-    step = np.arange(len(rows)) - np.repeat(np.cumsum(count[matched]) - count[matched], count[matched])
-    return owners[order[first[rows] + step]], rows
 
 
 KEYS = ("id_key", "text_key", "cluster_key")
@@ -126,7 +100,7 @@ def find_positions(
     """Find the pairs' positives and all excluded documents in the encoded corpus: two passes over its keys.
 
     `positives` are the ids of known positives, whose near duplicates and equal texts are excluded as the settings say;
-    `siblings` are further ids to exclude.
+    `siblings` are further ids to exclude, as is the anchor's own.
     """
     rows = np.full(len(block.positive_ids), -1, np.int64)
     pair_keys = id_keys(block.positive_ids)
@@ -138,7 +112,8 @@ def find_positions(
         anchor, row = join_keys(positives.anchors, positives.keys, docs["id_key"])
         texts += AnchorKeys(anchor, docs["text_key"][row])
         clusters += AnchorKeys(anchor, docs["cluster_key"][row])
-    excluding = [("id_key", positives + siblings)]
+    itself = AnchorKeys(np.arange(len(block.ids)), id_keys(block.ids))
+    excluding = [("id_key", positives + siblings + itself)]
     excluding += [("text_key", texts)] if exclude.same_text else []
     excluding += [("cluster_key", clusters)] if exclude.same_cluster else []
     parts = [

@@ -53,9 +53,17 @@ class Lexical:
         found: npt.NDArray[np.float32] = self._index.get_scores_from_ids(ids)
         return found
 
-    def search(self, query: str, k: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Find the best k documents (score [n], row [n], n <= k) that share a word; ties by lower row."""
+    def search(
+        self, query: str, k: int, *, barred: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Find the best k documents (score [n], row [n], n <= k) that share a word; ties by lower row.
+
+        `barred` are rows of documents that are never found.
+        """
         scores = self.scores(query)
+        if barred is not None and len(barred):
+            scores = scores.copy()
+            scores[barred] = 0
         matching = np.flatnonzero(scores > 0)
         if len(matching) > k:
             bar = np.partition(scores[matching], len(matching) - k)[len(matching) - k]

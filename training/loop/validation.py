@@ -15,6 +15,7 @@ from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import unit
+from pipeline.text.same_document import SelfMatches
 from training.data.batching import stable_id
 from training.losses.gather import gather, world
 
@@ -26,6 +27,7 @@ class Validation:
     queries: Mapping[str, str]
     documents: Mapping[str, str]
     judgments: Mapping[str, Mapping[str, int]]
+    barred: tuple[np.ndarray, np.ndarray] | None = None  # (query, document) indices: the document is the query itself
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Score the encoder: {"ndcg@10": ...}; every rank encodes its part and all get the same figures.
@@ -35,7 +37,7 @@ class Validation:
         """
         queries = _encode_parts(encoder, list(self.queries.values()), "query")
         documents = _encode_parts(encoder, list(self.documents.values()), "document")
-        _, rows = exact.top_k(unit(queries), [unit(documents)], min(100, len(documents)))
+        _, rows = exact.top_k(unit(queries), [unit(documents)], min(100, len(documents)), barred=self.barred)
         doc_ids = list(self.documents)
         rankings = {
             query: [doc_ids[row] for row in found if row >= 0] for query, found in zip(self.queries, rows, strict=True)
@@ -71,15 +73,36 @@ def sample(
     max_documents: int,
     order: Mapping[str, int],
 ) -> Validation:
-    """Choose queries with a relevant document and fill their documents up with others, by a stable hash `order`."""
-    judged = {q: j for q, j in judgments.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())}
+    """Choose queries with a relevant document and fill their documents up with others, by a stable hash `order`.
+
+    A document that is the query itself is neither ranked nor counted, as in `evaluate`.
+    """
+    itself = _self_matches(queries, corpus, judgments)
+    others_only = {q: {d: g for d, g in j.items() if d not in itself.get(q, ())} for q, j in judgments.items()}
+    judged = {q: j for q, j in others_only.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())}
     chosen = sorted(judged, key=lambda q: order.get(q, 0))[:max_queries]
     wanted = {d for q in chosen for d in judged[q] if d in corpus}
     others = sorted((d for d in corpus if d not in wanted), key=lambda d: order.get(d, 0))
     documents = sorted([*wanted, *others[: max(0, max_documents - len(wanted))]])
+    index_of = {doc: index for index, doc in enumerate(documents)}
+    barred = [(i, index_of[doc]) for i, q in enumerate(chosen) for doc in sorted(itself.get(q, ())) if doc in index_of]
     return Validation(
-        {q: queries[q] for q in chosen}, {d: corpus[d] for d in documents}, {q: judged[q] for q in chosen}
+        {q: queries[q] for q in chosen},
+        {d: corpus[d] for d in documents},
+        {q: judged[q] for q in chosen},
+        (np.array([i for i, _ in barred], np.int64), np.array([j for _, j in barred], np.int64)),
     )
+
+
+def _self_matches(
+    queries: Mapping[str, str], corpus: Mapping[str, str], judgments: Mapping[str, Mapping[str, int]]
+) -> dict[str, set[str]]:
+    """Documents that are the query itself, by query."""
+    doc_ids, itself = list(corpus), dict[str, set[str]]()
+    matches = SelfMatches(list(queries), list(queries.values()), judgments)
+    for query, row in matches.find(doc_ids, list(corpus.values())):
+        itself.setdefault(query, set()).add(doc_ids[row])
+    return itself
 
 
 def _encode_parts(encoder: Encoder, texts: list[str], role: Role) -> np.ndarray:

@@ -93,7 +93,8 @@ def corpus(size: int, folder: str) -> dict[str, float]:
 def capped(queries: int, folder: str) -> dict[str, float]:
     """Find and measure 50 candidates of each anchor over the vector files of a folder."""
     from pipeline.mining.candidates import candidates_table, exact_candidates, score_candidates
-    from pipeline.mining.exclusions import NO_KEYS, AnchorBlock, AnchorKeys, Exclude, find_positions, id_keys, text_keys
+    from pipeline.mining.exclusions import NO_KEYS, AnchorBlock, AnchorKeys, Exclude, find_positions
+    from pipeline.text.same_document import id_keys, text_keys
 
     files = sorted(str(path) for path in Path(folder).glob("*.parquet"))
     anchors = base(queries, 1)
@@ -122,9 +123,9 @@ def corpus_files(size: int, folder: str) -> tuple[list[str], int]:
     """Vector files of at least `size` bytes of vectors, as the job leaves them; each is the first one, turned."""
     import pyarrow as pa
 
-    from pipeline.mining.exclusions import id_keys
     from pipeline.storage import shards
     from pipeline.storage.vectors import vectors_table
+    from pipeline.text.same_document import id_keys
 
     rows = 16_384
     vectors, files, written = base(rows, 0), [], 0

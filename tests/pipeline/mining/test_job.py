@@ -21,15 +21,14 @@ from pipeline.mining.exclusions import (
     Exclude,
     find_positions,
     group_positives,
-    id_keys,
     known_positives,
-    text_keys,
 )
 from pipeline.mining.job import run
 from pipeline.mining.plan import group_shards
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.vectors import unit, vectors_table
+from pipeline.text.same_document import id_keys, text_keys
 from tests.support.mining import DOCS, reranker_directory, write_mining_data
 
 

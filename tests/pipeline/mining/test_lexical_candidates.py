@@ -12,10 +12,11 @@ from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.mining.bm25_source import Bm25
 from pipeline.mining.config import MineConfig
-from pipeline.mining.exclusions import AnchorBlock, CorpusPositions, text_keys
+from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
 from pipeline.mining.lexical_candidates import LexicalSource, build_index, fuse_rankings, load_index, search
 from pipeline.search.bm25 import Lexical
 from pipeline.storage import shards
+from pipeline.text.same_document import text_keys
 
 
 def test_fusion_is_its_formula():

@@ -13,11 +13,11 @@ from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.mining.candidate_arrays import CandidateArrays
 from pipeline.mining.config import MineConfig
-from pipeline.mining.exclusions import join_keys
 from pipeline.mining.rules import apply_rule
 from pipeline.mining.selection import reason, select_negatives, selected_ids
 from pipeline.mining.threshold_rule import Strategy, ThresholdRule, score_ceiling
 from pipeline.text.normalize import hash64
+from pipeline.text.same_document import join_keys
 
 FREE = {"max_percentage": None}
 SCORES = np.array([[0.9, 0.8, 0.7, 0.6, 0.5]], np.float32)

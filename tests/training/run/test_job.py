@@ -21,7 +21,7 @@ from training.data.read_rows import load
 from training.loop.checkpoint import Progress, State, load_weights
 from training.loop.step import Loop, LoopConfig, rate_at
 from training.loop.trainer import milestones
-from training.loop.validation import ValidationConfig, load_validation
+from training.loop.validation import ValidationConfig, load_validation, sample
 from training.losses.infonce import InfoNCE
 from training.run import job
 
@@ -203,6 +203,32 @@ def test_validation_sample_holds_every_relevant_document(tmp_path):
     assert len(found.queries) == 5
     assert len(found.documents) == 20
     assert all(doc in found.documents for grades in found.judgments.values() for doc in grades)
+
+
+def test_validation_does_not_rank_the_query_itself():
+    queries = {"q1": "Is it safe?", "q2": "Only me"}
+    corpus = {"d1": "IS IT safe?", "d2": "It is.", "q1": "Is it safe? With a body.", "x": "only me"}
+    judgments = {"q1": {"d2": 1, "d1": 1}, "q2": {"x": 1}}
+    found = sample(queries, corpus, judgments, max_queries=9, max_documents=10, order={})
+    assert found.judgments == {"q1": {"d2": 1}}, "q2 has no relevant document but itself"
+    assert list(found.documents) == ["d1", "d2", "q1", "x"]
+    assert [array.tolist() for array in found.barred] == [[0, 0], [0, 2]]
+    nearest_itself = Fixed({"Is it safe?": [1, 0], "IS IT safe?": [1, 0], "Is it safe? With a body.": [1, 0]})
+    assert found(nearest_itself) == {"ndcg@10": 1.0, "mrr@10": 1.0}
+
+
+class Fixed:
+    """An encoder with given vectors; every other text lies between."""
+
+    device = "cpu"
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def encode(self, texts, role):
+        return np.array(
+            [self.vectors.get(text, [0.6, 0.8] if "It is" in text else [0, 1]) for text in texts], np.float32
+        )
 
 
 def test_validation_beside_training_measures_the_checkpoint(tmp_path):
