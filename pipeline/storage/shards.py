@@ -124,7 +124,9 @@ def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
         return _read_text(shard, shard.rows, columns)
     with open_parquet(shard.path) as file:
         _check_columns(shard.path, columns, file.schema_arrow.names)
-        return pa.Table.from_batches(list(_slices(file, shard, columns)))
+        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+        batches = _slices(file, shard, columns) if shard.rows else ()
+        return pa.Table.from_batches([batch.select(list(columns)) for batch in batches], schema)
 
 
 def head(shard: Shard, columns: Sequence[str]) -> pa.Table:

@@ -300,3 +300,25 @@ def test_unfinished_work_of_another_model_is_cleared(tmp_path: Path, minilm: str
     other = run(settings(tmp_path / "out", input=str(path), encoder=ENCODER | {"layers": 1}))
     assert not names & set(other.manifest.tables["vectors"].files)
     assert other.rows("vectors") == 30
+
+
+def test_a_shard_without_rows_is_read_as_an_empty_table(tmp_path: Path):
+    pq.write_table(
+        pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string())}), tmp_path / "a.parquet"
+    )
+    write_rows(tmp_path / "b.parquet", 3)
+    empty = shards.Shard(0, str(tmp_path / "a.parquet"), 0, 0, 0, "a")
+    assert shards.read(empty, ["text", "id"]).schema.names == ["text", "id"]
+    none_of_three = shards.Shard(0, str(tmp_path / "b.parquet"), 3, 0, 0, "b")
+    assert shards.read(none_of_three, ["id"]).num_rows == 0
+
+
+@pytest.mark.ray
+def test_a_file_of_blank_texts_is_counted_and_ends_no_job(tmp_path: Path, minilm: str, ray_session: None):
+    write_rows(tmp_path / "in" / "a.parquet", 3)
+    pq.write_table(pa.table({"id": ["x", "y"], "text": ["", "  "]}), tmp_path / "in" / "b.parquet")
+    config = {"input": str(tmp_path / "in"), "out": str(tmp_path / "out"), "encoder": {**ENCODER, "model": minilm}}
+    for _ in range(2):
+        artifact = run(validate(EmbedConfig, config))
+        assert sorted(artifact.read("vectors", ["id"])["id"].to_pylist()) == ["d0", "d1", "d2"]
+        assert artifact.manifest.dropped == {"empty_text": 2}
