@@ -25,7 +25,7 @@ from pydantic import Field
 
 from pipeline.building.minhash import NearConfig, may_be_near, sketch
 from pipeline.building.shingles import Hashes, jaccard, mix, shingle
-from pipeline.text.columns import keys, words
+from pipeline.text.columns import key_column, key_prefixes
 
 EVALUATION_TEXTS = pa.schema(
     [
@@ -53,7 +53,7 @@ class LeakConfig(NearConfig):
 
 def text_keys(texts: pa.Array | pa.ChunkedArray) -> Hashes:
     """64-bit keys of texts [N], the same for texts that differ in case only."""
-    return words(keys(texts)).astype(np.uint64)
+    return key_prefixes(key_column(texts)).astype(np.uint64)
 
 
 def pair_keys(left: Hashes, right: Hashes) -> Hashes:

@@ -16,8 +16,8 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import SCHEMAS
 from pipeline.sources.reading.splits import HELD_OUT_ORDER
 from pipeline.storage.counts import EXAMPLES, Counts
-from pipeline.storage.shuffle import Shuffle, numbers
-from pipeline.text.columns import words
+from pipeline.storage.shuffle import Shuffle, bucket_hashes
+from pipeline.text.columns import key_prefixes
 
 NOUNS = {"documents": "document", "queries": "query"}
 _ID, _KEY, _SPLIT = (SCHEMAS["documents"].field(name) for name in ("id", "key", "split"))
@@ -113,7 +113,7 @@ def unique_ids(rows: pa.Table, noun: str, tally: Counts) -> Numbers:
     The same id again with the same text is a duplicate, with another text a conflict. Raises UserError where the two
     texts come from two sources: then the id means two things.
     """
-    repeated = _repeated(numbers(rows["id"]))
+    repeated = _repeated(bucket_hashes(rows["id"]))
     again = rows.filter(pa.array(repeated)).append_column("row", pa.array(np.flatnonzero(repeated)))
     again, firsts = _grouped(again, "id", "order")
     later = firsts != np.arange(again.num_rows)
@@ -136,7 +136,7 @@ def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
 
     Of ids with one text a held-out one is canonical, then the smallest.
     """
-    again, firsts = _grouped(rows.filter(pa.array(_repeated(words(rows["key"])))), "key", "id")
+    again, firsts = _grouped(rows.filter(pa.array(_repeated(key_prefixes(rows["key"])))), "key", "id")
     later = pa.array(firsts != np.arange(again.num_rows))
     aliases = pa.table([again["id"].filter(later), again["id"].take(firsts).filter(later)], schema=ALIASES)
     tally.drop(f"duplicate_{noun}", aliases.num_rows)

@@ -35,7 +35,7 @@ def run(config: BuildConfig) -> Artifact:
     """
     blocks = _blocks(config)
     draft = begin(
-        config.path, "build", config.result_settings(), _fingerprints(config), overwrite=config.overwrite, keep=True
+        config.path, "build", config.result_settings(), _fingerprints(config), overwrite=config.overwrite, resume=True
     )
     if isinstance(draft, Artifact):
         _check_strict(config, draft.manifest.notes)
@@ -86,7 +86,7 @@ def _run_tasks(
 ) -> list[Counts]:
     progress = Progress(f"build: {name.split('-')[-1]}", count, unit)
     marks = join(steps.shuffle.path, "marks")
-    return shuffle.run(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
+    return shuffle.run_tasks(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
 
 
 def _add_read(steps: Steps, tallies: list[Counts], total: Counts) -> list[FileRows]:

@@ -16,7 +16,7 @@ from pipeline.building.dedup import DedupSteps
 from pipeline.building.minhash import NearConfig, may_be_near, sketch
 from pipeline.building.shingles import Hashes, jaccard, mix, shingle
 from pipeline.storage.counts import Counts
-from pipeline.storage.shuffle import Shuffle, numbers
+from pipeline.storage.shuffle import Shuffle, bucket_hashes
 
 BANDS = pa.schema([("key", pa.uint64()), ("number", pa.uint64()), ("bits", pa.uint64())])
 EDGES = pa.schema([("left", pa.uint64()), ("right", pa.uint64())])
@@ -45,7 +45,7 @@ class NearDuplicateSteps:
             sketches = sketch(rows["text"], self.config)
             columns = [
                 sketches.keys[sketches.rows].ravel(),
-                np.repeat(numbers(rows["id"])[sketches.rows], self.config.bands),
+                np.repeat(bucket_hashes(rows["id"])[sketches.rows], self.config.bands),
                 np.repeat(sketches.bits[sketches.rows], self.config.bands),
             ]
             self.shuffle.write(f"bands_{kind}", f"{bucket:05d}", pa.table(columns, schema=BANDS), by="key")
@@ -64,7 +64,7 @@ class NearDuplicateSteps:
             pairs = self.shuffle.read(f"candidates_{kind}", bucket, EDGES)
             pairs = pairs.group_by(["left", "right"]).aggregate([]).sort_by([("left", "ascending")])
             rows = self._texts(kind, bucket)
-            left = pc.index_in(pairs["left"], pa.array(numbers(rows["id"])))
+            left = pc.index_in(pairs["left"], pa.array(bucket_hashes(rows["id"])))
             pairs = pairs.append_column("text", rows["text"].take(left))
             self.shuffle.write(f"candidate_texts_{kind}", f"{bucket:05d}", pairs, by="right")
         return Counts()
@@ -75,7 +75,7 @@ class NearDuplicateSteps:
         for kind in KINDS:
             pairs = self.shuffle.read(f"candidate_texts_{kind}", bucket, EDGES_WITH_TEXT)
             rows = self._texts(kind, bucket)
-            right = pc.index_in(pairs["right"], pa.array(numbers(rows["id"]))).to_numpy().astype(np.int64)
+            right = pc.index_in(pairs["right"], pa.array(bucket_hashes(rows["id"]))).to_numpy().astype(np.int64)
             near = np.zeros(len(pairs), dtype=bool)
             for start in range(0, len(pairs), PIECE):
                 piece = slice(start, start + PIECE)
@@ -99,7 +99,7 @@ class NearDuplicateSteps:
     def cluster_of(self, kind: str, ids: pa.ChunkedArray) -> pa.Array:
         """Clusters of canonical ids [N]; null for a text without near duplicates."""
         members = self._single_bucket.read(f"clusters_{kind}", 0, CLUSTERS).combine_chunks()
-        index = pc.index_in(pa.array(numbers(ids)), members["number"].combine_chunks())
+        index = pc.index_in(pa.array(bucket_hashes(ids)), members["number"].combine_chunks())
         names = members["cluster"].take(index)
         return names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
 

@@ -16,7 +16,7 @@ from pipeline.building.cleaning import CleanConfig
 from pipeline.sources.reading.record import ROWS, Block, Parsed, Record, SourceConfig
 from pipeline.storage.counts import Counts
 from pipeline.storage.shuffle import Shuffle
-from pipeline.text.columns import keys, normalised, shortened
+from pipeline.text.columns import key_column, normalise_column, shorten_column
 
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "left", "negatives": "query_id"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right")}
@@ -87,8 +87,8 @@ def _clean_kind(
     rows = records if isinstance(records, pa.Table) else pa.Table.from_pylist(records, schema=ROWS[kind])
     for name in _SIDE_TEXTS:
         if name in rows.column_names:
-            texts = limits.cleaning.without_boilerplate(normalised(rows[name]), tally)
-            rows = _set(rows, name, shortened(texts, limits.max_chars))
+            texts = limits.cleaning.without_boilerplate(normalise_column(rows[name]), tally)
+            rows = _set(rows, name, shorten_column(texts, limits.max_chars))
     names = _TEXTS.get(kind, ())
     for name in names:
         rows = _clean_texts(kind, name, rows, limits, tally, unusable)
@@ -98,7 +98,7 @@ def _clean_kind(
         others = limits.cleaning.other_languages(texts).items()
         rows = _leave_out(kind, rows, {row: ("other_language", detail) for row, detail in others}, unusable)
     if "text" in rows.column_names and (rows["key"].null_count or limits.cleaning.max_tokens):
-        rows = _set(rows, "key", keys(rows["text"]))
+        rows = _set(rows, "key", key_column(rows["text"]))
     return rows
 
 
@@ -106,10 +106,10 @@ def _clean_texts(
     kind: str, name: str, rows: pa.Table, limits: TextLimits, tally: Counts, unusable: list[UnusableText]
 ) -> pa.Table:
     """Rows with column `name` in normal form, without those where it is empty or too short."""
-    texts = limits.cleaning.without_boilerplate(normalised(rows[name]), tally)
+    texts = limits.cleaning.without_boilerplate(normalise_column(rows[name]), tally)
     length = pc.utf8_length(texts).to_numpy(zero_copy_only=False)
     tally.counts["shortened"] += int((length > limits.max_chars).sum())
-    texts = shortened(texts, limits.max_chars)
+    texts = shorten_column(texts, limits.max_chars)
     if name == "text" and not rows["key"].null_count and not pc.all(pc.equal(rows[name], texts)).as_py():
         rows = _set(rows, "key", pa.nulls(len(texts), pa.binary(16)))
     short = np.flatnonzero(length < limits.min_chars).tolist()

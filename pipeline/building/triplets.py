@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
-from pipeline.search.bm25 import Lexical
+from pipeline.search.bm25 import BM25Index
 from pipeline.sources.reading.splits import SplitConfig
 from pipeline.storage.counts import Counts
 from pipeline.text.normalize import hash64, key
@@ -208,7 +208,7 @@ def lexical_triplets(pairs: pa.Table, documents: pa.Table, config: LexicalConfig
     if not any(any(map(str.isalnum, text)) for text in texts) or not pairs.num_rows:
         tally.counts["pairs_without_lexical_negative"] += pairs.num_rows
         return TABLES["triplets"].empty_table()
-    index, ids, clusters = Lexical(texts), documents["doc_id"].to_pylist(), documents["cluster"].to_pylist()
+    index, ids, clusters = BM25Index(texts), documents["doc_id"].to_pylist(), documents["cluster"].to_pylist()
     negatives: dict[str, list[dict[str, Any]]] = {}
     rows = []
     for pair in pairs.sort_by([("anchor_id", "ascending"), ("positive_id", "ascending")]).to_pylist():

@@ -11,7 +11,7 @@ from pipeline.core.config import user_cause
 from pipeline.core.errors import UserError
 
 CPUS_PER_ACTOR = 4  # more threads than that do not pay for short texts
-CALLS_ON_A_GPU = 3  # one is computed while the next is read and tokenised, and the last is written
+CALLS_PER_GPU_ACTOR = 3  # one is computed while the next is read and tokenised, and the last is written
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ class Pool:
         cpus, gpus = ray_session.cpus(), ray_session.gpus() if on_gpus else 0
         size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
         size = max(1, min(size, work))
-        share = ray_session.fitting(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
+        share = ray_session.cpus_per_actor(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
         ceiling = max(size, min(most or size, work))
-        threads = threads or int(ray_session.fitting(size, max(1, cpus // size)))
-        return cls(size, share, min(1.0, gpus / size), threads, ceiling, CALLS_ON_A_GPU if gpus else 1)
+        threads = threads or int(ray_session.cpus_per_actor(size, max(1, cpus // size)))
+        return cls(size, share, min(1.0, gpus / size), threads, ceiling, CALLS_PER_GPU_ACTOR if gpus else 1)
 
 
 class Worker:

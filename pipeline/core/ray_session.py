@@ -69,19 +69,19 @@ def gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def nodes() -> list[float]:
+def node_cpus() -> list[float]:
     """CPUs of each node that is alive."""
     import ray
 
     return [float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
-def fitting(count: int, share: float) -> float:
+def cpus_per_actor(count: int, share: float) -> float:
     """CPUs for each of `count` actors, `share` at most, such that nodes can hold them all: an actor is on one node.
 
     Where even single CPUs do not suffice it is one, or `share` where that is less.
     """
-    held = nodes()
+    held = node_cpus()
     for each in [share, *range(math.ceil(share) - 1, 0, -1)]:
         if sum(int(cpus / each + 1e-9) for cpus in held) >= count:
             return float(each)

@@ -128,7 +128,7 @@ def conform(table: pa.Table, name: str) -> pa.Table:
     return pa.table(columns, schema=wanted)
 
 
-def check(found: pa.Schema, name: str, where: str) -> None:
+def check_schema(found: pa.Schema, name: str, where: str) -> None:
     """Refuse a file whose schema lacks a column of table `name` or types it differently."""
     for field in TABLES[name]:
         index = found.get_field_index(field.name)

@@ -17,7 +17,7 @@ from pipeline.storage.artifact import Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, write_json
 from pipeline.storage.fingerprints import fingerprint_files
 from pipeline.storage.shards import Shard
-from pipeline.storage.vectors import Dtype, Format, Ranges, check, with_text
+from pipeline.storage.vectors import Dtype, Ranges, VectorFormat, check_formats, rows_with_text
 
 TABLES: dict[str, tuple[str, str]] = {"document": ("corpus", "doc_id"), "query": ("queries", "query_id")}
 SPEED = frozenset({"num_actors", "max_actors", "threads"})  # settings that change no vector
@@ -41,7 +41,9 @@ class EmbedConfig(JobConfig):
     out: str | None = Field(None, description="default {run}/vectors")
     dtype: Dtype = Field("float32", description="numbers of the column `vector`; binary: signs, eight a byte")
     dim: int | None = Field(None, ge=1, description="leading dimensions of it, for Matryoshka models; default: all")
-    also: list[Format] = Field([], description="further columns in the same pass, such as {dtype: int8, dim: 128}")
+    also: list[VectorFormat] = Field(
+        [], description="further columns in the same pass, such as {dtype: int8, dim: 128}"
+    )
     calibration: str | None = Field(
         None, description="calibration.json of another artifact, for queries in the int8 of their corpus"
     )
@@ -68,9 +70,9 @@ class EmbedConfig(JobConfig):
         return self
 
     @property
-    def formats(self) -> tuple[Format, ...]:
+    def formats(self) -> tuple[VectorFormat, ...]:
         """The columns of vectors, `vector` first."""
-        return (Format(dtype=self.dtype, dim=self.dim), *self.also)
+        return (VectorFormat(dtype=self.dtype, dim=self.dim), *self.also)
 
     def result_settings(self) -> dict[str, Any]:
         """Leave out how many work on it, how much at a time, and which files: those may grow."""
@@ -91,10 +93,12 @@ def run(config: EmbedConfig) -> Artifact:
     inputs, files, id_column = _source(config)
     encoder = config.encoder or EncoderConfig.model_validate({"model": join(config.run, "model")})
     identity, dim = weighed(encoder)
-    check(config.formats, dim, config.columns)
+    check_formats(config.formats, dim, config.columns)
     out = config.out or join(config.run, "vectors")
     source = {**inputs, "encoder": digest(identity)}
-    draft = begin(out, "embed", config.result_settings(), source, overwrite=config.overwrite, keep=True, grows=GROWS)
+    draft = begin(
+        out, "embed", config.result_settings(), source, overwrite=config.overwrite, resume=True, may_change=GROWS
+    )
     if isinstance(draft, Artifact):
         say(f"embed: {out} is already done: {draft.rows('vectors'):,} vectors")
         return draft
@@ -114,7 +118,7 @@ def run(config: EmbedConfig) -> Artifact:
         incremental=config.incremental,
         fast=sum(shard.rows for shard in plan) >= MANY,
     )
-    stale = shards.adopt(folder, plan)
+    stale = shards.reuse_outputs(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
     encode(plan, task, ranges, stale, {name: getattr(config, name) for name in SPEED})
     return _finish(draft, plan, task, identity, dim, ranges)
@@ -124,7 +128,7 @@ def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
     """Return the inputs to record, the files and the id column."""
     if config.input:
         places = [config.input] if isinstance(config.input, str) else config.input
-        files = list(dict.fromkeys(path for place in places for path in shards.find(place)))
+        files = list(dict.fromkeys(path for place in places for path in shards.find_files(place)))
         return {"input": shards.fingerprint(files)}, files, config.id_column or "id"
     table, id_column = TABLES[config.role]
     data = Artifact.open(config.data or join(config.run, "data"), "build")
@@ -149,7 +153,7 @@ def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -
     for shard in plan:
         if shard.start == 0:
             head = shards.head(shard, names)
-            with_text(head, shard.path, id_column, config.text_column)
+            rows_with_text(head, shard.path, id_column, config.text_column)
             kinds = head.select(config.columns).schema
             first = first or kinds
             if shard.path.endswith(shards.PARQUET) and not kinds.equals(first):
@@ -193,8 +197,8 @@ def _finish(
         draft.drop({"empty_text": empty, "unreadable_row": counts["unreadable"]})
         dtypes.add(counts["dtype"])
         copied += counts["copied"]
-    shards.sweep(folder)
-    _remove(shards.adopt(folder, plan))
+    shards.remove_partials(folder)
+    _remove(shards.reuse_outputs(folder, plan))
     written = list(written_vectors(plan, folder))
     check_ids(written, "id")
     first = task.formats[0]

@@ -28,7 +28,7 @@ def check_ids(plan: Sequence[Shard], id_column: str) -> None:
 
 
 def _ids(shard: Shard, id_column: str) -> list[str]:
-    column = shards.strings(shards.read(shard, [id_column]), id_column, shard.path, numbers=True)
+    column = shards.string_column(shards.read(shard, [id_column]), id_column, shard.path, numbers=True)
     if column.null_count:
         first = shard.start + pc.index(column.is_null(), True).as_py() + 1
         raise UserError(

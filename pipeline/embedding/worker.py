@@ -15,7 +15,7 @@ from pipeline.embedding.reuse import KEY, Earlier, keys_of
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.storage import shards
 from pipeline.storage.shards import Shard
-from pipeline.storage.vectors import Format, Ranges, calibrated, columns, with_text
+from pipeline.storage.vectors import Ranges, VectorFormat, formatted_table, int8_ranges, rows_with_text
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Task:
     text_column: str
     carried: tuple[str, ...]
     folder: str
-    formats: tuple[Format, ...]
+    formats: tuple[VectorFormat, ...]
     incremental: bool
     fast: bool  # whether there are texts enough that making a runtime pays
 
@@ -42,7 +42,7 @@ class Task:
         """Table (id, text, carried columns) of a shard's rows that have a text, and the number of unreadable rows."""
         names = dict.fromkeys([self.id_column, self.text_column, *self.carried])
         rows = shards.read(shard, list(names))
-        table = with_text(rows, shard.path, self.id_column, self.text_column, self.carried)
+        table = rows_with_text(rows, shard.path, self.id_column, self.text_column, self.carried)
         return table, shard.rows - rows.num_rows
 
 
@@ -136,7 +136,7 @@ class EncodeShard(Worker):
         lengths = [len(row) for row in tokens]
         share = self.encoder.padding_share(lengths)
         counts = {"tokens": sum(lengths), "padded": round(sum(lengths) / (1 - share)), "copied": 0}
-        table = columns(ids, vectors, self.task.formats, self.ranges, scaled=self.encoder.normalize)
+        table = formatted_table(ids, vectors, self.task.formats, self.ranges, scaled=self.encoder.normalize)
         return table, counts
 
 
@@ -156,4 +156,4 @@ def calibrate(task: Task, plan: Sequence[Shard], rows: int) -> Ranges:
 def _ranges(task: Task, sample: list[Shard], rows: int, threads: int) -> Ranges:
     encoder = task.load(threads)
     texts = [text for shard in sample for text in task.texts(shard)[0].column("text").slice(0, rows).to_pylist()]
-    return calibrated(encoder.encode(texts, task.role), task.formats, scaled=encoder.normalize)
+    return int8_ranges(encoder.encode(texts, task.role), task.formats, scaled=encoder.normalize)

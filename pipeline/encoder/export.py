@@ -16,7 +16,7 @@ from pipeline.encoder.backends import onnx, openvino, openvino_int8
 from pipeline.encoder.backends.runtime import Batch
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import shards
-from pipeline.storage.files import fetch_folder, join, new_folder
+from pipeline.storage.files import download_folder, join, new_folder
 from pipeline.storage.vectors import not_blank
 
 _CALIBRATION_TOKENS = 4096  # of a batch
@@ -62,7 +62,7 @@ def run(config: ExportConfig) -> str:
     else:
         _write_graphs(config, encoder, Path(out))
     if config.push:
-        local = fetch_folder(out) if "://" in out else out
+        local = download_folder(out) if "://" in out else out
         push_to_hub(local, config.push, private=config.private, endpoint=config.endpoint)
     return out
 
@@ -96,12 +96,12 @@ def _quantize(config: ExportConfig, encoder: Encoder, graph: object) -> object:
 
 def _calibration_batches(config: ExportConfig, encoder: Encoder) -> Iterator[Batch]:
     """Padded batches of texts that are spread over the input."""
-    plan = shards.plan(shards.find(str(config.input)), config.calibration_rows, "")
+    plan = shards.plan(shards.find_files(str(config.input)), config.calibration_rows, "")
     texts: list[str] = []
     chosen = np.unique(np.linspace(0, len(plan) - 1, _CALIBRATION_SHARDS).astype(int))
     for index in chosen:
         table = shards.read(plan[index], [config.text_column])
-        column = shards.strings(table, config.text_column, plan[index].path)
+        column = shards.string_column(table, config.text_column, plan[index].path)
         texts += column.filter(not_blank(column)).slice(0, -(-config.calibration_rows // len(chosen))).to_pylist()
     if not texts:
         raise UserError(f"{config.input}: holds no text in column '{config.text_column}' to calibrate on")

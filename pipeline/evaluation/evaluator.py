@@ -20,11 +20,11 @@ from pipeline.evaluation.similarity_samples import bm25_triplets, referenced_ids
 from pipeline.evaluation.vector_variants import Variant, calibrate
 from pipeline.evaluation.vector_variants import plan as plan_variants
 from pipeline.metrics.retrieval import depth, retrieval
-from pipeline.search.bm25 import Lexical
-from pipeline.search.exact import Best
+from pipeline.search.bm25 import BM25Index
+from pipeline.search.exact import TopK
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join
-from pipeline.storage.vectors import Ranges, unit
+from pipeline.storage.vectors import Ranges, l2_normalize
 
 Floats = npt.NDArray[np.float32]
 
@@ -69,8 +69,8 @@ def _count_missing(dataset: EvalDataset, rows: Mapping[str, int]) -> None:
 
 def _evaluate_bm25(results: Results, plan: EvaluationPlan) -> None:
     texts = (text for _, batch in results.corpus.batches(["text"]) for text in batch.column("text").to_pylist())
-    index, dataset = Lexical(texts), results.dataset
-    best = Best.empty(len(dataset.query_ids), depth(plan.metrics))
+    index, dataset = BM25Index(texts), results.dataset
+    best = TopK.empty(len(dataset.query_ids), depth(plan.metrics))
     excluded_queries, excluded_rows = dataset.excluded
     for query, text in enumerate(dataset.texts[: len(dataset.query_ids)]):
         query_scores, rows = index.search(text, best.scores.shape[1], barred=excluded_rows[excluded_queries == query])
@@ -80,7 +80,7 @@ def _evaluate_bm25(results: Results, plan: EvaluationPlan) -> None:
         _score_triplets_by_bm25(index, results, plan.seed)
 
 
-def _score_triplets_by_bm25(index: Lexical, results: Results, seed: int) -> None:
+def _score_triplets_by_bm25(index: BM25Index, results: Results, seed: int) -> None:
     """Triplet accuracy of BM25 scores; none where a triplet's document is not in the corpus, so has no score."""
     dataset, corpus = results.dataset, results.corpus
     pairs = sample_pairs(dataset, corpus.find(referenced_ids(dataset)), len(corpus), seed)
@@ -163,14 +163,14 @@ def _compute_statistics(results: Results, name: str, texts: Floats, seed: int) -
 
 
 def _score_variant(
-    results: Results, name: str, variant: Variant, ranges: Ranges, best: Best, texts: Floats, plan: EvaluationPlan
+    results: Results, name: str, variant: Variant, ranges: Ranges, best: TopK, texts: Floats, plan: EvaluationPlan
 ) -> VariantResult:
     """Score a variant and test its first metric, and all statistics of pairs, against the full vectors."""
     dataset, metric = results.dataset, plan.metrics[0]
     values = retrieval(_document_ids(results, best), dataset.qrels, plan.metrics)
     statistics = {}
     if dataset.scored_pairs:
-        stored = unit(variant.stored_documents(texts, ranges))
+        stored = l2_normalize(variant.stored_documents(texts, ranges))
         cosines = scores.pair_cosines(variant.shortened_queries(texts), stored, dataset)
         statistics = scores.pair_statistics(cosines, dataset, plan.seed)
     both = [("variant", "full")]
@@ -190,7 +190,7 @@ def _correct_variant_tests(results: Results, name: str) -> None:
     add_holm([test for variant in variants for test in variant.tests])
 
 
-def _score_ranking(results: Results, name: str, best: Best, plan: EvaluationPlan) -> None:
+def _score_ranking(results: Results, name: str, best: TopK, plan: EvaluationPlan) -> None:
     """Keep a ranking with its document ids, and its scores on the metrics of rankings."""
     results.best[name] = best
     results.docs[name] = _document_ids(results, best)
@@ -198,7 +198,7 @@ def _score_ranking(results: Results, name: str, best: Best, plan: EvaluationPlan
     results.scores[name] = scores.mean_scores(results.values[name], plan.seed)
 
 
-def _document_ids(results: Results, best: Best) -> dict[str, list[str]]:
+def _document_ids(results: Results, best: TopK) -> dict[str, list[str]]:
     """Ids of the documents of a ranking, by query."""
     documents = results.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
     return {
@@ -239,7 +239,7 @@ def check_same_model(path: str, sample: Sample, encoded: Floats, count: int = 64
     stored = Corpus(Artifact.open(path, "embed"), "vectors", "id").take(rows, ["id", "vector"])
     if not rows:
         return
-    vectors = unit(np.array([stored[row]["vector"] for row in rows], np.float32))
+    vectors = l2_normalize(np.array([stored[row]["vector"] for row in rows], np.float32))
     cosines = (vectors * encoded[: len(rows)]).sum(axis=1)
     worst = int(np.argmin(cosines))
     if not cosines[worst] > SAME_MODEL:

@@ -13,7 +13,7 @@ from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import unit_table
 from pipeline.metrics.registry import TASKS, metric_label
 from pipeline.report.format import decimal, p_value
-from pipeline.search.exact import Best
+from pipeline.search.exact import TopK
 from pipeline.storage.files import filesystem, join
 
 UNIT_TABLES = ("per_query", "per_triplet", "per_pair")
@@ -67,7 +67,7 @@ def trec_lines(results: Results, model: str) -> str:
     return "".join(lines)
 
 
-def _falling(best: Best) -> Any:
+def _falling(best: TopK) -> Any:
     """Scores [Q, k] that fall strictly along a row."""
     scores = best.scores.copy()
     for rank in range(1, scores.shape[1]):

@@ -22,8 +22,8 @@ from pipeline.evaluation.corpus import CorpusChunk
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
-from pipeline.search.exact import Best, dots, top_k
-from pipeline.storage.vectors import Ranges, unit
+from pipeline.search.exact import TopK, pairwise_dot, top_k
+from pipeline.storage.vectors import Ranges, l2_normalize
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,10 +43,10 @@ class EncodedQueries:
 class ModelRanking:
     """Best rows of each query under one model and its variants, similarities of the sampled pairs, and the time."""
 
-    best: Best
+    best: TopK
     similarities: Floats
     seconds: float
-    variants: dict[Variant, Best]
+    variants: dict[Variant, TopK]
 
 
 def encode_queries(
@@ -68,8 +68,8 @@ def encode_texts(
 ) -> tuple[Floats, Floats, Floats, tuple[dict[str, str], int]]:
     """Encode queries [T, D] and documents [E, D], [S, D], all of length 1; with them the encoder's identity and D."""
     encoder = _load(config, threads)
-    documents = [unit(encoder.encode(part, "document")) for part in (extra_documents, sample)]
-    return unit(encoder.encode(texts, "query")), documents[0], documents[1], (encoder.identity, encoder.dim)
+    documents = [l2_normalize(encoder.encode(part, "document")) for part in (extra_documents, sample)]
+    return l2_normalize(encoder.encode(texts, "query")), documents[0], documents[1], (encoder.identity, encoder.dim)
 
 
 def rank_corpus(
@@ -93,7 +93,7 @@ def rank_corpus(
     started = time.monotonic()
     text, row = pairs.arrays()
     queries = len(dataset.query_ids)
-    best, similarities = Best.empty(queries, k), np.full(len(row), np.nan, np.float32)
+    best, similarities = TopK.empty(queries, k), np.full(len(row), np.nan, np.float32)
     rankings = {variant: empty(variant, queries, k) for variant in variants}
     progress = Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents")
     settings = {"config": config, "vectors": encoded.vectors, "queries": queries, "k": k}
@@ -107,7 +107,7 @@ def rank_corpus(
     extra = row < 0
     if extra.any():
         vectors, documents = ray.get(encoded.vectors), ray.get(encoded.extra_documents)
-        similarities[extra] = dots(vectors, documents, text[extra], -1 - row[extra])
+        similarities[extra] = pairwise_dot(vectors, documents, text[extra], -1 - row[extra])
     tops = {variant: ranking.top(k) for variant, ranking in rankings.items()}
     return ModelRanking(best, similarities, time.monotonic() - started, tops)
 
@@ -117,7 +117,7 @@ class ChunkRanking:
     """Best rows of each query in one chunk, under each variant too, and the similarities of the pairs in it."""
 
     documents: int
-    best: Best
+    best: TopK
     variants: list[VariantRanking]
     pair: npt.NDArray[np.int64]
     similarity: Floats
@@ -147,9 +147,9 @@ class ChunkRanking:
             np.frombuffer(cell.as_buffer(), shape[0]).reshape(shape[1:])
             for cell, shape in zip(content, shapes, strict=True)
         )
-        best, pair, similarity = Best(next(arrays), next(arrays)), next(arrays), next(arrays)
+        best, pair, similarity = TopK(next(arrays), next(arrays)), next(arrays), next(arrays)
         variants = [
-            VariantRanking(Best(next(arrays), next(arrays)), next(arrays) if is_rescored else None)
+            VariantRanking(TopK(next(arrays), next(arrays)), next(arrays) if is_rescored else None)
             for is_rescored in are_rescored
         ]
         return cls(documents, best, variants, pair, similarity)
@@ -192,14 +192,14 @@ class Ranker:
 
     def rank(self, chunk: CorpusChunk) -> ChunkRanking:
         """Rank the documents of one chunk."""
-        documents = unit(self._vectors(chunk))
+        documents = l2_normalize(self._vectors(chunk))
         k, first_row, barred = min(self.k, chunk.rows), chunk.first_row, self.excluded
-        best = Best(*top_k(self.queries, [documents], k, first_row=first_row, barred=barred))
+        best = TopK(*top_k(self.queries, [documents], k, first_row=first_row, excluded=barred))
         rankings = [
             rank(variant, self.queries, documents, self.ranges, self.k, first_row, barred) for variant in self.variants
         ]
         pair = np.flatnonzero((self.row >= chunk.first_row) & (self.row < chunk.first_row + chunk.rows))
-        similarity = dots(self.vectors, documents, self.text[pair], self.row[pair] - chunk.first_row)
+        similarity = pairwise_dot(self.vectors, documents, self.text[pair], self.row[pair] - chunk.first_row)
         return ChunkRanking(chunk.rows, best, rankings, pair, similarity)
 
     def _vectors(self, chunk: CorpusChunk) -> Floats:

@@ -16,7 +16,7 @@ from pipeline.evaluation.scores import Statistic
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantsConfig
 from pipeline.metrics.metric import PerQuery
-from pipeline.search.exact import Best
+from pipeline.search.exact import TopK
 
 BM25 = "bm25"
 
@@ -55,7 +55,7 @@ class Results:
     corpus: Corpus
     dataset: EvalDataset
     pairs: SimilarityPairs = field(default_factory=SimilarityPairs)
-    best: dict[str, Best] = field(default_factory=dict)
+    best: dict[str, TopK] = field(default_factory=dict)
     docs: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     values: dict[str, PerQuery] = field(default_factory=dict)
     scores: dict[str, dict[str, Any]] = field(default_factory=dict)

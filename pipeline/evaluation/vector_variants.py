@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.core.config import Config
-from pipeline.search.exact import Best, dots, top_k
-from pipeline.storage.vectors import Format, Ranges, calibrated, column, matrix, shortened
+from pipeline.search.exact import TopK, pairwise_dot, top_k
+from pipeline.storage.vectors import Ranges, VectorFormat, formatted_column, int8_ranges, to_matrix, truncate
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -51,16 +51,16 @@ class Variant:
 
     def stored_documents(self, vectors: Floats, ranges: Ranges) -> Floats:
         """Vectors [N, dim] as a store gives unit vectors [N, D] back; bits come back as -1 and 1."""
-        return matrix(column(vectors, self.vector_format, ranges, scaled=True), ranges)
+        return to_matrix(formatted_column(vectors, self.vector_format, ranges, scaled=True), ranges)
 
     def shortened_queries(self, vectors: Floats) -> Floats:
         """Queries [N, D] cut to [N, dim] and scaled to length 1."""
-        return shortened(vectors, self.dim, scaled=True).astype(np.float32, copy=False)
+        return truncate(vectors, self.dim, scaled=True).astype(np.float32, copy=False)
 
     @property
-    def vector_format(self) -> Format:
+    def vector_format(self) -> VectorFormat:
         """The embedding job's format for it."""
-        return Format(dtype=self.dtype, dim=self.dim)
+        return VectorFormat(dtype=self.dtype, dim=self.dim)
 
 
 def plan(config: VariantsConfig, dim: int) -> list[Variant]:
@@ -74,7 +74,7 @@ def plan(config: VariantsConfig, dim: int) -> list[Variant]:
 
 def calibrate(variants: Sequence[Variant], sample: Floats) -> Ranges:
     """Ranges that int8 needs, from a sample of unit vectors [S, D]."""
-    return calibrated(sample, [variant.vector_format for variant in variants], scaled=True)
+    return int8_ranges(sample, [variant.vector_format for variant in variants], scaled=True)
 
 
 def signs(vectors: Floats) -> Floats:
@@ -86,7 +86,7 @@ def signs(vectors: Floats) -> Floats:
 class VariantRanking:
     """The best rows of each query so far; of binary vectors with the rescored scores [Q, 4k] of those rows."""
 
-    best: Best
+    best: TopK
     rescored: Floats | None = None
 
     def merge(self, other: "VariantRanking") -> None:
@@ -97,22 +97,22 @@ class VariantRanking:
         scores = np.concatenate([self.best.scores, other.best.scores], axis=1)
         rows = np.concatenate([self.best.rows, other.best.rows], axis=1)
         order = np.lexsort((rows, -scores), axis=1)[:, : self.best.scores.shape[1]]
-        self.best = Best(*(np.take_along_axis(values, order, axis=1) for values in (scores, rows)))
+        self.best = TopK(*(np.take_along_axis(values, order, axis=1) for values in (scores, rows)))
         self.rescored = np.take_along_axis(np.concatenate([self.rescored, other.rescored], axis=1), order, axis=1)
 
-    def top(self, k: int) -> Best:
+    def top(self, k: int) -> TopK:
         """Return the best k, by their rescored scores where there are any."""
         if self.rescored is None:
             return self.best
         order = np.lexsort((self.best.rows, -self.rescored), axis=1)[:, :k]
-        return Best(np.take_along_axis(self.rescored, order, axis=1), np.take_along_axis(self.best.rows, order, axis=1))
+        return TopK(np.take_along_axis(self.rescored, order, axis=1), np.take_along_axis(self.best.rows, order, axis=1))
 
 
 def empty(variant: Variant, queries: int, k: int) -> VariantRanking:
     """Return a ranking without rows."""
     if variant.dtype != "binary":
-        return VariantRanking(Best.empty(queries, k))
-    best = Best.empty(queries, OVERSAMPLING * k)
+        return VariantRanking(TopK.empty(queries, k))
+    best = TopK.empty(queries, OVERSAMPLING * k)
     return VariantRanking(best, best.scores.copy())
 
 
@@ -129,11 +129,11 @@ def rank(
     short_queries, stored = variant.shortened_queries(queries), variant.stored_documents(documents, ranges)
     if variant.dtype != "binary":
         k = min(k, len(stored))
-        return VariantRanking(Best(*top_k(short_queries, [stored], k, first_row=first_row, barred=barred)))
+        return VariantRanking(TopK(*top_k(short_queries, [stored], k, first_row=first_row, excluded=barred)))
     k = min(OVERSAMPLING * k, len(stored))
-    scores, rows = top_k(signs(short_queries), [stored], k, first_row=first_row, barred=barred)
+    scores, rows = top_k(signs(short_queries), [stored], k, first_row=first_row, excluded=barred)
     filled = rows >= 0
     query, document = np.nonzero(filled)[0], rows[filled] - first_row
     rescored = np.full(rows.shape, -np.inf, np.float32)
-    rescored[filled] = dots(short_queries, stored, query, document) / np.float32(np.sqrt(variant.dim))
-    return VariantRanking(Best(scores, rows), rescored)
+    rescored[filled] = pairwise_dot(short_queries, stored, query, document) / np.float32(np.sqrt(variant.dim))
+    return VariantRanking(TopK(scores, rows), rescored)

@@ -32,7 +32,7 @@ from pipeline.search.index import FileVectors, SearchIndex
 from pipeline.storage import shards
 from pipeline.storage.files import filesystem, join, read_parquet
 from pipeline.storage.shards import Shard
-from pipeline.storage.vectors import as_matrix, not_blank, unit, vectors_table
+from pipeline.storage.vectors import l2_normalize, not_blank, to_matrix, vectors_table
 from pipeline.text.same_document import id_keys, text_keys
 
 DOCUMENT = ["doc_id", "text", "cluster_id", "category", "tags"]
@@ -128,7 +128,7 @@ class EncodeShard(Worker):
         tokens = self.encoder.tokenize(plain, role)
         with self.lock:
             vectors = self.encoder.vectors(tokens, role)
-        table = vectors_table(ids, unit(vectors), "float16")
+        table = vectors_table(ids, l2_normalize(vectors), "float16")
         return table.append_column("text_key", pa.array(text_keys(plain)))
 
 
@@ -268,7 +268,7 @@ def join_block(tables: list[pa.Table], anchors: list[pa.Table]) -> AnchorBlock:
     pairs, encoded = pa.concat_tables(tables), pa.concat_tables(anchors)
     return AnchorBlock(
         ids=encoded["id"].to_pylist(),
-        vectors=as_matrix(encoded["vector"]),
+        vectors=to_matrix(encoded["vector"]),
         text_keys=encoded["text_key"].to_numpy(),
         pair_anchor=np.concatenate(pair_anchor),
         positive_ids=pairs["positive_id"].to_pylist(),

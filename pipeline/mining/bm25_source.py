@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pipeline.mining.lexical_candidates import LexicalSource, TextScorer
-from pipeline.search.bm25 import Lexical
+from pipeline.search.bm25 import BM25Index
 
 
 class Bm25(LexicalSource):
@@ -14,8 +14,8 @@ class Bm25(LexicalSource):
 
     def build(self, texts: Iterator[str], folder: str) -> None:
         """Index texts, in their order, into a local folder."""
-        Lexical(texts).save(folder)
+        BM25Index(texts).save(folder)
 
     def load(self, folder: str) -> TextScorer:
         """Open what `build` left; it stays on disk and is mapped."""
-        return Lexical.load(folder)
+        return BM25Index.load(folder)

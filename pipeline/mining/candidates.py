@@ -16,9 +16,9 @@ from scipy import sparse
 from pipeline.core import schema
 from pipeline.mining.candidate_arrays import Bools, Floats, Ints, Keys, Rows
 from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
-from pipeline.search.exact import dots, top_k
+from pipeline.search.exact import pairwise_dot, top_k
 from pipeline.storage import shards
-from pipeline.storage.vectors import vectors
+from pipeline.storage.vectors import stream_vectors
 
 ATTRIBUTES = ("id", "cluster_key", "text_key", "category_key", "tag_keys")
 
@@ -60,7 +60,7 @@ class ScoredCandidates:
 
 def exact_candidates(block: AnchorBlock, corpus: Sequence[str], k: int, excluded: tuple[Rows, Rows]) -> Rows:
     """Rows [A, k] of the nearest documents, by one pass over the vectors; -1: none."""
-    return top_k(block.vectors, vectors(corpus), k, barred=excluded)[1]
+    return top_k(block.vectors, stream_vectors(corpus), k, excluded=excluded)[1]
 
 
 def score_candidates(
@@ -75,7 +75,7 @@ def score_candidates(
     corpus_rows = _read_corpus_rows(corpus, np.unique(np.concatenate([flat, positive_rows])))
     positive_vectors = _read_vectors(corpus, positive_rows, block.vectors.shape[1])
     positive_scores = np.full(len(positions.positives), np.nan, np.float32)
-    positive_scores[with_positive] = dots(
+    positive_scores[with_positive] = pairwise_dot(
         block.vectors, positive_vectors, block.pair_anchor[with_positive], np.arange(len(with_positive))
     )
     vector_of_pair = np.full(len(positions.positives), -1, np.int64)
@@ -90,7 +90,7 @@ def _read_vectors(corpus: Sequence[str], rows: Rows, dim: int) -> Floats:
     order = np.argsort(rows, kind="stable")
     rising = rows[order]
     first = 0
-    for part in vectors(corpus):
+    for part in stream_vectors(corpus):
         inside = slice(*np.searchsorted(rising, [first, first + len(part)]))
         output[order[inside]] = part[rising[inside] - first]
         first += len(part)
@@ -110,11 +110,11 @@ def _cosines(
     order = np.argsort(rows, kind="stable")
     rising = rows[order]
     first = 0
-    for part in vectors(corpus):
+    for part in stream_vectors(corpus):
         at = order[slice(*np.searchsorted(rising, [first, first + len(part)]))]
-        scores[at] = dots(block.vectors, part, block.pair_anchor[pairs[at]], rows[at] - first)
+        scores[at] = pairwise_dot(block.vectors, part, block.pair_anchor[pairs[at]], rows[at] - first)
         at = at[vector_of_pair[pairs[at]] >= 0]
-        similarity[at] = dots(positive_vectors, part, vector_of_pair[pairs[at]], rows[at] - first)
+        similarity[at] = pairwise_dot(positive_vectors, part, vector_of_pair[pairs[at]], rows[at] - first)
         first += len(part)
     return scores, similarity
 
@@ -123,7 +123,7 @@ def _read_corpus_rows(corpus: Sequence[str], rows: Rows) -> CorpusRows:
     """Read ids and attributes of corpus rows (rising)."""
     parts = []
     first = 0
-    for table in shards.batches(corpus, ATTRIBUTES):
+    for table in shards.read_batches(corpus, ATTRIBUTES):
         inside = slice(*np.searchsorted(rows, [first, first + table.num_rows]))
         parts.append(table.take(pa.array(rows[inside] - first)))
         first += table.num_rows

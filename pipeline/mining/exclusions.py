@@ -64,9 +64,9 @@ class CorpusPositions:
 def known_positives(block: AnchorBlock, pairs: Sequence[str], qrels: Sequence[str]) -> AnchorKeys:
     """Ids of every positive of the anchors, in whatever split: partners in pairs, and relevance > 0 in qrels."""
     positives = NO_KEYS
-    for table in shards.batches(pairs, ["anchor_id", "positive_id"]):
+    for table in shards.read_batches(pairs, ["anchor_id", "positive_id"]):
         positives += _keys_of(block.ids, np.arange(len(block.ids)), table["anchor_id"], table["positive_id"])
-    for table in shards.batches(qrels, ["query_id", "doc_id", "relevance"]):
+    for table in shards.read_batches(qrels, ["query_id", "doc_id", "relevance"]):
         relevant = table.filter(pc.greater(table["relevance"], 0))
         positives += _keys_of(block.ids, np.arange(len(block.ids)), relevant["query_id"], relevant["doc_id"])
     return positives
@@ -79,7 +79,7 @@ def group_positives(block: AnchorBlock, pairs: Sequence[str]) -> AnchorKeys:
     ]
     anchors = np.array([anchor for _, anchor in grouped], dtype=np.int64)
     positives = NO_KEYS
-    for table in shards.batches(pairs, ["group_id", "positive_id"]):
+    for table in shards.read_batches(pairs, ["group_id", "positive_id"]):
         positives += _keys_of([group for group, _ in grouped], anchors, table["group_id"], table["positive_id"])
     return positives
 
@@ -130,6 +130,6 @@ def find_positions(
 def _corpus_keys(corpus: Sequence[str]) -> Iterator[tuple[int, dict[str, Keys]]]:
     """Keys of the corpus, a batch at a time, with the row of the batch's first document."""
     first = 0
-    for table in shards.batches(corpus, KEYS):
+    for table in shards.read_batches(corpus, KEYS):
         yield first, {name: table[name].to_numpy() for name in KEYS}
         first += table.num_rows

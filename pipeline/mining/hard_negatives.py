@@ -24,7 +24,7 @@ from pipeline.mining.reranker import CrossEncoderConfig, Reranker
 from pipeline.mining.rules import SelectionRule, apply_rule
 from pipeline.mining.threshold_rule import Strategy, ThresholdRule
 from pipeline.mining.vector_cache import VectorFile, cached_vectors, process_pool, text_encoder
-from pipeline.search.exact import Best, dots, top_k
+from pipeline.search.exact import TopK, pairwise_dot, top_k
 from pipeline.search.faiss_index import import_faiss
 from pipeline.text.normalize import hash64
 
@@ -181,12 +181,12 @@ def _search_by_faiss(anchors: VectorFile, documents: VectorFile, k: int, block: 
     faiss = import_faiss()
     parts = []
     for _, queries in anchors.pieces(block):
-        best = Best.empty(len(queries), min(k, documents.count))
+        best = TopK.empty(len(queries), min(k, documents.count))
         for first, part in documents.pieces(max(k, block)):
             index = faiss.IndexFlatIP(documents.dim)
             index.add(part)
             scores, rows = index.search(queries, min(k, len(part)))
-            best.merge(Best(scores, rows + first))
+            best.merge(TopK(scores, rows + first))
         parts.append(best)
     return RankedCandidates(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
 
@@ -200,7 +200,7 @@ def _positive_scores(pairs: TextPairs, anchors: VectorFile, documents: VectorFil
         scores = np.empty(len(row), np.float32)
         for start, part in documents.pieces():
             at = np.flatnonzero((row >= start) & (row < start + len(part)))
-            scores[at] = dots(queries, part, anchor[at], row[at] - start)
+            scores[at] = pairwise_dot(queries, part, anchor[at], row[at] - start)
         output[inside] = scores
     return output
 

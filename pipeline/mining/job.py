@@ -19,7 +19,7 @@ from pipeline.storage import shards
 from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, read_parquet
 from pipeline.storage.shards import Shard
-from pipeline.storage.vectors import as_matrix
+from pipeline.storage.vectors import to_matrix
 
 TABLES = ["candidates", "triplets", "tuples"]
 
@@ -45,7 +45,7 @@ def run(config: MineConfig) -> Artifact:
     inputs |= {"cross_encoder": digest(cross_encoder)} if cross_encoder else {}
     earlier = _open_earlier(config, inputs)
     out = config.out or join(config.run, "negatives")
-    draft = begin(out, "mine", config.result_settings(), inputs, overwrite=config.overwrite, keep=True)
+    draft = begin(out, "mine", config.result_settings(), inputs, overwrite=config.overwrite, resume=True)
     if isinstance(draft, Artifact):
         say(f"mine: {out} is already done: {draft.rows('triplets'):,} triplets")
         return draft
@@ -154,7 +154,7 @@ def _recall(config: MineConfig, paths: MiningPaths, plan: Plan) -> float:
     for key, first, last in zip(plan.keys["query"], [0, *ends], ends, strict=False):
         if (near := rows[(rows >= first) & (rows < last)]).size:
             table = read_parquet(join(paths.vectors, f"{key}.parquet"), columns=["vector"])
-            parts.append(as_matrix(table["vector"])[near - first])
+            parts.append(to_matrix(table["vector"])[near - first])
     index = config.index.open(paths.index, ray_session.cpus())
     hits, total = approximate_recall(index, np.concatenate(parts), paths.encoded_corpus, config.top_k)
     share = hits / max(1, total)
@@ -212,7 +212,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         encoded = [paths.encoded(key) or {} for key in plan.keys["document"]]
         draft.drop({"empty_document": sum(counts["empty"] for counts in encoded)})
     for table in TABLES:
-        shards.sweep(join(paths.out, table))
+        shards.remove_partials(join(paths.out, table))
         _remove_other_files(join(paths.out, table), {f"{shard.name}.parquet" for shard in plan.pairs})
     notes |= {
         "negatives_per_row": {str(number): histogram[number] for number in sorted(histogram)},

@@ -17,7 +17,7 @@ from pipeline.core.config import Plugin
 from pipeline.mining.candidate_arrays import Floats, Rows
 from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
 from pipeline.storage import shards
-from pipeline.storage.files import fetch_folder, filesystem, store_folder
+from pipeline.storage.files import download_folder, filesystem, upload_folder
 
 
 class TextScorer(Protocol):
@@ -49,7 +49,7 @@ def build_index(source: LexicalSource, corpus: Sequence[str], path: str) -> None
     """Index the texts of the encoded documents, in their order, into a folder on any store: whole or not at all."""
     with tempfile.TemporaryDirectory() as folder:
         source.build(_texts(corpus), folder)
-        store_folder(folder, f"{path}.partial")
+        upload_folder(folder, f"{path}.partial")
     fs, root = filesystem(path)
     if not fs.exists(root):
         fs.mv(f"{root}.partial", root, recursive=True)
@@ -57,14 +57,14 @@ def build_index(source: LexicalSource, corpus: Sequence[str], path: str) -> None
 
 def _texts(corpus: Sequence[str]) -> Iterator[str]:
     """Texts of the encoded documents: those of the corpus without the blank ones, which are the same rows."""
-    for table in shards.batches(corpus, ["text"]):
+    for table in shards.read_batches(corpus, ["text"]):
         mask = pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(table["text"])), 0), False)
         yield from table["text"].filter(mask).to_pylist()
 
 
 def load_index(source: LexicalSource, path: str) -> TextScorer:
     """Open an index that `build_index` left."""
-    return source.load(path if Path(path).is_dir() else fetch_folder(path))
+    return source.load(path if Path(path).is_dir() else download_folder(path))
 
 
 def search(

@@ -74,7 +74,8 @@ def document_texts(corpus: Sequence[str], ids: Sequence[pa.Array]) -> pa.Table:
     """Table (doc_id, text) of the documents with these ids, read in one pass over the corpus."""
     names = pa.chunked_array(list(ids), pa.string()).unique()
     parts = [
-        table.filter(pc.is_in(table["doc_id"], value_set=names)) for table in shards.batches(corpus, ["doc_id", "text"])
+        table.filter(pc.is_in(table["doc_id"], value_set=names))
+        for table in shards.read_batches(corpus, ["doc_id", "text"])
     ]
     return pa.concat_tables(
         [pa.table({"doc_id": pa.array([], pa.string()), "text": pa.array([], pa.string())}), *parts]

@@ -194,7 +194,7 @@ def _read_judgments(path: str | None) -> Judgments | None:
         return None
     parts = [
         shards.read(shard, ["query_id", "doc_id", "relevance"])
-        for shard in shards.plan(shards.find(path), 1 << 20, "judgments")
+        for shard in shards.plan(shards.find_files(path), 1 << 20, "judgments")
     ]
     table = pa.concat_tables(parts)
     ids = zip(table["query_id"].to_pylist(), table["doc_id"].to_pylist(), strict=True)

@@ -19,7 +19,7 @@ from pipeline.mining.candidate_arrays import Floats
 from pipeline.storage import shards
 from pipeline.storage.artifact import digest
 from pipeline.storage.shards import Shard
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 _TEXTS_PER_PIECE = 8192  # encoded and hashed at once
 _ROWS_PER_PIECE = 8192  # read at once
@@ -81,7 +81,7 @@ class TextEncoder:
 
     def unit_vectors(self, texts: list[str], role: str, name: str | None, prompt: str | None) -> Floats:
         """Unit vectors [N, D] of texts in a role, with the prompt or the one of a name."""
-        return unit(np.asarray(self.call(texts, role, name, prompt), np.float32))
+        return l2_normalize(np.asarray(self.call(texts, role, name, prompt), np.float32))
 
 
 @contextmanager

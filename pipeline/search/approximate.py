@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.search.exact import Floats, Rows, dots, top_k
+from pipeline.search.exact import Floats, Rows, pairwise_dot, top_k
 from pipeline.search.index import SearchIndex
-from pipeline.storage.vectors import vectors
+from pipeline.storage.vectors import stream_vectors
 
 _OVERSAMPLING = 2  # an index is asked for so many times k, since its own scores are rounded
 _QUERIES = 1024  # searched at a time
@@ -49,9 +49,9 @@ def _exact_scores(anchors: Floats, corpus: Sequence[str], rows: Rows) -> Floats:
     order = np.argsort(flat, kind="stable")
     rising = flat[order]
     first = 0
-    for block in vectors(corpus):
+    for block in stream_vectors(corpus):
         cells = order[slice(*np.searchsorted(rising, [first, first + len(block)]))]
-        scores.ravel()[cells] = dots(anchors, block, cells // rows.shape[1], flat[cells] - first)
+        scores.ravel()[cells] = pairwise_dot(anchors, block, cells // rows.shape[1], flat[cells] - first)
         first += len(block)
     return scores
 
@@ -66,5 +66,5 @@ def approximate_recall(
     index: SearchIndex, anchors: Floats, corpus: Sequence[str], k: int, excluded: tuple[Rows, Rows] | None = None
 ) -> tuple[int, int]:
     """Return how many of the exact k nearest of anchors [A, D] the index finds, and how many there are."""
-    exact = top_k(anchors, vectors(corpus), k, barred=excluded)[1]
+    exact = top_k(anchors, stream_vectors(corpus), k, excluded=excluded)[1]
     return recall(approximate(index, anchors, corpus, k, excluded), exact)

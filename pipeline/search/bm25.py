@@ -11,7 +11,7 @@ K1, B = 1.2, 0.75
 _WORD = r"(?u)\b\w+\b"
 
 
-class Lexical:
+class BM25Index:
     """An index over documents in corpus order: Lucene's BM25, lower-cased words, no stemming and no stop words.
 
     The index holds the whole corpus in memory (about 8 bytes a distinct word of a document), unlike everything else
@@ -30,7 +30,7 @@ class Lexical:
         self._index.index(tokens, show_progress=False)
 
     @classmethod
-    def load(cls, folder: str) -> "Lexical":
+    def load(cls, folder: str) -> "BM25Index":
         """Open an index that `save` left; it stays on disk and is mapped."""
         import bm25s
 

@@ -20,18 +20,18 @@ _NO_KEY = np.uint64(2**64 - 1)
 
 
 @dataclass
-class Best:
+class TopK:
     """The best k rows of each query so far: scores [Q, k] falling, rows [Q, k]; empty places are -inf and -1."""
 
     scores: Floats
     rows: Rows
 
     @classmethod
-    def empty(cls, queries: int, k: int) -> "Best":
+    def empty(cls, queries: int, k: int) -> "TopK":
         """No row yet."""
         return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64))
 
-    def merge(self, other: "Best") -> None:
+    def merge(self, other: "TopK") -> None:
         """Take in another part of the corpus; the order of parts does not matter, equal scores go by lower row."""
         scores = np.concatenate([self.scores, other.scores], axis=1)
         rows = np.concatenate([self.rows, other.rows], axis=1)
@@ -46,7 +46,7 @@ def top_k(
     k: int,
     *,
     first_row: int = 0,
-    barred: tuple[Rows, Rows] | None = None,
+    excluded: tuple[Rows, Rows] | None = None,
 ) -> tuple[Floats, Rows]:
     """Find the k rows of largest inner product for queries [Q, D] in corpus blocks [n, D] that follow each other.
 
@@ -58,11 +58,11 @@ def top_k(
     """
     queries = _checked(queries, "queries", None)
     if not k or not len(queries):
-        best = Best.empty(len(queries), k)
+        best = TopK.empty(len(queries), k)
         return best.scores, best.rows
     leaders = [_Leaders(_Rough(queries[at : at + QUERY_TILE]), k) for at in range(0, len(queries), QUERY_TILE)]
     start = first_row
-    barred_queries, barred_rows = _by_row(barred)
+    barred_queries, barred_rows = _by_row(excluded)
     for block in _tiles(blocks, queries.shape[1]):
         tile = _Rough(block)
         near = slice(*np.searchsorted(barred_rows, [start, start + len(block)]))
@@ -160,7 +160,7 @@ class _Leaders:
         if np.isinf(self.floor).any():
             self._raise_floor(rough, slack, relative)
         query, column = _at_least(rough, self.floor - slack)
-        exact = dots(self.queries.exact, tile.exact, query, column)
+        exact = pairwise_dot(self.queries.exact, tile.exact, query, column)
         kept = (exact >= self.floor[query]) & ~_barred(query, column, hole, len(tile.exact))
         self._add(query[kept], _keys(exact[kept], start + column[kept]))
 
@@ -247,7 +247,7 @@ def _scores(keys: Keys) -> Floats:
     return np.where(keys == _NO_KEY, np.float32(-np.inf), bits.astype(np.uint32).view(np.float32))
 
 
-def dots(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floats:
+def pairwise_dot(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floats:
     """Inner products [P] of chosen row pairs, in float64 rounded to float32."""
     out = np.empty(len(left_rows), np.float32)
     for first in range(0, len(left_rows), _PAIRS):

@@ -13,7 +13,7 @@ from pipeline.search.exact import Floats, Rows, top_k
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import open_parquet
-from pipeline.storage.vectors import Ranges, matrix, unit
+from pipeline.storage.vectors import Ranges, l2_normalize, to_matrix
 
 
 class VectorBlocks(ABC):
@@ -53,8 +53,8 @@ class FileVectors(VectorBlocks):
 
     def __iter__(self) -> Iterator[Floats]:
         """Yield the vectors of one row group after the other."""
-        for table in shards.batches(self.files, ["vector"]):
-            yield matrix(table["vector"], {})
+        for table in shards.read_batches(self.files, ["vector"]):
+            yield to_matrix(table["vector"], {})
 
 
 class ArtifactVectors(VectorBlocks):
@@ -71,8 +71,8 @@ class ArtifactVectors(VectorBlocks):
 
     def __iter__(self) -> Iterator[Floats]:
         """Yield the vectors of one row group after the other."""
-        for table in shards.batches(self.files, [self.column]):
-            yield unit(matrix(table[self.column], self.ranges))
+        for table in shards.read_batches(self.files, [self.column]):
+            yield l2_normalize(to_matrix(table[self.column], self.ranges))
 
 
 class SearchIndex(Protocol):

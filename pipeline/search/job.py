@@ -83,7 +83,7 @@ def measure(blocks: VectorBlocks, index: SearchIndex, k: int, sample: int) -> tu
     k = min(k, blocks.count - 1)
     if k < 1:
         return 1.0, 0.0
-    _, exact = top_k(queries, blocks, k, barred=(np.arange(len(queries)), query_rows))
+    _, exact = top_k(queries, blocks, k, excluded=(np.arange(len(queries)), query_rows))
     started = time.monotonic()
     _, rows = index.search(queries, k + 1)
     rate = len(queries) / max(1e-9, time.monotonic() - started)
@@ -97,7 +97,7 @@ def _documents(files: list[str]) -> Iterator[pa.Table]:
     for path in files:
         with open_parquet(path) as file:
             names = document_columns(file.schema_arrow.names)
-        yield from shards.batches([path], names)
+        yield from shards.read_batches([path], names)
 
 
 def document_columns(names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.search.exact import Floats, Rows
 from pipeline.search.index import DocumentIndex, IndexType, VectorBlocks
-from pipeline.storage.files import fetch_folder, new_folder
+from pipeline.storage.files import download_folder, new_folder
 
 METRIC = "dot"  # of unit vectors: Lance's distance is 1 less the cosine
 _TRAINING_VECTORS = 256  # the fewest that Lance learns codes from
@@ -69,7 +69,7 @@ class Lance(IndexType):
     def open(self, path: str, threads: int = 0) -> DocumentIndex:
         """Open the dataset; a remote one is copied to this machine first."""
         parameters = {} if self.index_type == "none" else {"nprobes": self.nprobes, "refine_factor": self.refine_factor}
-        return LanceIndex(fetch_folder(path) if "://" in path else path, parameters)
+        return LanceIndex(download_folder(path) if "://" in path else path, parameters)
 
 
 def import_lance() -> Any:

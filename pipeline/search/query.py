@@ -14,7 +14,7 @@ from pipeline.search.registry import index_type
 from pipeline.storage import shards
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 TEXT, TITLE = ("text", "description"), ("title", "name")
 
@@ -57,7 +57,7 @@ class Searcher:
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
         """Return the k documents nearest to a text, which is encoded as a query; best first."""
-        query: Floats = unit(self.encoder.encode([text], "query")[:, : self.index.dim])
+        query: Floats = l2_normalize(self.encoder.encode([text], "query")[:, : self.index.dim])
         scores, rows = self.index.search(query, k)
         exists = rows[0] >= 0
         documents = self._documents(rows[0][exists])
@@ -79,7 +79,7 @@ def take(files: list[str], rows: Rows, names: list[str]) -> list[dict[str, Any]]
     """Return columns of rows that are numbered over all files, in the order of `rows`."""
     documents: dict[int, dict[str, Any]] = {}
     first = 0
-    for batch in shards.batches(files, names):
+    for batch in shards.read_batches(files, names):
         local = rows[(rows >= first) & (rows < first + batch.num_rows)] - first
         for row, values in zip(local, batch.take(local).to_pylist(), strict=True):
             documents[first + int(row)] = values

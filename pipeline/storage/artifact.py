@@ -158,15 +158,15 @@ def begin(
     inputs: Mapping[str, str],
     *,
     overwrite: bool,
-    keep: bool = False,
-    grows: Sequence[str] = (),
+    resume: bool = False,
+    may_change: Sequence[str] = (),
     exclusive: bool = True,
 ) -> Draft | Artifact:
     """Start an artifact, or return the finished one when it was made of the same inputs and settings.
 
     `settings` are those that decide the result (`JobConfig.result_settings`). A finished artifact of other ones is
-    refused unless `overwrite`; an unfinished one is cleared, or with `keep` (resumable jobs) gone on with when its
-    inputs and settings are the same. Inputs named in `grows` may change: then a finished artifact is gone on with too.
+    refused unless `overwrite`; an unfinished one is cleared, or with `resume` continued when its
+    inputs and settings are the same. Inputs in `may_change` may differ: a finished artifact is continued then.
 
     The draft holds the directory's lease: another job that writes there is waited for, and its result is returned where
     it is the same. Parts of a run that is alone already pass `exclusive=False`.
@@ -185,11 +185,11 @@ def begin(
         existing = _finished(fs, root, path, overwrite=overwrite)  # another job may have ended meanwhile
         if existing and _plan_of(existing) == plan:
             return Artifact(path, existing)
-    if existing and not overwrite and not _alike(plan, _plan_of(existing), grows):
+    if existing and not overwrite and not _alike(plan, _plan_of(existing), may_change):
         difference = _difference(path, plan, _plan_of(existing), settings)
         raise UserError(f"{path}: is finished but {difference}; give --overwrite or another --run")
     try:
-        _make_way(fs, root, path, plan, existing, resumable=keep, grows=grows)
+        _make_way(fs, root, path, plan, existing, resumable=resume, may_change=may_change)
         fs.makedirs(root, exist_ok=True)
         write_json(join(path, PLAN), plan)
         write_json(join(path, CONFIG), settings)
@@ -241,18 +241,18 @@ def _make_way(
     existing: Manifest | None,
     *,
     resumable: bool,
-    grows: Sequence[str],
+    may_change: Sequence[str],
 ) -> None:
     """Keep what a job can go on with, remove what it cannot; raises UserError for a directory of somebody else's."""
     if not fs.exists(root) or not (entries := fs.ls(root, detail=False)):
         return
-    if existing and _alike(plan, _plan_of(existing), grows):
+    if existing and _alike(plan, _plan_of(existing), may_change):
         fs.rm(join(root, MANIFEST))
         return
     names = {posixpath.basename(entry.rstrip("/")) for entry in entries}
     if not names & {MANIFEST, PLAN, CONFIG} and not all(name.endswith(".partial") for name in names):
         raise UserError(f"{path}: is not empty and not an artifact; choose another directory")
-    if MANIFEST in names or not (resumable and _alike(plan, _read_plan(path), grows)):
+    if MANIFEST in names or not (resumable and _alike(plan, _read_plan(path), may_change)):
         clear(path)
 
 
@@ -279,16 +279,16 @@ def _read_plan(path: str) -> dict[str, Any]:
         return {"kind": "", "settings": "", "inputs": {}}
 
 
-def _alike(plan: dict[str, Any], done: dict[str, Any], grows: Sequence[str]) -> bool:
+def _alike(plan: dict[str, Any], done: dict[str, Any], may_change: Sequence[str]) -> bool:
     """Whether two plans differ in nothing but inputs that may change."""
 
     def fixed(one: dict[str, Any]) -> dict[str, Any]:
-        return one | {"inputs": {key: value for key, value in one["inputs"].items() if key not in grows}}
+        return one | {"inputs": {key: value for key, value in one["inputs"].items() if key not in may_change}}
 
     return fixed(plan) == fixed(done)
 
 
-def difference(path: str, kind: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> str:
+def describe_difference(path: str, kind: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> str:
     """Say what an artifact, finished or not, was begun with that is different now; empty when nothing is."""
     plan = {"kind": kind, "settings": digest(settings), "inputs": dict(inputs)}
     begun = _read_plan(path)

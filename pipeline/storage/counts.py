@@ -99,14 +99,14 @@ class Counts:
         if len(examples) < EXAMPLES:
             examples.append(example)
 
-    def plain(self) -> dict[str, Any]:
-        """Return what JSON can hold of it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
         counters = {name: dict(getattr(self, name)) for name in ("dropped", "unused", "counts")}
         return {**vars(self), **counters, "unread": sorted(self.unread)}
 
     @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> "Counts":
-        """Read what JSON made of `plain`."""
+    def from_json(cls, raw: Mapping[str, Any]) -> "Counts":
+        """Read what `to_json` returned, after its way through JSON."""
         return cls(
             dropped=Counter(raw["dropped"]),
             unused=Counter(raw["unused"]),

@@ -50,7 +50,7 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  no symlink is to be resolved
 
 
-def store_folder(local: str, path: str) -> None:
+def upload_folder(local: str, path: str) -> None:
     """Copy a local folder to a place that may be remote, replacing what is there."""
     fs, root = filesystem(path)
     if fs.exists(root):
@@ -64,7 +64,7 @@ def new_folder(path: str) -> Iterator[Path]:
     if "://" in path:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
-            store_folder(folder, path)
+            upload_folder(folder, path)
         return
     target = Path(path)
     partial = target.with_name(target.name + ".partial")
@@ -155,7 +155,7 @@ def cache_directory() -> Path:
     raise UserError(f"{candidates[-1]}: cannot be written; name a directory for what is kept in TRIPLETAIL_CACHE")
 
 
-def fetch_folder(path: str) -> str:
+def download_folder(path: str) -> str:
     """Copy a remote folder into the cache of this machine and return the local path.
 
     A copy is used again while the store names the same objects with the same sizes and versions. Where it names no
@@ -240,7 +240,7 @@ def read_parquet(path: str, table: str | None = None, columns: list[str] | None 
     """Read one Parquet file; with `table`, check it against that contract first."""
     with open_parquet(path) as parquet:
         if table in schema.TABLES:
-            schema.check(parquet.schema_arrow, str(table), path)
+            schema.check_schema(parquet.schema_arrow, str(table), path)
         try:
             return parquet.read(columns=columns)
         except (pa.ArrowInvalid, OSError) as error:

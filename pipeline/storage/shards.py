@@ -38,12 +38,12 @@ class Shard:
     name: str
 
 
-def find(place: str) -> list[str]:
+def find_files(path: str) -> list[str]:
     """Find the Parquet, JSON-lines, CSV, TSV and text files of a file name, directory or glob, in order of name.
 
     Raises UserError when there is none.
     """
-    fs, root = filesystem(place)
+    fs, root = filesystem(path)
     if fs.isdir(root):
         found = [name for name in fs.find(root) if not _hidden(name.removeprefix(root))]
     elif any(mark in root for mark in "*?["):
@@ -53,7 +53,7 @@ def find(place: str) -> list[str]:
     files = sorted(name for name in found if name.endswith(PARQUET + text_files.SUFFIXES))
     if not files:
         kinds = ", ".join(PARQUET + text_files.SUFFIXES)
-        raise UserError(f"input {place}: " + (f"holds no {kinds} file" if found else "no such file or directory"))
+        raise UserError(f"input {path}: " + (f"holds no {kinds} file" if found else "no such file or directory"))
     local = {"file", "local"} & set(fs.protocol if isinstance(fs.protocol, tuple) else [fs.protocol])
     return files if local else [fs.unstrip_protocol(name) for name in files]
 
@@ -82,7 +82,7 @@ def plan(files: Sequence[str], rows_per_shard: int, salt: str, marks: Sequence[s
     return shards
 
 
-def adopt(folder: str, plan: Sequence[Shard]) -> list[str]:
+def reuse_outputs(folder: str, plan: Sequence[Shard]) -> list[str]:
     """Give outputs in `folder` that a plan wants under another number their new name; return those it does not want.
 
     An output is known by the key in its name, so that files added before its own do not matter.
@@ -175,7 +175,7 @@ def _column(values: list[Any], path: str, name: str) -> pa.Array:
         raise UserError(f"{path}: column '{name}' mixes types: {' '.join(str(error).split())}") from error
 
 
-def strings(table: pa.Table, name: str, path: str, *, numbers: bool = False) -> pa.ChunkedArray:
+def string_column(table: pa.Table, name: str, path: str, *, numbers: bool = False) -> pa.ChunkedArray:
     """A column as strings; integers are turned into strings where `numbers`, all else is refused."""
     column = table.column(name)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
@@ -205,14 +205,14 @@ def committed(folder: str, name: str) -> dict[str, Any] | None:
         return None
 
 
-def sweep(folder: str) -> None:
+def remove_partials(folder: str) -> None:
     """Remove what killed writers left behind."""
     fs, root = filesystem(folder)
     for name in fs.glob(join(root, "*.partial")):
         fs.rm(name)
 
 
-def batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Stream columns of Parquet files, one row group at a time."""
     for path in files:
         with open_parquet(path) as file:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pipeline.core.errors import UserError
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join, open_arrow, read_json, write_json
-from pipeline.text.columns import hashes, words
+from pipeline.text.columns import hash64_column, key_prefixes
 from pipeline.text.normalize import hash64
 
 Task = Callable[[int], Counts]
@@ -75,7 +75,7 @@ class Shuffle:
     def _cut(self, table: pa.Table, by: str) -> list[pa.RecordBatch]:
         if self.buckets == 1:
             return [_one_batch(table)]
-        bucket = numbers(table.column(by)) % np.uint64(self.buckets)
+        bucket = bucket_hashes(table.column(by)) % np.uint64(self.buckets)
         bucket = bucket.astype(np.int64)
         order = np.argsort(bucket, kind="stable")
         ends = np.cumsum(np.bincount(bucket, minlength=self.buckets))
@@ -83,7 +83,7 @@ class Shuffle:
         return [rows.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def numbers(names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+def bucket_hashes(names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     """64-bit numbers of keys [N], by which they are bucketed; numbers and keys of texts stand for themselves.
 
     The seed differs from that of the splits, so that buckets do not follow them.
@@ -92,8 +92,8 @@ def numbers(names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
         found: npt.NDArray[np.uint64] = names.to_numpy()
         return found
     if pa.types.is_fixed_size_binary(names.type):
-        return words(names)
-    return hashes(names, "bucket")
+        return key_prefixes(names)
+    return hash64_column(names, "bucket")
 
 
 def bucket_of(value: str, buckets: int) -> int:
@@ -115,8 +115,8 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
 
 
-def run(
-    name: str, count: int, task: Task, marks: str, done: Callable[[int], None], *, streamed: bool = False
+def run_tasks(
+    name: str, count: int, task: Task, marks: str, on_done: Callable[[int], None], *, streamed: bool = False
 ) -> list[Counts]:
     """Run task(0) ... task(count - 1) on Ray and return the tallies in that order.
 
@@ -125,13 +125,13 @@ def run(
     Ray Data, whose executor takes a second to use more than one CPU; what follows in short steps are tasks.
     """
     call = partial(_call, name=name, task=task, marks=marks)
-    tallies: dict[int, Counts] = {}
+    counts: dict[int, Counts] = {}
     for index, error in (_streamed if streamed else _tasks)(call, count):
         if error:
             raise UserError(error)
-        tallies[index] = Counts.read(read_json(_mark(marks, name, index)))
-        done(index)
-    return [tallies[index] for index in range(count)]
+        counts[index] = Counts.from_json(read_json(_mark(marks, name, index)))
+        on_done(index)
+    return [counts[index] for index in range(count)]
 
 
 def _streamed(call: Call, count: int) -> Iterator[Ended]:
@@ -172,7 +172,7 @@ def _call(index: int, name: str, task: Task, marks: str) -> Ended:
     error = None
     if not fs.exists(mark):
         try:
-            write_json(_mark(marks, name, index), task(index).plain())
+            write_json(_mark(marks, name, index), task(index).to_json())
         except UserError as problem:
             error = str(problem)
         except OSError as problem:
@@ -186,5 +186,5 @@ def _mark(marks: str, name: str, index: int) -> str:
     return join(marks, f"{name}-{index:06d}.json")
 
 
-def nothing(_: Any) -> None:
+def ignore_progress(_: Any) -> None:
     """Hear of an ended task and say nothing."""

@@ -1,7 +1,7 @@
-"""Vectors as columns: numbers of four kinds, cut to fewer dimensions, several at once out of one pass.
+"""Columns of vectors: four number types, truncated to fewer dimensions where asked, several columns in one pass.
 
-int8 spreads the range of each dimension, as a sample shows it, over 255 steps; binary keeps the signs, eight a byte.
-Both are those of Sentence Transformers' `quantize_embeddings` (`int8`, `ubinary`), but for rounding to the nearest.
+int8 spreads the range of each dimension in a sample over 255 steps; binary keeps the signs, eight in a byte. Both are
+those of Sentence Transformers' `quantize_embeddings` (`int8`, `ubinary`), but for rounding to the nearest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,36 +22,36 @@ Ranges = dict[str, list[list[float]]]  # dimensions as text, since JSON has no o
 Dtype = Literal["float32", "float16", "int8", "binary"]
 STEPS = 255
 _TILE = 4096  # vectors scaled at once
-PLAIN = "float32", "float16"
+FLOATS = "float32", "float16"
 
 
-class Format(Config):
+class VectorFormat(Config):
     """One column of vectors."""
 
     dtype: Dtype = "float32"
-    dim: int | None = Field(None, ge=1, description="leading dimensions that are kept; default: all")
+    dim: int | None = Field(None, ge=1, description="leading dimensions to keep; default: all")
 
     @property
     def name(self) -> str:
-        """Name of the column when it is not the first."""
+        """Name of the column where it is not the first."""
         return f"vector_{self.dtype}" + (f"_{self.dim}" if self.dim else "")
 
 
-def with_text(rows: pa.Table, path: str, id_column: str, text_column: str, carried: Sequence[str] = ()) -> pa.Table:
-    """Table (id, text, carried columns) of the rows whose text is neither null nor blank."""
-    ids = shards.strings(rows, id_column, path, numbers=True)
-    texts = shards.strings(rows, text_column, path)
-    beside = {name: rows.column(name) for name in carried}
-    return pa.table({"id": ids, "text": texts, **beside}).filter(not_blank(texts))
+def rows_with_text(rows: pa.Table, path: str, id_column: str, text_column: str, extra: Sequence[str] = ()) -> pa.Table:
+    """Return the table (id, text, extra columns) of the rows whose text is neither null nor blank."""
+    ids = shards.string_column(rows, id_column, path, numbers=True)
+    texts = shards.string_column(rows, text_column, path)
+    columns = {name: rows.column(name) for name in extra}
+    return pa.table({"id": ids, "text": texts, **columns}).filter(not_blank(texts))
 
 
 def not_blank(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which texts are neither null nor white space alone."""
+    """Mask [N] of the texts that are neither null nor white space alone."""
     return pc.fill_null(pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(texts)), 0), False)
 
 
 def vectors_table(ids: pa.ChunkedArray, vectors: Floats, dtype: str) -> pa.Table:
-    """Table (id, vector) of vectors [N, D] in `dtype`, as a fixed-size list that every Parquet reader knows."""
+    """Return the table (id, vector) of vectors [N, D] in `dtype`; every Parquet reader knows its fixed-size lists."""
     with np.errstate(over="ignore"):
         flat = np.ascontiguousarray(vectors, dtype=dtype)
     if not np.isfinite(flat).all():
@@ -59,48 +59,50 @@ def vectors_table(ids: pa.ChunkedArray, vectors: Floats, dtype: str) -> pa.Table
     return pa.table({"id": ids, "vector": _fixed(flat)})
 
 
-def columns(ids: pa.ChunkedArray, vectors: Floats, formats: Sequence[Format], ranges: Ranges, scaled: bool) -> pa.Table:
-    """Table of ids and one column a format: `vector` for the first, `vector_<dtype>[_<dim>]` for the others.
+def formatted_table(
+    ids: pa.ChunkedArray, vectors: Floats, formats: Sequence[VectorFormat], ranges: Ranges, scaled: bool
+) -> pa.Table:
+    """Return a table of ids and one column a format: `vector`, then `vector_<dtype>[_<dim>]` for the others.
 
-    `scaled` says that the model's vectors have length 1, to which those that are cut are brought again.
+    `scaled` says that the vectors have length 1; truncated ones are then scaled to length 1 again.
     """
-    named = zip(["vector", *(one.name for one in formats[1:])], formats, strict=True)
-    held = {name: column(vectors, form, ranges, scaled=scaled) for name, form in named}
-    return pa.table({"id": ids, **held})
+    names = ["vector", *(form.name for form in formats[1:])]
+    columns = [formatted_column(vectors, form, ranges, scaled=scaled) for form in formats]
+    return pa.table({"id": ids, **dict(zip(names, columns, strict=True))})
 
 
-def column(vectors: Floats, form: Format, ranges: Ranges, *, scaled: bool) -> pa.Array:
-    """Vectors [N, D] in one format."""
-    cut = shortened(vectors, form.dim, scaled=scaled)
-    if form.dtype in PLAIN:
+def formatted_column(vectors: Floats, form: VectorFormat, ranges: Ranges, *, scaled: bool) -> pa.Array:
+    """Return vectors [N, D] as a column in one format."""
+    cut = truncate(vectors, form.dim, scaled=scaled)
+    if form.dtype in FLOATS:
         return vectors_table(pa.nulls(len(cut)), cut, form.dtype).column("vector").combine_chunks()
     if not np.isfinite(cut).all():
         raise UserError("the model gives numbers that are not finite; try encoder.dtype float32")
     if form.dtype == "binary":
         return _fixed(np.packbits(cut > 0, axis=1))
-    return _fixed(quantised(cut, ranges[str(cut.shape[1])]))
+    return _fixed(quantize_int8(cut, ranges[str(cut.shape[1])]))
 
 
-def shortened(vectors: Floats, dim: int | None, *, scaled: bool) -> Floats:
-    """The first `dim` dimensions of vectors [N, D], at length 1 again where they had it."""
+def truncate(vectors: Floats, dim: int | None, *, scaled: bool) -> Floats:
+    """Return the first `dim` dimensions of vectors [N, D], scaled to length 1 again where `scaled`."""
     if dim is None or dim == vectors.shape[1]:
         return vectors
     cut = np.ascontiguousarray(vectors[:, :dim], np.float32)
-    return unit(cut) if scaled else cut
+    return l2_normalize(cut) if scaled else cut
 
 
-def quantised(vectors: Floats, lowest_highest: Sequence[Sequence[float]]) -> npt.NDArray[np.int8]:
-    """Vectors [N, D] as int8: round((x - low) / step) - 128, step = (high - low) / 255, cut off outside the range."""
+def quantize_int8(vectors: Floats, lowest_highest: Sequence[Sequence[float]]) -> npt.NDArray[np.int8]:
+    """Quantise vectors [N, D] to int8: round((x - low) / step) - 128 with step = (high - low) / 255, clipped."""
     low, step = _steps(lowest_highest)
-    found: npt.NDArray[np.int8] = (np.clip(np.rint((vectors - low) / step), 0, STEPS) - 128).astype(np.int8)
-    return found
+    codes: npt.NDArray[np.int8] = (np.clip(np.rint((vectors - low) / step), 0, STEPS) - 128).astype(np.int8)
+    return codes
 
 
-def restored(codes: npt.NDArray[np.int8], lowest_highest: Sequence[Sequence[float]]) -> npt.NDArray[np.float32]:
-    """Vectors [N, D] float32 out of int8: (code + 128) * step + low."""
+def dequantize_int8(codes: npt.NDArray[np.int8], lowest_highest: Sequence[Sequence[float]]) -> npt.NDArray[np.float32]:
+    """Restore float32 vectors [N, D] from int8: (code + 128) * step + low."""
     low, step = _steps(lowest_highest)
-    found: npt.NDArray[np.float32] = ((codes.astype(np.float32) + 128) * step + low).astype(np.float32)
-    return found
+    vectors: npt.NDArray[np.float32] = ((codes.astype(np.float32) + 128) * step + low).astype(np.float32)
+    return vectors
 
 
 def _steps(lowest_highest: Sequence[Sequence[float]]) -> tuple[Floats, Floats]:
@@ -108,66 +110,60 @@ def _steps(lowest_highest: Sequence[Sequence[float]]) -> tuple[Floats, Floats]:
     return low, np.maximum(high - low, 1e-12) / STEPS
 
 
-def calibrated(sample: Floats, formats: Sequence[Format], *, scaled: bool) -> Ranges:
-    """Range of each dimension in a sample of vectors [S, D], for every length that is kept in int8."""
-    found: Ranges = {}
+def int8_ranges(sample: Floats, formats: Sequence[VectorFormat], *, scaled: bool) -> Ranges:
+    """Return the range of each dimension in a sample of vectors [S, D], for each width that is stored in int8."""
+    ranges: Ranges = {}
     for form in formats:
         if form.dtype == "int8":
-            cut = shortened(sample, form.dim, scaled=scaled)
-            found[str(cut.shape[1])] = [cut.min(axis=0).tolist(), cut.max(axis=0).tolist()]
-    return found
+            cut = truncate(sample, form.dim, scaled=scaled)
+            ranges[str(cut.shape[1])] = [cut.min(axis=0).tolist(), cut.max(axis=0).tolist()]
+    return ranges
 
 
-def check(formats: Sequence[Format], dim: int, carried: Sequence[str]) -> None:
-    """Refuse what a model of `dim` dimensions cannot give, and columns of one name."""
+def check_formats(formats: Sequence[VectorFormat], dim: int, extra: Sequence[str]) -> None:
+    """Raise UserError for formats that a model of `dim` dimensions cannot give, and for two columns of one name."""
     for form in formats:
-        kept = form.dim or dim
-        if kept > dim:
-            raise UserError(f"{form.name}: {kept} dimensions are more than the model's {dim}")
-        if form.dtype == "binary" and kept % 8:
-            raise UserError(f"{form.name}: {kept} dimensions are not a multiple of 8, as packed signs need")
-    names = ["id", "vector", "text_key", *(form.name for form in formats[1:]), *carried]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"output has more than one column '{twice[0]}'; its own are id, vector and vector_<dtype>")
+        width = form.dim or dim
+        if width > dim:
+            raise UserError(f"{form.name}: {width} dimensions are more than the model's {dim}")
+        if form.dtype == "binary" and width % 8:
+            raise UserError(f"{form.name}: {width} dimensions are not a multiple of 8, as packed signs need")
+    names = ["id", "vector", "text_key", *(form.name for form in formats[1:]), *extra]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"output has more than one column '{repeated[0]}'; its own are id, vector and vector_<dtype>")
 
 
 def _fixed(rows: npt.NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])
 
 
-def matrix(column: pa.ChunkedArray | pa.Array, ranges: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """A column of vectors as [N, D] float32: int8 is restored by its calibration, packed signs become -1 and 1."""
-    held = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    width = held.type.list_size
-    flat = held.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    if flat.dtype == np.uint8:
-        return np.unpackbits(flat, axis=1).astype(np.float32) * 2 - 1
-    if flat.dtype == np.int8:
-        return restored(flat, ranges[str(width)])
-    plain: npt.NDArray[np.float32] = flat.astype(np.float32)
-    return plain
+def to_matrix(
+    column: pa.ChunkedArray | pa.Array, calibration: Mapping[str, Any] | None = None
+) -> npt.NDArray[np.float32]:
+    """Decode a column of vectors into [N, D] float32; packed signs become -1 and 1, int8 needs its calibration."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    width = array.type.list_size
+    numbers = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    if numbers.dtype == np.uint8:
+        return np.unpackbits(numbers, axis=1).astype(np.float32) * 2 - 1
+    if numbers.dtype == np.int8:
+        return dequantize_int8(numbers, (calibration or {})[str(width)])
+    floats: npt.NDArray[np.float32] = numbers.astype(np.float32)
+    return floats
 
 
-def unit(vectors: Floats) -> Floats:
-    """Vectors [N, D] scaled to length 1, so that the inner product is the cosine; zero vectors stay."""
-    scaled = np.empty(vectors.shape, np.float32)
+def l2_normalize(vectors: Floats) -> Floats:
+    """Scale vectors [N, D] to length 1, so that the inner product is the cosine; zero vectors stay zero."""
+    normalized = np.empty(vectors.shape, np.float32)
     for first in range(0, len(vectors), _TILE):
-        part = vectors[first : first + _TILE]
-        lengths = np.linalg.norm(part.astype(np.float64), axis=1, keepdims=True)
-        scaled[first : first + _TILE] = part / np.where(lengths > 0, lengths, 1.0)
-    return scaled
+        tile = vectors[first : first + _TILE]
+        lengths = np.linalg.norm(tile.astype(np.float64), axis=1, keepdims=True)
+        normalized[first : first + _TILE] = tile / np.where(lengths > 0, lengths, 1.0)
+    return normalized
 
 
-def vectors(corpus: Sequence[str]) -> Iterator[Floats]:
-    """Stream the corpus vectors."""
-    for table in shards.batches(corpus, ["vector"]):
-        yield as_matrix(table["vector"])
-
-
-def as_matrix(column: pa.ChunkedArray) -> Floats:
-    """Vectors [N, D] of a fixed-size list column, as float32."""
-    width = column.type.list_size
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    matrix: npt.NDArray[np.float32] = np.concatenate([*flat, np.empty(0, np.float16)]).astype(np.float32)
-    return matrix.reshape(-1, width)
+def stream_vectors(files: Sequence[str]) -> Iterator[Floats]:
+    """Yield the column `vector` of Parquet files as [n, D] float32, one row group after the other."""
+    for table in shards.read_batches(files, ["vector"]):
+        yield to_matrix(table["vector"])

@@ -1,4 +1,4 @@
-"""Pure rules for text: HTML to plain text, normal form, keys and stable hashes."""
+"""Rules for one text: HTML to plain text, normal form, keys and stable hashes."""
 
 import html
 import re
@@ -65,7 +65,7 @@ def normalise(text: str) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Cut a text to at most `limit` characters, at a blank where there is one in the second half."""
+    """Cut a text to at most `limit` characters, at a blank where the second half has one."""
     if len(text) <= limit:
         return text
     blank = text.rfind(" ", limit // 2, limit + 1)
@@ -73,15 +73,15 @@ def shorten(text: str, limit: int) -> str:
 
 
 def key(text: str) -> bytes:
-    """128-bit key of a normalised text, the same for texts that differ in case only."""
+    """Return the 128-bit key of a normalised text; texts that differ in case only have the same."""
     return xxhash.xxh3_128_digest(text.casefold().encode("utf-8", "replace"))
 
 
 def hash64(*parts: object) -> int:
-    """64-bit hash of the parts, stable over processes, machines and versions of Python."""
+    """Return a 64-bit hash of the parts that is the same in every process, on every machine and Python."""
     return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)).encode("utf-8", "replace"))
 
 
 def identifier(text: str) -> str:
-    """Id as tables can hold it: ends stripped, without what UTF-8 cannot write; otherwise as given."""
+    """Return an id that a table can hold: stripped, without what UTF-8 cannot encode, otherwise unchanged."""
     return text.strip().encode("utf-8", "ignore").decode()

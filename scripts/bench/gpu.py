@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.actor_pool import CALLS_ON_A_GPU
+from pipeline.core.actor_pool import CALLS_PER_GPU_ACTOR
 from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from scripts.bench.harness import medians
@@ -134,11 +134,11 @@ def encode(bench: Bench) -> None:
         config = EncoderConfig(model=bench.models[model], dtype="bfloat16", **bench.asked)
         one = partial(embedded, config, texts, rows=4096 if bench.cuda else 64, rate=bench.rate)
         ours, alone, peer = bench.turns(
-            partial(one, calls=CALLS_ON_A_GPU),
+            partial(one, calls=CALLS_PER_GPU_ACTOR),
             partial(one, calls=1),
             partial(peer_encoded, config, texts[: rows // 8], bench.options.peer_batch, bench.rate),
         )
-        bench.add(f"encode, {model}, {CALLS_ON_A_GPU} shards at a time", ours, peer, "docs/s")
+        bench.add(f"encode, {model}, {CALLS_PER_GPU_ACTOR} shards at a time", ours, peer, "docs/s")
         bench.add(f"encode, {model}, one shard after another", alone, peer, "docs/s")
 
 

@@ -33,14 +33,14 @@ def one_after_the_other(
         _index, error = shuffle._call(index, name, task, marks)
         if error:
             raise UserError(error)
-        tallies.append(Counts.read(json.loads(Path(shuffle._mark(marks, name, index)).read_text())))
+        tallies.append(Counts.from_json(json.loads(Path(shuffle._mark(marks, name, index)).read_text())))
         done(index)
     return tallies
 
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shuffle, "run", one_after_the_other)
+    monkeypatch.setattr(shuffle, "run_tasks", one_after_the_other)
     monkeypatch.setattr(ray_session, "start", lambda: None)
 
 

@@ -210,7 +210,7 @@ class Bulk:
         """Keep the clusters of the documents that have one where every bucket can look them up."""
         found = [CLUSTERS.empty_table()]
         if self.data.has("corpus"):
-            for table in shards.batches(self.data.files("corpus"), CLUSTERS.names):
+            for table in shards.read_batches(self.data.files("corpus"), CLUSTERS.names):
                 found.append(table.filter(pc.is_valid(table["cluster_id"])).cast(CLUSTERS))
         Shuffle(self.exchange.path, 1).write("clusters", "all", pa.concat_tables(found), by="doc_id")
         return Counts()
@@ -252,7 +252,7 @@ def buckets_for(bulk: Bulk) -> int:
 
 def write_bulk(settings: Mapping[str, Any], inputs: Mapping[str, str], bulk: Bulk, spread: Spread) -> Artifact:
     """Write the rows of data larger than memory as an artifact, or return it where it is already there."""
-    draft = artifact.begin(bulk.out, "rows", dict(settings), inputs, overwrite=True, keep=True, exclusive=False)
+    draft = artifact.begin(bulk.out, "rows", dict(settings), inputs, overwrite=True, resume=True, exclusive=False)
     if isinstance(draft, Artifact):
         return draft
     bulk = bulk.counted(spread)

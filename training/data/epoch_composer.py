@@ -57,7 +57,7 @@ def compose_epoch(rows: Artifact, recipe: Recipe, number: int, place: str, sprea
         settings,
         {"rows": rows.manifest.fingerprint},
         overwrite=True,
-        keep=spread is not here,
+        resume=spread is not here,
         exclusive=False,
     )
     if isinstance(draft, Artifact):

@@ -14,7 +14,7 @@ from pipeline.encoder.encoder import Encoder, Role
 from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 from pipeline.text.same_document import SelfMatches
 from training.data.batching import stable_id
 from training.losses.gather import gather, world
@@ -37,7 +37,9 @@ class Validation:
         """
         queries = _encode_parts(encoder, list(self.queries.values()), "query")
         documents = _encode_parts(encoder, list(self.documents.values()), "document")
-        _, rows = exact.top_k(unit(queries), [unit(documents)], min(100, len(documents)), barred=self.barred)
+        _, rows = exact.top_k(
+            l2_normalize(queries), [l2_normalize(documents)], min(100, len(documents)), excluded=self.barred
+        )
         doc_ids = list(self.documents)
         rankings = {
             query: [doc_ids[row] for row in found if row >= 0] for query, found in zip(self.queries, rows, strict=True)
@@ -59,7 +61,7 @@ class Similarity:
 
         Both sides are encoded as queries, as `evaluate` does, since neither is a document.
         """
-        left, right = (unit(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
+        left, right = (l2_normalize(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
         cosine = np.einsum("nd,nd->n", left, right).astype(np.float64)
         return {"spearman": pair_scores.spearman_correlation(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 

@@ -83,7 +83,7 @@ def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place
 
 def on_ray(marks: str) -> Spread:
     """Tasks on Ray; each leaves a mark when it is through, and a killed job goes on from there."""
-    return lambda name, count, task: shuffle.run(name, count, task, marks, shuffle.nothing)
+    return lambda name, count, task: shuffle.run_tasks(name, count, task, marks, shuffle.ignore_progress)
 
 
 def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None) -> Rows:

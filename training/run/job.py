@@ -40,7 +40,7 @@ def run(config: TrainConfig) -> str:
     inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
     settle(config, places["log"], config.result_settings(), inputs)
     draft = artifact.begin(
-        places["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, keep=True
+        places["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, resume=True
     )
     if isinstance(draft, Artifact):
         say(f"train: already done: {places['model']}")

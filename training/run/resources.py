@@ -38,7 +38,9 @@ def resources(config: TrainConfig) -> Resources:
         raise UserError(f"workers {least}: the cluster has {cpus} CPUs and {gpus} GPUs; give at most one worker each")
     on_gpu = gpus >= least
     aside = 1 if config.validation.beside and cpus > most else 0
-    each = {"CPU": ray_session.fitting(most, float(max(1, (cpus - aside) // most)))} | ({"GPU": 1.0} if on_gpu else {})
+    each = {"CPU": ray_session.cpus_per_actor(most, float(max(1, (cpus - aside) // most)))} | (
+        {"GPU": 1.0} if on_gpu else {}
+    )
     check = {"num_cpus": aside, "num_gpus": 1 if on_gpu and gpus > most else 0}
     return Resources(least, most, each, on_gpu, check)
 

@@ -29,7 +29,7 @@ def settle(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapp
         if config.resume:
             raise UserError(f"--resume: {log} holds no checkpoint to go on from; leave --resume out to begin")
         return
-    changed = artifact.difference(log, "train", settings, inputs)
+    changed = artifact.describe_difference(log, "train", settings, inputs)
     if changed and not config.overwrite:
         step = max(figures["step"] for figures in held.values())
         raise UserError(

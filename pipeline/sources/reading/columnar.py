@@ -18,7 +18,15 @@ from pipeline.sources.reading.record import ROWS, Parsed
 from pipeline.sources.reading.roles import GIVEN, ROLES, numbered
 from pipeline.sources.reading.values import SHORT, UnusableValue, category_path, tags
 from pipeline.storage.counts import Counts
-from pipeline.text.columns import Mask, from_html, keys, named_after, normalised, stripped, whole
+from pipeline.text.columns import (
+    Mask,
+    as_array,
+    html_to_text_column,
+    ids_from_keys,
+    key_column,
+    normalise_column,
+    strip_column,
+)
 
 Numbers = npt.NDArray[np.int64]
 _NEEDED = {
@@ -87,7 +95,7 @@ class Batch:
         """Return texts [M], which stand in some lines [M], without markup where they are HTML."""
         if self.mapping.html is False or (self.mapping.html is None and self.mapping.kind != "product"):
             return texts
-        results = from_html(texts, self.mapping.without_markup)
+        results = html_to_text_column(texts, self.mapping.without_markup)
         for row in np.flatnonzero(pc.not_equal(texts, results).to_numpy(zero_copy_only=False)).tolist():
             self.tally.note_change(int(lines[row]), "html_removed", texts[row].as_py(), results[row].as_py())
         return results
@@ -120,16 +128,16 @@ class Batch:
 
     def group(self) -> pa.Array | None:
         """Return groups [N] that the rows name, None where the kind has no such field."""
-        groups = normalised(self.text("group")) if self.mapping.names("group") else None
+        groups = normalise_column(self.text("group")) if self.mapping.names("group") else None
         return groups if groups is None else pc.if_else(pc.equal(groups, ""), None, groups)
 
     def ids(self, explicit: pa.Array, mark: str, texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
         """Ids [N] as given, elsewhere derived from texts in normal form; and the keys of the texts, where computed."""
-        explicit, text_keys = stripped(pc.fill_null(explicit, "")), None
+        explicit, text_keys = strip_column(pc.fill_null(explicit, "")), None
         none = pc.equal(explicit, "")
         if pc.any(none).as_py():
-            text_keys = keys(texts)
-            explicit = pc.if_else(none, named_after(text_keys, mark), explicit)
+            text_keys = key_column(texts)
+            explicit = pc.if_else(none, ids_from_keys(text_keys, mark), explicit)
         return self.prefixed(explicit), text_keys
 
     def prefixed(self, ids: pa.Array) -> pa.Array:
@@ -183,7 +191,7 @@ class Batch:
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
     """A column as one array of texts, numbers or lists of texts; raises NotPlain for anything else."""
-    array, kind = whole(column), column.type
+    array, kind = as_array(column), column.type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -254,7 +262,7 @@ _TAGS = ROWS["documents"].field("tags").type
 
 
 def _query(batch: Batch) -> Tables:
-    text = normalised(batch.prose("text"))
+    text = normalise_column(batch.prose("text"))
     ids, key = batch.ids(batch.text("id"), "q", text)
     columns = {"id": ids, "key": key, "text": text, "body": batch.prose("body"), "group": batch.group()}
     return {"queries": columns | batch.origin()}
@@ -263,7 +271,7 @@ def _query(batch: Batch) -> Tables:
 def _judgment(batch: Batch) -> Tables:
     return {
         "judgments": _judgment_columns(
-            batch, *(batch.prefixed(stripped(batch.text(role))) for role in ("query_id", "doc_id"))
+            batch, *(batch.prefixed(strip_column(batch.text(role))) for role in ("query_id", "doc_id"))
         )
     }
 
@@ -275,16 +283,16 @@ def _judgment_columns(batch: Batch, query: pa.Array, document: pa.Array) -> dict
 
 
 def _rated(batch: Batch) -> Tables:
-    text = normalised(batch.prose("query"))
+    text = normalise_column(batch.prose("query"))
     ids, key = batch.ids(batch.text("id"), "q", text)
     query = {"id": ids, "key": key, "mention": True, "text": text, "group": batch.group()}
-    judgments = _judgment_columns(batch, ids, batch.prefixed(stripped(batch.text("doc_id"))))
+    judgments = _judgment_columns(batch, ids, batch.prefixed(strip_column(batch.text("doc_id"))))
     return {"queries": query | batch.origin(), "judgments": judgments}
 
 
 def _pair(batch: Batch) -> Tables:
     origin = batch.origin()
-    anchor = normalised(batch.prose("anchor"))
+    anchor = normalise_column(batch.prose("anchor"))
     ids, key = batch.ids(batch.text("id"), "q", anchor)
     query = {"id": ids, "key": key, "mention": True, "text": anchor, "group": batch.group()}
     positives, explicit, owner = _positives(batch)
@@ -307,11 +315,11 @@ def _positives(batch: Batch) -> tuple[pa.Array, pa.Array, Numbers | None]:
     values = batch.value("positive")
     explicit = batch.text("doc_id")
     if not pa.types.is_list(values.type):
-        return normalised(batch.prose("positive")), explicit, None
+        return normalise_column(batch.prose("positive")), explicit, None
     texts, owner = pc.list_flatten(values), pc.list_parent_indices(values).to_numpy()
     alone = pc.equal(pc.list_value_length(values), 1)
     texts = batch.plain(texts, batch.lines[owner])
-    return normalised(texts), pc.if_else(alone, explicit, None).take(pa.array(owner)), owner
+    return normalise_column(texts), pc.if_else(alone, explicit, None).take(pa.array(owner)), owner
 
 
 def _take_rows(value: Any, rows: Numbers | None) -> Any:
@@ -330,9 +338,9 @@ def _document(batch: Batch) -> Tables:
     if mapping.template is not None or attributed:
         raise NotPlain
     title, body = batch.prose("title"), batch.prose("text")
-    ends = [stripped(title), stripped(body)]
+    ends = [strip_column(title), strip_column(body)]
     both = pc.and_(pc.not_equal(ends[0], ""), pc.not_equal(ends[1], ""))
-    text = normalised(pc.binary_join_element_wise(ends[0], pc.if_else(both, ". ", ""), ends[1], ""))
+    text = normalise_column(pc.binary_join_element_wise(ends[0], pc.if_else(both, ". ", ""), ends[1], ""))
     ids, key = batch.ids(batch.text("id"), "d", text)
     columns = {"id": ids, "key": key, "title": title, "text": text, "body": body, "group": batch.group()}
     columns["category"] = _optional(batch, "category", pa.string())

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from pipeline.core.config import Config
-from pipeline.text.columns import hashes
+from pipeline.text.columns import hash64_column
 from pipeline.text.normalize import hash64
 
 Split = Literal["train", "dev", "test"]
@@ -37,7 +37,7 @@ class SplitConfig(Config):
 
     def assigned(self, groups: pa.Array | pa.ChunkedArray) -> pa.Array:
         """Return the splits of groups [N], the same as `assign` gives one by one."""
-        share = hashes(groups, self.seed).astype(np.float64) / 2.0**64
+        share = hash64_column(groups, self.seed).astype(np.float64) / 2.0**64
         dev = (share < self.train + self.dev) | (self.test == 0)
         return pa.array(np.array(SPLITS)[np.where(share < self.train, 0, np.where(dev, 1, 2))], pa.string())
 

@@ -209,7 +209,7 @@ def cluster_ours(job: Job, out: Path) -> Found:
     from pipeline.building.minhash import NearConfig
     from pipeline.building.near_duplicates import EDGES, NearDuplicateSteps
     from pipeline.sources.reading.record import SCHEMAS
-    from pipeline.storage.shuffle import Shuffle, numbers
+    from pipeline.storage.shuffle import Shuffle, bucket_hashes
 
     texts, near = _texts(job)
     pa.set_cpu_count(1)
@@ -224,7 +224,7 @@ def cluster_ours(job: Job, out: Path) -> Found:
     for step in steps.steps():
         step(0)
     seconds = time.perf_counter() - start
-    place = {int(number): row for row, number in enumerate(numbers(pa.array(names)).tolist())}
+    place = {int(number): row for row, number in enumerate(bucket_hashes(pa.array(names)).tolist())}
     edges = exchange.read("edges_documents", 0, EDGES)
     found = {
         tuple(sorted((place[left], place[right]), reverse=True))

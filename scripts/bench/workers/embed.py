@@ -209,9 +209,9 @@ def quality(job: dict[str, Any]) -> dict[str, float]:
     embed = ours(job)
     queries = embed([asked[key] for key in chosen])
     documents = embed([f"{row.get(title) or ''} {row['text']}".strip() for row in corpus])
-    from pipeline.storage.vectors import unit
+    from pipeline.storage.vectors import l2_normalize
 
-    _, rows = search.top_k(unit(queries), [unit(documents)], 10)
+    _, rows = search.top_k(l2_normalize(queries), [l2_normalize(documents)], 10)
     found = {key: [corpus[row]["doc_id"] for row in best] for key, best in zip(chosen, rows.tolist(), strict=True)}
     return {"ndcg": metrics.mean(metrics.retrieval(found, judged, ["ndcg@10"])["ndcg@10"])}
 

@@ -20,7 +20,7 @@ import torch
 from pipeline.embedding.worker import EncodeShard, Task
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage.shards import plan
-from pipeline.storage.vectors import Format
+from pipeline.storage.vectors import VectorFormat
 from scripts.bench.workers import train_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,7 +85,7 @@ def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rat
         path = str(Path(folder) / "in.parquet")
         pq.write_table(pa.table({"id": [f"d{row}" for row in range(len(texts))], "text": texts}), path)
         items = [asdict(shard) for shard in plan([path], rows, "", None)]
-        task = Task(config, "document", "id", "text", (), folder, (Format(),), False, False)
+        task = Task(config, "document", "id", "text", (), folder, (VectorFormat(),), False, False)
         worker = EncodeShard(task, {}, [None], os.cpu_count() or 1)
 
         def work(name: str) -> list[dict[str, int]]:

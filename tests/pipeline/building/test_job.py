@@ -169,7 +169,7 @@ def test_titles_are_paired_with_bodies_and_bodies_with_answers(inline: None, tmp
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffle, "run", one_after_the_other)
+        patch.setattr(shuffle, "run_tasks", one_after_the_other)
         patch.setattr(ray_session, "start", lambda: None)
         return build(sample_recipe(), tmp_path_factory.mktemp("sample"))
 
@@ -419,7 +419,7 @@ def test_a_task_whose_worker_dies_is_done_again(ray_session: None, tmp_path: Pat
         return tally
 
     heard: list[int] = []
-    found = shuffle.run("count", 4, task, str(tmp_path / "marks"), heard.append, streamed=streamed)
+    found = shuffle.run_tasks("count", 4, task, str(tmp_path / "marks"), heard.append, streamed=streamed)
     assert [tally.counts["index"] for tally in found] == [0, 1, 2, 3]
     assert sorted(heard) == [0, 1, 2, 3] and (tmp_path / "begun-1").exists()
 
@@ -427,7 +427,7 @@ def test_a_task_whose_worker_dies_is_done_again(ray_session: None, tmp_path: Pat
         raise UserError(f"row {index}: is none")
 
     with pytest.raises(UserError, match=r"row \d: is none"):
-        shuffle.run("mistaken", 4, mistaken, str(tmp_path / "marks"), heard.append, streamed=streamed)
+        shuffle.run_tasks("mistaken", 4, mistaken, str(tmp_path / "marks"), heard.append, streamed=streamed)
 
 
 def real(name: str, shared_data: Path, tmp_path: Path) -> Artifact:

@@ -32,7 +32,7 @@ def test_calls_of_an_actor_overlap_as_on_a_gpu_and_the_vectors_are_the_same(
 
     assert sorted(stream(range(9), Together, {}, many(1))) == list(range(9))
     path = write_rows(tmp_path / "in.parquet", 200)
-    alone = run(settings(tmp_path / "alone", input=str(path), rows_per_shard=16, num_actors=1))
+    alone = run(settings(tmp_path / "alone", input=str(path), rows_per_shard=16, num_actors=1, threads=1))
     monkeypatch.setattr(Pool, "plan", lambda *_, **__: many(1))
     overlapped = run(settings(tmp_path / "overlapped", input=str(path), rows_per_shard=16, num_actors=1))
     assert overlapped.read("vectors").equals(alone.read("vectors"))

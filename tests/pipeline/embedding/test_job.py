@@ -22,7 +22,7 @@ from pipeline.embedding.unique_ids import check_ids
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft
-from pipeline.storage.vectors import matrix, vectors_table, with_text
+from pipeline.storage.vectors import rows_with_text, to_matrix, vectors_table
 
 ROOT = Path(__file__).resolve().parents[3]
 ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 2}
@@ -51,13 +51,15 @@ def test_shards_cover_every_row_once_in_order(tmp_path: Path, size: int):
     write_rows(tmp_path / "in" / "b.parquet", 5, start=20)
     write_lines(tmp_path / "in" / "c.jsonl", [{"id": f"d{row}", "text": "x"} for row in range(25, 32)])
     write_rows(tmp_path / "in" / "_skipped.parquet", 3)
-    plan = shards.plan(shards.find(str(tmp_path / "in")), size, "salt")
+    plan = shards.plan(shards.find_files(str(tmp_path / "in")), size, "salt")
     read = [name for shard in plan for name in shards.read(shard, ["id"])["id"].to_pylist()]
     assert read == [f"d{row}" for row in range(32)]
     assert [shard.rows for shard in plan] == [shards.read(shard, ["text"]).num_rows for shard in plan]
     assert len({shard.name for shard in plan}) == len(plan) and all(shard.rows <= size for shard in plan)
-    assert plan == shards.plan(shards.find(str(tmp_path / "in")), size, "salt")
-    assert not {s.name for s in plan} & {s.name for s in shards.plan(shards.find(str(tmp_path / "in")), size, "other")}
+    assert plan == shards.plan(shards.find_files(str(tmp_path / "in")), size, "salt")
+    assert not {s.name for s in plan} & {
+        s.name for s in shards.plan(shards.find_files(str(tmp_path / "in")), size, "other")
+    }
 
 
 def test_a_damaged_or_foreign_file_is_no_committed_shard(tmp_path: Path):
@@ -93,9 +95,9 @@ def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatc
 
 def test_blank_texts_are_left_out_and_integer_ids_become_strings():
     rows = pa.table({"n": [1, 2, 3, 4], "t": ["a", None, " \n", "b"]})
-    assert with_text(rows, "f", "n", "t").to_pylist() == [{"id": "1", "text": "a"}, {"id": "4", "text": "b"}]
+    assert rows_with_text(rows, "f", "n", "t").to_pylist() == [{"id": "1", "text": "a"}, {"id": "4", "text": "b"}]
     with pytest.raises(UserError, match="f: column 'n' is int64, wanted strings"):
-        with_text(rows, "f", "t", "n")
+        rows_with_text(rows, "f", "t", "n")
 
 
 def test_numbers_that_do_not_fit_are_refused():
@@ -281,7 +283,7 @@ def test_only_what_is_new_is_embedded_and_what_is_gone_is_left_out(tmp_path: Pat
     assert found["title"][4].as_py() == "renamed"
     fresh = run(settings(tmp_path / "fresh", **more, calibration=str(tmp_path / "out" / "calibration.json")))
     for name in ("vector", "vector_int8"):
-        ours, wanted = (matrix(one.read("vectors")[name], ranges) for one in (third, fresh))
+        ours, wanted = (to_matrix(one.read("vectors")[name], ranges) for one in (third, fresh))
         assert np.abs(ours - wanted).max() < 0.02
     with pytest.raises(UserError, match="another setting of also"):
         run(settings(tmp_path / "out", **more | {"also": []}))

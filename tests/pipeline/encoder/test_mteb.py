@@ -11,7 +11,7 @@ import pytest
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.metrics.retrieval import mean, retrieval
 from pipeline.search.exact import top_k
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +94,8 @@ def test_equal_scores(shop, minilm, tmp_path, monkeypatch):
     results = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
     theirs = results.task_results[0].scores["test"][0]
 
-    documents = unit(encoder.encode(list(texts.values()), "document"))
-    _, rows = top_k(unit(encoder.encode(list(queries.values()), "query")), [documents], 100)
+    documents = l2_normalize(encoder.encode(list(texts.values()), "document"))
+    _, rows = top_k(l2_normalize(encoder.encode(list(queries.values()), "query")), [documents], 100)
     ids = np.array(list(texts))
     ranked = {query: ids[row].tolist() for query, row in zip(queries, rows, strict=True)}
     ours = retrieval(ranked, judgments, ["ndcg@10:linear", "recall@100", "hit@1", "mrr@10"])

@@ -28,9 +28,9 @@ from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import DEFAULT_METRICS, retrieval
 from pipeline.metrics.trec_eval import gains
 from pipeline.report.page import render
-from pipeline.search.exact import Best
+from pipeline.search.exact import TopK
 from pipeline.storage.artifact import Artifact, begin
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 CITIES = ["Oslo", "Lima", "Rome", "Cairo", "Delhi", "Paris", "Tokyo", "Quito", "Accra", "Hanoi", "Sofia", "Dakar"]
 FACTS = [
@@ -263,7 +263,7 @@ def test_trec_scores_fall_where_scores_tie():
     measured = Results(
         None,
         EvalDataset(["q"]),
-        best={"m": Best(scores, np.arange(4)[None])},
+        best={"m": TopK(scores, np.arange(4)[None])},
         docs={"m": {"q": ["a", "z", "b", "c d"]}},
     )
     run_lines = outputs.trec_lines(measured, "m").splitlines()
@@ -337,8 +337,8 @@ def test_errors_that_a_user_can_fix(data, tmp_path, minilm):
 def by_hand(data, model, queries):
     """Cosine of every query with every document [Q, N], by one process and one matrix."""
     encoder = Encoder.load(model)
-    documents = unit(encoder.encode(data.read("corpus")["text"].to_pylist(), "document"))
-    return unit(encoder.encode(queries, "query")) @ documents.T
+    documents = l2_normalize(encoder.encode(data.read("corpus")["text"].to_pylist(), "document"))
+    return l2_normalize(encoder.encode(queries, "query")) @ documents.T
 
 
 @pytest.mark.ray

@@ -8,10 +8,10 @@ from pipeline.core.errors import UserError
 from pipeline.evaluation.corpus_sample import Sample
 from pipeline.evaluation.evaluator import check_same_model
 from pipeline.storage import artifact
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 RNG = np.random.default_rng(3)
-VECTORS = unit(RNG.standard_normal((40, 16)).astype(np.float32))
+VECTORS = l2_normalize(RNG.standard_normal((40, 16)).astype(np.float32))
 SAMPLE = Sample(rows=list(range(0, 40, 3)), texts=["text"] * 14)
 
 
@@ -30,7 +30,7 @@ def test_vectors_of_the_same_model_pass_with_the_rounding_of_bfloat16(tmp_path):
 
 
 def test_vectors_of_another_model_are_refused(tmp_path):
-    other = unit(VECTORS + 0.3 * RNG.standard_normal(VECTORS.shape).astype(np.float32))
+    other = l2_normalize(VECTORS + 0.3 * RNG.standard_normal(VECTORS.shape).astype(np.float32))
     with pytest.raises(UserError, match=r"document 'd\d+' has another vector .*cosine \d\.\d+\); run"):
         check_same_model(stored(tmp_path, other), SAMPLE, VECTORS[SAMPLE.rows])
 

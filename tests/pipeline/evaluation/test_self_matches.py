@@ -14,7 +14,7 @@ from pipeline.evaluation.results import BM25, EvaluationPlan
 from pipeline.evaluation.self_matches import exclude_self_matches
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 from tests.support.corpora import build, inline  # noqa: F401  a fixture
 from tests.support.rows import made
 
@@ -111,7 +111,7 @@ def test_a_model_and_its_variants_never_rank_it(tmp_path: Path, monkeypatch: pyt
     data = artifact(tmp_path, {"q": "text 4", "r": "text 7"}, corpus, [("q", "d1", 1), ("r", "d1", 1)])
     dataset = read_dataset(data, "test", None, 100)
     exclude_self_matches(dataset, Corpus(data))
-    vectors = unit(np.random.default_rng(0).normal(size=(10, 32)).astype(np.float32))
+    vectors = l2_normalize(np.random.default_rng(0).normal(size=(10, 32)).astype(np.float32))
     variants = [Variant(32, "binary"), Variant(16, "float32")]
     shared = (SimilarityPairs().arrays(), dataset.excluded, variants, {})
     monkeypatch.setattr("ray.get", lambda reference: reference)

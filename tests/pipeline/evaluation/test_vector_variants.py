@@ -7,11 +7,11 @@ from pipeline.core.errors import UserError
 from pipeline.evaluation import vector_variants
 from pipeline.evaluation.vector_variants import OVERSAMPLING, Variant, VariantsConfig, signs
 from pipeline.search.exact import top_k
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 
 def vectors(seed, count, dim=32):
-    return unit(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
+    return l2_normalize(np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32))
 
 
 def test_a_store_gives_int8_back_within_half_a_step():
@@ -20,7 +20,7 @@ def test_a_store_gives_int8_back_within_half_a_step():
     low, high = np.array(ranges["16"])
     back = variant.stored_documents(held, ranges)
     assert back.dtype == np.float32 and back.shape == (200, 16)
-    assert (np.abs(back - unit(held[:, :16])) <= (high - low) / 255 / 2 + 1e-6).all()
+    assert (np.abs(back - l2_normalize(held[:, :16])) <= (high - low) / 255 / 2 + 1e-6).all()
 
 
 def test_signs_count_the_hamming_distance():

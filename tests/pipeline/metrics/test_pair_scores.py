@@ -9,7 +9,7 @@ from pipeline.evaluation import duplicates, scores
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.metrics import clustering, pair_scores, significance
 from pipeline.metrics.significance import bootstrap_p
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 
 def scored(seed, pairs=400, ties=True):
@@ -80,7 +80,7 @@ def test_v_measure_is_that_of_scikit_learn():
 def test_planted_clusters_are_found():
     rng = np.random.default_rng(5)
     centres, labels = rng.normal(size=(4, 16)), np.repeat(np.arange(4), 30)
-    vectors = unit((centres[labels] + rng.normal(0, 0.05, (120, 16))).astype(np.float32))
+    vectors = l2_normalize((centres[labels] + rng.normal(0, 0.05, (120, 16))).astype(np.float32))
     assigned = clustering.assign(vectors, 4)
     assert assigned.shape == (clustering.SEEDS, 120)
     assert clustering.v_measure(assigned, labels, pair_scores.ones(120))[0] > 0.8
@@ -91,7 +91,7 @@ def texts_with_twins(seed=6, count=40):
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(count, 12))
     vectors[1::4] = vectors[::4] + rng.normal(0, 0.3, (count // 4, 12))
-    return unit(vectors.astype(np.float32)), [(n, n + 1) for n in range(0, count, 4)] + [(1, 0), (5, 5)]
+    return l2_normalize(vectors.astype(np.float32)), [(n, n + 1) for n in range(0, count, 4)] + [(1, 0), (5, 5)]
 
 
 def test_mined_duplicates_by_hand():
@@ -123,7 +123,7 @@ def test_models_share_resamples_whatever_pairs_they_mine():
     rng, dataset = np.random.default_rng(7), EvalDataset()
     for n in range(70):
         dataset.scored_pairs.append((dataset.index_of(f"left {n}"), dataset.index_of(f"right {n}"), float(n % 2)))
-    vectors = [unit(rng.normal(size=(140, dim)).astype(np.float32)) for dim in (3, 48)]
+    vectors = [l2_normalize(rng.normal(size=(140, dim)).astype(np.float32)) for dim in (3, 48)]
     pairs = [len(duplicates.mine_pairs(one, [(0, 1)]).scores) for one in vectors]
     assert pairs[0] != pairs[1], "each model finds a number of its own"
     found = [scores.duplicate_statistics(one, dataset, 0)[0]["duplicate_f1"] for one in vectors]

@@ -27,7 +27,7 @@ from pipeline.mining.job import run
 from pipeline.mining.plan import group_shards
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft
-from pipeline.storage.vectors import unit, vectors_table
+from pipeline.storage.vectors import l2_normalize, vectors_table
 from pipeline.text.same_document import id_keys, text_keys
 from tests.support.mining import DOCS, reranker_directory, write_mining_data
 
@@ -66,9 +66,9 @@ def find(block: AnchorBlock, files: list[str], positives: AnchorKeys, bound: Anc
 
 def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):
     rng = np.random.default_rng(3)
-    corpus = unit(rng.normal(size=(300, 16)).astype(np.float32)).astype(np.float16)
+    corpus = l2_normalize(rng.normal(size=(300, 16)).astype(np.float32)).astype(np.float16)
     corpus[100:130] = corpus[5]  # thirty-one equal documents: ties across every cut
-    anchors = unit(rng.normal(size=(12, 16)).astype(np.float32)).astype(np.float16)
+    anchors = l2_normalize(rng.normal(size=(12, 16)).astype(np.float32)).astype(np.float16)
     anchors[0] = corpus[5]
     texts = [f"text {row % 290}" for row in range(300)]  # rows 290.. read like rows 0..
     clusters = [f"c{row // 4}" if row < 40 else None for row in range(300)]
@@ -231,7 +231,9 @@ def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
     encoder = Encoder.load(validate_encoder(minilm), "cpu")
     docs = [doc for doc in DOCS if doc["text"].strip()]
     texts = {doc["doc_id"]: doc["text"] for doc in DOCS}
-    corpus = unit(encoder.encode([doc["text"] for doc in docs], "document")).astype(np.float16).astype(np.float64)
+    corpus = (
+        l2_normalize(encoder.encode([doc["text"] for doc in docs], "document")).astype(np.float16).astype(np.float64)
+    )
     excluded = {
         "q0": {"d00", "d03", "copy", "near"},
         "q1": {"d08", "d09"},
@@ -241,7 +243,7 @@ def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
     for row, triplet in zip(
         artifact.read("candidates").to_pylist(), artifact.read("triplets").to_pylist(), strict=True
     ):
-        anchor = unit(encoder.encode([triplet["anchor"]], "query")).astype(np.float16).astype(np.float64)[0]
+        anchor = l2_normalize(encoder.encode([triplet["anchor"]], "query")).astype(np.float16).astype(np.float64)[0]
         barred = excluded.get(row["anchor_id"], set()) | {row["positive_id"]}
         scores = {
             doc["doc_id"]: float(v @ anchor) for doc, v in zip(docs, corpus, strict=True) if doc["doc_id"] not in barred

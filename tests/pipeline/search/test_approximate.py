@@ -9,7 +9,7 @@ from pipeline.search.exact import top_k
 from pipeline.search.index import FileVectors
 from pipeline.search.registry import index_type
 from pipeline.storage import shards
-from pipeline.storage.vectors import unit, vectors_table
+from pipeline.storage.vectors import l2_normalize, vectors_table
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +18,9 @@ def corpus(tmp_path_factory) -> tuple[list[str], np.ndarray, np.ndarray]:
     folder = tmp_path_factory.mktemp("vectors")
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(40, 24))
-    vectors = unit((centres[rng.integers(0, 40, 1500)] + 0.6 * rng.normal(size=(1500, 24))).astype(np.float32))
+    vectors = l2_normalize((centres[rng.integers(0, 40, 1500)] + 0.6 * rng.normal(size=(1500, 24))).astype(np.float32))
     vectors = vectors.astype(np.float16).astype(np.float32)
-    anchors = unit((vectors[rng.integers(0, 1500, 60)] + 0.1 * rng.normal(size=(60, 24))).astype(np.float32))
+    anchors = l2_normalize((vectors[rng.integers(0, 1500, 60)] + 0.1 * rng.normal(size=(60, 24))).astype(np.float32))
     files = []
     for first in (0, 700, 1100):
         last = {0: 700, 700: 1100, 1100: 1500}[first]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
 from pipeline.search import exact
-from pipeline.search.bm25 import K1, B, Lexical
-from pipeline.search.exact import Best, dots, top_k
-from pipeline.storage.vectors import unit
+from pipeline.search.bm25 import K1, B, BM25Index
+from pipeline.search.exact import TopK, pairwise_dot, top_k
+from pipeline.storage.vectors import l2_normalize
 
 
 def brute_force(queries, corpus, k):
@@ -43,9 +43,9 @@ def parts(corpus, cuts):
 )
 def test_equal_to_brute_force(seed, rows, distinct, k, cuts, tile, fast):
     rng = np.random.default_rng(seed)
-    pool = unit(rng.normal(size=(distinct, 16)).astype(np.float32))
+    pool = l2_normalize(rng.normal(size=(distinct, 16)).astype(np.float32))
     corpus = pool[rng.integers(0, distinct, rows)]
-    queries = unit(rng.normal(size=(5, 16)).astype(np.float32))
+    queries = l2_normalize(rng.normal(size=(5, 16)).astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "CORPUS_TILE", tile)
         patch.setattr(exact, "QUERY_TILE", 3)
@@ -90,19 +90,19 @@ def test_barred_pairs_are_never_found():
     queries, corpus = rng.normal(size=(6, 8)).astype(np.float32), rng.normal(size=(40, 8)).astype(np.float32)
     full = brute_force(queries, corpus, 40)[1]
     barred = (np.repeat(np.arange(6), 2), full[:, :2].ravel())
-    found = top_k(queries, [corpus[:13], corpus[13:]], 10, barred=barred)[1]
+    found = top_k(queries, [corpus[:13], corpus[13:]], 10, excluded=barred)[1]
     np.testing.assert_array_equal(found, full[:, 2:12])
 
 
 def test_first_row_shifts_and_partial_results_merge_in_any_order():
     rng = np.random.default_rng(2)
-    corpus = unit(rng.normal(size=(60, 8)).astype(np.float32))[rng.integers(0, 20, 60)]
-    queries = unit(rng.normal(size=(4, 8)).astype(np.float32))
-    whole = Best(*top_k(queries, [corpus], 9))
+    corpus = l2_normalize(rng.normal(size=(60, 8)).astype(np.float32))[rng.integers(0, 20, 60)]
+    queries = l2_normalize(rng.normal(size=(4, 8)).astype(np.float32))
+    whole = TopK(*top_k(queries, [corpus], 9))
     for order in ([0, 20, 40], [40, 0, 20]):
-        merged = Best.empty(4, 9)
+        merged = TopK.empty(4, 9)
         for first in order:
-            merged.merge(Best(*top_k(queries, [corpus[first : first + 20]], 9, first_row=first)))
+            merged.merge(TopK(*top_k(queries, [corpus[first : first + 20]], 9, first_row=first)))
         np.testing.assert_array_equal(merged.rows, whole.rows)
         np.testing.assert_array_equal(merged.scores, whole.scores)
 
@@ -117,8 +117,8 @@ def test_bad_vectors_are_refused():
 
 def test_dots_and_unit():
     left = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
-    assert unit(left).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
-    found = dots(left, left, np.array([0, 0]), np.array([0, 1]))
+    assert l2_normalize(left).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
+    found = pairwise_dot(left, left, np.array([0, 0]), np.array([0, 1]))
     assert found.tolist() == [25.0, 0.0]
 
 
@@ -142,7 +142,7 @@ def bm25(query, docs):
 
 @pytest.mark.parametrize("query", ["cat", "the dog", "Cat mat zebra", "x"])
 def test_bm25_is_its_formula(query):
-    index = Lexical(DOCS)
+    index = BM25Index(DOCS)
     found = index.scores(query)
     wanted = bm25(query, DOCS)
     assert found == pytest.approx(wanted, abs=1e-5)
@@ -152,7 +152,7 @@ def test_bm25_is_its_formula(query):
 
 
 def test_bm25_ties_go_by_lower_row_and_strangers_find_nothing():
-    index = Lexical(["red apple", "green pear"] * 40)
+    index = BM25Index(["red apple", "green pear"] * 40)
     assert index.search("apple", 5)[1].tolist() == [0, 2, 4, 6, 8]
     assert index.search("zebra", 5)[1].tolist() == []
     assert index.search("", 5)[1].tolist() == []
@@ -160,4 +160,4 @@ def test_bm25_ties_go_by_lower_row_and_strangers_find_nothing():
 
 def test_bm25_needs_a_word():
     with pytest.raises(UserError, match="no document holds a word"):
-        Lexical(["", "!!"])
+        BM25Index(["", "!!"])

@@ -15,12 +15,12 @@ from pipeline.search.job import IndexConfig, run
 from pipeline.search.lance_index import Lance
 from pipeline.search.query import Searcher
 from pipeline.storage.artifact import Artifact, Draft
-from pipeline.storage.vectors import Format, calibrated, columns, unit
+from pipeline.storage.vectors import VectorFormat, formatted_table, int8_ranges, l2_normalize
 
 NAMES = ("kettle", "lamp", "mug", "shoes", "scarf", "headphones", "bicycle", "hose", "tripod", "sofa", "oven", "tent")
 WORDS = ("red", "wireless", "large", "cheap", "wooden", "steel", "soft", "old", "small")
 ENCODER = EncoderConfig(layers=1, dtype="float32")
-FORMATS = (Format(), Format(dtype="int8", dim=64))
+FORMATS = (VectorFormat(), VectorFormat(dtype="int8", dim=64))
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def vectors(tmp_path_factory, minilm) -> Artifact:
     texts = [f"{word} {name}" for name in NAMES for word in WORDS]
     encoder = Encoder.load(ENCODER, "cpu")
     made = encoder.encode(texts, "document")
-    ranges = calibrated(made, FORMATS, scaled=True)
+    ranges = int8_ranges(made, FORMATS, scaled=True)
     ids = pa.chunked_array([[f"p{row}" for row in range(len(texts))]])
-    table = columns(ids, made, FORMATS, ranges, True).append_column("title", pa.array(texts))
+    table = formatted_table(ids, made, FORMATS, ranges, True).append_column("title", pa.array(texts))
     draft = Draft(str(tmp_path_factory.mktemp("run") / "vectors"), "embed", {}, {})
     draft.write("vectors", table.slice(0, 60), 0)
     draft.write("vectors", table.slice(60), 1)
@@ -82,7 +82,7 @@ def many(folder: Path, count: int = 600) -> Artifact:
     rng = np.random.default_rng(7)
     made = rng.normal(size=(20, 32))[rng.integers(0, 20, count)] + 0.3 * rng.normal(size=(count, 32))
     ids = pa.chunked_array([[f"d{row}" for row in range(count)]])
-    table = columns(ids, unit(made.astype(np.float32)), (Format(),), {}, True)
+    table = formatted_table(ids, l2_normalize(made.astype(np.float32)), (VectorFormat(),), {}, True)
     table = table.append_column("title", pa.array([f"title {row}" for row in range(count)]))
     draft = Draft(str(folder / "many"), "embed", {}, {})
     draft.write("vectors", table.slice(0, 250), 0)

@@ -18,7 +18,7 @@ from pipeline.search.approximate import recall
 from pipeline.search.index import IndexType, VectorBlocks
 from pipeline.search.job import IndexConfig
 from pipeline.search.registry import AnyIndex, index_type
-from pipeline.storage.vectors import unit
+from pipeline.storage.vectors import l2_normalize
 
 TYPES = get_args(get_args(AnyIndex)[0])
 LIBRARIES = {"flat": "faiss", "hnsw": "faiss", "ivfpq": "faiss", "lance": "lance"}
@@ -34,7 +34,9 @@ class Points(VectorBlocks):
     def __init__(self) -> None:
         rng = np.random.default_rng(4)
         centres = rng.normal(size=(40, 32))
-        self.rows = unit((centres[rng.integers(0, 40, 2000)] + 0.4 * rng.normal(size=(2000, 32))).astype(np.float32))
+        self.rows = l2_normalize(
+            (centres[rng.integers(0, 40, 2000)] + 0.4 * rng.normal(size=(2000, 32))).astype(np.float32)
+        )
 
     def __iter__(self):
         return iter(np.split(self.rows, 4))

@@ -125,7 +125,7 @@ def cleaned(parts: Iterable[Parsed]) -> tuple[dict[str, list[dict[str, Any]]], d
         for kind, table in clean(parsed, TextLimits(1, 20)).items():
             kinds[kind] += table.to_pylist()
         total.add(parsed.tally)
-    counted = total.plain() | {
+    counted = total.to_json() | {
         "offenders": sorted(total.offenders),
         "counts": {k: n for k, n in total.counts.items() if n},
     }

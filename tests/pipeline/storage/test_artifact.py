@@ -19,7 +19,7 @@ QUERIES = pa.table({"query_id": ["q1", "q2"], "text": ["a", "b"], "source": ["s"
 
 
 def start(path: str, *, settings=SETTINGS, inputs=INPUTS, overwrite=False, keep=False) -> Draft | Artifact:
-    return begin(path, "build", settings, inputs, overwrite=overwrite, keep=keep)
+    return begin(path, "build", settings, inputs, overwrite=overwrite, resume=keep)
 
 
 def finished(path: str) -> Artifact:
@@ -115,12 +115,12 @@ def test_a_difference_is_refused_by_name_and_overwritten_when_asked(place, chang
 
 def test_inputs_that_may_grow_go_on_with_what_is_there(place):
     finished(place)
-    more = {"settings": SETTINGS, "inputs": {**INPUTS, "corpus": "abcd"}, "overwrite": False, "grows": ["corpus"]}
+    more = {"settings": SETTINGS, "inputs": {**INPUTS, "corpus": "abcd"}, "overwrite": False, "may_change": ["corpus"]}
     assert isinstance(begin(place, "build", **more | {"inputs": INPUTS}), Artifact)
     assert isinstance(begin(place, "build", **more), Draft)
     assert (Path(place) / "queries" / "part-00000.parquet").exists()
     assert not (Path(place) / "manifest.json").exists()
-    kept = begin(place, "build", **more | {"inputs": {"corpus": "abcde"}, "keep": True})
+    kept = begin(place, "build", **more | {"inputs": {"corpus": "abcde"}, "resume": True})
     assert isinstance(kept, Draft) and kept.finish(["queries"]).rows("queries") == 2
     with pytest.raises(UserError, match="another setting of seed"):
         begin(place, "build", **more | {"settings": {**SETTINGS, "seed": 8}})
@@ -302,12 +302,12 @@ def test_parts_that_other_processes_wrote_are_counted(bucket):
 def test_shards_of_an_object_store_are_found_committed_and_renamed(bucket):
     fs, root = files.filesystem(bucket)
     fs.pipe(f"{root}/in/b.jsonl", b'{"id": "b1"}\n{"id": "b2"}\n')
-    first = shards.plan(shards.find(f"{bucket}/in"), 1, "s", ["mb"])
+    first = shards.plan(shards.find_files(f"{bucket}/in"), 1, "s", ["mb"])
     for shard in first:
         shards.commit(f"{bucket}/out", shard.name, shards.read(shard, ["id"]), {})
     fs.pipe(f"{root}/in/a.csv", b"id\na1\n")
-    second = shards.plan(shards.find(f"{bucket}/in"), 1, "s", ["ma", "mb"])[:-1]
-    (stale,) = shards.adopt(f"{bucket}/out", second)
+    second = shards.plan(shards.find_files(f"{bucket}/in"), 1, "s", ["ma", "mb"])[:-1]
+    (stale,) = shards.reuse_outputs(f"{bucket}/out", second)
     assert stale == f"{bucket}/out/{first[-1].name}.parquet"
     assert files.read_parquet(stale)["id"].to_pylist() == ["b2"]
     assert [shards.committed(f"{bucket}/out", shard.name) is not None for shard in second] == [False, True]

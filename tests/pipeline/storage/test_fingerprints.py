@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
 from pipeline.storage import fingerprints
-from pipeline.storage.files import fetch_folder, object_version
+from pipeline.storage.files import download_folder, object_version
 from pipeline.storage.fingerprints import fingerprint_file, fingerprint_files
 
 
@@ -147,11 +147,11 @@ def listing(request, monkeypatch):
 
 def test_a_retrained_model_of_the_same_size_is_brought_again_from_every_store(listing):
     listing.pipe("listing://bucket/model/model.safetensors", b"old weights")
-    first = fetch_folder("listing://bucket/model")
+    first = download_folder("listing://bucket/model")
     assert Path(first, "model.safetensors").read_bytes() == b"old weights"
-    assert (fetch_folder("listing://bucket/model") == first) == bool(Listing.fields)
+    assert (download_folder("listing://bucket/model") == first) == bool(Listing.fields)
     listing.pipe("listing://bucket/model/model.safetensors", b"new weights")
-    assert Path(fetch_folder("listing://bucket/model"), "model.safetensors").read_bytes() == b"new weights"
+    assert Path(download_folder("listing://bucket/model"), "model.safetensors").read_bytes() == b"new weights"
 
 
 def test_a_changed_object_of_any_store_has_another_fingerprint(listing):
@@ -163,12 +163,12 @@ def test_a_changed_object_of_any_store_has_another_fingerprint(listing):
 
 def test_copies_of_earlier_versions_go_after_a_day(listing, cache):
     listing.pipe("listing://bucket/model/config.json", b"1")
-    first = Path(fetch_folder("listing://bucket/model"))
+    first = Path(download_folder("listing://bucket/model"))
     listing.pipe("listing://bucket/model/config.json", b"2")
-    second = Path(fetch_folder("listing://bucket/model"))
+    second = Path(download_folder("listing://bucket/model"))
     assert first.exists() and second.exists()  # another process may have the first one open
     os.utime(first, (0, 0))
-    fetch_folder("listing://bucket/model")
+    download_folder("listing://bucket/model")
     assert not first.exists()
     shutil.rmtree(cache)
 

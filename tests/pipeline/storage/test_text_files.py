@@ -43,7 +43,7 @@ def test_rows_that_cannot_be_read_are_none_and_the_next_are_read(tmp_path: Path)
 def test_plain_lines_are_named_by_their_number(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_text("one\n\n  two \nthree\n")
-    plan = shards.plan(shards.find(str(path)), 2, "")
+    plan = shards.plan(shards.find_files(str(path)), 2, "")
     rows = [row for shard in plan for row in shards.read(shard, ["id", "text"]).to_pylist()]
     assert rows == [{"id": f"a.txt:{n}", "text": t} for n, t in ((1, "one"), (2, "two"), (3, "three"))]
 
@@ -66,6 +66,6 @@ def test_outputs_are_known_by_their_content_whatever_their_number(tmp_path: Path
         shards.commit(folder, shard.name, shards.read(shard, ["id"]), {})
     (tmp_path / "a.jsonl").write_text('{"id": "a"}')
     second = shards.plan([str(tmp_path / "a.jsonl"), *files], 2, "s", ["m0", "m1", "changed"])
-    stale = shards.adopt(folder, second)
+    stale = shards.reuse_outputs(folder, second)
     assert [shards.committed(folder, one.name) is not None for one in second] == [False, True, True, False, False]
     assert [Path(path).stem for path in stale] == [one.name for one in first[2:]]

@@ -7,25 +7,41 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.embedding.reuse import KEY, Earlier, keys_of
-from pipeline.storage.vectors import Format, calibrated, check, columns, matrix, quantised, restored, shortened, unit
+from pipeline.storage.vectors import (
+    VectorFormat,
+    check_formats,
+    dequantize_int8,
+    formatted_table,
+    int8_ranges,
+    l2_normalize,
+    quantize_int8,
+    to_matrix,
+    truncate,
+)
 
-FORMATS = (Format(), Format(dtype="float16", dim=16), Format(dtype="int8"), Format(dtype="int8", dim=8),
-           Format(dtype="binary"), Format(dtype="binary", dim=8))  # fmt: skip
+FORMATS = (
+    VectorFormat(),
+    VectorFormat(dtype="float16", dim=16),
+    VectorFormat(dtype="int8"),
+    VectorFormat(dtype="int8", dim=8),
+    VectorFormat(dtype="binary"),
+    VectorFormat(dtype="binary", dim=8),
+)
 
 
 @pytest.fixture(scope="module")
 def vectors() -> np.ndarray:
-    return unit(np.random.default_rng(5).normal(size=(200, 32)).astype(np.float32) * np.linspace(1, 0.2, 32))
+    return l2_normalize(np.random.default_rng(5).normal(size=(200, 32)).astype(np.float32) * np.linspace(1, 0.2, 32))
 
 
 @pytest.fixture(scope="module")
 def table(vectors) -> pa.Table:
     ids = pa.chunked_array([[f"d{row}" for row in range(len(vectors))]])
-    return columns(ids, vectors, FORMATS, calibrated(vectors, FORMATS, scaled=True), True)
+    return formatted_table(ids, vectors, FORMATS, int8_ranges(vectors, FORMATS, scaled=True), True)
 
 
 def test_several_formats_come_out_of_one_pass(vectors, table):
-    ranges = calibrated(vectors, FORMATS, scaled=True)
+    ranges = int8_ranges(vectors, FORMATS, scaled=True)
     assert table.column_names[1:] == [
         "vector", "vector_float16_16", "vector_int8", "vector_int8_8", "vector_binary", "vector_binary_8",
     ]  # fmt: skip
@@ -35,34 +51,41 @@ def test_several_formats_come_out_of_one_pass(vectors, table):
         "fixed_size_list<item: int8>[32]", "fixed_size_list<item: int8>[8]",
         "fixed_size_list<item: uint8>[4]", "fixed_size_list<item: uint8>[1]",
     ]  # fmt: skip
-    assert np.array_equal(matrix(table["vector"], ranges), vectors)
-    assert np.abs(matrix(table["vector_float16_16"], ranges) - shortened(vectors, 16, scaled=True)).max() < 1e-3
+    assert np.array_equal(to_matrix(table["vector"], ranges), vectors)
+    assert np.abs(to_matrix(table["vector_float16_16"], ranges) - truncate(vectors, 16, scaled=True)).max() < 1e-3
     step = max(high - low for low, high in zip(*ranges["32"], strict=True)) / 255
-    assert np.abs(matrix(table["vector_int8"], ranges) - vectors).max() <= step / 2 + 1e-6
-    assert np.array_equal(matrix(table["vector_binary"], ranges), np.where(vectors > 0, 1, -1))
-    assert np.linalg.norm(shortened(vectors, 8, scaled=True), axis=1) == pytest.approx(np.ones(200), abs=1e-6)
+    assert np.abs(to_matrix(table["vector_int8"], ranges) - vectors).max() <= step / 2 + 1e-6
+    assert np.array_equal(to_matrix(table["vector_binary"], ranges), np.where(vectors > 0, 1, -1))
+    assert np.linalg.norm(truncate(vectors, 8, scaled=True), axis=1) == pytest.approx(np.ones(200), abs=1e-6)
 
 
 def test_quantised_numbers_are_those_of_sentence_transformers(vectors, table):
     peer = pytest.importorskip("sentence_transformers.quantization")
-    ranges = np.array(calibrated(vectors, FORMATS, scaled=True)["32"], np.float32)
+    ranges = np.array(int8_ranges(vectors, FORMATS, scaled=True)["32"], np.float32)
     theirs = peer.quantize_embeddings(vectors, "int8", ranges=ranges).astype(int)
-    ours = quantised(vectors, ranges).astype(int)
+    ours = quantize_int8(vectors, ranges).astype(int)
     assert np.abs(ours - theirs).max() <= 1  # they cut off where we round
-    assert np.abs(restored(ours, ranges) - vectors).mean() < np.abs(restored(theirs, ranges) - vectors).mean()
+    assert (
+        np.abs(dequantize_int8(ours, ranges) - vectors).mean()
+        < np.abs(dequantize_int8(theirs, ranges) - vectors).mean()
+    )
     packed = peer.quantize_embeddings(vectors, "ubinary")
     assert np.array_equal(table["vector_binary"].combine_chunks().flatten().to_numpy().reshape(-1, 4), packed)
 
 
 def test_what_a_model_cannot_give_is_refused():
     for forms, carried, said in (
-        ([Format(dim=33)], [], "33 dimensions are more than the model's 32"),
-        ([Format(), Format(dtype="binary", dim=12)], [], "12 dimensions are not a multiple of 8"),
-        ([Format()], ["vector"], "more than one column 'vector'"),
-        ([Format(), Format(dtype="int8"), Format(dtype="int8")], [], "more than one column 'vector_int8'"),
+        ([VectorFormat(dim=33)], [], "33 dimensions are more than the model's 32"),
+        ([VectorFormat(), VectorFormat(dtype="binary", dim=12)], [], "12 dimensions are not a multiple of 8"),
+        ([VectorFormat()], ["vector"], "more than one column 'vector'"),
+        (
+            [VectorFormat(), VectorFormat(dtype="int8"), VectorFormat(dtype="int8")],
+            [],
+            "more than one column 'vector_int8'",
+        ),
     ):
         with pytest.raises(UserError, match=said):
-            check(forms, 32, carried)
+            check_formats(forms, 32, carried)
 
 
 def test_vectors_of_earlier_texts_are_found_in_any_file(tmp_path, table):

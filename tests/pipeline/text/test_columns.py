@@ -23,18 +23,18 @@ def test_columns_follow_the_rules_of_text(texts: list[str | None], skipped: int)
     column = pa.array(texts, pa.string()).slice(skipped)
     texts = texts[skipped:]
     for whole, one in [
-        (columns.normalised, normalise),
-        (columns.from_html, html_to_text),
-        (columns.stripped, str.strip),
-        (lambda c: columns.shortened(c, 5), lambda text: shorten(text, 5)),
+        (columns.normalise_column, normalise),
+        (columns.html_to_text_column, html_to_text),
+        (columns.strip_column, str.strip),
+        (lambda c: columns.shorten_column(c, 5), lambda text: shorten(text, 5)),
     ]:
         assert whole(column).to_pylist() == [text if text is None else one(text) for text in texts]
     said, column = [text for text in texts if text is not None], column.drop_null()
-    keys = columns.keys(column)
+    keys = columns.key_column(column)
     assert keys.to_pylist() == [key(text) for text in said]
-    assert columns.words(keys).tolist() == [int.from_bytes(key(text)[:8], "little") for text in said]
-    assert columns.named_after(keys, "q").to_pylist() == [f"q-{key(text).hex()[:16]}" for text in said]
-    assert columns.hashes(column, "a", 1).tolist() == [hash64("a", 1, text) for text in said]
+    assert columns.key_prefixes(keys).tolist() == [int.from_bytes(key(text)[:8], "little") for text in said]
+    assert columns.ids_from_keys(keys, "q").to_pylist() == [f"q-{key(text).hex()[:16]}" for text in said]
+    assert columns.hash64_column(column, "a", 1).tolist() == [hash64("a", 1, text) for text in said]
 
 
 @pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.5, 0.5, 0), (0, 0.5, 0.5), (1, 0, 0)])

@@ -95,7 +95,7 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
 def test_ray_composes_the_same_bytes(ray_session, small, tmp_path):
     rows, how = artifact_of(planted(400), tmp_path / "rows"), Recipe(SIZE, 3, negatives=1)
     place = str(tmp_path / "ray")
-    on_ray = partial(shuffle.run, marks=f"{place}/staging/marks", done=shuffle.nothing)
+    on_ray = partial(shuffle.run_tasks, marks=f"{place}/staging/marks", on_done=shuffle.ignore_progress)
     found = compose_epoch(rows, how, 0, place, on_ray)
     assert contents(found) == contents(compose_epoch(rows, how, 0, str(tmp_path / "here")))
     assert not Path(place, "staging").exists()

@@ -168,7 +168,7 @@ def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
 )
 def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
     monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
-    monkeypatch.setattr(ray_session, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_session, "node_cpus", lambda: nodes)
     monkeypatch.setattr(ray_session, "gpus", lambda: gpus)
     found = resources(config(**given))
     assert (found.count, found.each["CPU"], found.on_gpu) == wanted
@@ -186,7 +186,7 @@ def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
 )
 def test_actors_of_a_pool_fit_on_nodes(monkeypatch, nodes, asked, work, wanted):
     monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
-    monkeypatch.setattr(ray_session, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray_session, "node_cpus", lambda: nodes)
     monkeypatch.setattr(ray_session, "gpus", lambda: 0)
     found = Pool.plan(asked, work)
     assert (found.size, found.num_cpus, found.threads) == wanted
@@ -196,7 +196,7 @@ def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     import ray
 
     monkeypatch.setattr(ray_session, "cpus", lambda: 2)
-    monkeypatch.setattr(ray_session, "nodes", lambda: [2])
+    monkeypatch.setattr(ray_session, "node_cpus", lambda: [2])
     monkeypatch.setattr(ray_session, "gpus", lambda: 0)
     given = resources(config(workers=2))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
