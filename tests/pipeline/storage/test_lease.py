@@ -152,9 +152,9 @@ def test_a_job_killed_at_any_file_is_gone_on_with_or_replaced(tmp_path, resumabl
     while True:
         number += 1
         path = tmp_path / f"out-{number}"
-        if not run_until_killed(lambda path=path: make(path, keep=resumable), tmp_path, number):
+        if not run_until_killed(lambda path=path: make(path, resume=resumable), tmp_path, number):
             break
-        whole = make(path, overwrite=overwrite, keep=resumable)
+        whole = make(path, overwrite=overwrite, resume=resumable)
         assert whole.read("rows").equals(ROWS)
         assert not [entry.name for entry in path.rglob("*.partial")] or resumable
         shutil.rmtree(path)
@@ -194,7 +194,7 @@ def test_a_record_cut_short_is_replaced(tmp_path, name, content):
     if name == "manifest.json":
         with pytest.raises(UserError, match="give --overwrite"):
             make(path)
-    assert make(path, overwrite=True, keep=True).rows("rows") == 2
+    assert make(path, overwrite=True, resume=True).rows("rows") == 2
 
 
 def test_only_the_config_or_only_the_plan_is_an_unfinished_artifact(tmp_path):
@@ -202,4 +202,4 @@ def test_only_the_config_or_only_the_plan_is_an_unfinished_artifact(tmp_path):
         path = tmp_path / name.replace(".", "-")
         path.mkdir()
         (path / name).write_text(json.dumps({}))
-        assert make(path, keep=True).rows("rows") == 2
+        assert make(path, resume=True).rows("rows") == 2
