@@ -5,15 +5,16 @@ are its aliases. Duplicates are looked for among keys only: ids, keys of texts a
 whole records only where an alias takes over the one of its canonical id. All others stay where they were staged.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import UserError
-from pipeline.sources.reading.record import SCHEMAS
+from pipeline.sources.reading.record import ORDER_BITS, SCHEMAS
 from pipeline.sources.reading.splits import HELD_OUT_ORDER
 from pipeline.storage.counts import EXAMPLES, Counts
 from pipeline.storage.shuffle import Shuffle, bucket_hashes
@@ -28,18 +29,45 @@ ROW_NUMBERS = pa.schema([("row", pa.uint64())])
 Numbers = npt.NDArray[np.uint64]
 
 
+class AmbiguousId(Exception):
+    """One id has two texts: the rows (`IDS`) that say so."""
+
+    def __init__(self, noun: str, first: dict[str, Any], second: dict[str, Any]) -> None:
+        super().__init__(noun, first, second)
+        self.noun, self.first, self.second = noun, first, second
+
+    def message(self, locate: Callable[[int], str]) -> str:
+        """Say in one line what is wrong and how to mend it; `locate` names the file and line of a row's order."""
+        name, places = self.first["id"], [locate(row["order"]) for row in (self.first, self.second)]
+        if self.first["source"] != self.second["source"]:
+            return (
+                f"{self.noun} id '{name}' has one text in source '{self.first['source']}' and another in "
+                f"'{self.second['source']}' ({places[0]} and {places[1]}); give one of them a `prefix`"
+            )
+        role = "doc_id" if self.noun == "document" and self.second["mention"] else "id"
+        mend = (
+            f"where it is no id, `fields: {{{role}: null}}` makes ids from the texts; where ids start anew in every "
+            "file, make each file a source with a `prefix`"
+        )
+        where = f"{self.noun} id '{name}' of source '{self.first['source']}'"
+        return (
+            f"{where} has two texts: {' and '.join(places)}; {mend}; `repeated_ids: first` keeps the first text"
+        )
+
+
 @dataclass(frozen=True)
 class DedupSteps:
     """The tasks that follow reading, and how later tasks read the deduplicated records of a bucket of ids."""
 
     shuffle: Shuffle
+    lenient: tuple[int, ...] = ()  # sources of which the first text of an id is kept
 
     def unique_ids(self, bucket: int) -> Counts:
         """Choose one record for each id of a bucket; its key goes on to the bucket of its text."""
         tally = Counts()
         for kind, noun in NOUNS.items():
             rows = self.shuffle.read(kind, bucket, IDS)
-            firsts = unique_ids(rows, noun, tally)
+            firsts = unique_ids(rows, noun, tally, self.lenient)
             if len(firsts) < len(rows):
                 table = pa.table([firsts], schema=ROW_NUMBERS)
                 self._single_bucket.write(f"unique_{kind}", _part(bucket), table, by="row")
@@ -107,25 +135,24 @@ def canonical_rows(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["id"], rows["canonical_id"])).sort_by("id")
 
 
-def unique_ids(rows: pa.Table, noun: str, tally: Counts) -> Numbers:
+def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] = ()) -> Numbers:
     """Row numbers in `IDS` of the first row of each id: held-out splits before train, then in input order.
 
-    The same id again with the same text is a duplicate, with another text a conflict. Raises UserError where the two
-    texts come from two sources: then the id means two things.
+    The same id again with the same text is a duplicate. Raises AmbiguousId where it comes with another text: then the
+    id means two things, and judgments and pairs that name it would be joined with the wrong one. Of a `lenient` source
+    the first text is kept and the others are counted.
     """
     repeated = _repeated(bucket_hashes(rows["id"]))
     again = rows.filter(pa.array(repeated)).append_column("row", pa.array(np.flatnonzero(repeated)))
     again, firsts = _grouped(again, "id", "order")
     later = firsts != np.arange(again.num_rows)
     same = pc.equal(again["key"], again["key"].take(firsts)).to_numpy()
-    source = again["order"].to_numpy() >> 56
-    for row in np.flatnonzero(later & ~same & (source != source[firsts]))[:1]:
-        name, other = again["source"][int(row)], again["source"][int(firsts[row])]
-        raise UserError(
-            f"{noun} id '{again['id'][int(row)]}' has one text in source '{other}' and another in '{name}'; "
-            "give one of them a `prefix`"
-        )
     mention = pc.fill_null(again["mention"], False).to_numpy()
+    source = again["order"].to_numpy() >> ORDER_BITS
+    tolerated = np.isin(source, lenient) & (source == source[firsts])
+    for row in np.flatnonzero(later & ~same & ~tolerated)[:1]:
+        first, second = (again.slice(int(index), 1).to_pylist()[0] for index in (firsts[row], row))
+        raise AmbiguousId(noun, first, second)
     _drop(tally, f"duplicate_{noun}", again, later & same & ~mention)
     _drop(tally, f"conflicting_{noun}_id", again, later & ~same)
     return np.sort(np.concatenate([np.flatnonzero(~repeated), again["row"].to_numpy()[~later]])).astype(np.uint64)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pipeline.building.cluster_splits import ClusterSplitSteps
 from pipeline.building.config import BuildConfig
 from pipeline.building.decontamination_steps import TEXT_COLUMNS, DecontaminationSteps, write_table
-from pipeline.building.dedup import DedupSteps, canonical_rows, unique_labelled
+from pipeline.building.dedup import AmbiguousId, DedupSteps, canonical_rows, unique_labelled
 from pipeline.building.judgments import JudgedQueries, resolve_judgments
 from pipeline.building.near_duplicates import NearDuplicateSteps
 from pipeline.building.pairs import (
@@ -40,8 +40,9 @@ from pipeline.building.triplets import (
     lexical_triplets,
     sample_products,
 )
+from pipeline.core.errors import UserError
 from pipeline.core.schema import TABLES
-from pipeline.sources.reading.record import SCHEMAS, Block
+from pipeline.sources.reading.record import SCHEMAS, Block, split_order
 from pipeline.sources.reading.splits import SplitConfig
 from pipeline.storage.artifact import Draft
 from pipeline.storage.counts import Counts
@@ -75,7 +76,10 @@ class Steps:
 
     def unique_ids(self, bucket: int) -> Counts:
         """Keep one record for each id, and write the labelled pairs."""
-        tally = self._dedup.unique_ids(bucket)
+        try:
+            tally = self._dedup.unique_ids(bucket)
+        except AmbiguousId as problem:
+            raise UserError(problem.message(self._locate)) from problem
         rows = unique_labelled(self.shuffle.read("labelled", bucket, SCHEMAS["labelled"]), tally)
         labelled = _labelled(rows, self.config.split)
         self._decontamination.add_labelled(labelled, _part(bucket))
@@ -266,9 +270,16 @@ class Steps:
         unused = {"key", "mention", *(() if config.title_description or config.title_body else ("body",))}
         return [name for name in SCHEMAS[kind].names if name not in unused]
 
+    def _locate(self, order: int) -> str:
+        """Name the file and line of a row by its order among all rows."""
+        source, file, offset = split_order(order)
+        path = next(block.path for block in self.blocks if (block.source, block.file) == (source, file))
+        return self.config.all_sources[source].locate(path, offset)
+
     @property
     def _dedup(self) -> DedupSteps:
-        return DedupSteps(self.shuffle)
+        sources = enumerate(self.config.all_sources)
+        return DedupSteps(self.shuffle, tuple(n for n, source in sources if source.repeated_ids == "first"))
 
     def _write(self, table: str, rows: pa.Table, part: int | str, tally: Counts) -> None:
         """Write rows of a table; those that are trained on wait until they can be checked for leaks."""

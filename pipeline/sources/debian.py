@@ -43,6 +43,10 @@ class Debian(Paths, Templated):
             blocks.append(replace(one_block, extra_files="\n".join(more)))
         return blocks
 
+    def locate(self, path: str, offset: int) -> str:
+        """Name a row by its line."""
+        return f"{path}:{offset}"
+
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the packages."""
         longer = {

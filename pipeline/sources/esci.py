@@ -45,6 +45,10 @@ class Esci(SourceConfig, Templated, LabelConfig):
             blocks += cut(path, display, Block(index, file, path, part=part), block_bytes)[1]
         return blocks
 
+    def locate(self, path: str, offset: int) -> str:
+        """Name a row by its number."""
+        return f"{path} row {offset}"
+
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows of the block's row groups."""
         mapping = self._examples() if block.part == 0 else Mapping(kind="product", html=True, template=self.template)

@@ -86,6 +86,10 @@ class HuggingFace(SourceConfig, Mapping):
         fs, name = filesystem(path)
         return any(fs.exists(f"{name}/{marker}") for marker in ("dataset_dict.json", "state.json"))
 
+    def locate(self, path: str, offset: int) -> str:
+        """Name a row by its number."""
+        return f"{path} row {offset & (1 << 28) - 1}"
+
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows of one shard."""
         split, parsed = self.split_of_part(self.parts[block.file]) if self.forced else None, Parsed()

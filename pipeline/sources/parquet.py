@@ -97,6 +97,10 @@ class Parquet(SourceConfig, Templated, GradeConfig):
             blocks += cuts
         return blocks
 
+    def locate(self, path: str, offset: int) -> str:
+        """Name a row by its number."""
+        return f"{path} row {offset}"
+
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows of the block's row groups."""
         spec = self.specs()[block.part]

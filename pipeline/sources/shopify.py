@@ -27,6 +27,10 @@ class Shopify(Paths, Templated):
         files = enumerate(self.inputs(root).items())
         return [lines.single_block(path, file_size(path, display), index, file) for file, (display, path) in files]
 
+    def locate(self, path: str, offset: int) -> str:
+        """Name a row by its line."""
+        return f"{path}:{offset}"
+
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the products; a variant row without its product is counted."""
         mapping = _MAPPING.model_copy(update={"template": self.template})

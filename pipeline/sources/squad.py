@@ -40,6 +40,10 @@ class Squad(Paths, Templated):
             blocks.append(lines.single_block(path, size, index, file))
         return blocks
 
+    def locate(self, path: str, offset: int) -> str:
+        """Name an article by its number."""
+        return f"{path} article {offset >> 20}"
+
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the articles."""
 

@@ -87,6 +87,16 @@ def read_pieces(path: str, start: int, end: int, size: int) -> Iterator[Lines]:
             offset, line = offset + len(data), line + len(piece)
 
 
+def line_at(path: str, offset: int) -> int:
+    """Return the number of the line that begins at a byte of the decompressed content."""
+    line = 1
+    with open_decompressed(path) as file:
+        while offset > 0 and (piece := file.read(min(offset, 1 << 20))):
+            line += piece.count(b"\n")
+            offset -= len(piece)
+    return line
+
+
 def read_head(path: str, size: int = 4096) -> bytes:
     """Return the first bytes of a file without its byte-order mark, to see what it is."""
     with open_decompressed(path) as file:

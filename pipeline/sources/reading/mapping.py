@@ -4,7 +4,7 @@ Each kind has roles, and each role a few usual names of fields, tried in order; 
 """
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -55,16 +55,15 @@ class Mapping(Templated, LabelConfig):
             raise ValueError(f"kind {self.kind} has no role {unknown[0]!r}; choose from {', '.join(ROLES[self.kind])}")
         return self
 
-    @cached_property
+    @property
     def nulls(self) -> frozenset[str]:
         """Texts that stand for no value, to look up."""
-        return frozenset(self.null_values)
+        return _frozen(tuple(self.null_values))
 
-    @cached_property
+    @property
     def known_fields(self) -> frozenset[str]:
         """Fields that some role is read from, numbered ones aside."""
-        names = {name for role in ROLES[self.kind] for name in self.names(role)} | set(self.attributes)
-        return frozenset(names | {name.split(".")[0] for name in names})
+        return _known_fields(self.kind, tuple(self.fields.items()), tuple(self.attributes))
 
     def reads(self, field: str) -> bool:
         """Whether a field has a meaning under this mapping."""
@@ -171,6 +170,21 @@ class Mapping(Templated, LabelConfig):
         """Return the relevance that a row states, as a whole number."""
         name, value = self.find(row, "relevance")
         return default if value is None and default is not None else self.grade(value, name)
+
+
+@lru_cache(maxsize=64)
+def _frozen(values: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(values)
+
+
+@lru_cache(maxsize=64)
+def _known_fields(
+    kind: Kind, fields: tuple[tuple[str, str | None], ...], attributes: tuple[str, ...]
+) -> frozenset[str]:
+    """Fields that the roles of a kind are read from, with the heads of those inside objects."""
+    mapping = Mapping.model_construct(kind=kind, fields=dict(fields))
+    names = {name for role in ROLES[kind] for name in mapping.names(role)} | set(attributes)
+    return frozenset(names | {name.split(".")[0] for name in names})
 
 
 def derived_id(mark: str, text: str) -> str:

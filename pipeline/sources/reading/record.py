@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import pyarrow as pa
 from pydantic import Field, field_validator
@@ -14,10 +14,12 @@ from pipeline.core.config import Config, Plugin
 from pipeline.core.errors import UserError
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
+from pipeline.storage.lines import line_at
 
 T = TypeVar("T")
 CHUNK_ROWS = 20_000
 FILE_BITS, OFFSET_BITS = 16, 40  # of a row's order: 65,536 files a source, 1 TB (unpacked) a file
+ORDER_BITS = FILE_BITS + OFFSET_BITS  # above them is the source
 _ORIGIN = [
     ("source", pa.string()),
     ("order", pa.int64()),
@@ -109,6 +111,12 @@ class Block:
         return self.source << (FILE_BITS + OFFSET_BITS) | self.file << OFFSET_BITS | offset
 
 
+def split_order(order: int) -> tuple[int, int, int]:
+    """Return the source, the file and the offset of which an order was made."""
+    file = order >> OFFSET_BITS & ((1 << FILE_BITS) - 1)
+    return order >> ORDER_BITS, file, order & ((1 << OFFSET_BITS) - 1)
+
+
 @dataclass
 class Parsed:
     """Records of one chunk of a block by kind: tables (`ROWS`), or lists of what each record has of their columns."""
@@ -171,6 +179,9 @@ class SourceConfig(Plugin):
     prompts: Prompts | None = Field(
         default=None, description="put before its queries and documents in the tables, as {query: ..., document: ...}"
     )
+    repeated_ids: Literal["refuse", "first"] = Field(
+        default="refuse", description="an id with two texts ends the build; first: its first text is kept alone"
+    )
     unjudged: ClassVar[str] = "query_without_judgment"
 
     @property
@@ -185,6 +196,10 @@ class SourceConfig(Plugin):
     @abstractmethod
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut the input into blocks of about `block_bytes`; a file of another format raises UserError."""
+
+    def locate(self, path: str, offset: int) -> str:
+        """Name the row at an offset of its file, as `Block.order` takes it, for a message: 'file:line'."""
+        return f"{path}:{line_at(path, offset)}"
 
     @abstractmethod
     def parse(self, block: Block) -> Iterator[Parsed]:

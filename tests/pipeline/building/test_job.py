@@ -58,7 +58,10 @@ def shop(tmp_path: Path) -> Recipe:
     write_jsonl(tmp_path / "queries.jsonl", queries)
     write_jsonl(tmp_path / "judged.jsonl", [{"query_id": q, "doc_id": d, "relevance": r} for q, d, r in judged])
     kinds = {"documents": "document", "queries": "query", "judged": "judgment"}
-    sources = [{"type": "jsonl", "name": "shop", "path": f"{name}.jsonl", "kind": kind} for name, kind in kinds.items()]
+    sources = [
+        {"type": "jsonl", "name": "shop", "path": f"{name}.jsonl", "kind": kind, "repeated_ids": "first"}
+        for name, kind in kinds.items()
+    ]
     return {"root": str(tmp_path), "sources": sources, "split": {"train": 1, "dev": 0, "test": 0}}
 
 
