@@ -50,9 +50,7 @@ class AmbiguousId(Exception):
             "file, make each file a source with a `prefix`"
         )
         where = f"{self.noun} id '{name}' of source '{self.first['source']}'"
-        return (
-            f"{where} has two texts: {' and '.join(places)}; {mend}; `repeated_ids: first` keeps the first text"
-        )
+        return f"{where} has two texts: {' and '.join(places)}; {mend}; `repeated_ids: first` keeps the first text"
 
 
 @dataclass(frozen=True)
