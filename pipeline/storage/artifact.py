@@ -113,6 +113,10 @@ class Draft:
         self.dropped: Counter[str] = Counter()
         self.lease: Lease | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A task's copy of the draft has no lease: the job that began the draft holds it."""
+        return {name: value for name, value in vars(self).items() if name != "_release"} | {"lease": None}
+
     def hold(self, lease: Lease) -> None:
         """Keep the lease of the directory until the manifest is written, or until nobody refers to this draft."""
         self.lease = lease
