@@ -1,8 +1,12 @@
 """Turn raw corpora into clean, split tables: `python -m scripts.build --config RECIPE [flags]`."""
 
-from pipeline.building.config import BuildConfig
-from pipeline.building.job import run
-from pipeline.core.config import main
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/build.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(BuildConfig, "build", run)
+    run_command("build")

@@ -1,7 +1,12 @@
-"""Embed a corpus, or any file of texts: `python -m scripts.embed --config RECIPE [flags]`."""
+"""Embed a corpus, or any files of texts: `python -m scripts.embed --config RECIPE [flags]`."""
 
-from pipeline.core.config import main
-from pipeline.embedding.job import EmbedConfig, run
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/embed.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(EmbedConfig, "embed", run)
+    run_command("embed")

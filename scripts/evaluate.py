@@ -1,8 +1,12 @@
-"""Compare models over the whole corpus and write the report: `python -m scripts.evaluate --config RECIPE`."""
+"""Compare models over the whole corpus and write a report: `python -m scripts.evaluate --config RECIPE`."""
 
-from pipeline.core.config import main
-from pipeline.evaluation.config import EvaluateConfig
-from pipeline.evaluation.job import run
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/evaluate.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(EvaluateConfig, "evaluate", run)
+    run_command("evaluate")

@@ -1,7 +1,12 @@
-"""Give a model graphs for other runtimes, or to the Hub: `python -m scripts.export --model DIR --to onnx --to int8`."""
+"""Write graphs of a model for other runtimes, or upload it: `python -m scripts.export --model DIR --to onnx`."""
 
-from pipeline.core.config import main
-from pipeline.encoder.export import ExportConfig, run
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/export.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(ExportConfig, "export", run)
+    run_command("export")

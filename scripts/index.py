@@ -1,7 +1,12 @@
 """Build an index of embedded vectors: `python -m scripts.index --run RUN [--index.type hnsw]`."""
 
-from pipeline.core.config import main
-from pipeline.search.job import IndexConfig, run
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/index.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(IndexConfig, "index", run)
+    run_command("index")

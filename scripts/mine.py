@@ -1,8 +1,12 @@
-"""Mine hard negatives for training pairs: `python -m scripts.mine --config RECIPE [flags]`."""
+"""Find hard negatives for training pairs: `python -m scripts.mine --config RECIPE [flags]`."""
 
-from pipeline.core.config import main
-from pipeline.mining.config import MineConfig
-from pipeline.mining.job import run
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/mine.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(MineConfig, "mine", run)
+    run_command("mine")

@@ -1,8 +1,12 @@
 """Fine-tune an encoder: `python -m scripts.train --config RECIPE [flags]`."""
 
-from pipeline.core.config import main
-from training.run.config import TrainConfig
-from training.run.job import run
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/train.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
 
 if __name__ == "__main__":
-    main(TrainConfig, "train", run)
+    run_command("train")

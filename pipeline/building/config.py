@@ -25,11 +25,24 @@ class DecontaminateConfig(LeakConfig):
 
 
 class BuildConfig(JobConfig):
-    """Turn raw corpora into training pairs, triplets and evaluation tables."""
+    """Turn raw corpora into clean, split tables: corpus, queries, judgments, pairs, triplets and labelled pairs."""
+
+    common_settings = (
+        "run",
+        "sources",
+        "root",
+        "split.train",
+        "pairs.title_description",
+        "near_duplicates",
+        "decontaminate.action",
+        "strict",
+        "overwrite",
+    )
+    documentation = "pipeline/README.md"
 
     root: str = Field(default="", description="directory in which relative paths of sources start")
-    out: str | None = Field(default=None, description="directory of the artifact; {run}/data when not given")
-    sources: list[Source] = Field(min_length=1)
+    out: str | None = Field(default=None, description="directory of the artifact; default {run}/data")
+    sources: list[Source] = Field(min_length=1, description="what to read, in the recipe: [{type: jsonl, path: ...}]")
     split: SplitConfig = SplitConfig()
     min_chars: int = Field(default=2, ge=1, description="shorter texts are left out")
     max_chars: int = Field(default=20_000, ge=16, description="longer texts are cut")
@@ -38,8 +51,8 @@ class BuildConfig(JobConfig):
     triplets: TripletConfig = TripletConfig()
     near_duplicates: NearConfig | None = Field(
         default=None,
-        description="cluster near duplicates (corpus.cluster_id, which masks and mining know), for example "
-        "{threshold: 0.8}; off by default, since it takes longer than all the rest of a build",
+        description="cluster near duplicates (corpus.cluster_id, which masks and mining know), such as "
+        "{threshold: 0.8}; default: off, since it takes longer than all the rest of a build",
     )
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     strict: bool = Field(

@@ -7,11 +7,12 @@ file describes a whole run and every job can be started with it. The `config.jso
 import argparse
 import inspect
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,7 +21,9 @@ from pydantic_settings.exceptions import SettingsError
 
 from pipeline.core import plugins
 from pipeline.core.errors import UserError
+from pipeline.core.help import full_help
 from pipeline.core.progress import say
+from pipeline.core.settings import list_settings, models, nearest
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
 NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card"})  # where results go and who made them; no effect on rows
@@ -64,7 +67,15 @@ class Plugin(Config):
 
 
 class JobConfig(Config):
-    """Settings that every job has."""
+    """Settings that every job has.
+
+    A job declares `common_settings`, the paths of those that `--help` shows; `computed_defaults`, what help shows as
+    default of a setting that follows from others; and `documentation`, the file that says more.
+    """
+
+    common_settings: ClassVar[tuple[str, ...]] = ()
+    computed_defaults: ClassVar[dict[str, str]] = {}
+    documentation: ClassVar[str] = "README.md"
 
     run: str = Field("runs/default", description="directory that holds every artifact of this run")
     overwrite: bool = Field(False, description="replace a finished artifact made with other inputs or settings")
@@ -91,19 +102,39 @@ def without_batch_sizes(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 C = TypeVar("C", bound=JobConfig)
+Recipe = str | Mapping[str, Any]  # a file, or settings
 
 
-def load_recipe(path: str) -> dict[str, Any]:
-    """Read a whole YAML or JSON recipe."""
+def load_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Read a whole recipe from a YAML or JSON file, or take one that is settings already.
+
+    In a file `${recipe_dir}` stands for the folder that holds it, so that a recipe can name files beside itself.
+    """
+    if not isinstance(recipe, str):
+        return dict(recipe)
+    name = recipe_name(recipe)
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"recipe {path}: {error.strerror or error}") from error
+        raise UserError(f"{name}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"recipe {path}: expected a mapping of settings, got {type(recipe).__name__}")
-    return recipe
+        raise UserError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{name}: expected a mapping of settings, got {type(settings).__name__}")
+    return {key: _fill_in(value, str(Path(recipe).resolve().parent)) for key, value in settings.items()}
+
+
+def _fill_in(value: Any, recipe_dir: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _fill_in(item, recipe_dir) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill_in(item, recipe_dir) for item in value]
+    return value.replace("${recipe_dir}", recipe_dir) if isinstance(value, str) else value
+
+
+def recipe_name(recipe: Recipe) -> str:
+    """What messages call a recipe."""
+    return f"recipe {recipe}" if isinstance(recipe, str) else "recipe"
 
 
 def sections(recipe: dict[str, Any]) -> list[str]:
@@ -116,16 +147,16 @@ def sections(recipe: dict[str, Any]) -> list[str]:
     return [job for job in JOBS if job in recipe and isinstance(recipe[job], dict | None)]
 
 
-def read_recipe(path: str, job: str) -> dict[str, Any]:
-    """Read the settings of one job from a recipe."""
-    recipe = load_recipe(path)
-    jobs = sections(recipe)
+def read_recipe(recipe: Recipe, job: str) -> dict[str, Any]:
+    """Return the settings of one job from a recipe."""
+    settings = load_recipe(recipe)
+    jobs = sections(settings)
     if not jobs:
-        return recipe
+        return settings
     if job not in jobs:
-        raise UserError(f"recipe {path}: has no section '{job}:'; it has {', '.join(jobs)}")
-    shared = {key: value for key, value in recipe.items() if key not in JOBS}
-    return {**shared, **(recipe[job] or {})}
+        raise UserError(f"{recipe_name(recipe)}: has no section '{job}:'; it has {', '.join(jobs)}")
+    shared = {key: value for key, value in settings.items() if key not in JOBS}
+    return {**shared, **(settings[job] or {})}
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -146,12 +177,16 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def parse(config_class: type[C], job: str, argv: Sequence[str]) -> tuple[C, bool]:
     """Resolve defaults, recipe and flags, in rising order of precedence; the second value is `--dry-run`."""
-    flags = _flags(config_class, job, argv)
+    flags = _flags(config_class, argv)
     recipe, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
-    if recipe:
+    return resolve(config_class, job, recipe, flags), dry_run
+
+
+def resolve(config_class: type[C], job: str, recipe: Recipe | None, over: dict[str, Any]) -> C:
+    """Settings of a job from a recipe, with others over them; modules beside a recipe file may be named in it."""
+    if isinstance(recipe, str):
         plugins.look_in(str(Path(recipe).parent))
-    settings = merge(read_recipe(recipe, job), flags) if recipe else flags
-    return validate(config_class, settings), dry_run
+    return validate(config_class, merge(read_recipe(recipe, job), over) if recipe else over)
 
 
 def validate(config_class: type[C], settings: dict[str, Any]) -> C:
@@ -165,12 +200,22 @@ def validate(config_class: type[C], settings: dict[str, Any]) -> C:
 def _describe(config_class: type[BaseModel], item: Any) -> str:
     name, holder = _locate(config_class, item["loc"])
     if item["type"] == "extra_forbidden":
-        choices = ", ".join(sorted(holder.model_fields)) if holder else ""
-        return f"unknown setting '{name}'" + (f"; choose from {choices}" if choices else "")
+        return f"unknown setting '{name}'{_hint(config_class, name, holder)}"
     if item["type"] == "missing":
         return f"setting '{name}' is required"
     value = repr(item["input"])
     return f"setting '{name}' is {value if len(value) < 80 else value[:77] + '...'}: {item['msg']}"
+
+
+def _hint(config_class: type[BaseModel], name: str, holder: type[BaseModel] | None) -> str:
+    """Say what a misspelt setting could mean: one of its section, one of the job, else all that the section has."""
+    prefix, _, leaf = name.rpartition(".")
+    if holder and (close := nearest(leaf, holder.model_fields)):
+        return f"; did you mean '{prefix + '.' if prefix else ''}{close}'?"
+    others = [setting.path for setting in list_settings(config_class)]
+    if close := nearest(name, [*others, *(JOBS if not prefix else ())]):
+        return f"; did you mean {'the section ' if close in JOBS else ''}'{close}'?"
+    return f"; choose from {', '.join(sorted(holder.model_fields))}" if holder else ""
 
 
 def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[str, type[BaseModel] | None]:
@@ -190,29 +235,21 @@ def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
         if isinstance(part, str):
             holder = sections[0] if len(sections) == 1 else None
             sections = [
-                model for section in sections if part in section.model_fields for model in _sections(section, part)
+                model
+                for section in sections
+                if part in section.model_fields
+                for model in models(section.model_fields[part].annotation)
             ]
     return ".".join(names) or config_class.__name__, holder
 
 
-def _sections(section: type[BaseModel], key: str) -> list[type[BaseModel]]:
-    """List the models that the type of one setting mentions."""
-    models, open_types = [], [section.model_fields[key].annotation]
-    while open_types:
-        current: Any = open_types.pop()
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            models.append(current)
-        open_types.extend(get_args(current))
-    return models
-
-
-def _flags(config_class: type[C], job: str, argv: Sequence[str]) -> dict[str, Any]:
+def _flags(config_class: type[C], argv: Sequence[str]) -> dict[str, Any]:
     """Parse the command line into nested settings; only what was given is in it."""
     extra = {
         "__annotations__": {"config": str | None, "dry_run": bool},
         "config": Field(None, description="recipe: YAML or JSON"),
         "dry_run": Field(False, description="print the resolved settings and the plan, start nothing"),
-        "model_config": SettingsConfigDict(extra="forbid", cli_prog_name=f"python -m scripts.{job}"),
+        "model_config": SettingsConfigDict(extra="forbid"),
         "__doc__": config_class.__doc__,
         "__module__": config_class.__module__,
     }
@@ -230,7 +267,17 @@ def _flags(config_class: type[C], job: str, argv: Sequence[str]) -> dict[str, An
         )
         return dict(source())
     except (SettingsError, argparse.ArgumentError) as error:
-        raise UserError(str(error).replace("error parsing CLI: ", "") + "; --help lists the flags") from error
+        raise UserError(_explain_flag(config_class, str(error).replace("error parsing CLI: ", ""))) from error
+
+
+def _explain_flag(config_class: type[BaseModel], message: str) -> str:
+    """The message of a parser, with the setting that a flag it does not know could mean."""
+    _, unrecognized, words = message.partition("unrecognized arguments: ")
+    unknown = [word[2:].partition("=")[0] for word in words.split() if word.startswith("--")]
+    if not unrecognized or not unknown:
+        return f"{message}; --help lists the flags"
+    close = nearest(unknown[0], [setting.path for setting in list_settings(config_class)])
+    return f"unknown setting '--{unknown[0]}'" + (f"; did you mean '--{close}'?" if close else "; see --help-all")
 
 
 def _underscored(word: str) -> str:
@@ -241,10 +288,24 @@ def _underscored(word: str) -> str:
     return "--" + name.replace("-", "_").replace("no_", "no-", 1 if name.startswith("no-") else 0) + equals + value
 
 
-def main(config_class: type[C], job: str, run: Callable[[C], object], argv: Sequence[str] | None = None) -> None:
-    """Parse, run and exit: 0 done, 2 a user's error in one line, 130 interrupted; defects keep their traceback."""
-    with exit_on_user_error(job):
-        config, dry_run = parse(config_class, job, sys.argv[1:] if argv is None else argv)
+def main(
+    config_class: type[C],
+    command: str,
+    run: Callable[[C], object],
+    argv: Sequence[str] | None = None,
+    *,
+    section: str | None = None,
+) -> None:
+    """Parse, run and exit: 0 done, 2 a user's error in one line, 130 interrupted; defects keep their traceback.
+
+    `section` is the section of a recipe that the settings are read from, by default the one of the command's name.
+    """
+    section, words = section or command, sys.argv[1:] if argv is None else argv
+    if "--help-all" in words:
+        sys.stdout.write(full_help(config_class, command, min(shutil.get_terminal_size().columns, 120)))
+        return
+    with exit_on_user_error(command):
+        config, dry_run = parse(config_class, section, words)
         if dry_run:
             sys.stdout.write(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
             return

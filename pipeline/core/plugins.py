@@ -21,7 +21,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-OURS = frozenset({"pipeline", "training", "scripts", "tests"})  # installed or submitted with every job
+OURS = frozenset({"pipeline", "training", "scripts", "tripletail", "tests"})  # installed or submitted with every job
 Aliases = Mapping[str, Mapping[str, Any]]
 _folders: list[str] = []
 

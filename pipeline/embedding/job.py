@@ -1,7 +1,7 @@
 """The embedding job: a corpus, or files of texts, into shards of vectors; it does only what is missing."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -27,7 +27,22 @@ MANY = 2048  # texts from which on a faster runtime is worth the seconds that it
 
 
 class EmbedConfig(JobConfig):
-    """Settings of the embedding job."""
+    """Embed a corpus, its queries or any files of texts into shards of vectors; only what is missing is embedded."""
+
+    common_settings = (
+        "run",
+        "encoder.model",
+        "role",
+        "input",
+        "id_column",
+        "text_column",
+        "columns",
+        "dtype",
+        "dim",
+        "incremental",
+    )
+    computed_defaults: ClassVar[dict[str, str]] = {"encoder.model": "{run}/model"}
+    documentation = "pipeline/README.md"
 
     data: str | None = Field(None, description="artifact of build; default {run}/data")
     input: str | list[str] | None = Field(

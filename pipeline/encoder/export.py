@@ -24,7 +24,10 @@ _CALIBRATION_SHARDS = 16  # over which the calibration texts are spread
 
 
 class ExportConfig(JobConfig):
-    """Settings of an export."""
+    """Write graphs of a model for ONNX Runtime and OpenVINO, int8 among them, or upload it to the Hugging Face Hub."""
+
+    common_settings = ("model", "out", "to", "input", "text_column", "calibration_rows", "push", "private")
+    documentation = "pipeline/README.md"
 
     model: str | None = Field(None, description="model directory; default {run}/model")
     out: str | None = Field(None, description="where the directory with the graphs goes; default: into the model's own")

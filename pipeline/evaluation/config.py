@@ -20,7 +20,21 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class EvaluateConfig(JobConfig):
-    """Rank the corpus for the queries of a split by several models, compare them and write the report."""
+    """Rank the corpus for the queries of a split by several models and BM25, compare them, and write the report."""
+
+    common_settings = (
+        "run",
+        "split",
+        "models",
+        "baseline",
+        "bm25",
+        "metrics",
+        "variants",
+        "guards",
+        "max_queries",
+        "overwrite",
+    )
+    documentation = "pipeline/README.md"
 
     data: str | None = Field(None, description="build artifact; default {run}/data")
     out: str | None = Field(None, description="where the report goes; default {run}/report")

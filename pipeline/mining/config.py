@@ -18,7 +18,21 @@ SEARCH = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")  # 
 
 
 class MineConfig(JobConfig):
-    """Settings of the mining job."""
+    """Find hard negatives for training pairs: an encoder searches the corpus for each anchor, and a rule chooses."""
+
+    common_settings = (
+        "run",
+        "encoder.model",
+        "encoder.max_length",
+        "top_k",
+        "rule.num_negatives",
+        "rule.max_percentage",
+        "index",
+        "lexical",
+        "cross",
+        "overwrite",
+    )
+    documentation = "pipeline/README.md"
 
     data: str | None = Field(None, description="artifact of build; default {run}/data")
     out: str | None = Field(None, description="default {run}/negatives")

@@ -38,7 +38,17 @@ GRID: dict[str, list[Any]] = {
 
 
 class SweepConfig(MineConfig):
-    """Settings of a sweep: those of the mining, whose rule is the base, and the grid of settings to try."""
+    """Try many selection rules on mined candidates; settings of the mining job are the base of the rules."""
+
+    common_settings = (
+        "run",
+        "grid",
+        "rule.num_negatives",
+        "rule.max_percentage",
+        "candidates",
+        "judgments",
+        "false_above",
+    )
 
     grid: dict[str, list[Any]] = Field(
         default_factory=lambda: dict(GRID), description="settings of the rule and their values, as JSON; all combined"

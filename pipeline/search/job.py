@@ -22,7 +22,10 @@ from pipeline.storage.files import join, open_parquet
 
 
 class IndexConfig(JobConfig):
-    """Settings of the index job."""
+    """Build an index of embedded vectors, in FAISS or Lance, and measure its recall against exact search."""
+
+    common_settings = ("run", "vectors", "out", "column", "index", "top_k", "overwrite")
+    documentation = "pipeline/README.md"
 
     vectors: str | None = Field(None, description="artifact of embed; default {run}/vectors")
     out: str | None = Field(None, description="default {run}/index")

@@ -1,122 +1,125 @@
 """Run the jobs of one recipe in order, in one process with one Ray session: build, mine, train, embed, evaluate.
 
 Only the sections that the recipe has are run, and a job whose artifact is finished returns at once, so the same
-command goes on after an interruption. Every section is checked before the first job starts. Where a job names another
+command resumes after an interruption. Every section is checked before the first job starts. Where a job names another
 recipe (`evaluate.guards`, `train.replay`), that recipe's build comes first.
 """
 
-import argparse
-import json
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.config import JOBS, JobConfig, exit_on_user_error, load_recipe, parse, sections
+from pipeline.core import config
+from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 
-JOB_MODULES = {
-    "build": ("pipeline.building.job", "BuildConfig"),
-    "mine": ("pipeline.mining.job", "MineConfig"),
-    "train": ("training.run.job", "TrainConfig"),
-    "embed": ("pipeline.embedding.job", "EmbedConfig"),
-    "evaluate": ("pipeline.evaluation.job", "EvaluateConfig"),
-}
+from .jobs import JOBS
+
+HERE = Path(__file__).resolve().parent
+RECIPES = next(folder for folder in (HERE / "recipes", HERE.parent / "recipes") if folder.is_dir())
+Recipe = str | Mapping[str, Any]
+Guard = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller of a whole recipe says over it."""
+
+    first: str | None = None
+    last: str | None = None
+    run: str | None = None
+    root: str | None = None
+    overwrite: bool = False
+    strict: bool = False
+
+    def settings(self, job: str) -> dict[str, Any]:
+        """Settings of a job that the options stand for."""
+        settings: dict[str, Any] = {"run": self.run} if self.run else {}
+        settings |= {"overwrite": True} if self.overwrite else {}
+        if job == "build":
+            settings |= {"root": self.root} if self.root else {}
+            settings |= {"strict": True} if self.strict else {}
+        return settings
 
 
 @dataclass(frozen=True)
 class Step:
-    """One job with its resolved settings."""
+    """One job with its resolved settings; the label is what its progress goes by."""
 
     job: str
     config: JobConfig
-    run: Callable[[Any], object]
+    run: Callable[[Any], Any]
+    label: str
 
 
-def flags(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser("python -m scripts.run", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="RECIPE", help="recipe with a section a job: YAML or JSON")
-    parser.add_argument("--from", dest="first", choices=JOBS, metavar="JOB", help=f"first job: {', '.join(JOBS)}")
-    parser.add_argument("--until", dest="last", choices=JOBS, metavar="JOB", help="last job")
-    parser.add_argument("--run", metavar="DIR", help="directory that holds every artifact; over the recipe's `run:`")
-    parser.add_argument("--root", metavar="DIR", help="where relative paths of the build's sources start")
-    parser.add_argument("--overwrite", action="store_true", help="replace artifacts made with other settings or inputs")
-    parser.add_argument("--strict", action="store_true", help="refuse to go on when training rows leak into evaluation")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe, start nothing")
-    return parser.parse_args(argv)
+def find_recipe(name: str) -> str:
+    """The path of a recipe: the file of that name, else the recipe that is installed under it ("quickstart")."""
+    installed = RECIPES / f"{name}.yaml"
+    return str(installed) if not Path(name).exists() and Path(name).name == name and installed.exists() else name
 
 
-def choose(recipe: str, first: str | None, last: str | None) -> list[str]:
+def with_recipe_path(words: Sequence[str]) -> list[str]:
+    """Words of a command line with the path of an installed recipe in place of its name after `--config`."""
+    paths = list(words)
+    for position, word in enumerate(words):
+        if word.startswith("--config="):
+            paths[position] = f"--config={find_recipe(word.removeprefix('--config='))}"
+        elif position and words[position - 1] == "--config":
+            paths[position] = find_recipe(word)
+    return paths
+
+
+def choose_jobs(recipe: Recipe, first: str | None, last: str | None) -> list[str]:
     """List the jobs of a recipe from `first` to `last`, in the order of the data."""
-    held = sections(load_recipe(recipe))
-    for name, flag in ((first, "--from"), (last, "--until")):
-        if name and name not in held:
-            raise UserError(f"recipe {recipe}: has no section '{name}:' for {flag}; it has {', '.join(held) or 'none'}")
-    chosen = [job for job in held if JOBS.index(first or JOBS[0]) <= JOBS.index(job) <= JOBS.index(last or JOBS[-1])]
+    jobs, name = config.sections(config.load_recipe(recipe)), config.recipe_name(recipe)
+    for job, flag in ((first, "--from"), (last, "--until")):
+        if job and job not in jobs:
+            raise UserError(f"{name}: has no section '{job}:' for {flag}; it has {', '.join(jobs) or 'none'}")
+    start, end = config.JOBS.index(first or config.JOBS[0]), config.JOBS.index(last or config.JOBS[-1])
+    chosen = [job for job in jobs if start <= config.JOBS.index(job) <= end]
     if not chosen:
-        raise UserError(f"recipe {recipe}: no job to run; a section is one of {', '.join(JOBS)}, --from before --until")
+        raise UserError(f"{name}: no job to run; a section is one of {', '.join(config.JOBS)}, --from before --until")
     return chosen
 
 
-def resolve(job: str, options: argparse.Namespace) -> Step:
-    """Load the module of one job and resolve its settings."""
-    module_name, class_name = JOB_MODULES[job]
-    module = import_module(module_name)
-    argv = ["--config", options.config]
-    argv += ["--run", options.run] if options.run else []
-    argv += ["--root", options.root] if options.root and job == "build" else []
-    argv += ["--overwrite"] if options.overwrite else []
-    argv += ["--strict"] if options.strict and job == "build" else []
-    config, _ = parse(getattr(module, class_name), job, argv)
-    return Step(job, config, module.run)
-
-
-def beside(steps: Sequence[Step], options: argparse.Namespace) -> list[Step]:
-    """Builds of other recipes that the jobs look into (guards, replayed corpora), each in its own recipe's place."""
-    recipes = dict.fromkeys(recipe for step in steps for recipe in step.config.recipes())
-    found = []
-    for recipe in recipes:
-        given = argparse.Namespace(config=recipe, run=None, root=options.root, overwrite=False, strict=False)
-        step = resolve("build", given)
-        found.append(Step(f"build of {recipe}", step.config, step.run))
-    return found
-
-
-def execute(steps: Sequence[Step]) -> None:
-    """Run the jobs one after the other, each announced and timed."""
-    begun = time.monotonic()
-    for number, step in enumerate(steps, 1):
-        label, start = f"[{number}/{len(steps)}] {step.job}", time.monotonic()
-        say(label)
-        with exit_on_user_error(step.job):
-            step.run(step.config)
-        say(f"{label}: {time.monotonic() - start:.1f} s")
-    report = Path(steps[-1].config.run) / "report" / "report.html"
-    place = f"; the report is {report.resolve()}" if report.exists() else f"; everything is in {steps[-1].config.run}"
-    say(f"{len(steps)} {'jobs' if len(steps) > 1 else 'job'} in {time.monotonic() - begun:.1f} s{place}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Check every section, then run them."""
-    options = flags(argv)
-    with exit_on_user_error("run"):
-        jobs = choose(options.config, options.first, options.last)
+def plan(recipe: Recipe, options: Options, guard: Guard) -> list[Step]:
+    """Resolve the settings of the jobs to run, builds of other recipes first; `guard` surrounds what a job raises."""
+    with guard("run"):
+        jobs = choose_jobs(recipe, options.first, options.last)
     steps = []
     for job in jobs:
-        with exit_on_user_error(job):
-            steps.append(resolve(job, options))
-    with exit_on_user_error("build"):
-        first = beside(steps, options)
-    if options.dry_run:
-        sys.stdout.write(json.dumps({step.job: step.config.model_dump(mode="json") for step in steps}, indent=2) + "\n")
-    else:
-        execute([*first, *steps])
+        with guard(job):
+            steps.append(_resolve(job, recipe, options))
+    with guard("build"):
+        return [*_referenced_builds(steps, options.root), *steps]
 
 
-if __name__ == "__main__":
-    main()
+def _resolve(job: str, recipe: Recipe, options: Options, label: str = "") -> Step:
+    config_class, run = JOBS[job].load()
+    return Step(job, config.resolve(config_class, job, recipe, options.settings(job)), run, label or job)
+
+
+def _referenced_builds(steps: Sequence[Step], root: str | None) -> list[Step]:
+    """Builds of the recipes that the jobs refer to (guards, replayed corpora), each in its own recipe's run."""
+    recipes = dict.fromkeys(recipe for step in steps for recipe in step.config.recipes())
+    return [_resolve("build", recipe, Options(root=root), f"build of {recipe}") for recipe in recipes]
+
+
+def execute(steps: Sequence[Step], guard: Guard) -> list[Any]:
+    """Run the jobs one after the other, each announced and timed, and return what they return."""
+    results, begun = [], time.monotonic()
+    for number, step in enumerate(steps, 1):
+        label, start = f"[{number}/{len(steps)}] {step.label}", time.monotonic()
+        say(label)
+        with guard(step.job):
+            results.append(step.run(step.config))
+        say(f"{label}: {time.monotonic() - start:.1f} s")
+    run = steps[-1].config.run
+    report = Path(run) / "report" / "report.html"
+    end = f"the report is {report.resolve()}" if report.exists() else f"everything is in {run}"
+    say(f"{len(steps)} {'jobs' if len(steps) > 1 else 'job'} in {time.monotonic() - begun:.1f} s; {end}")
+    return results

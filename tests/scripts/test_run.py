@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.core.config import JOBS, JobConfig
+from pipeline.core.config import JOBS, JobConfig, exit_on_user_error
 from pipeline.core.errors import UserError
-from scripts import run
+from scripts.tripletail import recipe as recipe_jobs
+from scripts.tripletail.commands import run
+from scripts.tripletail.jobs import JOBS as JOB_TABLE
 
 
 class SizedConfig(JobConfig):
@@ -23,6 +25,7 @@ class SizedConfig(JobConfig):
         return list(self.beside)
 
 
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "run: somewhere\nbuild: {size: 2}\nmine: {size: 3}\nevaluate:\n"
 
 
@@ -39,8 +42,11 @@ def ran(monkeypatch):
 
         return start
 
-    for name, (module, config_class) in run.JOB_MODULES.items():
-        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{config_class: SizedConfig, "run": job(name)}))
+    for name in JOBS:
+        module, _, config_class = JOB_TABLE[name].config.partition(":")
+        fake = SimpleNamespace(**{config_class: SizedConfig, "run": job(name)})
+        monkeypatch.setitem(sys.modules, module, fake)
+        monkeypatch.setitem(sys.modules, JOB_TABLE[name].run.partition(":")[0], fake)
     return started
 
 
@@ -141,9 +147,7 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
     recipe.write_text(RECIPE + "  sise: 4\n")
     assert stops("--config", str(recipe)) == 2
     assert ran == []
-    assert (
-        capsys.readouterr().err == "evaluate: error: unknown setting 'sise'; choose from beside, overwrite, run, size\n"
-    )
+    assert capsys.readouterr().err == "evaluate: error: unknown setting 'sise'; did you mean 'size'?\n"
 
 
 @pytest.mark.parametrize(
@@ -169,23 +173,37 @@ def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):
     assert capsys.readouterr().err.rstrip().endswith(f"the report is {tmp_path}/out/report/report.html")
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in Path(run.__file__).parent.glob("recipes/*.yaml")))
+@pytest.mark.parametrize("name", run.installed_recipes())
 def test_the_shipped_recipes_are_valid(name, capsys, monkeypatch):
-    root = Path(run.__file__).parents[1]
-    monkeypatch.chdir(root)
-    run.main(["--config", f"scripts/recipes/{name}", "--dry-run"])
+    monkeypatch.chdir(ROOT)
+    run.main(["--config", f"scripts/recipes/{name}.yaml", "--dry-run"])
     assert json.loads(capsys.readouterr().out)
 
 
+def test_a_recipe_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run.main(["--config", "quickstart", "--dry-run"])
+    settings = json.loads(capsys.readouterr().out)
+    root = Path(settings["build"]["root"])
+    assert all((root / source["path"]).exists() for source in settings["build"]["sources"])
+    (tmp_path / "quickstart").write_text("run: own\nmine: {split: dev}\n")
+    run.main(["--config", "quickstart", "--dry-run"])
+    assert json.loads(capsys.readouterr().out)["mine"]["run"] == "own"
+    assert stops("--config", "quickstrat") == 2
+    assert "recipe quickstrat: No such file" in capsys.readouterr().err
+
+
 def test_every_job_has_its_module():
-    assert tuple(run.JOB_MODULES) == JOBS
-    for job, (module, config_class) in run.JOB_MODULES.items():
-        script = (Path(run.__file__).parent / f"{job}.py").read_text(encoding="utf-8")
-        assert f'main({config_class}, "{job}", run)' in script and f"from {module} import " in script
+    assert set(JOBS) <= set(JOB_TABLE)
+    for name, job in JOB_TABLE.items():
+        config_class, function = job.load()
+        assert issubclass(config_class, JobConfig) and callable(function), name
 
 
 def test_strict_reaches_the_build(tmp_path: Path):
     path = tmp_path / "recipe.yaml"
     path.write_text("build: {sources: [{type: jsonl, path: a.jsonl}]}")
-    found = [run.resolve("build", run.flags(["--config", str(path), *flag])).config for flag in ([], ["--strict"])]
-    assert [config.model_dump()["strict"] for config in found] == [False, True]
+    plans = [
+        recipe_jobs.plan(str(path), recipe_jobs.Options(strict=strict), exit_on_user_error) for strict in (False, True)
+    ]
+    assert [step.config.model_dump()["strict"] for (step,) in plans] == [False, True]

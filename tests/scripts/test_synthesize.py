@@ -1,7 +1,6 @@
 """The generator: what it says is planted is there, and nothing depends on shards or format."""
 
 import json
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.text.normalize import key, normalise
-from scripts import synthesize
+from scripts.tripletail.commands import synthesize
 
 
-def made(out: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[dict[int, Any], list[Any], Any]:
+def write(out: Path, *flags: str) -> tuple[dict[int, Any], list[Any], Any]:
     """Rows by number, planted truth and plan."""
-    monkeypatch.setattr(sys, "argv", ["synthesize", str(out), "--rows", "3000", "--workers", "1", *flags])
-    synthesize.main()
+    synthesize.main([str(out), "--rows", "3000", "--workers", "1", *flags])
     if "jsonl" in flags:
         lines = [line for path in sorted(out.glob("rows/*.jsonl")) for line in path.read_text().splitlines()]
         rows = list(map(json.loads, lines))
@@ -32,8 +30,8 @@ def shingles(text: str) -> set[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("kind", ["qa", "products"])
-def test_what_is_planted_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
-    rows, truth, plan = made(tmp_path, monkeypatch, "--kind", kind, "--leaks", "0.04", "--seed", "7")
+def test_what_is_planted_is_there(tmp_path: Path, kind: str):
+    rows, truth, plan = write(tmp_path, "--kind", kind, "--leaks", "0.04", "--seed", "7")
     short, long = synthesize.TEXTS[kind]
     assert sorted(rows) == list(range(3000)) and plan["near_jaccard"] >= 0.8
     assert Counter(row["kind"] for row in truth) == plan["planted"] and min(plan["planted"].values()) > 20
@@ -52,8 +50,8 @@ def test_what_is_planted_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert shared == {"hard_negative": 2}.get(planted["kind"], 3)
 
 
-def test_nothing_else_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows, truth, _ = made(tmp_path, monkeypatch)
+def test_nothing_else_repeats(tmp_path: Path):
+    rows, truth, _ = write(tmp_path)
     copies = {row["row"] for row in truth if row["jaccard"] is not None}
     seen: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, row in rows.items():
@@ -64,18 +62,18 @@ def test_nothing_else_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert max(shared.values(), default=0) <= 5  # of 34: subject and topic only
 
 
-def test_rows_depend_on_neither_shards_nor_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    whole, truth, _ = made(tmp_path / "a", monkeypatch)
-    pieces, again, _ = made(
-        tmp_path / "b", monkeypatch, "--rows-per-shard", "700", "--format", "jsonl", "--workers", "2"
-    )
+def test_rows_depend_on_neither_shards_nor_format(tmp_path: Path):
+    whole, truth, _ = write(tmp_path / "a")
+    pieces, again, _ = write(tmp_path / "b", "--rows-per-shard", "700", "--format", "jsonl", "--workers", "2")
     assert len(list((tmp_path / "b" / "rows").iterdir())) == 5
     assert pieces == whole and again == truth
-    other, _, _ = made(tmp_path / "c", monkeypatch, "--seed", "1")
+    other, _, _ = write(tmp_path / "c", "--seed", "1")
     assert other != whole
 
 
 @pytest.mark.parametrize("flags", [("--near", "0.9"), ("--jaccard", "1.5"), ("--words", "3")])
-def test_what_cannot_be_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]):
-    with pytest.raises(SystemExit, match="synthesize: error"):
-        made(tmp_path, monkeypatch, *flags)
+def test_what_cannot_be_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...]):
+    with pytest.raises(SystemExit, match="2"):
+        write(tmp_path, *flags)
+    message = capsys.readouterr().err
+    assert message.startswith("synthesize: error: ") and message.count("\n") == 1

@@ -61,6 +61,20 @@ class Elastic(Config):
 class TrainConfig(JobConfig):
     """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
 
+    common_settings = (
+        "run",
+        "encoder.model",
+        "encoder.max_length",
+        "rows",
+        "loss",
+        "loop.epochs",
+        "loop.batch_size",
+        "loop.learning_rate",
+        "loop.cache_tokens",
+        "workers",
+    )
+    documentation = "training/README.md"
+
     data: str | None = Field(None, description="artifact of build; default {run}/data")
     negatives: str | None = Field(None, description="artifact of mine; default {run}/negatives where it exists")
     out: str | None = Field(None, description="model directory; default {run}/model")

@@ -1,10 +1,10 @@
-"""Make a static encoder out of a model: `python -m scripts.distil --model DIR --out DIR [--dim 256]`."""
+"""Make a static encoder out of a model: `tripletail distil --model DIR --out DIR [--dim 256]`."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from pipeline.core.config import JobConfig, main
+from pipeline.core.config import JobConfig
 from pipeline.core.progress import Progress, say
 from pipeline.encoder.distillation import distill
 from pipeline.encoder.encoder import Encoder, EncoderConfig
@@ -13,7 +13,10 @@ from pipeline.storage.files import join
 
 
 class DistilConfig(JobConfig):
-    """Settings of a distillation."""
+    """Make a static encoder, which averages a vector for each token and needs no transformer, out of a model."""
+
+    common_settings = ("model", "out", "dim", "method")
+    documentation = "pipeline/README.md"
 
     model: str = Field(SAMPLE_MODEL, description="model whose vocabulary and knowledge are taken")
     out: str | None = Field(None, description="directory of the static model; default {run}/static")
@@ -27,12 +30,8 @@ def run(config: DistilConfig) -> str:
     """Write a static model that `SentenceTransformer(path)` loads, and return its directory."""
     encoder = Encoder.load(EncoderConfig(model=config.model), "auto")
     progress = Progress("distil", len(encoder.tokenizer), "tokens")
-    made = distill(encoder, config.dim, config.method, progress.add)
+    static = distill(encoder, config.dim, config.method, progress.add)
     out = config.out or join(config.run, "static")
-    made.save(out)
-    say(f"distil: {out}: {len(encoder.tokenizer):,} tokens of {made.dim} dimensions")
+    static.save(out)
+    say(f"distil: {out}: {len(encoder.tokenizer):,} tokens of {static.dim} dimensions")
     return out
-
-
-if __name__ == "__main__":
-    main(DistilConfig, "distil", run)

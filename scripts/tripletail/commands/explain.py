@@ -1,25 +1,28 @@
-"""Show where a row of a training step came from: `python -m scripts.explain --run RUN --step N --row I [--json]`."""
+"""Show where a row of a training step came from: `tripletail explain --run RUN --step N --row I [--json]`."""
 
 import argparse
 import json
 import sys
-
-from pipeline.core.config import exit_on_user_error
-from training.run.lineage import explain, told
+from collections.abc import Sequence
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = argparse.ArgumentParser("tripletail explain", description="Show where a row of a training step came from.")
+    flags.add_argument("--run", required=True, metavar="DIR", help="directory of the run")
+    flags.add_argument("--step", required=True, type=int, help="optimiser step, counted from 0")
+    flags.add_argument("--row", type=int, default=0, help="row of the global batch, in order of slots (default: 0)")
+    flags.add_argument("--json", action="store_true", help="as JSON")
+    return flags
+
+
+def main(argv: Sequence[str]) -> None:
     """Print texts, ids, sources, negatives with score and reason, and the versions that made them."""
-    parser = argparse.ArgumentParser("python -m scripts.explain", description=__doc__)
-    parser.add_argument("--run", required=True, help="directory of the run")
-    parser.add_argument("--step", required=True, type=int, help="optimiser step, counted from 0")
-    parser.add_argument("--row", type=int, default=0, help="row of the step's global batch, in order of slots")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    args = parser.parse_args()
+    options = parser().parse_args(argv)
+    from pipeline.core.config import exit_on_user_error
+    from training.run.lineage import explain, told
+
     with exit_on_user_error("explain"):
-        found = explain(args.run, args.step, args.row)
-        sys.stdout.write(json.dumps(found, indent=2, ensure_ascii=False) + "\n" if args.json else told(found))
-
-
-if __name__ == "__main__":
-    main()
+        origin = explain(options.run, options.step, options.row)
+        as_json = json.dumps(origin, indent=2, ensure_ascii=False) + "\n"
+        sys.stdout.write(as_json if options.json else told(origin))

@@ -1,30 +1,32 @@
-"""Look at what a job left: `python -m scripts.inspect PATH [--rows 3] [--seed 0] [--html OUT]`."""
+"""Show what an artifact holds: `tripletail inspect PATH [--rows 3] [--seed 0] [--html PAGE]`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 
-from pipeline.core.config import exit_on_user_error
-from pipeline.inspection.page import render
-from pipeline.inspection.survey import survey
-from pipeline.inspection.terminal import show
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = argparse.ArgumentParser("tripletail inspect", description="Show what an artifact holds.")
+    flags.add_argument("path", help="a finished artifact: runs/NAME/data, negatives, vectors, ...")
+    flags.add_argument("--rows", type=int, default=3, help="random rows of each table (default: 3)")
+    flags.add_argument("--seed", type=int, default=0, help="of the random rows (default: 0)")
+    flags.add_argument("--html", metavar="PAGE", help="also write a page")
+    return flags
 
 
-def main() -> None:
-    """Survey an artifact; print it, and write the page where asked."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.inspect", description="Look at what a job left.")
-    parser.add_argument("path", help="a finished artifact: runs/NAME/data, negatives, vectors, ...")
-    parser.add_argument("--rows", type=int, default=3, help="random rows of each table")
-    parser.add_argument("--seed", type=int, default=0, help="of the random rows")
-    parser.add_argument("--html", help="also write a page")
-    args = parser.parse_args()
+def main(argv: Sequence[str]) -> None:
+    """Survey an artifact; print it, and write the page where `--html` names one."""
+    options = parser().parse_args(argv)
+    from rich.console import Console
+
+    from pipeline.core.config import exit_on_user_error
+    from pipeline.inspection.page import render
+    from pipeline.inspection.survey import survey
+    from pipeline.inspection.terminal import show
+
     with exit_on_user_error("inspect"):
-        found = survey(args.path, max(args.rows, 0), args.seed)
-        show(found, Console())
-        if args.html:
-            Path(args.html).write_text(render(found), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+        content = survey(options.path, max(options.rows, 0), options.seed)
+        show(content, Console())
+        if options.html:
+            Path(options.html).write_text(render(content), encoding="utf-8")

@@ -1,20 +1,19 @@
-"""Try many selection rules over mined candidates: `python -m scripts.sweep --config RECIPE [--grid JSON] [flags]`."""
+"""Try many selection rules on mined candidates: `tripletail sweep --config RECIPE [--grid JSON] [flags]`."""
+
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.core.config import main
-from pipeline.mining.sweep import SweepConfig, run, table_lines
+from pipeline.mining import sweep
 
 
-def show(config: SweepConfig) -> None:
-    """Sweep, and print the table to choose from."""
-    head, *rows = table_lines(run(config), config)
+def run(config: sweep.SweepConfig) -> list[dict[str, Any]]:
+    """Sweep, print the table to choose from, and return a record for each rule."""
+    records = sweep.run(config)
+    head, *rows = sweep.table_lines(records, config)
     table = Table(*head, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-if __name__ == "__main__":
-    main(SweepConfig, "mine", show)
+    return records

@@ -1,7 +1,7 @@
-"""Rows with planted truth, for scale work: `python -m scripts.synthesize OUT --rows N [--kind qa|products]`.
+"""Write rows with planted truth, for scale work: `tripletail synthesize OUT --rows N [--kind qa|products]`.
 
-Every word of row r is a hash of (seed, r, place): any row can be made again anywhere, so that copies point to rows of
-other shards and the output depends on neither shards nor machine. Planted, and told row by row in `truth/`:
+Every word of row r is a hash of (seed, r, position): any row can be computed anywhere, so that copies point to rows of
+other shards and the output depends on neither shards nor machine. Planted, and listed row by row in `truth/`:
 
 - exact_duplicate: the text of an earlier row in other case and spacing, in the same split
 - near_duplicate: an earlier text with its last words replaced; Jaccard of word `shingle`-grams at least `jaccard`
@@ -13,8 +13,8 @@ other shards and the output depends on neither shards nor machine. Planted, and 
 import argparse
 import json
 import os
-import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -26,10 +26,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.core.config import exit_on_user_error
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+
 Numbers = npt.NDArray[np.uint64]
 ROLES = ("plain", "exact_duplicate", "near_duplicate", "leak_exact", "leak_near", "false_negative", "hard_negative")
 TEXTS = {"qa": ("question", "answer"), "products": ("title", "description")}
-CHUNK, TRIES, WORDS, TOPICS, SUBJECT, ASKED = 50_000, 96, 65_536, 997, 3, 6
+CHUNK, TRIES, WORDS, TOPICS, SUBJECT, SHORT = 50_000, 96, 65_536, 997, 3, 6
 SPLITS = np.array(["train", "dev", "test"])
 TRUTH = pa.schema([("kind", pa.string()), ("row", pa.int64()), ("of", pa.int64()), ("jaccard", pa.float32())])
 
@@ -52,12 +56,16 @@ class Plan:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.seed = args, args.seed
         shares = [args.duplicates, args.near, args.leaks / 2, args.leaks / 2, args.false_negatives, args.hard_negatives]
-        if min(shares) < 0 or sum(shares) > 0.8 or not 0 < args.jaccard < 1 or args.words < 2 * SUBJECT + args.shingle:
-            raise SystemExit("synthesize: error: shares from 0, at most 0.8 in all; 0 < jaccard < 1; more words")
+        if min(shares) < 0 or sum(shares) > 0.8:
+            raise UserError(f"shares of planted rows are {shares}: each from 0, at most 0.8 in all")
+        if not 0 < args.jaccard < 1:
+            raise UserError(f"--jaccard is {args.jaccard}: between 0 and 1")
+        if args.words < 2 * SUBJECT + args.shingle:
+            raise UserError(f"--words is {args.words}: at least {2 * SUBJECT + args.shingle} with this --shingle")
         self.edges = np.cumsum([1 - sum(shares), *shares])[:-1]
         grams = args.words - args.shingle + 1
-        self.changed = int(grams * (1 - args.jaccard) / (1 + args.jaccard) + 1e-9)
-        self.reached = (grams - self.changed) / (grams + self.changed)
+        self.replaced_words = int(grams * (1 - args.jaccard) / (1 + args.jaccard) + 1e-9)
+        self.near_jaccard = (grams - self.replaced_words) / (grams + self.replaced_words)
 
     def share(self, rows: Numbers, name: int) -> npt.NDArray[np.float64]:
         """Uniform number in [0, 1) of each row."""
@@ -65,53 +73,54 @@ class Plan:
 
     def split(self, rows: Numbers) -> npt.NDArray[np.int64]:
         """Split of rows that copy none: 0 train, 1 dev, 2 test."""
-        held = self.args.held_out
-        return np.searchsorted([1 - held, 1 - held / 2], self.share(rows, 2), side="right")
+        held_out = self.args.held_out
+        return np.searchsorted([1 - held_out, 1 - held_out / 2], self.share(rows, 2), side="right")
 
-    def drawn(self, rows: Numbers) -> npt.NDArray[np.int64]:
-        """Role that a row would like."""
+    def preferred_role(self, rows: Numbers) -> npt.NDArray[np.int64]:
+        """Role of each row, by number, if there is a row for it to copy."""
         return np.searchsorted(self.edges, self.share(rows, 1), side="right")
 
-    def settle(self, rows: Numbers) -> tuple[npt.NDArray[np.int64], Numbers]:
+    def assign(self, rows: Numbers) -> tuple[npt.NDArray[np.int64], Numbers]:
         """Role and original of each row: an earlier plain row, held out for a leak; without one the row is plain."""
-        role, of = self.drawn(rows), rows.copy()
-        open_ = np.flatnonzero((role > 0) & (rows > 0))
+        role, original = self.preferred_role(rows), rows.copy()
+        pending = np.flatnonzero((role > 0) & (rows > 0))
         role[rows == 0] = 0
         for trial in range(TRIES):
-            if not len(open_):
+            if not len(pending):
                 break
-            candidate = mix(self.seed, 3, trial, rows[open_]) % rows[open_]
-            leak = (role[open_] == 3) | (role[open_] == 4)
-            fits = (self.drawn(candidate) == 0) | (candidate == 0)
+            candidate = mix(self.seed, 3, trial, rows[pending]) % rows[pending]
+            leak = (role[pending] == 3) | (role[pending] == 4)
+            fits = (self.preferred_role(candidate) == 0) | (candidate == 0)
             fits &= ~leak | (self.split(candidate) > 0)
-            of[open_[fits]] = candidate[fits]
-            open_ = open_[~fits]
-        role[open_] = 0
-        return role, of
+            original[pending[fits]] = candidate[fits]
+            pending = pending[~fits]
+        role[pending] = 0
+        return role, original
 
-    def words(self, rows: Numbers, role: npt.NDArray[np.int64], of: Numbers) -> tuple[Numbers, Numbers]:
-        """Word numbers of both texts [n, ASKED + SUBJECT] and [n, words]; no word stands twice in a text."""
+    def words(self, rows: Numbers, role: npt.NDArray[np.int64], original: Numbers) -> tuple[Numbers, Numbers]:
+        """Word numbers of the short texts [n, SHORT + SUBJECT] and the long ones [n, words]; none twice in a text."""
         copies = (role >= 1) & (role <= 4)
-        own, root = np.where(copies, of, rows)[:, None], np.where(role > 0, of, rows)[:, None]
-        place = np.arange(SUBJECT, dtype=np.uint64)[None, :]
-        subject = mix(self.seed, 4, root, place)
+        filler = np.where(copies, original, rows)[:, None]
+        root = np.where(role > 0, original, rows)[:, None]
+        position = np.arange(SUBJECT, dtype=np.uint64)[None, :]
+        subject = mix(self.seed, 4, root, position)
         hard = role == 6
         subject[hard, 0] = mix(self.seed, 4, rows[hard], 0)
-        topic = mix(self.seed, 5, mix(self.seed, 6, root) % np.uint64(TOPICS), place)
-        asked = np.concatenate([subject, topic, self._filler(7, own, ASKED - SUBJECT)], axis=1)
-        told = np.concatenate([subject, topic, self._filler(8, own, self.args.words - 2 * SUBJECT)], axis=1)
+        topic = mix(self.seed, 5, mix(self.seed, 6, root) % np.uint64(TOPICS), position)
+        short = np.concatenate([subject, topic, self._filler(7, filler, SHORT - SUBJECT)], axis=1)
+        long = np.concatenate([subject, topic, self._filler(8, filler, self.args.words - 2 * SUBJECT)], axis=1)
         near = (role == 2) | (role == 4)
-        if self.changed:
-            told[near, -self.changed :] = self._filler(9, rows[near][:, None], self.changed)
-        return self._placed(asked), self._placed(told)
+        if self.replaced_words:
+            long[near, -self.replaced_words :] = self._filler(9, rows[near][:, None], self.replaced_words)
+        return self._by_position(short), self._by_position(long)
 
     def _filler(self, name: int, rows: Numbers, count: int) -> Numbers:
         return mix(self.seed, name, rows, np.arange(count, dtype=np.uint64)[None, :])
 
-    def _placed(self, hashed: Numbers) -> Numbers:
-        """Words of each place come from a part of the vocabulary of its own, the same in both texts."""
+    def _by_position(self, hashes: Numbers) -> Numbers:
+        """Words of each position come from a part of the vocabulary of its own, the same in both texts."""
         part = WORDS // self.args.words
-        return hashed % np.uint64(part) + np.arange(hashed.shape[1], dtype=np.uint64)[None, :] * np.uint64(part)
+        return hashes % np.uint64(part) + np.arange(hashes.shape[1], dtype=np.uint64)[None, :] * np.uint64(part)
 
 
 def vocabulary() -> pa.Array:
@@ -137,29 +146,41 @@ def sentences(words: Numbers, vocabulary: pa.Array, loud: npt.NDArray[np.bool_])
 def make(plan: Plan, first: int, last: int, vocabulary: pa.Array, kind: str) -> tuple[pa.Table, pa.Table]:
     """Rows first..last, and what is planted in them."""
     rows = np.arange(first, last, dtype=np.uint64)
-    role, of = plan.settle(rows)
-    asked, told = plan.words(rows, role, of)
+    role, original = plan.assign(rows)
+    root = np.where(role > 0, original, rows)
+    short, long = plan.words(rows, role, original)
     loud = (role == 1) | (role == 3)
-    split = np.where((role == 3) | (role == 4), 0, plan.split(np.where(role > 0, of, rows)))
-    ids = pc.binary_join_element_wise("r", pc.cast(pa.array(rows), pa.string()), "")
-    left, right = TEXTS[kind]
+    split = np.where((role == 3) | (role == 4), 0, plan.split(root))
+    short_name, long_name = TEXTS[kind]
     columns = {
-        "id": ids,
-        left: sentences(asked, vocabulary, loud),
-        right: sentences(told, vocabulary, loud),
-        "relevance": pa.array((1 + mix(plan.seed, 10, of) % np.uint64(3)).astype(np.int32)),
+        "id": pc.binary_join_element_wise("r", pc.cast(pa.array(rows), pa.string()), ""),
+        short_name: sentences(short, vocabulary, loud),
+        long_name: sentences(long, vocabulary, loud),
+        "relevance": pa.array((1 + mix(plan.seed, 10, original) % np.uint64(3)).astype(np.int32)),
         "split": pa.array(SPLITS[split]),
     }
     if kind == "products":
-        topic = mix(plan.seed, 6, np.where(role > 0, of, rows)) % np.uint64(TOPICS)
-        levels = [(topic % np.uint64(n)).astype(np.int32) for n in (11, 77)]
-        words = [vocabulary.take(pa.array(level)) for level in (*levels, topic.astype(np.int32))]
-        columns["category"] = pc.binary_join_element_wise(*words, " > ")
+        columns["category"] = _categories(mix(plan.seed, 6, root) % np.uint64(TOPICS), vocabulary)
+    return pa.table(columns), _truth(plan, rows, role, original)
+
+
+def _categories(topics: Numbers, vocabulary: pa.Array) -> pa.Array:
+    """Categories of three levels, 'a > b > c', from topics [n]."""
+    levels = [*((topics % np.uint64(count)).astype(np.int32) for count in (11, 77)), topics.astype(np.int32)]
+    return pc.binary_join_element_wise(*(vocabulary.take(pa.array(level)) for level in levels), " > ")
+
+
+def _truth(plan: Plan, rows: Numbers, role: npt.NDArray[np.int64], original: Numbers) -> pa.Table:
+    """What is planted: kind, row, the row that it copies, and the Jaccard index of the two."""
     planted = role > 0
-    jaccard = np.where((role == 2) | (role == 4), plan.reached, np.where(role <= 4, 1.0, np.nan))[planted]
-    kinds = np.array(ROLES)[role[planted]]
-    truth = [pa.array(kinds), pa.array(rows[planted].astype(np.int64)), pa.array(of[planted].astype(np.int64))]
-    return pa.table(columns), pa.table([*truth, pa.array(jaccard, pa.float32(), from_pandas=True)], schema=TRUTH)
+    jaccard = np.where((role == 2) | (role == 4), plan.near_jaccard, np.where(role <= 4, 1.0, np.nan))[planted]
+    columns = [
+        pa.array(np.array(ROLES)[role[planted]]),
+        pa.array(rows[planted].astype(np.int64)),
+        pa.array(original[planted].astype(np.int64)),
+        pa.array(jaccard, pa.float32(), from_pandas=True),
+    ]
+    return pa.table(columns, schema=TRUTH)
 
 
 def json_lines(table: pa.Table) -> bytes:
@@ -175,60 +196,67 @@ def json_lines(table: pa.Table) -> bytes:
     return bytes(pc.binary_join(whole, "")[0].as_buffer())
 
 
-def arguments() -> argparse.Namespace:
-    """Flags of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.synthesize", description=__doc__.splitlines()[0])
-    parser.add_argument("out", help="a directory: rows/, truth/ and plan.json")
-    parser.add_argument("--rows", type=int, required=True)
-    parser.add_argument("--kind", choices=sorted(TEXTS), default="qa")
-    parser.add_argument("--format", choices=["parquet", "jsonl"], default="parquet")
-    parser.add_argument("--rows-per-shard", type=int, default=250_000)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; the rows are the same")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--words", type=int, default=36, help="words of an answer or description")
-    parser.add_argument("--shingle", type=int, default=3, help="words of a shingle, for the Jaccard that is planted")
-    parser.add_argument("--jaccard", type=float, default=0.8, help="least Jaccard of a near-duplicate")
-    parser.add_argument("--held-out", type=float, default=0.1, help="share of dev and test together")
-    for name, share in (("duplicates", 0.05), ("near", 0.05), ("leaks", 0.01), ("false-negatives", 0.02)):
-        parser.add_argument(f"--{name}", type=float, default=share, help="share of the rows")
-    parser.add_argument("--hard-negatives", type=float, default=0.02, help="share of the rows")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = argparse.ArgumentParser(
+        "tripletail synthesize",
+        description="Write rows with planted duplicates, near duplicates, leaks, false and hard negatives.",
+        formatter_class=partial(argparse.ArgumentDefaultsHelpFormatter, max_help_position=30),
+        usage="tripletail synthesize OUT --rows N [FLAGS]",
+    )
+    flags.add_argument("out", metavar="OUT", help="a directory: rows/, truth/ and plan.json")
+    flags.add_argument("--rows", type=int, required=True, metavar="N", help="how many")
+    flags.add_argument("--kind", choices=sorted(TEXTS), default="qa", help="question and answer, or title and text")
+    flags.add_argument("--format", choices=["parquet", "jsonl"], default="parquet", help="of the files")
+    flags.add_argument("--rows-per-shard", type=int, default=250_000, metavar="N", help="rows of a file")
+    flags.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    flags.add_argument("--seed", type=int, default=0, metavar="N", help="of every word")
+    flags.add_argument("--words", type=int, default=36, metavar="N", help="words of an answer or description")
+    flags.add_argument("--shingle", type=int, default=3, metavar="N", help="words of a shingle of the planted Jaccard")
+    flags.add_argument("--jaccard", type=float, default=0.8, metavar="X", help="least Jaccard of a near duplicate")
+    flags.add_argument("--held-out", type=float, default=0.1, metavar="X", help="share of dev and test together")
+    shares = {"duplicates": 0.05, "near": 0.05, "leaks": 0.01, "false-negatives": 0.02, "hard-negatives": 0.02}
+    for name, share in shares.items():
+        flags.add_argument(f"--{name}", type=float, default=share, metavar="X", help="share of the rows")
+    return flags
 
 
-def write(args: argparse.Namespace, shard: int) -> dict[str, int]:
+def write_shard(args: argparse.Namespace, shard: int) -> dict[str, int]:
     """Write one shard of rows and its truth; return how many rows of each kind are planted in it."""
-    plan, known, out = Plan(args), vocabulary(), Path(args.out)
-    begin = shard * args.rows_per_shard
-    end = min(begin + args.rows_per_shard, args.rows)
-    made = [make(plan, first, min(first + CHUNK, end), known, args.kind) for first in range(begin, end, CHUNK)]
-    rows, truth = (pa.concat_tables(part) for part in zip(*made, strict=True))
+    plan, words, out = Plan(args), vocabulary(), Path(args.out)
+    start = shard * args.rows_per_shard
+    end = min(start + args.rows_per_shard, args.rows)
+    chunks = [make(plan, first, min(first + CHUNK, end), words, args.kind) for first in range(start, end, CHUNK)]
+    rows, truth = (pa.concat_tables(tables) for tables in zip(*chunks, strict=True))
     if args.format == "parquet":
         pq.write_table(rows, out / "rows" / f"part-{shard:05d}.parquet", compression="lz4", row_group_size=65_536)
     else:
-        (out / "rows" / f"part-{shard:05d}.jsonl").write_bytes(b"".join(json_lines(part) for part, _ in made))
+        (out / "rows" / f"part-{shard:05d}.jsonl").write_bytes(b"".join(json_lines(table) for table, _ in chunks))
     pq.write_table(truth, out / "truth" / f"part-{shard:05d}.parquet", compression="lz4")
-    return {found["values"]: found["counts"] for found in pc.value_counts(truth["kind"]).to_pylist()}
+    return {count["values"]: count["counts"] for count in pc.value_counts(truth["kind"]).to_pylist()}
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Write shards of rows, their truth, and what was planted."""
-    args, start = arguments(), time.perf_counter()
-    plan, out = Plan(args), Path(args.out)
+    args = parser().parse_args(argv)
+    with exit_on_user_error("synthesize"):
+        synthesize(args)
+
+
+def synthesize(args: argparse.Namespace) -> None:
+    """Write what the flags say; raises UserError for shares that cannot be planted."""
+    start, plan, out = time.perf_counter(), Plan(args), Path(args.out)
     for name in ("rows", "truth"):
         (out / name).mkdir(parents=True, exist_ok=True)
     shards = range(-(-args.rows // args.rows_per_shard))
     if min(args.workers, len(shards)) > 1:
         with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
-            planted = list(pool.map(partial(write, args), shards))
+            planted = list(pool.map(partial(write_shard, args), shards))
     else:
-        planted = [write(args, shard) for shard in shards]
-    counts = {kind: sum(found.get(kind, 0) for found in planted) for kind in ROLES[1:]}
+        planted = [write_shard(args, shard) for shard in shards]
     seconds = time.perf_counter() - start
-    facts = {name: value for name, value in vars(args).items() if name not in ("out", "workers")}
-    facts |= {"planted": counts, "near_jaccard": plan.reached, "words_replaced": plan.changed}
-    (out / "plan.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    sys.stderr.write(f"synthesize: {args.rows:,} rows in {seconds:.1f} s, {args.rows / seconds:,.0f} rows/s\n")
-
-
-if __name__ == "__main__":
-    main()
+    record = {name: value for name, value in vars(args).items() if name not in ("out", "workers")}
+    record |= {"planted": {kind: sum(counts.get(kind, 0) for counts in planted) for kind in ROLES[1:]}}
+    record |= {"near_jaccard": plan.near_jaccard, "words_replaced": plan.replaced_words}
+    (out / "plan.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    say(f"synthesize: {args.rows:,} rows in {seconds:.1f} s, {args.rows / seconds:,.0f} rows/s")

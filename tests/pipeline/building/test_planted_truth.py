@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.building.shingles import jaccard, shingle
 from pipeline.storage.artifact import Artifact
-from scripts.synthesize import Plan, arguments, make, vocabulary
+from scripts.tripletail.commands.synthesize import Plan, make, parser, vocabulary
 from tests.support.corpora import build, inline
 
 __all__ = ["inline"]
@@ -24,7 +24,8 @@ class Planted:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.rows, self.truth = make(Plan(arguments()), 0, ROWS, vocabulary(), "qa")
+        flags = parser().parse_args([str(folder), "--rows", str(ROWS), "--near", "0.1", "--leaks", "0.1"])
+        self.rows, self.truth = make(Plan(flags), 0, ROWS, vocabulary(), "qa")
         pq.write_table(self.rows, folder / "rows.parquet")
 
     def build(self, anchor: str, positive: str, **more: Any) -> Artifact:
@@ -48,9 +49,7 @@ def column(texts: Iterable[str]) -> pa.ChunkedArray:
 
 
 @pytest.fixture
-def planted(inline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planted:
-    shares = ["--near", "0.1", "--leaks", "0.1"]
-    monkeypatch.setattr("sys.argv", ["synthesize", str(tmp_path), "--rows", str(ROWS), *shares])
+def planted(inline: None, tmp_path: Path) -> Planted:
     return Planted(tmp_path)
 
 

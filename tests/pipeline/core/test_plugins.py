@@ -178,7 +178,7 @@ def test_a_class_of_a_script_is_refused_with_the_way_out():
         ({"type": "{own}:Named"}, ["leave `type` out"]),
         ({"type": "{own}:InfoNCE"}, ["{own}:InfoNCE is called 'infonce'"]),
         ({"type": "{own}:Focal", "gamma": -1}, ["setting 'loss.gamma' is -1", "greater than 0"]),
-        ({"type": "{own}:Focal", "gama": 1}, ["unknown setting 'loss.gama'; choose from gamma, type"]),
+        ({"type": "{own}:Focal", "gama": 1}, ["unknown setting 'loss.gama'; did you mean 'loss.gamma'?"]),
         ({"type": "infonse"}, ["'infonse'", "did you mean infonce?", "margin", "mnrl", "package.module:Class"]),
     ],
 )

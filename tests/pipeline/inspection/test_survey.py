@@ -1,6 +1,5 @@
 """A look at an artifact: counts that are right, repetitions found, a page that is whole."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.inspection.repetition import Repetition
 from pipeline.inspection.survey import open_any, survey
 from pipeline.inspection.tables import dropped, input_rows, lengths, overlaps, repeats, values, vectors
 from pipeline.storage.artifact import Draft, begin
-from scripts import preview
+from scripts.tripletail.commands import inspect
 from tests.support.corpora import build, inline, sample_recipe  # noqa: F401  a fixture
 
 
@@ -95,12 +94,10 @@ def test_samples_by_hash_are_fair():
 def test_every_artifact_of_the_sample(  # one command, whatever the job
     inline: None,  # noqa: F811
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
     artifact = build(sample_recipe(), tmp_path)
-    monkeypatch.setattr(sys, "argv", ["inspect", artifact.path, "--html", str(tmp_path / "look.html")])
-    preview.main()
+    inspect.main([artifact.path, "--html", str(tmp_path / "look.html")])
     said = capsys.readouterr().out
     for name in ("corpus", "queries", "qrels", "pairs", "triplets", *artifact.manifest.dropped):
         assert name in said

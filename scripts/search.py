@@ -1,0 +1,12 @@
+"""Show the nearest documents of a text: `python -m scripts.search "wireless headphones" --index PATH`."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/search.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
+
+if __name__ == "__main__":
+    run_command("search")

@@ -1,0 +1,12 @@
+"""Try many selection rules on mined candidates: `python -m scripts.sweep --config RECIPE [--grid JSON]`."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as `python scripts/sweep.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from scripts.tripletail.cli import run_command
+
+if __name__ == "__main__":
+    run_command("sweep")

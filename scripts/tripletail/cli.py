@@ -1,0 +1,88 @@
+"""The command `tripletail`: a sub-command for each job and tool, started without importing what the others need.
+
+`python -m scripts.<command>` in a checkout is the same as `tripletail <command>`. The short help of a job is a file in
+`help/`, since importing torch takes seconds; `python -m scripts.tripletail.cli` writes those files anew.
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from .jobs import JOBS
+
+HELP = Path(__file__).parent / "help"
+TOOLS = {
+    "run": "Run the jobs of a recipe in order: build, mine, train, embed, evaluate.",
+    "search": "Show the nearest documents of a text.",
+    "inspect": "Show what an artifact holds: counts, lengths, random rows.",
+    "explain": "Show where a row of a training step came from.",
+    "export-negatives": "Write mined rows for Sentence Transformers or FlagEmbedding.",
+    "synthesize": "Write rows with planted duplicates, leaks and negatives.",
+}
+SUMMARIES = {name: job.summary for name, job in JOBS.items()} | TOOLS
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the sub-command that the first word names; exits with 2 and one line where there is none."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0].replace("_", "-") if words else "--help"
+    if name in ("-h", "--help"):
+        sys.stdout.write(overview())
+    elif name == "--version":
+        from pipeline import __version__
+
+        sys.stdout.write(f"tripletail {__version__}\n")
+    elif name in SUMMARIES:
+        run_command(name, words[1:])
+    else:
+        close = difflib.get_close_matches(name, SUMMARIES, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "`tripletail --help` lists them"
+        sys.stderr.write(f"tripletail: error: there is no command '{words[0]}'; {hint}\n")
+        raise SystemExit(2)
+
+
+def overview() -> str:
+    """The help of the command itself: a line for each sub-command, `run` and its jobs first."""
+    order = sorted(SUMMARIES, key=lambda name: name != "run")
+    lines = [f"  {name:<18}{SUMMARIES[name]}" for name in order]
+    return "\n".join(
+        [
+            "usage: tripletail COMMAND [FLAGS]",
+            "",
+            *lines,
+            "",
+            "`tripletail COMMAND --help` shows the settings of a command. A first run, of a sample shop:",
+            "`tripletail run --config quickstart`.",
+            "",
+        ]
+    )
+
+
+def run_command(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run a sub-command, or print its help."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if name in TOOLS:
+        import_module(f"{__package__}.commands.{name.replace('-', '_')}").main(words)
+    elif {"-h", "--help"} & set(words):
+        sys.stdout.write((HELP / f"{name}.txt").read_text(encoding="utf-8"))
+    else:
+        from pipeline.core import config
+
+        from .recipe import with_recipe_path
+
+        job = JOBS[name]
+        config.main(*job.load(), name, with_recipe_path(words), section=job.section or name)
+
+
+def render_help(name: str) -> str:
+    """The short help of a job, from the class of its settings."""
+    from pipeline.core.help import short_help
+
+    return short_help(JOBS[name].load()[0], name, JOBS[name].section)
+
+
+if __name__ == "__main__":
+    for job_name in JOBS:
+        (HELP / f"{job_name}.txt").write_text(render_help(job_name), encoding="utf-8")
