@@ -1,6 +1,6 @@
 """Settings of the mining job."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,7 +20,7 @@ SEARCH = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")  # 
 class MineConfig(JobConfig):
     """Find hard negatives for training pairs: an encoder searches the corpus for each anchor, and a rule chooses."""
 
-    common_settings = (
+    common_settings: ClassVar[tuple[str, ...]] = (
         "run",
         "encoder.model",
         "encoder.max_length",

@@ -1,0 +1,1 @@
+"""Contrastive training of sentence-embedding models on Ray, as a command and from Python."""

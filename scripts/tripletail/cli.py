@@ -73,7 +73,8 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
         from .recipe import with_recipe_path
 
         job = JOBS[name]
-        config.main(*job.load(), name, with_recipe_path(words), section=job.section or name)
+        config_class, run = job.load()
+        config.main(config_class, name, run, with_recipe_path(words), section=job.section or name)
 
 
 def render_help(name: str) -> str:

@@ -11,8 +11,8 @@ from .. import recipe
 
 DESCRIPTION = """\
 Run the jobs of a recipe in order: build, mine, train, embed, evaluate. Only the
-sections that the recipe has are run; a job whose artifact is finished returns at
-once, so the same command resumes after an interruption.
+sections that the recipe has are run; a job whose artifact is finished returns
+at once, so the same command resumes after an interruption.
 """
 
 
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "tripletail run",
         usage="tripletail run --config RECIPE [FLAGS]",
         description=DESCRIPTION,
-        epilog="Settings of a job are in its section of the recipe; `tripletail JOB --help` lists them.",
+        epilog="Settings of a job are in its section of the recipe: `tripletail JOB --help`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
