@@ -9,7 +9,7 @@ from pipeline.storage.artifact import Artifact
 
 
 class CorpusReference(Config):
-    """A build artifact, named by its directory or by a recipe, which `scripts.run` then builds first."""
+    """A build artifact, named by its directory or by a recipe, which `tripletail run` then builds first."""
 
     data: str | None = Field(None, description="directory of the artifact")
     recipe: str | None = Field(None, description="recipe whose build makes it, in that recipe's own run directory")
@@ -37,5 +37,5 @@ class CorpusReference(Config):
         except UserError as error:
             if self.recipe is None:
                 raise
-            fix = f"run `python -m scripts.build --config {self.recipe}`, or everything by `python -m scripts.run`"
+            fix = f"run `tripletail build --config {self.recipe}`, or everything by `tripletail run`"
             raise UserError(f"{str(error).partition(';')[0]}; {fix}") from error

@@ -245,5 +245,5 @@ def check_same_model(path: str, sample: Sample, encoded: Floats, count: int = 64
     if not cosines[worst] > SAME_MODEL:
         raise UserError(
             f"{path}: document {stored[rows[worst]]['id']!r} has another vector there than the evaluated model "
-            f"makes of it (cosine {cosines[worst]:.3f}); run `python -m scripts.embed` again, or leave the vectors out"
+            f"makes of it (cosine {cosines[worst]:.3f}); run `tripletail embed` again, or leave the vectors out"
         )

@@ -189,5 +189,5 @@ def commands(run: str, data: str, out: str) -> list[str]:
         fs, config = filesystem(join(path, "config.json"))
         if fs.exists(config):
             flags = shlex.join(["--config", join(path, "config.json"), "--run", run])
-            lines.append(f"python -m scripts.{job} {flags}")
+            lines.append(f"tripletail {job} {flags}")
     return lines

@@ -90,7 +90,7 @@ def take(files: list[str], rows: Rows, names: list[str]) -> list[dict[str, Any]]
 def _kind(path: str) -> str:
     fs, root = filesystem(join(path, MANIFEST))
     if not fs.exists(root):
-        raise UserError(f"{path}: is no artifact of index or embed; run `python -m scripts.index` first")
+        raise UserError(f"{path}: is no artifact of index or embed; run `tripletail index` first")
     return "index" if read_json(join(path, MANIFEST)).get("kind") == "index" else "embed"
 
 

@@ -74,7 +74,7 @@ class Artifact:
         Raises UserError naming the job to run when the path is missing, unfinished or of another kind.
         """
         fs, root = filesystem(path)
-        hint = f"run `python -m scripts.{kind}` first"
+        hint = f"run `tripletail {kind}` first"
         if not fs.exists(root):
             raise UserError(f"{path}: no such directory; {hint}")
         if not fs.exists(join(root, MANIFEST)):

@@ -161,7 +161,7 @@ def test_a_user_error_fails_the_job_with_its_line(head, recipe, tmp_path):
     job = head.submit("-m", "scripts.embed", "--config", str(recipe), "--run", str(tmp_path / "none"))
     assert job.returncode == 1
     said = {line for line in job.stdout.splitlines() if line.startswith("embed: error: ")}  # Ray shows the end twice
-    assert said == {f"embed: error: {tmp_path}/none/data: no such directory; run `python -m scripts.build` first"}
+    assert said == {f"embed: error: {tmp_path}/none/data: no such directory; run `tripletail build` first"}
     assert "Traceback" not in job.stdout
 
 

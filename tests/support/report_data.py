@@ -77,7 +77,7 @@ def report_data():
         dropped={"empty_text": 4},
         data={"data": HOSTILE},
         environment={"torch": "2"},
-        commands=["python -m scripts.train --config runs/a/training/config.json", f"python '{HOSTILE}'"],
+        commands=["tripletail train --config runs/a/training/config.json", f"python '{HOSTILE}'"],
         variants=[variant(d, t, v) for t, widths in dims.items() for d, v in zip(widths, sizes[t], strict=True)],
         document_maps={"base": document_map(rng, 0.2), "tuned": document_map(rng, 0.05)},
         document_map_method="t-SNE",

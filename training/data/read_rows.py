@@ -29,7 +29,7 @@ def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) ->
     parts = []
     for kind in kinds:
         if kind == "mined" and negatives is None:
-            raise UserError("rows: 'mined' needs mined negatives; run `python -m scripts.mine` first")
+            raise UserError("rows: 'mined' needs mined negatives; run `tripletail mine` first")
         table = READERS[kind](negatives if kind == "mined" and negatives else data)
         table = table.append_column("table", pa.array([kind] * len(table), pa.string()))
         table = table.append_column("at", pa.array(range(len(table)), pa.int64()))

@@ -23,7 +23,7 @@ def check(loss: Objective, kinds: Sequence[str], *, guided: bool = False) -> Non
     if not guided and _sets(loss.model_dump(), "guide_margin"):
         raise UserError(
             "loss mask.guide_margin: needs vectors of a guide; give guide: {queries: ..., documents: ...}, two "
-            "artifacts of `python -m scripts.embed` with the guide as encoder.model"
+            "artifacts of `tripletail embed` with the guide as encoder.model"
         )
     if guided and not _sets(loss.model_dump(), "guide_margin"):
         raise UserError("guide: no loss uses it; set loss.mask.guide_margin (0.0 is a start) or leave guide out")

@@ -60,7 +60,7 @@ def _config(run: str) -> TrainConfig:
     place = join(run, "training", CONFIG)
     fs, root = filesystem(place)
     if not fs.exists(root):
-        raise UserError(f"{run}: has no training; run `python -m scripts.train` first")
+        raise UserError(f"{run}: has no training; run `tripletail train` first")
     return validate(TrainConfig, {**read_json(place), "run": run})
 
 

@@ -61,7 +61,7 @@ def write(
         f"`{settings['loss']['type']}` loss, global batches of {settings['loop']['batch_size']} rows, "
         f"negatives shared by all workers{_adapters(settings)}.",
         f"## Use\n\n{_USE}",
-        model_card.section(MEASURED, "## Measured\n\nNot yet: `python -m scripts.evaluate` writes its figures here."),
+        model_card.section(MEASURED, "## Measured\n\nNot yet: `tripletail evaluate` writes its figures here."),
         _validation(measured),
         f"## Training\n\n{_training(settings)}",
         f"## Data\n\n{_data(sources, about)}",

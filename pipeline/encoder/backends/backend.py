@@ -64,7 +64,5 @@ def build_runtime(name: str, path: str, transformer: Any, tokenizer: Any, dtype:
 def _exported_file(path: str, name: str, form: str) -> Path:
     file = Path(path) / name
     if not file.exists():
-        raise UserError(
-            f"model {path}: holds no {name}; make it with `python -m scripts.export --model {path} --to {form}`"
-        )
+        raise UserError(f"model {path}: holds no {name}; make it with `tripletail export --model {path} --to {form}`")
     return file

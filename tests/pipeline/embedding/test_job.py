@@ -127,7 +127,7 @@ def test_errors_are_one_line_and_exit_2(tmp_path: Path, minilm: str, capsys: pyt
     cases = [
         (["--input", str(good), "--encoder.model", str(tmp_path / "none")], "no such directory"),
         (["--input", str(good), "--encoder.model", str(tmp_path / "bare")], "has no tokenizer"),
-        ([*model], "run `python -m scripts.build` first"),
+        ([*model], "run `tripletail build` first"),
         (["--input", str(good), "--text_column", "body", *model], "has no column 'body'; it has id, text"),
         (["--input", str(good), "--id_column", "key", *model], "has no column 'key'; it has id, text"),
         (["--input", str(good), *model, "--out", str(tmp_path / "file" / "out")], "out"),

@@ -29,7 +29,7 @@ def test_what_training_writes():
     assert "| forum | CC BY-SA 4.0 |" in parsed.text and "| catalogue | not stated |" in parsed.text
     assert "| data | `f00d` |" in parsed.text and "| 20 | 0.2500 |" in parsed.text
     assert "| learning rate | 5e-05 |" in parsed.text
-    assert "Not yet: `python -m scripts.evaluate`" in parsed.text
+    assert "Not yet: `tripletail evaluate`" in parsed.text
 
 
 def test_a_path_is_no_link_on_the_hub_and_what_is_unknown_is_left_out():
@@ -68,7 +68,7 @@ def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):
         "| nDCG@10 | +.111 | 0.0002 | 0.0002 |",
         "| 384 int8 | 384 | .509",
         "nobody looked whether training rows repeat",
-        "python -m scripts.train --config runs/a/training/config.json",
+        "tripletail train --config runs/a/training/config.json",
     ):
         assert sentence.lower() in parsed.text.lower(), sentence
     assert "Not yet" not in parsed.text and parsed.text.count("## Measured") == 1

@@ -321,7 +321,7 @@ def test_further_models_stand_beside_base_and_tuned(tmp_path):
 
 
 def test_errors_that_a_user_can_fix(data, tmp_path, minilm):
-    with pytest.raises(UserError, match=r"no such directory; run `python -m scripts.build` first"):
+    with pytest.raises(UserError, match=r"no such directory; run `tripletail build` first"):
         run(validate(EvaluateConfig, {"run": str(tmp_path / "nowhere")}))
     hollow = tmp_path / "hollow"
     hollow.mkdir()
@@ -505,7 +505,7 @@ def test_guards_are_measured_beside(data, minilm, ray_session, capsys, tmp_path)
 
 def test_a_guard_that_cannot_be_measured_is_named_before_any_work(data, minilm, tmp_path):
     guard = {"name": "g", "data": str(tmp_path / "none")}
-    with pytest.raises(UserError, match=r"none: no such directory; run `python -m scripts\.build` first"):
+    with pytest.raises(UserError, match=r"none: no such directory; run `tripletail build` first"):
         run(config_for(data, minilm, guards=[guard]))
     with pytest.raises(UserError, match=r"split 'dev'.*the artifact holds other"):
         run(config_for(data, minilm, guards=[{"name": "g", "data": guard_data(tmp_path / "guard").path}]))

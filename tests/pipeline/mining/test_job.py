@@ -278,7 +278,7 @@ def validate_encoder(model: str) -> EncoderConfig:
 
 
 def test_missing_data_and_data_without_pairs_are_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no such directory; run `python -m scripts\.build` first"):
+    with pytest.raises(UserError, match=r"no such directory; run `tripletail build` first"):
         run(settings(str(tmp_path / "none"), tmp_path / "out"))
     draft = Draft(str(tmp_path / "data"), "build", {}, {})
     row = {"title": "", "tags": [], "source": "t", **DOCS[0]}

@@ -72,12 +72,12 @@ def test_an_unfinished_artifact_is_refused_with_the_job_to_run(place):
     draft = start(place)
     assert isinstance(draft, Draft)
     draft.write("queries", QUERIES)
-    with pytest.raises(UserError, match=r"not a finished artifact; run `python -m scripts.build` first"):
+    with pytest.raises(UserError, match=r"not a finished artifact; run `tripletail build` first"):
         Artifact.open(place, "build")
 
 
 def test_a_missing_artifact_is_refused_with_the_job_to_run(place):
-    with pytest.raises(UserError, match=r"no such directory; run `python -m scripts.build` first"):
+    with pytest.raises(UserError, match=r"no such directory; run `tripletail build` first"):
         Artifact.open(place, "build")
 
 
@@ -269,7 +269,7 @@ def test_a_remote_artifact_is_like_a_local_one(bucket):
     with pytest.raises(UserError, match="another setting of seed"):
         start(bucket, settings={**SETTINGS, "seed": 8})
     assert isinstance(start(bucket, settings={**SETTINGS, "seed": 8}, overwrite=True), Draft)
-    with pytest.raises(UserError, match=r"not a finished artifact; run `python -m scripts.build` first"):
+    with pytest.raises(UserError, match=r"not a finished artifact; run `tripletail build` first"):
         Artifact.open(bucket, "build")
     with pytest.raises(UserError, match="no such directory"):
         Artifact.open(bucket + "2", "build")

@@ -167,9 +167,7 @@ def test_settings(tmp_path):
     config = validate(TrainConfig, {"replay": {"recipe": str(recipe)}})
     assert config.recipes() == [str(recipe)]
     assert config.places["replay"] == f"{tmp_path}/made/data"
-    with pytest.raises(
-        UserError, match=rf"made/data: no such directory; run `python -m scripts.build --config {recipe}`"
-    ):
+    with pytest.raises(UserError, match=rf"made/data: no such directory; run `tripletail build --config {recipe}`"):
         config.replay.open()
 
 

@@ -94,9 +94,9 @@ def test_a_killed_worker_costs_steps_not_the_run(ray_session, tmp_path):
 @pytest.mark.parametrize(
     ("arrange", "arguments", "words"),
     [
-        (lambda run: None, [], r"data: no such directory; run `python -m scripts.build` first"),
+        (lambda run: None, [], r"data: no such directory; run `tripletail build` first"),
         (lambda run: (run / "data").mkdir(), [], r"data: has no manifest.json"),
-        (make_data, ["--rows", "mined"], r"negatives: no such directory; run `python -m scripts.mine` first"),
+        (make_data, ["--rows", "mined"], r"negatives: no such directory; run `tripletail mine` first"),
         (make_data, ["--encoder.model", "./missing"], r"model ./missing: no such directory"),
         (make_data, ["--loss.temprature", "1"], r"unrecognized arguments: --loss.temprature"),
         (make_data, ["--loop.learning-rate", "0"], r"loop.learning_rate.*greater than 0"),
