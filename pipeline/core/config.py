@@ -102,6 +102,7 @@ def without_batch_sizes(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 C = TypeVar("C", bound=JobConfig)
+S = TypeVar("S", bound=BaseModel)
 Recipe = str | Mapping[str, Any]  # a file, or settings
 
 
@@ -179,17 +180,17 @@ def parse(config_class: type[C], job: str, argv: Sequence[str]) -> tuple[C, bool
     """Resolve defaults, recipe and flags, in rising order of precedence; the second value is `--dry-run`."""
     flags = _flags(config_class, argv)
     recipe, dry_run = flags.pop("config", None), flags.pop("dry_run", False)
-    return resolve(config_class, job, recipe, flags), dry_run
+    return validate(config_class, merge_settings(job, recipe, flags)), dry_run
 
 
-def resolve(config_class: type[C], job: str, recipe: Recipe | None, over: dict[str, Any]) -> C:
+def merge_settings(job: str, recipe: Recipe | None, over: dict[str, Any]) -> dict[str, Any]:
     """Settings of a job from a recipe, with others over them; modules beside a recipe file may be named in it."""
     if isinstance(recipe, str):
         plugins.look_in(str(Path(recipe).parent))
-    return validate(config_class, merge(read_recipe(recipe, job), over) if recipe else over)
+    return merge(read_recipe(recipe, job), over) if recipe else over
 
 
-def validate(config_class: type[C], settings: dict[str, Any]) -> C:
+def validate(config_class: type[S], settings: dict[str, Any]) -> S:
     """Validate settings, or raise one UserError line per bad field."""
     try:
         return config_class.model_validate(settings)

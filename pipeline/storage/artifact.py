@@ -68,19 +68,19 @@ class Artifact:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str, kind: str) -> "Artifact":
-        """Open a finished artifact of one kind.
+    def open(cls, path: str, kind: str | None = None) -> "Artifact":
+        """Open a finished artifact, of one kind where `kind` names it ("build", "mine", ...).
 
         Raises UserError naming the job to run when the path is missing, unfinished or of another kind.
         """
         fs, root = filesystem(path)
-        hint = f"run `tripletail {kind}` first"
+        hint = f"run `tripletail {kind}` first" if kind else "give the directory that a finished job left"
         if not fs.exists(root):
             raise UserError(f"{path}: no such directory; {hint}")
         if not fs.exists(join(root, MANIFEST)):
             raise UserError(f"{path}: has no {MANIFEST}, so it is not a finished artifact; {hint}")
         manifest = _read_manifest(path)
-        if manifest.kind != kind:
+        if kind not in (None, manifest.kind):
             raise UserError(f"{path}: was made by `{manifest.kind}`, wanted the artifact of `{kind}`; {hint}")
         return cls(path, manifest)
 
@@ -102,6 +102,26 @@ class Artifact:
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """Read a whole table; only for tables that are known to be small."""
         return pa.concat_tables([read_parquet(name, table, columns) for name in self.files(table)])
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Return a table, or some columns of it, as an Arrow table in memory."""
+        return self.read(name, columns)
+
+    def pandas(self, name: str, columns: list[str] | None = None) -> Any:
+        """Return a table, or some columns of it, as a pandas data frame in memory."""
+        return self.read(name, columns).to_pandas()
+
+    def dataset(self, name: str, columns: list[str] | None = None) -> Any:
+        """Return a table as a `ray.data.Dataset`, which is read a block at a time where it is used.
+
+        Starts a local Ray session where none is running.
+        """
+        import ray
+
+        from pipeline.core import ray_session
+
+        ray_session.start()
+        return ray.data.read_parquet(self.files(name), columns=columns)
 
 
 class Draft:

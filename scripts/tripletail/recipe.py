@@ -93,20 +93,26 @@ def plan(recipe: Recipe, options: Options, guard: Guard) -> list[Step]:
     steps = []
     for job in jobs:
         with guard(job):
-            steps.append(_resolve(job, recipe, options))
+            steps.append(resolve(job, recipe, options.settings(job)))
     with guard("build"):
         return [*_referenced_builds(steps, options.root), *steps]
 
 
-def _resolve(job: str, recipe: Recipe, options: Options, label: str = "") -> Step:
+def resolve(job: str, recipe: Recipe | None, over: dict[str, Any], label: str = "") -> Step:
+    """Resolve the settings of one job: a recipe, with others over it, and rows in memory written to files."""
     config_class, run = JOBS[job].load()
-    return Step(job, config.resolve(config_class, job, recipe, options.settings(job)), run, label or job)
+    settings = config.merge_settings(JOBS[job].section or job, recipe, over)
+    if any(name in settings for name in ("sources", "input")):
+        from .rows import with_files
+
+        settings = with_files(settings)
+    return Step(job, config.validate(config_class, settings), run, label or job)
 
 
 def _referenced_builds(steps: Sequence[Step], root: str | None) -> list[Step]:
     """Builds of the recipes that the jobs refer to (guards, replayed corpora), each in its own recipe's run."""
     recipes = dict.fromkeys(recipe for step in steps for recipe in step.config.recipes())
-    return [_resolve("build", recipe, Options(root=root), f"build of {recipe}") for recipe in recipes]
+    return [resolve("build", recipe, Options(root=root).settings("build"), f"build of {recipe}") for recipe in recipes]
 
 
 def execute(steps: Sequence[Step], guard: Guard) -> list[Any]:

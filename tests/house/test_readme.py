@@ -90,7 +90,8 @@ def test_the_checks_see_what_is_wrong(tmp_path: Path):
     page = tmp_path / "README.md"
     page.write_text(
         "# A `page` of two\n[x](#a-page-of-two) [y](#b) [z](gone.md) [w](README.md)\n"
-        "`pipeline/core/config.py` `pipeline/gone.py` `scripts.tripletail.cli.main` `scripts.run.gone` `scripts.gone`\n",
+        "`pipeline/core/config.py` `pipeline/gone.py` "
+        "`scripts.tripletail.cli.main` `scripts.run.gone` `scripts.gone`\n",
         encoding="utf-8",
     )
     assert broken_links(page) == ["#b", "gone.md"]
