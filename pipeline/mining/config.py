@@ -29,7 +29,7 @@ class MineConfig(JobConfig):
         "rule.max_percentage",
         "index",
         "lexical",
-        "cross",
+        "cross_encoder",
         "overwrite",
     )
     documentation = "pipeline/README.md"

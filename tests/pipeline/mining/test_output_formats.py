@@ -12,7 +12,7 @@ from pipeline.encoder.model_directory import resolve_model
 from pipeline.mining.output_formats import labeled_lists, labeled_pairs, n_tuples
 from pipeline.mining.output_formats import triplets as as_triplets
 from pipeline.storage.artifact import Draft
-from scripts.export_negatives import main
+from scripts.tripletail.commands.export_negatives import main
 
 
 def triplets(count=6):
