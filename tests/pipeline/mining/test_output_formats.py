@@ -100,7 +100,7 @@ def test_an_artifact_is_exported(tmp_path, capsys, form):
         assert lines[1] == expected | {"pos_scores": [0.5], "neg_scores": [0.5, 0.5]}
     with pytest.raises(SystemExit):
         main(export)
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_sentence_transformers_trains_on_the_file(tmp_path):
