@@ -1,86 +1,164 @@
-"""Shopify's product CSV: the rows of a product's variants and pictures folded into one document."""
+"""Shopify's product CSV: the rows of a product's variants and pictures folded into one document.
 
+The columns are those of exports and, since 2025, of the product template: `Handle` or `URL handle`, `Body (HTML)` or
+`Description`, `Option1 Value` or `Option1 value`. The rows of one handle belong together wherever they stand in the
+files of the source, as exports are sorted by SKU, edited, or cut into several files.
+"""
+
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import groupby
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
+from pipeline.core.errors import UserError
 from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, Templated, file_size
 from pipeline.storage.csv_table import CsvTable, named_row
 
-_TREES = ("Product Category", "Google Shopping / Google Product Category", "Type")
-_OPTIONS = ("Option1", "Option2", "Option3")
+_COLUMNS = {  # names that a column has in exports and in templates, in lower case
+    "handle": "handle",
+    "url handle": "handle",
+    "title": "title",
+    "body (html)": "description",
+    "description": "description",
+    "vendor": "vendor",
+    "product category": "product_category",
+    "google shopping / google product category": "google_category",
+    "type": "type",
+    "tags": "tags",
+}
+_OPTIONS = ("option1", "option2", "option3")
+_COLUMNS |= {f"{option} {part}": f"{option}_{part}" for option in _OPTIONS for part in ("name", "value")}
+_CATEGORIES = ("product_category", "google_category", "type")
 _MAPPING = Mapping(kind="product", html=True)
-NumberedRow = tuple[int, Row | str]  # line, row or what is wrong with it
+
+
+class ExportRow(NamedTuple):
+    """A row of an export: which file of the source it stands in, its line, and its cells or what is wrong with it."""
+
+    file: int
+    line: int
+    cells: Row | str
+
+    @property
+    def handle(self) -> str:
+        """The handle of a readable row, '' where it has none."""
+        return "" if isinstance(self.cells, str) else self.cells.get("handle", "").strip()
+
+    def get(self, column: str) -> str:
+        """Return a cell without white space around it, '' for a column that the file lacks."""
+        return "" if isinstance(self.cells, str) else self.cells.get(column, "").strip()
 
 
 class Shopify(Paths, Templated):
-    """Exports of a shop's products: id is the handle, attributes are vendor and all values of each option."""
+    """Exports of a shop's products: id is the handle, attributes are vendor and all values of each option.
+
+    Files without a column for the handle are refused. A row of a handle that no row gives a title is counted.
+    """
 
     type: Literal["shopify"] = "shopify"
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
-        """One block a file: quoted cells hold line ends, and a product's rows belong together."""
-        files = enumerate(self.inputs(root).items())
-        return [lines.single_block(path, file_size(path, display), index, file) for file, (display, path) in files]
+        """One block a file, which names all files of the source: a product's rows may stand in several."""
+        files = list(enumerate(self.inputs(root).items()))
+        blocks = []
+        for file, (display, path) in files:
+            size = file_size(path, display)
+            names = CsvTable.open(path, ",").names
+            if "handle" not in {_COLUMNS.get(name.lower()) for name in names}:
+                raise UserError(
+                    f"source {display}: is not a product export of Shopify: no column 'Handle' or 'URL handle'; "
+                    f"it has {' '.join(', '.join(names[:8]).split()) or 'none'}"
+                )
+            blocks.append(lines.single_block(path, size, index, file))
+        paths = "\n".join(path for _, (_, path) in files)
+        return [replace(block, extra_files=paths) for block in blocks]
 
     def locate(self, path: str, offset: int) -> str:
         """Name a row by its line."""
         return f"{path}:{offset}"
 
     def parse(self, block: Block) -> Iterator[Parsed]:
-        """Read the products; a variant row without its product is counted."""
+        """Read the products whose first row with a title stands in the file of the block."""
         mapping = _MAPPING.model_copy(update={"template": self.template})
-
-        def take(product_rows: list[NumberedRow], parsed: Parsed) -> None:
-            good = [(line, row) for line, row in product_rows if isinstance(row, dict)]
-            parsed.tally.counts["rows"] += len(product_rows)
-            for line, row in product_rows:
-                if isinstance(row, str):
-                    parsed.tally.offend(line, "unreadable_row", row)
-            if not good:
-                return
-            line, first = good[0]
-            if not first.get("Title") or not first["Handle"]:
-                message = f"no Handle or Title in the first row of product {first['Handle']!r}"
-                parsed.tally.offend(line, "missing_field", message)
-                return
-            parsed.tally.counts["variants_folded"] += len(good) - 1
-            origin = {"source": self.label, "order": block.order(line)}
-            mapping.take(fold([row for _, row in good]), line, origin, self.prefix, parsed)
-
-        return chunks(_products(block), take)
-
-
-def _products(block: Block) -> Iterator[list[NumberedRow]]:
-    """Yield the rows of each product, which follow each other under one handle; a broken row is yielded alone."""
-    table = CsvTable.open(block.path, ",")
-    read = table.rows(longest_cell=LONGEST_CELL)
-    rows: Iterator[NumberedRow] = ((line, named_row(table.names, cells)) for line, _, cells in read)
-    if "Handle" not in table.names:
-        rows = ((line, "no column 'Handle', wanted a product export of Shopify") for line, _, _ in read)
-    for _, group in groupby(rows, lambda row: row[1]["Handle"] if isinstance(row[1], dict) else row[0]):
-        yield list(group)
+        rows = list(_rows(block.path, block.file))
+        products = _products(rows, block)
+        parsed = Parsed()
+        parsed.tally.unread.update(
+            name for name in CsvTable.open(block.path, ",").names if name.lower() not in _COLUMNS
+        )
+        for row in rows:
+            parsed.tally.rows += 1
+            parsed.tally.counts["rows"] += 1
+            product = products.get(row.handle, [])
+            if isinstance(row.cells, str):
+                parsed.tally.offend(row.line, "unreadable_row", row.cells)
+            elif not row.handle:
+                parsed.tally.offend(row.line, "missing_field", "no Handle")
+            elif not any(other.get("title") for other in product):
+                message = f"no row of handle {row.handle!r} has a Title"
+                parsed.tally.offend(row.line, "missing_field", message)
+            elif row in _described_rows(product):
+                origin = {"source": self.label, "order": block.order(row.line)}
+                mapping.take(fold(row, product), row.line, origin, self.prefix, parsed)
+            else:
+                parsed.tally.counts["variants_folded"] += 1
+            if parsed.tally.rows >= CHUNK_ROWS:
+                yield parsed
+                parsed = Parsed()
+        yield parsed
 
 
-def fold(rows: list[Row]) -> Row:
-    """Fold the rows of a product into one: texts of the first, each value of each option once, in order."""
-    first = rows[0]
-    options: dict[str, str] = {"vendor": first.get("Vendor", "")}
+def _rows(path: str, file: int) -> Iterator[ExportRow]:
+    """Yield the rows of a file with the columns that are read."""
+    table = CsvTable.open(path, ",")
+    names = [_COLUMNS.get(name.lower(), name) for name in table.names]
+    for line, _, cells in table.rows(longest_cell=LONGEST_CELL):
+        row = named_row(names, cells)
+        wanted = row if isinstance(row, str) else {name: row[name] for name in _COLUMNS.values() if row.get(name)}
+        yield ExportRow(file, line, wanted)
+
+
+def _products(rows: list[ExportRow], block: Block) -> dict[str, list[ExportRow]]:
+    """Rows of each handle that the block's file names, from all files of the source, in their order."""
+    products: dict[str, list[ExportRow]] = defaultdict(list)
+    handles = {row.handle for row in rows if row.handle}
+    for file, path in enumerate(block.extra_files.split("\n") if block.extra_files else ()):
+        for row in rows if file == block.file else _rows(path, file):
+            if row.handle in handles:
+                products[row.handle].append(row)
+    return products
+
+
+def _described_rows(product: list[ExportRow]) -> list[ExportRow]:
+    """Rows that describe a product: the first with its title and description, and each that says another thing.
+
+    A handle is one product of a shop, so that a second row is two products under one id, which a build refuses.
+    """
+    rows: dict[tuple[str, str], ExportRow] = {}
+    for row in product:
+        if row.get("title"):
+            rows.setdefault((row.get("title"), row.get("description")), row)
+    return list(rows.values())
+
+
+def fold(first: ExportRow, rows: list[ExportRow]) -> Row:
+    """Fold the rows of a product into one: texts of the row that has them, each value of each option once, in order."""
+    options = {"vendor": first.get("vendor")}
     for option in _OPTIONS:
-        values = dict.fromkeys(row.get(f"{option} Value", "") for row in rows)
+        name = next((row.get(f"{option}_name") for row in rows if row.get(f"{option}_name")), option.capitalize())
+        values = dict.fromkeys(row.get(f"{option}_value") for row in rows)
         joined = ", ".join(value for value in values if value and value != "Default Title")
         if joined:
-            options[first.get(f"{option} Name") or option] = joined
-    category = next((first[name] for name in _TREES if first.get(name)), "")
+            options[name] = joined
     return {
-        "id": first["Handle"],
-        "title": first["Title"],
-        "description": first.get("Body (HTML)", ""),
-        "category": category,
-        "tags": first.get("Tags", ""),
+        "id": first.handle,
+        "title": first.get("title"),
+        "description": first.get("description"),
+        "category": next((first.get(name) for name in _CATEGORIES if first.get(name)), ""),
+        "tags": first.get("tags"),
         "attributes": options,
     }
