@@ -15,6 +15,7 @@ from pipeline.building.cluster_splits import ClusterSplitSteps
 from pipeline.building.config import BuildConfig
 from pipeline.building.decontamination_steps import TEXT_COLUMNS, DecontaminationSteps, write_table
 from pipeline.building.dedup import AmbiguousId, DedupSteps, canonical_rows, unique_labelled
+from pipeline.building.given_negatives import NEGATIVES_WITH_TEXT, given_triplets, join_canonical
 from pipeline.building.judgments import JudgedQueries, resolve_judgments
 from pipeline.building.near_duplicates import NearDuplicateSteps
 from pipeline.building.pairs import (
@@ -92,6 +93,10 @@ class Steps:
         judgments = self.shuffle.read("judgments", bucket, SCHEMAS["judgments"])
         joined = join_queries(judgments, self._dedup.read("queries", bucket, ["tags"]), tally)
         self.shuffle.write("judgments_with_query", _part(bucket), joined, by="doc_id")
+        negatives = self.shuffle.read("negatives", bucket, SCHEMAS["negatives"])
+        if len(negatives):
+            negatives, _ = join_canonical(negatives, self._dedup.read("queries", bucket, []), "query_id", tally)
+            self.shuffle.write("negatives_with_query", _part(bucket), negatives, by="doc_id")
         return tally
 
     def join_documents(self, bucket: int) -> Counts:
@@ -105,6 +110,11 @@ class Steps:
             need_text |= grade <= 0
         joined = join_documents(judgments, documents, need_text, config.pairs, tally)
         self.shuffle.write("judgments_with_document", _part(bucket), joined, by="query_id")
+        negatives = self.shuffle.read("negatives_with_query", bucket, SCHEMAS["negatives"])
+        if len(negatives):
+            negatives, rows = join_canonical(negatives, documents, "doc_id", tally)
+            negatives = negatives.append_column("text", documents["text"].take(rows))
+            self.shuffle.write("negatives_with_text", _part(bucket), negatives, by="query_id")
         corpus = with_merged_groups(with_query_tags(canonical_rows(documents), judgments), self._merged_groups())
         self._write("corpus", _corpus(corpus), bucket, tally)
         self._stage_documents(corpus, bucket, tally)
@@ -145,6 +155,9 @@ class Steps:
         if config.triplets.lexical:
             rows = self._with_positives(pairs, judged_queries)
             self._bm25_shards.write("bm25_pairs", _part(bucket), rows, by="anchor_id")
+        negatives = self.shuffle.read("negatives_with_text", bucket, NEGATIVES_WITH_TEXT)
+        if len(negatives):
+            self._write("triplets", given_triplets(pairs, negatives, judgments, tally), f"given-{bucket:05d}", tally)
         if config.triplets.judged:
             triplets = judged_triplets(pairs, judged_queries.judgments, config.triplets)
             self._write("triplets", triplets, f"judged-{bucket:05d}", tally)

@@ -43,7 +43,7 @@ _PAIR_FIELDS = [
     ("reason", pa.string()),  # why the row exists
 ]
 
-OPTIONAL = {"weight"}  # columns that `conform` fills with nulls where a table has none
+OPTIONAL = {"weight", "teacher_score"}  # columns that `conform` fills with nulls where a table has none
 
 TABLES: dict[str, pa.Schema] = {
     "corpus": pa.schema(
@@ -69,7 +69,16 @@ TABLES: dict[str, pa.Schema] = {
         ]
     ),
     "pairs": pa.schema(_PAIR_FIELDS),
-    "triplets": pa.schema([*_PAIR_FIELDS, ("negatives", pa.list_(NEGATIVE))]),
+    "triplets": pa.schema(
+        [
+            *_PAIR_FIELDS,
+            ("negatives", pa.list_(NEGATIVE)),
+            (
+                "teacher_score",
+                pa.float32(),
+            ),  # of the positive, where a teacher scored given negatives
+        ]
+    ),
     "labelled": pa.schema(
         [
             ("left_id", pa.string()),

@@ -58,7 +58,9 @@ def _pairs(data: Artifact) -> pa.Table:
 
 
 def _triplets(data: Artifact) -> pa.Table:
-    return data.read("triplets")
+    """Triplets of the build; where a source brought scores, they are the teacher's."""
+    table = data.read("triplets")
+    return table.append_column("teacher", table["teacher_score"])
 
 
 def _mined(negatives: Artifact) -> pa.Table:

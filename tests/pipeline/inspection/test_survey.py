@@ -34,6 +34,7 @@ def pairs(tmp_path: Path) -> str:
         [{"doc_id": "d", "text": "t", "score": 0.5, "rank": 1, "reason": "mined"}] * (n % 3) for n in range(200)
     ]
     rows |= {"relevance": [1.0] * 200, "weight": [1.0] * 200, "reason": ["<script>"] * 200, "negatives": negatives}
+    rows |= {"teacher_score": [0.5] * 200}
     one = draft(tmp_path / "data", "mine")
     one.write("triplets", pa.table(rows, schema=schema.TABLES["triplets"]))
     one.drop({"too_short": 3})
