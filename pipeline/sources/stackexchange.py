@@ -20,6 +20,7 @@ from pipeline.sources.stackexchange_links import Links, judgments, links
 from pipeline.storage.lines import excerpt, read_head
 from pipeline.text.normalize import html_to_text
 
+_REFERENCE = re.compile(rb"&#(x[0-9a-fA-F]{1,6}|[0-9]{1,7});")
 _WRAPPERS = (b"<?xml", b"<posts", b"</posts", b"<!--")
 
 
@@ -73,7 +74,7 @@ class StackExchange(Paths):
 
     def _take(self, row: bytes, line: int, order: int, parsed: Parsed, linked: Links | None) -> None:
         try:
-            post = dict(etree.fromstring(row, _parser()).attrib)
+            post = dict(etree.fromstring(_REFERENCE.sub(_allowed, row), _parser()).attrib)
             kind, number, score = post["PostTypeId"], int(post["Id"]), int(post.get("Score", 0))
             if kind == "2":
                 self._answer(post, number, score, line, order, parsed)
@@ -130,6 +131,13 @@ def grade(score: int) -> int:
 def tags(text: str) -> list[str]:
     """Split the tags of a question, as older dumps (`<a><b>`) and newer ones (`|a|b|`) write them."""
     return [tag for tag in re.split(r"[<>|]+", text) if tag]
+
+
+def _allowed(reference: re.Match[bytes]) -> bytes:
+    """A character reference, or nothing for one of a control character: dumps hold some, which XML forbids."""
+    digits = reference[1].decode()
+    code = int(digits[1:], 16) if digits[0] == "x" else int(digits)
+    return b"" if code < 0x20 and code not in (0x9, 0xA, 0xD) else reference[0]
 
 
 def _parser() -> etree.XMLParser:

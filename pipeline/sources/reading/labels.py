@@ -115,6 +115,6 @@ def _folded(mapping: Any) -> Any:
 
 def _label(value: Any) -> str:
     """A label as `grades` names it: 1.0 is 1, True is true, and case does not matter."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip().casefold()
+    name = str(value).strip().casefold()
+    whole, dot, zeros = name.partition(".")
+    return whole if dot and whole.lstrip("-").isdigit() and not zeros.strip("0") else name

@@ -1,6 +1,8 @@
 """Finds the files of a source: one path, several, or all that match patterns such as `part-*.jsonl.gz`."""
 
+import glob
 import re
+from typing import Any
 
 from pydantic import Field
 
@@ -53,8 +55,19 @@ def _matches(path: str, root: str) -> dict[str, str]:
     fs, pattern = filesystem(full)
     if fs.isfile(pattern):
         return {path: full}
-    names = sorted(name for name in fs.glob(pattern) if fs.isfile(name))
+    hidden = pattern.rpartition("/")[2].startswith(".")
+    names = sorted(name for name in fs.glob(_literal_folders(fs, pattern)) if fs.isfile(name))
+    names = [name for name in names if hidden or not name.rpartition("/")[2].startswith(".")]
     if not names:
         raise UserError(f"source {path}: no file matches")
     fixed = pattern[: len(pattern) - len(path) + magic.start()].rpartition("/")[0]
     return {f"{path}#{name.removeprefix(fixed).lstrip('/')}": fs.unstrip_protocol(name) for name in names}
+
+
+def _literal_folders(fs: Any, pattern: str) -> str:
+    """A pattern whose leading folders are taken as they are where they exist: a name may hold brackets."""
+    folder, slash, name = pattern.rpartition("/")
+    while folder and not fs.isdir(folder):
+        folder, _, last = folder.rpartition("/")
+        name = f"{last}/{name}"
+    return f"{glob.escape(folder)}{slash}{name}"
