@@ -6,15 +6,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.core.errors import UserError
 from pipeline.sources.reading import json_columns, lines
 from pipeline.sources.reading.columnar import Batch
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.storage.json_lines import parse_object
-from pipeline.storage.lines import Lines
+from pipeline.storage.lines import Lines, read_head
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_NOT_LINES = re.compile(rb"\s*(?:\[\s*\{|\{\s*\n)")  # the beginning of an array of objects, or of one over lines
 PIECE_BYTES, LEAST_LINES = 8 << 20, 256
 NumberedLine = tuple[int, tuple[int, bytes]]
 
@@ -23,6 +25,14 @@ class JsonLines(Paths, Mapping):
     """Files with one JSON object a line."""
 
     type: Literal["jsonl"] = "jsonl"
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """Cut every file into byte ranges; raises UserError for a JSON array and for an object over several lines."""
+        for display, path in self.inputs(root).items():
+            file_size(path, display)
+            if _NOT_LINES.match(read_head(path)):
+                raise UserError(f"source {display}: is one JSON value over its lines, not one a line; use `type: json`")
+        return super().blocks(root, index, block_bytes)
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the objects that start in the block."""
@@ -47,8 +57,8 @@ def objects(
         if isinstance(items, str):
             parsed.tally.offend(line, "unreadable_row", items)
             return
-        if _SURROGATE.search(raw):
-            items = _writable(items)
+        if SURROGATE.search(raw):
+            items = writable(items)
         for item in items if isinstance(items, list) else [items]:
             mapping.take(item, line, {"source": label, "order": block.order(offset)}, prefix, parsed)
 
@@ -79,10 +89,10 @@ def objects(
     return (parsed for piece in lines.pieces(block, PIECE_BYTES) for parsed in by_columns(piece))
 
 
-def _writable(value: Any) -> Any:
-    """A value without halves of surrogate pairs in its texts, which JSON can escape and UTF-8 cannot write."""
+def writable(value: Any) -> Any:
+    """Return a value without halves of surrogate pairs in its texts, which JSON can escape and UTF-8 cannot write."""
     if isinstance(value, str):
         return value.encode("utf-8", "ignore").decode()
     if isinstance(value, dict):
-        return {_writable(name): _writable(item) for name, item in value.items()}
-    return [_writable(item) for item in value] if isinstance(value, list) else value
+        return {writable(name): writable(item) for name, item in value.items()}
+    return [writable(item) for item in value] if isinstance(value, list) else value

@@ -10,6 +10,7 @@ from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
 from pipeline.sources.esci import Esci
 from pipeline.sources.huggingface import HuggingFace
+from pipeline.sources.json import Json
 from pipeline.sources.jsonl import JsonLines
 from pipeline.sources.msmarco import MsMarco
 from pipeline.sources.parquet import Parquet
@@ -22,6 +23,7 @@ from pipeline.sources.wands import Wands
 Source = Annotated[
     StackExchange
     | JsonLines
+    | Json
     | Csv
     | Parquet
     | Beir
