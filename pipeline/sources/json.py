@@ -75,9 +75,11 @@ class Json(Paths, Mapping):
                 parts = [lookup(value, self.records) if isinstance(value, dict) else None for value in values]
             except UnusableValue as problem:
                 raise UserError(f"{path}: records: {problem}") from problem
-            if not all(isinstance(part, list) for part in parts):
-                raise UserError(f"{path}: records: {self.records!r} holds no list; {_described(values[0])}")
-            return [row for part in parts for row in part]
+            lists = [part for part in parts if isinstance(part, list)]
+            if not lists or len(lists) < len(parts):
+                shown = _described(values[0]) if values else "the file is empty"
+                raise UserError(f"{path}: records: {self.records!r} holds no list; {shown}")
+            return [row for part in lists for row in part]
         rows: list[Any] = []
         for value in values:
             rows += value if isinstance(value, list) else self._of_object(value, path, alone=len(values) == 1)
@@ -109,7 +111,7 @@ def documents(path: str) -> list[Any]:
             at = _skip(text, at)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON: {error}") from error
-    return writable(values) if SURROGATE.search(raw) else values  # type: ignore[no-any-return]
+    return writable(values) if SURROGATE.search(raw) else values
 
 
 def _skip(text: str, at: int) -> int:
