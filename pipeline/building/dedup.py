@@ -171,12 +171,18 @@ def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
 
 
 def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
-    """One row for each pair of texts, held-out splits before train; repeated ones are counted."""
+    """One row for each pair of texts, held-out splits before train; repeated ones are counted.
+
+    Pairs that stand there with several scores say nothing and are left out, counted as `contradicting_labels`.
+    """
     pair = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f")
     rows, firsts = _grouped(rows.append_column("id", pair), "id", "order")
     first = firsts == np.arange(rows.num_rows)
-    tally.drop("duplicate_labelled", int((~first).sum()))
-    return rows.filter(pa.array(first))
+    scores = rows["score"].to_numpy()
+    contradicting = np.isin(firsts, firsts[scores != scores[firsts]])
+    _drop(tally, "contradicting_labels", rows, contradicting)
+    tally.drop("duplicate_labelled", int((~first & ~contradicting).sum()))
+    return rows.filter(pa.array(first & ~contradicting))
 
 
 def _repeated(hashes: Numbers) -> npt.NDArray[np.bool_]:

@@ -112,7 +112,7 @@ def _clean_texts(
     texts = shorten_column(texts, limits.max_chars)
     if name == "text" and not rows["key"].null_count and not pc.all(pc.equal(rows[name], texts)).as_py():
         rows = _set(rows, "key", pa.nulls(len(texts), pa.binary(16)))
-    short = np.flatnonzero(length < limits.min_chars).tolist()
+    short = [row for row in np.flatnonzero(length < limits.min_chars).tolist() if not _is_word(texts[row].as_py())]
     labels = rows["id" if "id" in rows.column_names else "line"]
     reasons = {
         row: (
@@ -122,6 +122,11 @@ def _clean_texts(
         for row in short
     }
     return _leave_out(kind, _set(rows, name, texts), reasons, unusable)
+
+
+def _is_word(text: str) -> bool:
+    """Whether a text of one character is a word all the same, as in Chinese and Japanese."""
+    return any("\u3040" <= letter <= "\u30ff" or "\u3400" <= letter <= "\u9fff" for letter in text)
 
 
 def _leave_out(

@@ -46,6 +46,12 @@ class StackExchange(Paths):
         The blocks carry the place of the links in their path: a task may run where the recipe is not known.
         """
         more = resolve(root, self.links) if self.links else ""
+        folders = sorted({path.rpartition("/")[0] for path in expand(self.path, root).values()})
+        if len(folders) > 1:
+            raise UserError(
+                f"source {self.path}: the posts of {len(folders)} folders, whose numbers mean different questions "
+                f"({folders[0]}, {folders[1]}); make a source of each, with a `prefix`"
+            )
         blocks = []
         for file, (display, path) in enumerate(self.inputs(root).items()):
             size, part = file_size(path, display), int(path == more)

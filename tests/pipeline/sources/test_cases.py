@@ -232,3 +232,29 @@ def test_control_characters_in_a_dump_cost_no_row(inline: None, tmp_path: Path):
     (tmp_path / "Posts.xml").write_text("<posts>\n" + "\n".join(rows) + "\n</posts>\n")
     artifact = read(tmp_path, {"type": "stackexchange", "path": "Posts.xml"})
     assert pairs(artifact) == [("How do I switch tabs?", "Press Cmd-1.")] and not artifact.manifest.dropped
+
+
+def test_dumps_of_two_sites_are_two_sources(inline: None, tmp_path: Path):
+    for site in ("coffee", "tea"):
+        (tmp_path / site).mkdir()
+        (tmp_path / site / "Posts.xml").write_text(f'<posts>\n<row Id="1" PostTypeId="1" Title="{site}?" />\n</posts>')
+    with pytest.raises(UserError, match="the posts of 2 folders, whose numbers mean different questions"):
+        read(tmp_path, {"type": "stackexchange", "path": "*/Posts.xml"})
+
+
+def test_labels_that_contradict_each_other_are_left_out(inline: None, tmp_path: Path):
+    texts = [("How far?", "What distance?", 1), ("How far?", "What distance?", 0), ("Big?", "Large?", 1)]
+    texts += [("Big?", "Large?", 1)]
+    names = ("sentence1", "sentence2", "score")
+    write_jsonl(tmp_path / "dup.jsonl", [dict(zip(names, row, strict=True)) for row in texts])
+    artifact = read(tmp_path, {"type": "jsonl", "path": "dup.jsonl", "kind": "labelled"})
+    assert [(row["left"], row["score"]) for row in table(artifact, "labelled")] == [("Big?", 1.0)]
+    assert artifact.manifest.dropped == {"contradicting_labels": 2, "duplicate_labelled": 1}
+
+
+def test_queries_of_one_character(inline: None, tmp_path: Path):
+    write_jsonl(
+        tmp_path / "qa.jsonl", [{"question": "\u8336", "answer": "Tea"}, {"question": "x", "answer": "A letter"}]
+    )
+    artifact = read(tmp_path, {"type": "jsonl", "path": "qa.jsonl", "kind": "qa"})
+    assert pairs(artifact) == [("\u8336", "Tea")] and artifact.manifest.dropped == {"too_short": 1}
