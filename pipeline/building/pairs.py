@@ -27,6 +27,7 @@ JUDGMENTS_WITH_DOCUMENT = pa.schema(
         *SCHEMAS["judgments"],
         pa.field("text", pa.string()),
         pa.field("group", pa.string()),
+        pa.field("identities", pa.list_(pa.string())),  # of the document, see `negatives`
         pa.field("over_cap", pa.bool_()),  # the document has `max_per_document` pairs without this one
     ]
 )
@@ -64,6 +65,7 @@ def join_documents(
     judgments, rows, matched = _join(judgments.drop_columns("tags"), documents, "document", tally)
     text = pc.if_else(pa.array(need_text[matched]), documents["text"].take(rows), None)
     judgments = judgments.append_column("text", text).append_column("group", documents["group"].take(rows))
+    judgments = judgments.append_column("identities", documents["identities"].take(rows))
     return judgments.append_column("over_cap", pa.array(over_cap[matched]))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipeline.building.negatives import IDENTITIES, KNOWN_POSITIVES, anchor_key, id_identity
 from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.splits import SplitConfig
@@ -30,6 +31,16 @@ PRODUCTS_BY_KEY = pa.schema(
         ("tags", pa.list_(pa.string())),
         ("group", pa.string()),
         ("source", pa.string()),
+        ("identities", IDENTITIES),
+    ]
+)
+SIMILAR_PAIRS = pa.schema(
+    [
+        *TABLES["pairs"],
+        ("anchor_keys", pa.list_(pa.uint64())),  # of title and text of each product
+        ("positive_keys", pa.list_(pa.uint64())),
+        ("anchor_identities", IDENTITIES),
+        ("positive_identities", IDENTITIES),
     ]
 )
 Product = dict[str, Any]
@@ -54,7 +65,7 @@ def products_by_key(documents: pa.Table, config: SimilarConfig, splits: SplitCon
     rows = []
     for row in documents.filter(pc.fill_null(documents["product"], False)).to_pylist():
         split = row["split"] or splits.assign(row["group"] or row["id"])
-        common = {name: row[name] for name in ("title", "text", "tags", "group", "source")}
+        common = {name: row[name] for name in ("title", "text", "tags", "group", "source", "identities")}
         for by, value in _values(row, config):
             rank = hash64(config.seed, by, value, row["id"])
             product = {"key": f"{by} {value}", "by": by, "split": split, "rank": rank, "doc_id": row["id"]}
@@ -66,7 +77,7 @@ def _values(row: Product, config: SimilarConfig) -> list[tuple[str, str]]:
     """Kinds and values of the keys of one product."""
     category = row["category"] or ""
     values: dict[str, list[str]] = {
-        "group": [row["group"] or ""],
+        "group": [row["product_group"] or ""],
         "tags": sorted(set(row["tags"] or ())),
         "category": [category],
         "parent": [category.rpartition(" > ")[0]],
@@ -84,7 +95,7 @@ def sample(rows: pa.Table, config: SimilarConfig) -> pa.Table:
 
 
 def pair_products(rows: pa.Table, config: SimilarConfig, tally: Counts) -> pa.Table:
-    """All products of some keys into rows of table `pairs`: each with the next ones of its key and split."""
+    """All products of some keys into `SIMILAR_PAIRS`: each with the next ones of its key and split."""
     pairs = []
     products = sample(rows, config).to_pylist()
     for (key, _), run in groupby(products, key=lambda product: (product["key"], product["split"])):
@@ -95,7 +106,7 @@ def pair_products(rows: pa.Table, config: SimilarConfig, tally: Counts) -> pa.Ta
                 positive = ring[(index + step) % len(ring)]
                 if (reason := _reason(key, anchor, positive, config)) is not None:
                     pairs.append(_pair(anchor, positive, reason, config))
-    return pa.Table.from_pylist(pairs, schema=TABLES["pairs"])
+    return pa.Table.from_pylist(pairs, schema=SIMILAR_PAIRS)
 
 
 def _reason(key: str, anchor: Product, positive: Product, config: SimilarConfig) -> str | None:
@@ -119,7 +130,16 @@ def _pair(anchor: Product, positive: Product, reason: str, config: SimilarConfig
         "relevance": 1.0,
         "weight": config.weights.get(anchor["by"]),
         "reason": reason,
+        "anchor_keys": _keys(anchor),
+        "positive_keys": _keys(positive),
+        "anchor_identities": [id_identity(anchor["doc_id"]), *anchor["identities"]],
+        "positive_identities": [id_identity(positive["doc_id"]), *positive["identities"]],
     }
+
+
+def _keys(product: Product) -> list[int]:
+    """Keys of the texts under which a product may be an anchor."""
+    return [anchor_key(text) for text in (product["title"], product["text"]) if text]
 
 
 def unique_pairs(pairs: pa.Table, config: SimilarConfig) -> pa.Table:
@@ -141,4 +161,14 @@ def unique_pairs(pairs: pa.Table, config: SimilarConfig) -> pa.Table:
     )
     runs = groupby(ranked, key=lambda item: (item[2]["anchor_id"], item[0]))
     rows = [row for _, run in runs for index, (_, _, row) in enumerate(run) if index < config.per_product]
-    return pa.Table.from_pylist(rows, schema=TABLES["pairs"])
+    return pa.Table.from_pylist(rows, schema=SIMILAR_PAIRS)
+
+
+def related_products(pairs: pa.Table) -> pa.Table:
+    """Rows of `KNOWN_POSITIVES` from `SIMILAR_PAIRS`: each product is a positive of the other one."""
+    sides = [("anchor_keys", "positive_identities"), ("positive_keys", "anchor_identities")]
+    parts = [KNOWN_POSITIVES.empty_table()]
+    for side, other in sides:
+        row = pc.list_parent_indices(pairs[side])
+        parts.append(pa.table([pc.list_flatten(pairs[side]), pairs[other].take(row)], schema=KNOWN_POSITIVES))
+    return pa.concat_tables(parts)

@@ -18,6 +18,15 @@ from pipeline.building.dedup import AmbiguousId, DedupSteps, canonical_rows, uni
 from pipeline.building.given_negatives import NEGATIVES_WITH_TEXT, given_triplets, join_canonical
 from pipeline.building.judgments import JudgedQueries, resolve_judgments
 from pipeline.building.near_duplicates import NearDuplicateSteps
+from pipeline.building.negatives import (
+    KNOWN_POSITIVES,
+    TRIPLET_CANDIDATES,
+    allowed_triplets,
+    document_identities,
+    given_candidates,
+    known_positives,
+    titled_products,
+)
 from pipeline.building.pairs import (
     JUDGMENTS_WITH_DOCUMENT,
     JUDGMENTS_WITH_QUERY,
@@ -29,17 +38,26 @@ from pipeline.building.pairs import (
     with_merged_groups,
     with_query_tags,
 )
-from pipeline.building.product_pairs import PRODUCTS_BY_KEY, pair_products, products_by_key, unique_pairs
+from pipeline.building.product_pairs import (
+    PRODUCTS_BY_KEY,
+    SIMILAR_PAIRS,
+    pair_products,
+    products_by_key,
+    related_products,
+    unique_pairs,
+)
 from pipeline.building.read import TextLimits, stage
 from pipeline.building.triplets import (
     BM25_DOCUMENTS,
     MEMBERS,
     PAIRS_WITH_POSITIVES,
     SHARD_BYTES,
+    catalogue_positives,
     catalogue_triplets,
     judged_triplets,
     lexical_triplets,
     sample_products,
+    with_positives,
 )
 from pipeline.core.errors import UserError
 from pipeline.core.schema import TABLES
@@ -55,6 +73,7 @@ _INPUTS = {
     "copy_to_aliases": ("aliases_documents", "aliases_queries"),
     "catalogue_triplets": ("members",),
     "similar_pairs": ("products_by_key",),
+    "allowed_triplets": ("triplet_candidates",),
 }  # what is staged for tasks that many builds do not need
 
 
@@ -137,6 +156,9 @@ class Steps:
             members, pool = sample_products(corpus, config.triplets, config.split)
             self.shuffle.write("members", _part(bucket), members, by="parent")
             self._single_bucket.write("pool", _part(bucket), pool, by="parent")
+        if config.triplets.negatives or config.triplets.lexical:
+            products = titled_products(corpus)
+            self.shuffle.write("known_positives", f"titles-{bucket:05d}", products, by="anchor_key")
 
     def judgments(self, bucket: int) -> Counts:
         """Write queries, qrels, pairs and judged triplets."""
@@ -152,22 +174,33 @@ class Steps:
         self._write("pairs", pairs, bucket, tally)
         if config.pairs.title_body:
             self._write("pairs", body_pairs(judged_queries, pairs), f"body-{bucket:05d}", tally)
-        if config.triplets.lexical:
-            rows = self._with_positives(pairs, judged_queries)
-            self._bm25_shards.write("bm25_pairs", _part(bucket), rows, by="anchor_id")
-        negatives = self.shuffle.read("negatives_with_text", bucket, NEGATIVES_WITH_TEXT)
-        if len(negatives):
-            self._write("triplets", given_triplets(pairs, negatives, judgments, tally), f"given-{bucket:05d}", tally)
-        if config.triplets.judged:
-            triplets = judged_triplets(pairs, judged_queries.judgments, config.triplets)
-            self._write("triplets", triplets, f"judged-{bucket:05d}", tally)
+        stated = self.shuffle.read("negatives_with_text", bucket, NEGATIVES_WITH_TEXT)
+        given = given_triplets(pairs, stated, judgments, tally) if len(stated) else TABLES["triplets"].empty_table()
+        self._stage_queries(pairs, judged_queries, given, bucket)
         return tally
 
+    def _stage_queries(self, pairs: pa.Table, judged_queries: JudgedQueries, given: pa.Table, bucket: int) -> None:
+        """Stage the triplets of a bucket of queries, or what they need, and the positives of these queries."""
+        config = self.config.triplets
+        triplets = given_candidates(given)
+        if config.judged:
+            triplets = pa.concat_tables([triplets, judged_triplets(pairs, judged_queries.judgments, config)])
+        self._stage_triplets(f"judged-{bucket:05d}", triplets)
+        if config.lexical or triplets.num_rows or self.shuffle.has("members"):
+            known = known_positives(judged_queries, self.config.pairs.min_relevance)
+            self.shuffle.write("known_positives", f"judged-{bucket:05d}", known, by="anchor_key")
+            if config.lexical:
+                rows = with_positives(pairs.filter(pc.equal(pairs["split"], "train")), known)
+                self._bm25_shards.write("bm25_pairs", _part(bucket), rows, by="anchor_id")
+
     def catalogue_triplets(self, bucket: int) -> Counts:
-        """Write the triplets of a catalogue's tree."""
+        """Stage the triplets of a catalogue's tree."""
         tally = Counts()
         members, pool = self.shuffle.read("members", bucket, MEMBERS), self._single_bucket.read("pool", 0, MEMBERS)
-        self._write("triplets", catalogue_triplets(members, pool, self.config.triplets, tally), bucket, tally)
+        triplets = catalogue_triplets(members, pool, self.config.triplets, tally)
+        self._stage_triplets(f"catalogue-{bucket:05d}", triplets)
+        positives = catalogue_positives(triplets)
+        self.shuffle.write("known_positives", f"catalogue-{bucket:05d}", positives, by="anchor_key")
         return tally
 
     def similar_pairs(self, bucket: int) -> Counts:
@@ -180,20 +213,29 @@ class Steps:
     def unique_similar_pairs(self, bucket: int) -> Counts:
         """Write the pairs of related products, each once."""
         tally = Counts()
-        pairs = self.shuffle.read("similar_pairs", bucket, TABLES["pairs"])
-        self._write("pairs", unique_pairs(pairs, self.config.pairs.similar), f"similar-{bucket:05d}", tally)
+        pairs = unique_pairs(self.shuffle.read("similar_pairs", bucket, SIMILAR_PAIRS), self.config.pairs.similar)
+        self._write("pairs", pairs.select(TABLES["pairs"].names), f"similar-{bucket:05d}", tally)
+        self.shuffle.write("known_positives", f"similar-{bucket:05d}", related_products(pairs), by="anchor_key")
         return tally
 
     def lexical_triplets(self, bucket: int) -> Counts:
-        """Write triplets with lexical negatives; shards of the corpus are distributed over the buckets."""
+        """Stage triplets with lexical negatives; shards of the corpus are distributed over the buckets."""
         tally, shards = Counts(), self._bm25_shards
-        parts = [TABLES["triplets"].empty_table()]
+        parts = [TRIPLET_CANDIDATES.empty_table()]
         for shard in range(bucket, shards.buckets, self.shuffle.buckets):
             pairs = shards.read("bm25_pairs", shard, PAIRS_WITH_POSITIVES)
             documents = shards.read("bm25_documents", shard, BM25_DOCUMENTS)
             assert self.config.triplets.lexical is not None
             parts.append(lexical_triplets(pairs, documents, self.config.triplets.lexical, tally))
-        self._write("triplets", pa.concat_tables(parts), f"lexical-{bucket:05d}", tally)
+        self._stage_triplets(f"lexical-{bucket:05d}", pa.concat_tables(parts))
+        return tally
+
+    def allowed_triplets(self, bucket: int) -> Counts:
+        """Write the triplets of a bucket of anchors, without negatives that are known to be positives."""
+        tally = Counts()
+        candidates = self.shuffle.read("triplet_candidates", bucket, TRIPLET_CANDIDATES)
+        known = self.shuffle.read("known_positives", bucket, KNOWN_POSITIVES)
+        self._write("triplets", allowed_triplets(candidates, known, tally), bucket, tally)
         return tally
 
     def all_after_reading(self, bucket: int) -> Counts:
@@ -218,6 +260,7 @@ class Steps:
             self.catalogue_triplets,
             *([self.similar_pairs, self.unique_similar_pairs] if self.config.pairs.similar.by else []),
             *([self.lexical_triplets] if self.config.triplets.lexical else []),
+            self.allowed_triplets,
             *([decontamination.add_extra_sets, decontamination.decontaminate] if decontamination.enabled else []),
         ]
 
@@ -248,30 +291,19 @@ class Steps:
         shards = (config.shards if config else None) or max(1, math.ceil(size / SHARD_BYTES))
         return Shuffle(join(self.shuffle.path, "shards"), shards)
 
-    def _with_positives(self, pairs: pa.Table, judged_queries: JudgedQueries) -> pa.Table:
-        """Training pairs with all that is relevant to their query: documents, and clusters of these."""
-        relevant = judged_queries.judgments.filter(pc.greater(judged_queries.judgments["relevance"], 0))
-        near, doc_ids = self._near_duplicates, relevant["doc_id"]
-        clusters = near.cluster_of("documents", doc_ids) if near else doc_ids
-        by_query: dict[str, list[str]] = {}
-        columns = (column.to_pylist() for column in (relevant["query_id"], doc_ids, clusters))
-        for query, *names in zip(*columns, strict=True):
-            by_query.setdefault(query, []).extend(str(name) for name in names if name is not None)
-        pairs = pairs.filter(pc.equal(pairs["split"], "train"))
-        lists = [by_query[name] for name in pairs["anchor_id"].to_pylist()]
-        return pairs.append_column(PAIRS_WITH_POSITIVES.field("positives"), [lists])
-
     def _merged_groups(self) -> dict[str, str]:
         return self._cluster_splits.merged_groups() if self._cluster_splits else {}
 
     def _with_clusters(self, documents: pa.Table) -> pa.Table:
-        """Documents with their cluster, which is also their group where splits follow clusters and they have none."""
+        """Documents with cluster and identities; where splits follow clusters, this is the group of one without."""
         near, none = self._near_duplicates, pa.nulls(documents.num_rows, pa.string())
         clusters = near.cluster_of("documents", documents["canonical_id"]) if near else none
+        documents = documents.append_column("cluster", clusters).append_column("product_group", documents["group"])
+        documents = documents.append_column("identities", document_identities(documents))
         if self._cluster_splits:
             index = documents.schema.get_field_index("group")
             documents = documents.set_column(index, "group", pc.coalesce(documents["group"].combine_chunks(), clusters))
-        return documents.append_column("cluster", clusters)
+        return documents
 
     @property
     def _single_bucket(self) -> Shuffle:
@@ -294,6 +326,9 @@ class Steps:
         sources = enumerate(self.config.all_sources)
         return DedupSteps(self.shuffle, tuple(n for n, source in sources if source.repeated_ids == "first"))
 
+    def _stage_triplets(self, part: str, triplets: pa.Table) -> None:
+        self.shuffle.write("triplet_candidates", part, triplets, by="anchor_key")
+
     def _write(self, table: str, rows: pa.Table, part: int | str, tally: Counts) -> None:
         """Write rows of a table; those that are trained on wait until they can be checked for leaks."""
         name = f"part-{part:05d}" if isinstance(part, int) else part
@@ -311,6 +346,8 @@ def _corpus(documents: pa.Table) -> pa.Table:
     """Rows of table `corpus`."""
     columns = {name: documents[name] for name in ("title", "text", "category", "tags", "source")}
     columns |= {"doc_id": documents["id"], "cluster_id": documents["cluster"]}
+    product = pc.fill_null(documents["product"], False)
+    columns["group_id"] = pc.if_else(product, pc.coalesce(documents["product_group"], documents["id"]), None)
     return pa.table({name: columns[name] for name in TABLES["corpus"].names}, schema=TABLES["corpus"])
 
 

@@ -4,22 +4,33 @@ A catalogue says which products are near. With depth 1 a product is nearer to on
 sibling category (headphones, headphones, earbuds). With depth 2 it is also nearer to one of a sibling category than to
 one of another branch: headphones, earbuds, running shoes. A negative is never of the anchor's own category, and the
 documents of one triplet share a split.
+
+What is made here are candidates, with some negatives to spare: `negatives` says which of them may stay.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
+from pipeline.building.negatives import (
+    IDENTITIES,
+    KNOWN_POSITIVES,
+    TRIPLET_CANDIDATES,
+    anchor_keys,
+    as_candidates,
+    bar,
+    id_identity,
+    reading,
+)
 from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
 from pipeline.search.bm25 import BM25Index
 from pipeline.sources.reading.splits import SplitConfig
 from pipeline.storage.counts import Counts
-from pipeline.text.normalize import hash64, key
+from pipeline.text.normalize import hash64
 
 MEMBERS = pa.schema(
     [
@@ -30,16 +41,19 @@ MEMBERS = pa.schema(
         ("parent", pa.string()),
         ("source", pa.string()),
         ("split", pa.string()),
+        ("group", pa.string()),
+        ("identities", IDENTITIES),
         ("rank", pa.uint64()),  # seeded order: which products are sampled
     ]
 )
-BM25_DOCUMENTS = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("cluster", pa.string())])
+BM25_DOCUMENTS = pa.schema([("doc_id", pa.string()), ("text", pa.string()), ("identities", IDENTITIES)])
 PAIRS_WITH_POSITIVES = TABLES["pairs"].append(
-    pa.field("positives", pa.list_(pa.string()))  # all documents that are relevant to the anchor, and their clusters
+    pa.field("positives", IDENTITIES)  # of all documents that are relevant to the anchor
 )
 POOL = 512  # products of each split that stand for "another branch"
 SHARD_BYTES = 64 << 20
-SPARE = 20  # documents that BM25 ranks beyond those needed, since near duplicates of positives are left out
+SPARE = 20  # documents that BM25 ranks beyond those needed, since some are barred
+SPARE_NEGATIVES = 4  # candidates beyond those needed: positives of the anchor that are known elsewhere are barred
 Product = dict[str, Any]
 
 
@@ -85,7 +99,7 @@ def sample_products(documents: pa.Table, config: TripletConfig, splits: SplitCon
     rows = []
     for row in documents.filter(pc.and_(documents["product"], documents["category"].is_valid())).to_pylist():
         parent = " > ".join(row["category"].split(" > ")[:-1])
-        member = {name: row[name] for name in ("title", "text", "category", "source")}
+        member = {name: row[name] for name in ("title", "text", "category", "source", "group", "identities")}
         split = row["split"] or splits.assign(row["group"] or row["id"])
         rank = hash64(config.seed, row["id"])
         rows.append({"doc_id": row["id"], "parent": parent, "split": split, "rank": rank, **member})
@@ -105,7 +119,7 @@ def lowest_ranks(members: pa.Table, by: tuple[str, ...], count: int) -> pa.Table
 
 
 def catalogue_triplets(members: pa.Table, pool: pa.Table, config: TripletConfig, tally: Counts) -> pa.Table:
-    """Rows of table `triplets` from all members of some parent categories and the pool of all branches."""
+    """Rows of `TRIPLET_CANDIDATES` from all members of some parent categories and the pool of all branches."""
     products = lowest_ranks(members, ("category", "split"), config.per_category).to_pylist()
     pool_products = lowest_ranks(pool, ("split",), POOL).to_pylist()
     families: dict[tuple[str, str], list[Product]] = {}
@@ -115,7 +129,12 @@ def catalogue_triplets(members: pa.Table, pool: pa.Table, config: TripletConfig,
     for (parent, split), family in sorted(families.items()):
         others = [product for product in pool_products if product["split"] == split and product["parent"] != parent]
         rows.extend(_family_triplets(family, others, config, tally))
-    return pa.Table.from_pylist(sorted(rows, key=lambda row: (row["anchor_id"], row["reason"])), TABLES["triplets"])
+    return as_candidates(rows)
+
+
+def catalogue_positives(candidates: pa.Table) -> pa.Table:
+    """Rows of `KNOWN_POSITIVES` from catalogue triplets: in other triplets of an anchor a positive is no negative."""
+    return pa.table([candidates["anchor_key"], candidates["barred"]], schema=KNOWN_POSITIVES)
 
 
 def _family_triplets(
@@ -125,40 +144,83 @@ def _family_triplets(
     categories: dict[str, list[Product]] = {}
     for product in family:
         categories.setdefault(product["category"], []).append(product)
-    for category, products in sorted(categories.items()):
-        has_siblings = len(products) < len(family)
+    for _, products in sorted(categories.items()):
         if len(products) == 1:
             tally.counts["products_alone_in_category"] += 1
+        siblings = family if len(products) < len(family) else []
         for index, anchor in enumerate(products):
-            siblings = _outside_category(family, anchor, category, config) if has_siblings else []
-            branches = _outside_category(others, anchor, category, config)
-            if len(products) > 1:
-                positive = products[(index + 1) % len(products)]
-                negatives = _negatives(siblings, branches, config)
-                yield from _triplet(anchor, positive, "same category", negatives, config)
-            if config.depth == 2 and siblings and anchor["parent"]:
-                negatives = _with_reason(branches, "another branch")
-                yield from _triplet(anchor, siblings[-1], "sibling category", negatives, config)
+            mate = products[(index + 1) % len(products)] if len(products) > 1 else None
+            yield from _anchor_triplets(anchor, mate, siblings, others, config, tally)
+
+
+def _anchor_triplets(
+    anchor: Product,
+    mate: Product | None,
+    family: list[Product],
+    others: list[Product],
+    config: TripletConfig,
+    tally: Counts,
+) -> Iterator[Product]:
+    """Triplets of one product: with `mate`, of its own category, and with a product of a sibling category."""
+    barred = _barred(anchor, mate)
+    siblings = _outside_category(family, anchor, barred, config, tally)
+    positive = _sibling_positive(siblings, mate, config) if config.depth == 2 and anchor["parent"] else None
+    if mate is not None:
+        siblings = [sibling for sibling in siblings if sibling is not positive]
+        branches = _outside_category(others, anchor, barred, config, tally)
+        negatives = _negatives(siblings, branches, config)
+        yield from _triplet(anchor, mate, "same category", negatives, config)
+    if positive is not None:
+        branches = _outside_category(others, anchor, _barred(anchor, positive), config, tally)
+        negatives = [_negative(product, "another branch") for product in branches]
+        yield from _triplet(anchor, positive, "sibling category", negatives, config)
+
+
+def _sibling_positive(siblings: list[Product], mate: Product | None, config: TripletConfig) -> Product | None:
+    """The product of a sibling category that is a positive; an only one is rather the negative beside `mate`."""
+    if not siblings or (mate is not None and len(siblings) == 1):
+        return None
+    return siblings[min(config.negatives, len(siblings)) - 1]
+
+
+def _barred(*products: Product | None) -> set[str]:
+    """Identities of products."""
+    some = [product for product in products if product is not None]
+    return {name for product in some for name in (id_identity(product["doc_id"]), *product["identities"])}
 
 
 def _negatives(siblings: list[Product], branches: list[Product], config: TripletConfig) -> list[Product]:
-    """Negatives to a positive of the anchor's own category, by `levels`."""
-    medium, easy = _with_reason(siblings, "sibling category"), _with_reason(branches, "another branch")
+    """Negatives to a positive of the anchor's own category, by `levels`; those to spare come last."""
+    medium = [_negative(product, "sibling category") for product in siblings]
+    easy = [_negative(product, "another branch") for product in branches]
     if config.levels == "both":
         half = max(config.negatives - len(easy), (config.negatives + 1) // 2)
-        return [*medium[:half], *easy[: config.negatives - min(half, len(medium))]]
+        rest = config.negatives - min(half, len(medium))
+        return [*medium[:half], *easy[:rest], *medium[half:], *easy[rest:]]
     return {"nearest": medium or easy, "medium": medium, "easy": easy}[config.levels]
 
 
-def _with_reason(products: list[Product], reason: str) -> list[Product]:
-    return [{"doc_id": product["doc_id"], "text": product["text"], "reason": reason} for product in products]
+def _negative(product: Product, reason: str) -> Product:
+    return {name: product[name] for name in ("doc_id", "text", "identities")} | {"reason": reason}
 
 
-def _outside_category(products: list[Product], anchor: Product, category: str, config: TripletConfig) -> list[Product]:
-    """Up to `negatives` products of other categories, from an offset that the anchor's hash decides."""
+def _outside_category(
+    products: list[Product], anchor: Product, barred: set[str], config: TripletConfig, tally: Counts
+) -> list[Product]:
+    """Products of other categories that are not barred, from an offset that the anchor's hash decides."""
     start = hash64(config.seed, "around", anchor["doc_id"]) % max(1, len(products))
-    rotated = (products[(start + step) % len(products)] for step in range(len(products)))
-    return list(islice((product for product in rotated if product["category"] != category), config.negatives))
+    allowed: list[Product] = []
+    for step in range(len(products)):
+        product = products[(start + step) % len(products)]
+        if product["category"] == anchor["category"]:
+            continue
+        if barred.isdisjoint(product["identities"]):
+            allowed.append(product)
+        elif len(allowed) < config.negatives:
+            bar(anchor["doc_id"], product["doc_id"], tally)
+        if len(allowed) == config.negatives + SPARE_NEGATIVES:
+            break
+    return allowed
 
 
 def _triplet(
@@ -172,61 +234,83 @@ def _triplet(
             "positive": positive["text"],
             "source": anchor["source"],
             "split": anchor["split"],
-            "group_id": anchor["doc_id"],
+            "group_id": anchor["group"] or anchor["doc_id"],
             "relevance": 1.0,
             "reason": reason,
             "negatives": negatives,
+            "identities": [negative["identities"] for negative in negatives],
+            "barred": sorted(_barred(anchor, positive)),
+            "max_negatives": config.negatives,
         }
 
 
 def judged_triplets(pairs: pa.Table, judgments: pa.Table, config: TripletConfig) -> pa.Table:
-    """Rows of table `triplets`: pairs of high relevance with documents judged 0 for the same query.
+    """Rows of `TRIPLET_CANDIDATES`: pairs of high relevance with documents judged 0 for the same query.
 
     `judgments` has the texts of the documents of relevance 0; which of them go with a pair is decided by a seeded hash.
     """
     irrelevant: dict[str, list[Product]] = {}
     for row in judgments.filter(pc.less_equal(judgments["relevance"], 0)).to_pylist():
-        irrelevant.setdefault(row["query_id"], []).append({"doc_id": row["doc_id"], "text": row["text"]})
+        negative = {name: row[name] for name in ("doc_id", "text", "identities")} | {"reason": "judged 0"}
+        irrelevant.setdefault(row["query_id"], []).append(negative)
     rows = []
     pairs = pairs.filter(pc.is_in(pairs["anchor_id"], pa.array(list(irrelevant), pa.string())))
     for pair in pairs.filter(pc.greater_equal(pairs["relevance"], config.judged_positive)).to_pylist():
         ids = (pair["anchor_id"], pair["positive_id"])
         negatives = sorted(irrelevant[pair["anchor_id"]], key=lambda n: hash64(config.seed, *ids, n["doc_id"]))
-        if config.negatives:
-            negatives = [{**negative, "reason": "judged 0"} for negative in negatives[: config.negatives]]
-            rows.append({**pair, "negatives": negatives})
-    return pa.Table.from_pylist(rows, schema=TABLES["triplets"])
+        rows.append(_with_negatives(pair, negatives, config.negatives))
+    return as_candidates(rows if config.negatives else [])
+
+
+def _with_negatives(pair: Product, negatives: list[Product], count: int) -> Product:
+    """A row of `TRIPLET_CANDIDATES`, whose positive is a known one, with at most `count` of its negatives."""
+    names = [negative["identities"] for negative in negatives]
+    return {**pair, "negatives": negatives, "identities": names, "barred": [], "max_negatives": count}
+
+
+def with_positives(pairs: pa.Table, known: pa.Table) -> pa.Table:
+    """Pairs (`PAIRS_WITH_POSITIVES`) with the identities of all that is known to be relevant to their anchors."""
+    positives: dict[int, list[str]] = {}
+    for anchor, names in zip(*(known[name].to_pylist() for name in KNOWN_POSITIVES.names), strict=True):
+        positives.setdefault(anchor, []).extend(names)
+    lists = [positives[anchor] for anchor in anchor_keys(pairs["anchor"]).tolist()]
+    return pairs.append_column(PAIRS_WITH_POSITIVES.field("positives"), pa.array(lists, IDENTITIES))
 
 
 def lexical_triplets(pairs: pa.Table, documents: pa.Table, config: LexicalConfig, tally: Counts) -> pa.Table:
-    """Training pairs (`PAIRS_WITH_POSITIVES`) and `BM25_DOCUMENTS` of one shard into rows of table `triplets`.
-
-    Left out are known positives of the anchor, near duplicates of these, and documents with the anchor's own text.
-    """
+    """Training pairs (`PAIRS_WITH_POSITIVES`) and `BM25_DOCUMENTS` of one shard into rows of `TRIPLET_CANDIDATES`."""
     documents = documents.sort_by("doc_id")
     texts = documents["text"].to_pylist()
     if not any(any(map(str.isalnum, text)) for text in texts) or not pairs.num_rows:
         tally.counts["pairs_without_lexical_negative"] += pairs.num_rows
-        return TABLES["triplets"].empty_table()
-    index, ids, clusters = BM25Index(texts), documents["doc_id"].to_pylist(), documents["cluster"].to_pylist()
-    negatives: dict[str, list[dict[str, Any]]] = {}
-    rows = []
+        return TRIPLET_CANDIDATES.empty_table()
+    index, rows = BM25Index(texts), documents.to_pylist()
+    negatives: dict[str, list[Product]] = {}
+    triplets = []
     for pair in pairs.sort_by([("anchor_id", "ascending"), ("positive_id", "ascending")]).to_pylist():
-        positives = set(pair.pop("positives"))
+        barred = {*pair.pop("positives"), reading(pair["anchor"])}
         if pair["anchor_id"] not in negatives:
-            _, ranking = index.search(pair["anchor"], config.skip + config.negatives + len(positives) + SPARE)
-            anchor_key = key(pair["anchor"])
-            allowed = [
-                row
-                for row in ranking.tolist()
-                if not {ids[row], clusters[row]} & positives and key(texts[row]) != anchor_key
-            ]
-            negatives[pair["anchor_id"]] = [
-                {"doc_id": ids[row], "text": texts[row], "rank": rank, "reason": "BM25, not judged right"}
-                for rank, row in list(enumerate(allowed, start=1))[config.skip : config.skip + config.negatives]
-            ]
+            _, ranking = index.search(pair["anchor"], config.skip + config.negatives + len(barred) + SPARE)
+            ranked = [rows[row] for row in ranking.tolist()]
+            negatives[pair["anchor_id"]] = _ranked_negatives(pair["anchor_id"], ranked, barred, config, tally)
         if negatives[pair["anchor_id"]]:
-            rows.append({**pair, "negatives": negatives[pair["anchor_id"]]})
+            triplets.append(_with_negatives(pair, negatives[pair["anchor_id"]], config.negatives))
         else:
             tally.counts["pairs_without_lexical_negative"] += 1
-    return pa.Table.from_pylist(rows, schema=TABLES["triplets"])
+    return as_candidates(triplets)
+
+
+def _ranked_negatives(
+    anchor_id: str, ranked: list[Product], barred: set[str], config: LexicalConfig, tally: Counts
+) -> list[Product]:
+    """Negatives from documents by falling BM25: those that are not barred, without the first `skip` of them."""
+    allowed: list[Product] = []
+    for document in ranked:
+        if id_identity(document["doc_id"]) in barred:  # a known positive, which nobody takes for a negative
+            continue
+        if barred.isdisjoint([reading(document["text"]), *document["identities"]]):
+            allowed.append(document)
+        elif config.skip <= len(allowed) < config.skip + config.negatives:
+            bar(anchor_id, document["doc_id"], tally)
+    chosen = list(enumerate(allowed, 1))[config.skip : config.skip + config.negatives + SPARE_NEGATIVES]
+    return [{**document, "rank": rank, "reason": "BM25, not judged right"} for rank, document in chosen]

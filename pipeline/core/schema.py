@@ -43,7 +43,10 @@ _PAIR_FIELDS = [
     ("reason", pa.string()),  # why the row exists
 ]
 
-OPTIONAL = {"weight", "teacher_score"}  # columns that `conform` fills with nulls where a table has none
+OPTIONAL = {  # (table, column) that `conform` fills with nulls where a table has none
+    *((table, column) for table in ("pairs", "triplets") for column in ("weight", "teacher_score")),
+    ("corpus", "group_id"),
+}
 
 TABLES: dict[str, pa.Schema] = {
     "corpus": pa.schema(
@@ -55,6 +58,7 @@ TABLES: dict[str, pa.Schema] = {
             ("tags", pa.list_(pa.string())),
             ("source", pa.string()),
             ("cluster_id", pa.string()),  # near-duplicate cluster; null when not clustered
+            ("group_id", pa.string()),  # product of which this is an offer; null where it is no product
         ]
     ),
     "queries": pa.schema(
@@ -124,7 +128,7 @@ def conform(table: pa.Table, name: str) -> pa.Table:
     wanted = TABLES[name]
     columns = []
     for field in wanted:
-        if field.name in OPTIONAL and field.name not in table.column_names:
+        if (name, field.name) in OPTIONAL and field.name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         if field.name not in table.column_names:

@@ -125,12 +125,12 @@ def test_a_popular_document_has_few_pairs(inline: None, tmp_path: Path, over: di
 def test_lookalikes_share_words_and_are_not_known_to_be_right():
     texts = {"right": "old steel filter coffee", "near": "old steel filter coffee pot", "own": "Steel filter coffee"}
     texts |= {"best": "steel coffee", "good": "the steel door", "far": "blue sky"}
-    clusters = {"right": "c", "near": "c"}
-    rows = [{"doc_id": n, "text": t, "cluster": clusters.get(n)} for n, t in texts.items()]
+    clusters = {"right": ["cluster c"], "near": ["cluster c"]}
+    rows = [{"doc_id": n, "text": t, "identities": clusters.get(n, [])} for n, t in texts.items()]
     documents = pa.Table.from_pylist(rows, schema=BM25_DOCUMENTS)
     pair = {"anchor_id": "q", "anchor": "steel filter coffee", "positive_id": "right", "positive": texts["right"]}
     pairs = pa.Table.from_pylist(
-        [pair | {"positives": ["right", "c"], "reason": "judged 1"}], schema=PAIRS_WITH_POSITIVES
+        [pair | {"positives": ["id right", "cluster c"], "reason": "judged 1"}], schema=PAIRS_WITH_POSITIVES
     )
     found = lexical_triplets(pairs, documents, LexicalConfig(skip=0), Counts()).to_pylist()
     assert [(n["doc_id"], n["rank"]) for n in found[0]["negatives"]] == [("best", 1), ("good", 2)]
