@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.building.judgments import JudgedQueries
 from pipeline.core.schema import TABLES
 from pipeline.storage.counts import EXAMPLES, Counts
-from pipeline.text.columns import keys, named_after, whole, words
+from pipeline.text.columns import as_array, ids_from_keys, key_column, key_prefixes
 from pipeline.text.normalize import key
 
 IDENTITIES = pa.list_(pa.string())
@@ -36,12 +36,12 @@ Row = dict[str, Any]
 
 def document_identities(documents: pa.Table) -> pa.Array:
     """Identities [N] of documents beside their ids."""
-    product = whole(pc.fill_null(documents["product"], False))
+    product = as_array(pc.fill_null(documents["product"], False))
     titles = _title_keys(documents["title"])
     return _lists(
         [
-            _named("cluster", whole(documents["cluster"])),
-            _named("group", pc.if_else(product, whole(documents["group"]), None)),
+            _named("cluster", as_array(documents["cluster"])),
+            _named("group", pc.if_else(product, as_array(documents["group"]), None)),
             _named("title", pc.if_else(product, titles, None)),
             _named("reads", titles),
         ]
@@ -60,7 +60,7 @@ def reading(text: str) -> str:
 
 def anchor_keys(texts: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """64-bit keys of anchors [N]: equal texts are one anchor, whatever their ids."""
-    return words(keys(texts)).astype(np.uint64)
+    return key_prefixes(key_column(texts)).astype(np.uint64)
 
 
 def anchor_key(text: str) -> int:
@@ -86,8 +86,8 @@ def titled_products(documents: pa.Table) -> pa.Table:
 
 def with_ids(rows: pa.Table) -> pa.Array:
     """Identities [N] of the documents of rows, their ids included."""
-    own = whole(rows["identities"])
-    lists = _lists([_named("id", whole(rows["doc_id"]))])
+    own = as_array(rows["identities"])
+    lists = _lists([_named("id", as_array(rows["doc_id"]))])
     return lists if not pc.sum(pc.list_value_length(own)).as_py() else _joined(lists, own)
 
 
@@ -151,10 +151,10 @@ def given_candidates(triplets: pa.Table) -> pa.Table:
 
 def _title_keys(titles: pa.ChunkedArray) -> pa.Array:
     """Keys [N] of titles as text; null where there is no title."""
-    some = pc.fill_null(pc.not_equal(whole(titles), ""), False)
+    some = pc.fill_null(pc.not_equal(as_array(titles), ""), False)
     if not pc.any(some).as_py():
         return pa.nulls(len(titles), pa.string())
-    names = pc.utf8_slice_codeunits(named_after(keys(pc.fill_null(titles, "")), "k"), 2)
+    names = pc.utf8_slice_codeunits(ids_from_keys(key_column(pc.fill_null(titles, "")), "k"), 2)
     return pc.if_else(some, names, None)
 
 
