@@ -9,6 +9,7 @@ from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
 from pipeline.sources.esci import Esci
+from pipeline.sources.google_merchant import GoogleMerchant
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.sources.json import Json
 from pipeline.sources.jsonl import JsonLines
@@ -19,6 +20,7 @@ from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad
 from pipeline.sources.stackexchange import StackExchange
 from pipeline.sources.wands import Wands
+from pipeline.sources.woocommerce import WooCommerce
 
 Source = Annotated[
     StackExchange
@@ -34,6 +36,8 @@ Source = Annotated[
     | Esci
     | Amazon
     | Shopify
+    | WooCommerce
+    | GoogleMerchant
     | Debian
     | Ditto,
     Registry("source", SourceConfig),
