@@ -30,7 +30,8 @@ class Registry:
     """Annotation of a union of built-in classes that lets a recipe name a subclass of `base` by import path too.
 
     `kind` is what messages call one of them ("loss"). `aliases` are other names of built-ins, each with the settings
-    that it stands for: {"mnrl": {"type": "infonce"}}; settings that the recipe gives win over those.
+    that it stands for: {"mnrl": {"type": "infonce"}}; settings that the recipe gives win over those. Names are compared
+    without case, underscores, hyphens and the kind at their end: MarginMSELoss is margin_mse.
     """
 
     def __init__(self, kind: str, base: type[BaseModel], aliases: Aliases | None = None) -> None:
@@ -41,9 +42,11 @@ class Registry:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Schema of the union, tagged by `type`, with aliases and import paths resolved before it."""
         choices = {tag(item): handler.generate_schema(item) for item in _models(source)}
+        settings = {self._plain(name): {"type": name} for name in choices}
+        settings |= {self._plain(name): dict(item) for name, item in self.aliases.items() if item["type"] in choices}
 
         def validate(value: Any, union: core_schema.ValidatorFunctionWrapHandler) -> Any:
-            return self._validate(value, union, list(choices))
+            return self._validate(value, union, list(choices), settings)
 
         return core_schema.no_info_wrap_validator_function(
             validate,
@@ -51,22 +54,33 @@ class Registry:
             serialization=core_schema.simple_ser_schema("any"),  # by the class that it is, not by one of the union
         )
 
-    def _validate(self, value: Any, union: core_schema.ValidatorFunctionWrapHandler, names: list[str]) -> Any:
+    def _validate(
+        self,
+        value: Any,
+        union: core_schema.ValidatorFunctionWrapHandler,
+        names: list[str],
+        settings: dict[str, dict[str, Any]],
+    ) -> Any:
+        """The section that `value` describes; `settings` are those that each plain name stands for."""
         if isinstance(value, self.base) and tag(type(value)) not in names:
             return self._importable(value)
         name = value.get("type") if isinstance(value, dict) else None
-        if not isinstance(name, str):
+        if not isinstance(name, str) or name in names:
             return union(value)
-        if name in self.aliases:
-            value = {**self.aliases[name], **{key: item for key, item in value.items() if key != "type"}}
-        elif ":" in name:
+        if ":" in name:
             return self._own(load(name, self.kind, self.base), value)
-        elif name not in names:
-            raise _error(
-                f"no {self.kind} is called {name!r}{nearest(name, [*names, *self.aliases])}; choose from "
-                f"{', '.join(sorted([*names, *self.aliases]))}, or name your own class as package.module:Class"
-            )
-        return union(value)
+        if self._plain(name) in settings:
+            return union({**settings[self._plain(name)], **{key: item for key, item in value.items() if key != "type"}})
+        aliases = sorted(name for name in self.aliases if self._plain(name) in settings)
+        raise _error(
+            f"no {self.kind} is called {name!r}{nearest(name, [*names, *aliases])}; choose from "
+            f"{', '.join(sorted(names))}{_also(aliases)}, or name your own class as package.module:Class"
+        )
+
+    def _plain(self, name: str) -> str:
+        """A name without case, punctuation and the kind at its end."""
+        letters = "".join(letter for letter in name.lower() if letter.isalnum())
+        return letters.removesuffix(self.kind.replace(" ", "")) or letters
 
     def _importable(self, value: BaseModel) -> BaseModel:
         """The value, whose class the workers of a job must be able to import by its path."""
@@ -178,6 +192,10 @@ def _failed(path: str, name: str, error: Exception) -> PydanticCustomError:
     last = traceback.extract_tb(error.__traceback__)[-1]
     at = "" if "importlib" in last.filename else f" at {last.filename}:{last.lineno}"
     return _error(f"{path}: importing {name} failed{at}: {type(error).__name__}: {error}")
+
+
+def _also(aliases: list[str]) -> str:
+    return f" (also known as {', '.join(aliases)})" if aliases else ""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

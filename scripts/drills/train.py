@@ -252,7 +252,7 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             steady, longer = undisturbed("steady", by_slot=True), undisturbed("longer", 16, by_slot=True)
             compared(trial("resubmitted", by_slot=True), steady, resubmitted, exact=False)
             changed = partial(resized, nodes=nodes, chance=chance)
-            elastic = trial("elastic", 16, {"min": 1, "max": 2, "look_s": 1}, by_slot=True)
+            elastic = trial("elastic", 16, {"min": 1, "max": 2, "resize_check_s": 1}, by_slot=True)
             compared(elastic, longer, changed, exact=False)
         nodes.cluster.shutdown()
     return found

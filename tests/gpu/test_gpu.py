@@ -15,7 +15,7 @@ from training.loop.gradient_cache import Cached, Plain
 from training.loop.step import Loop, LoopConfig
 from training.loop.trainer import Drive
 from training.losses.infonce import InfoNCE
-from training.losses.objective import local
+from training.losses.loss import local_batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -80,7 +80,7 @@ def test_dropout_is_replayed_on_a_gpu(minilm, precision, attention):
         torch.manual_seed(seed)
         encoder.zero_grad(set_to_none=True)
         vectors = passes(tokens, skip)
-        share = loss(local(vectors[:32], vectors[32:]), {})
+        share = loss(local_batch(vectors[:32], vectors[32:]), {})
         passes.backward(share.loss)
         found = [value.grad.reshape(-1) for value in encoder.parameters() if value.grad is not None]
         return torch.cat(found).double(), torch.rand(1, device="cuda")
@@ -111,7 +111,7 @@ def test_gradients_of_packed_texts_are_those_of_padded_ones(minilm, dropout):
             encoder.zero_grad(set_to_none=True)
             with torch.autocast("cuda", dtype=precision, enabled=precision != torch.float32):
                 vectors = encoder.encode_tokens(tokens, [0] * len(tokens)).float()
-            InfoNCE()(local(vectors[:24], vectors[24:]), {}).loss.backward()
+            InfoNCE()(local_batch(vectors[:24], vectors[24:]), {}).loss.backward()
             draws.append(torch.cat([x.grad.reshape(-1) for x in encoder.parameters() if x.grad is not None]).double())
         found[attention] = torch.stack(draws)
     padded, packed = found["sdpa"].mean(0), found["varlen"].mean(0)
@@ -133,13 +133,13 @@ def test_a_tiled_loss_is_the_dense_one_on_a_gpu():
         ("cuda", torch.float32, 96),
     ):
         given = [x.to(device, dtype, copy=True).requires_grad_() for x in (query, positive, negative)]
-        batch = local(
+        batch = local_batch(
             given[0],
             given[1],
             given[2].reshape(700, 2, 64),
             positive_id=(ids + 1000).to(device),
             query_id=torch.arange(700, device=device),
-            known=(ids + 1000)[:, None].to(device),
+            relevant_id=(ids + 1000)[:, None].to(device),
             negative_id=torch.arange(5000, 6400, device=device),
         )
         objective = InfoNCE(tile=tile, directions=["query_to_document", "document_to_query", "query_to_query"])

@@ -98,27 +98,27 @@ class Ragged:
 class Keys:
     """What composition must know of n rows, in the order of their epoch: 64-bit ids, below 0 for none.
 
-    `documents` are those that a row brings into its batch, positive and negatives; `known` those that are known to be
-    relevant to its query.
+    `documents` are those that a row brings into its batch, positive and negatives; `relevant` those that are known to
+    be relevant to its query.
     """
 
     documents: Ragged
-    known: Ragged
+    relevant: Ragged
 
     def __len__(self) -> int:
         return len(self.documents.counts)
 
     def hot(self) -> npt.NDArray[np.bool_]:
         """Rows [n] that could not share a batch with some other row of these."""
-        values = np.concatenate([self.documents.values, self.known.values])
+        values = np.concatenate([self.documents.values, self.relevant.values])
         if not len(values):
             return np.zeros(len(self), dtype=bool)
         number = pa.array(values).dictionary_encode().indices.to_numpy().astype(np.int64)
         cut = len(self.documents.values)
-        docs, known = (number[:cut], self.documents.owner), (number[cut:], self.known.owner)
+        docs, known = (number[:cut], self.documents.owner), (number[cut:], self.relevant.owner)
         docs, known = (
             (one[0][part >= 0], one[1][part >= 0])
-            for one, part in ((docs, self.documents.values), (known, self.known.values))
+            for one, part in ((docs, self.documents.values), (known, self.relevant.values))
         )
         found = np.zeros(len(self), dtype=bool)
         for (ids, owner), (others, beside) in ((docs, known), (known, docs)):
@@ -181,7 +181,7 @@ class _Filler:
         self.hot, self.next = hot.tolist(), 0
         self.hot.append(self.count)
         self.documents = dict(zip(self.hot, keys.documents.lists(hot), strict=False))
-        self.known = dict(zip(self.hot, map(_some, keys.known.lists(hot)), strict=False))
+        self.relevant = dict(zip(self.hot, map(_some, keys.relevant.lists(hot)), strict=False))
 
     def runs(self) -> list[Ints]:
         """Take the full batches before the next hot row."""
@@ -195,7 +195,7 @@ class _Filler:
         documents, relevant, still = set[int](), set[int](), list[int]()
 
         def place(row: int) -> None:
-            mine, known = self.documents[row], self.known[row]
+            mine, known = self.documents[row], self.relevant[row]
             if relevant.isdisjoint(mine) and documents.isdisjoint(known):
                 batch.append(row)
                 documents.update(mine)

@@ -60,7 +60,7 @@ class Bulk:
     max_rows: int | None = None
     mix: dict[str, float] = field(default_factory=dict)
     temperature: float | None = None
-    one_source: bool = False
+    homogeneous_batches: bool = False
     guide: dict[str, Artifact] = field(default_factory=dict)
     starts: tuple[int, ...] = ()
     limit: int | None = None  # the highest hash of a row that is in the sample of `max_rows`
@@ -175,7 +175,7 @@ class Bulk:
         shares = mixed(self.sources, self.mix, self.temperature)
         table = scored(table, self.exchange.read("candidates", bucket, FACTS))
         rows = rows_from(table, known, self.most, near, shares, own)
-        rows = replace(rows, stream=rows.source) if self.one_source else rows
+        rows = replace(rows, stream=rows.source) if self.homogeneous_batches else rows
         if self.guide:
             rows = replace(rows, guide=vectors_of(self.guide, rows.query_id, rows.positive_id, rows.negative_id))
         encoder = _loaded(self.encoder.model_dump_json())

@@ -147,7 +147,7 @@ class Feed:
         if ranks > reader.notes["slots"]:  # fewer that do not divide them only balance less well
             raise UserError(told(reader.notes["slots"], ranks))
         slot = whole["slot"].to_numpy()
-        width = int(ragged(whole["known"])[1].max())
+        width = int(ragged(whole["relevant_id"])[1].max())
         mine = whole.take(pa.array(np.flatnonzero(slot % ranks == rank))).combine_chunks()
         slots, counts = np.unique(slot[slot % ranks == rank], return_counts=True)
         return Part(

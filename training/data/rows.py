@@ -15,8 +15,8 @@ from training.data.guide_vectors import Guide
 class Rows:
     """Training rows in memory: texts, 64-bit ids for masks and composition, and what graded losses need.
 
-    `known` [n, K] are the documents known to be relevant to the row's query (its own positive among them), padded
-    with -1; `known_cluster` [n, K] their near-duplicate clusters, -1 for none. Lists hold one array a row.
+    `relevant_id` [n, K] are the documents known to be relevant to the row's query (its own positive among them), padded
+    with -1; `relevant_cluster` [n, K] their near-duplicate clusters, -1 for none. Lists hold one array a row.
     """
 
     anchors: list[str]
@@ -25,7 +25,7 @@ class Rows:
     query_id: Ints
     positive_id: Ints
     negative_id: list[Ints]
-    known: Ints
+    relevant_id: Ints
     label: Ints | None = None  # [n] class of the row
     score: Floats | None = None  # [n] similarity or judged relevance of anchor and positive
     weight: Floats | None = None  # [n]
@@ -34,7 +34,7 @@ class Rows:
     negative_teacher: list[Floats] | None = None
     positive_cluster: Ints | None = None  # [n]
     negative_cluster: list[Ints] | None = None
-    known_cluster: Ints | None = None
+    relevant_cluster: Ints | None = None
     share: Floats | None = None  # [n] how often the row is wanted in an epoch, by its source; once where None
     guide: Guide | None = None
     source: list[str] | None = None
@@ -86,7 +86,7 @@ def rows_from(
         query_id=_ids(anchor_ids),
         positive_id=_ids(positive_ids),
         negative_id=[_ids(row) for row in negative_ids],
-        known=_padded(known),
+        relevant_id=_padded(known),
         label=_ids([str(one) for one in table["label"].to_pylist()]) if "label" in table.column_names else None,
         score=_numbers(_optional(table, "relevance")),
         weight=_numbers(_optional(table, "weight"), missing=1.0),
@@ -95,7 +95,7 @@ def rows_from(
         negative_teacher=_lists([[n.get("score") for n in row] for row in given], negative_ids, np.nan),
         positive_cluster=_ids([clusters.get(doc) for doc in positive_ids]) if clusters else None,
         negative_cluster=[_ids([clusters.get(doc) for doc in row]) for row in negative_ids] if clusters else None,
-        known_cluster=_padded([[clusters.get(doc) for doc in row] for row in known]) if clusters else None,
+        relevant_cluster=_padded([[clusters.get(doc) for doc in row] for row in known]) if clusters else None,
         share=np.array([mix.get(source, 1.0) for source in table["source"].to_pylist()]) if mix else None,
         source=_optional(table, "source"),
         table=_optional(table, "table"),

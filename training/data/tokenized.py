@@ -36,9 +36,9 @@ SCHEMA = pa.schema(
         ("share", pa.float64()),  # how often an epoch takes the row
         ("query_id", pa.int64()),
         ("positive_id", pa.int64()),
-        ("known", IDS),
+        ("relevant_id", IDS),
         ("positive_cluster", pa.int64()),
-        ("known_cluster", IDS),
+        ("relevant_cluster", IDS),
         ("label", pa.int64()),
         ("score", pa.float64()),
         ("weight", pa.float64()),
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
 )
 # columns that only some runs have, by the name under which a gather takes them
 OPTIONAL = {
-    "query.cluster": "known_cluster",
+    "query.relevant_cluster": "relevant_cluster",
     "query.label": "label",
     "query.score": "score",
     "query.weight": "weight",
@@ -73,7 +73,7 @@ def tokenised(rows: Rows, tokenize: Tokenize, numbers: Ints | None = None) -> pa
     """
     n = len(rows)
     counts = np.array([len(row) for row in rows.negatives], dtype=np.int64)
-    known = rows.known >= 0
+    known = rows.relevant_id >= 0
     guide = rows.guide.bytes() if rows.guide else {}
     columns = {
         "row": np.arange(n) if numbers is None else numbers,
@@ -84,11 +84,11 @@ def tokenised(rows: Rows, tokenize: Tokenize, numbers: Ints | None = None) -> pa
         "share": np.ones(n) if rows.share is None else rows.share,
         "query_id": rows.query_id,
         "positive_id": rows.positive_id,
-        "known": _lists(pa.array(rows.known[known]), known.sum(axis=1)),
+        "relevant_id": _lists(pa.array(rows.relevant_id[known]), known.sum(axis=1)),
         "positive_cluster": rows.positive_cluster,
-        "known_cluster": None
-        if rows.known_cluster is None
-        else _lists(pa.array(rows.known_cluster[known]), known.sum(axis=1)),
+        "relevant_cluster": None
+        if rows.relevant_cluster is None
+        else _lists(pa.array(rows.relevant_cluster[known]), known.sum(axis=1)),
         **{name: getattr(rows, name) for name in ("label", "score", "weight", "teacher")},
         "query_guide": guide.get("query"),
         "positive_guide": guide.get("positive"),
@@ -169,7 +169,7 @@ def cost(table: pa.Table) -> Ints:
 def keys(table: pa.Table) -> Keys:
     """What composition must know of the rows."""
     given, counts = ragged(table["negatives"])
-    known, sizes = ragged(table["known"])
+    known, sizes = ragged(table["relevant_id"])
     ids = given.field("id").to_numpy()
     starts = np.cumsum(counts) - counts
     documents = np.insert(ids, starts, table["positive_id"].to_numpy())
@@ -195,20 +195,20 @@ def beside(table: pa.Table, columns: dict[str, int], width: int) -> dict[str, In
     """What travels with the texts of rows, by the names that a gather takes; floats as bits of float64.
 
     `columns` are the optional ones that the run has, a guide's with the bytes of its vectors; `width` the columns of
-    `query.known`. `negative.row` is the place of the row that each negative belongs to.
+    `query.relevant`. `negative.row` is the place of the row that each negative belongs to.
     """
     given, counts = ragged(table["negatives"])
     found = {
         "query.id": table["query_id"].to_numpy(),
-        "query.known": _padded(*ragged(table["known"]), width),
+        "query.relevant": _padded(*ragged(table["relevant_id"]), width),
         "positive.id": table["positive_id"].to_numpy(),
         "negative.id": given.field("id").to_numpy(),
         "negative.row": np.repeat(np.arange(len(table), dtype=np.int64), counts),
     }
     for name, size in columns.items():
         part, _, inner = OPTIONAL.get(name, "").partition(".")
-        if name == "query.cluster":
-            found[name] = _padded(*ragged(table["known_cluster"]), width)
+        if name == "query.relevant_cluster":
+            found[name] = _padded(*ragged(table["relevant_cluster"]), width)
         elif name.endswith(".guide"):
             column = given.field("guide") if name == "negative.guide" else table[name.replace(".", "_")]
             found[name] = _vectors(column, size)

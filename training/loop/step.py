@@ -31,7 +31,7 @@ from training.loop.optimizer import Optimizer
 from training.loop.throughput import Pace
 from training.loop.weight_averaging import Average, Averaging
 from training.losses.gather import gather, world
-from training.losses.objective import Batch, Objective
+from training.losses.loss import Batch, Loss
 
 GRADES = ("query.score", "query.weight", "query.teacher")
 COLUMNS = ("query", "positive", "negative")
@@ -68,7 +68,7 @@ class LoopConfig(Config):
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
     max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
     patience: int | None = Field(None, ge=1, description="stop after this many validations that were no better")
-    min_gain: float = Field(0.0, ge=0, description="what a validation must gain over the best to be better")
+    min_delta: float = Field(0.0, ge=0, description="what a validation must gain over the best to be better")
 
 
 class Embed(nn.Module):
@@ -102,12 +102,12 @@ class Loop:
     def __init__(
         self,
         encoder: Encoder,
-        objective: Objective,
+        loss: Loss,
         data: Rows | Feed,
         config: LoopConfig,
     ) -> None:
         """Train on a feed of composed epochs, or on rows in memory, which every rank then composes for itself."""
-        self.config, self.objective = config, objective
+        self.config, self.loss = config, loss
         self.rank, self.size = world()
         if config.batch_size < 4 * self.size:
             raise UserError(
@@ -116,7 +116,7 @@ class Loop:
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         if encoder.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
             encoder.packed = use_packed_attention("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
-        self.base = Frozen(encoder) if objective.needs_base() else None
+        self.base = Frozen(encoder) if loss.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
         if encoder.packed and encoder.device.type == "cpu":
@@ -130,7 +130,7 @@ class Loop:
         if config.compile:
             compile_calls(encoder.transformer, encoder.device.type)
         self.told = told if config.compile else nullcontext
-        self.module = Embed(encoder, objective.learned()).to(encoder.device)
+        self.module = Embed(encoder, loss.learnable()).to(encoder.device)
         self.model: nn.Module = self.module
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -189,7 +189,7 @@ class Loop:
         every = gather(columns, work.ids, step=step, plan=self.mark)
         with self._precision():
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
-        return Batch.of(every, step=step, progress=step / self.total, base=base)
+        return Batch.from_gathered(every, step=step, progress=step / self.total, base=base)
 
     def _pieces(self, work: Work, step: int) -> list[Piece] | None:
         """Texts by slot and the random numbers of each, so that dropout is the same for any number of ranks."""
@@ -206,7 +206,7 @@ class Loop:
         self.pace.begin()
         self.optimizer.zero_grad()
         batch = self.embed(work, step)
-        share = self.objective(batch, self.passes.learned)
+        share = self.loss(batch, self.passes.learned)
         self.passes.backward(self.optimizer.scaled(share.loss * self.size))
         return self.pace.summed({"loss": share.loss.detach(), **share.report})
 

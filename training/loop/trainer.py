@@ -156,7 +156,7 @@ class Drive:
 
 def judged(progress: Progress, figure: float, config: LoopConfig) -> Progress:
     """Take in a validation: a better one is the new best, another one makes the run staler."""
-    if math.isfinite(figure) and (progress.best is None or figure > progress.best + config.min_gain):
+    if math.isfinite(figure) and (progress.best is None or figure > progress.best + config.min_delta):
         return replace(progress, best=figure, stale=0)
     return replace(progress, stale=progress.stale + 1)
 

@@ -1,1 +1,1 @@
-"""Objectives over the global batch, one file each."""
+"""Training losses on the global batch, one a file; `registry.py` names them for recipes."""

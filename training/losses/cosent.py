@@ -6,6 +6,7 @@ CoSENT takes the cosine (Su 2022, kexue.fm/archives/8847), AnglE the angle in th
 not vanish where the cosine saturates (Li and Li 2023, arXiv 2309.12871).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Literal
 
@@ -14,62 +15,62 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.objective import Batch, Objective, Share, need
+from training.losses.loss import Batch, Loss, LossShare, need
 
 
-class _Ranked(Objective):
-    """The log-sum-exp couples all pairs of pairs: every rank computes it whole, in O(N log N), and takes its part.
+class _RankingLoss(Loss):
+    """Log-sum-exp over all pairs of pairs: every rank computes it in full, in O(N log N), and takes its share.
 
     Weights of rows are not used.
     """
 
     temperature: float = Field(0.05, gt=0, description="divides similarities; smaller counts the worst pairs alone")
 
-    def similarity(self, left: Tensor, right: Tensor) -> Tensor:
-        """Similarities [N] of rows [N, D]."""
-        raise NotImplementedError
+    @abstractmethod
+    def similarity(self, query: Tensor, positive: Tensor) -> Tensor:
+        """Similarities [N] of rows [N, D] with rows [N, D]."""
 
-    def trusts(self) -> bool:
+    def assumes_positives(self) -> bool:
         """Return False: the score of a pair says whether it is right."""
         return False
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the loss over all pairs (query, positive) of the global batch."""
-        score = need(batch.score, "scores", str(getattr(self, "type", "")), "train on rows: [labelled]")
-        similar = self.similarity(batch.query, batch.positive)
-        return Share(batch.whole(ranked(similar / self.temperature, score)))
+        score = need(batch.score, "scores", self.type, "train on rows: [labelled]")
+        similarity = self.similarity(batch.query, batch.positive)
+        return LossShare(batch.rank_share(ranking_loss(similarity / self.temperature, score)))
 
 
-class CoSENT(_Ranked):
-    """Rank pairs by cosine."""
+class CoSENT(_RankingLoss):
+    """CoSENT: pairs are ranked by cosine."""
 
     type: Literal["cosent"] = "cosent"
 
-    def similarity(self, left: Tensor, right: Tensor) -> Tensor:
+    def similarity(self, query: Tensor, positive: Tensor) -> Tensor:
         """Cosines [N]."""
-        return F.cosine_similarity(left, right, dim=1)
+        return F.cosine_similarity(query, positive, dim=1)
 
 
-class AnglE(_Ranked):
-    """Rank pairs by angle in the complex plane; halves of a vector are its real and imaginary parts."""
+class AnglE(_RankingLoss):
+    """AnglE: pairs are ranked by angle in the complex plane; halves of a vector are its real and imaginary parts."""
 
     type: Literal["angle"] = "angle"
 
-    def similarity(self, left: Tensor, right: Tensor) -> Tensor:
+    def similarity(self, query: Tensor, positive: Tensor) -> Tensor:
         """Sums [N] of the parts of the quotient of the two complex vectors at length 1, as absolute values."""
-        left, right = (F.normalize(F.pad(x, (0, x.shape[1] % 2)), dim=1) for x in (left, right))
-        real, imaginary = left.chunk(2, dim=1)
-        other_real, other_imaginary = right.chunk(2, dim=1)
+        query, positive = (F.normalize(F.pad(x, (0, x.shape[1] % 2)), dim=1) for x in (query, positive))
+        real, imaginary = query.chunk(2, dim=1)
+        other_real, other_imaginary = positive.chunk(2, dim=1)
         turned = (imaginary * other_real - real * other_imaginary).sum(dim=1)
-        return ((left * right).sum(dim=1) + turned).abs()
+        return ((query * positive).sum(dim=1) + turned).abs()
 
 
-def ranked(similar: Tensor, score: Tensor) -> Tensor:
-    """log(1 + sum of exp(s_i - s_j) over pairs with score_i < score_j) for [N] similarities and scores."""
+def ranking_loss(similarity: Tensor, score: Tensor) -> Tensor:
+    """Return log(1 + sum of exp(s_i - s_j) over pairs with score_i < score_j) for [N] similarities and scores."""
     score, order = score.sort()
-    similar = similar[order]
-    above = torch.logcumsumexp(-similar.flip(0), dim=0).flip(0)  # log of the sum of exp(-s_j) from here on
+    similarity = similarity[order]
+    above = torch.logcumsumexp(-similarity.flip(0), dim=0).flip(0)  # log of the sum of exp(-s_j) from here on
     first_higher = torch.searchsorted(score, score, right=True)
     has = first_higher < len(score)
-    terms = similar[has] + above[first_higher[has]]
-    return torch.cat([similar.new_zeros(1), terms]).logsumexp(dim=0) + 0.0 * similar.sum()
+    terms = similarity[has] + above[first_higher[has]]
+    return torch.cat([similarity.new_zeros(1), terms]).logsumexp(dim=0) + 0.0 * similarity.sum()

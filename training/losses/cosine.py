@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.objective import Batch, Objective, Share, need
+from training.losses.loss import Batch, Loss, LossShare, need
 
 
-class Cosine(Objective):
+class Cosine(Loss):
     """Squared difference of cosine and score, which lies between -1 and 1."""
 
     type: Literal["cosine"] = "cosine"
 
-    def trusts(self) -> bool:
+    def assumes_positives(self) -> bool:
         """Return False: the score of a pair says whether it is right."""
         return False
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the N pairs (query, positive) of the global batch, by weight."""
         score = need(batch.score, "scores", self.type, "train on rows: [labelled]")[batch.rows]
-        found = F.cosine_similarity(batch.query[batch.rows], batch.positive[batch.rows], dim=1)
+        cosine = F.cosine_similarity(batch.query[batch.rows], batch.positive[batch.rows], dim=1)
         with torch.no_grad():
-            report = {"absolute_error": (found - score).abs().sum() / batch.size}
-        return Share(batch.mean((found - score).pow(2)), report)
+            report = {"absolute_error": (cosine - score).abs().sum() / batch.size}
+        return LossShare(batch.mean((cosine - score).pow(2)), report)

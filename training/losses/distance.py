@@ -7,13 +7,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.objective import Objective
+from training.losses.loss import Loss
 
 Distance = Literal["cosine", "euclidean", "manhattan"]
 Similarity = Literal["cosine", "dot"]
 
 
-class Margin(Objective):
+class MarginLoss(Loss):
     """A loss with a margin between distances."""
 
     margin: float = Field(0.2, ge=0, description="by how much nearer the positive must be")
@@ -26,22 +26,22 @@ class Margin(Objective):
         return self.margin + (last - self.margin) * min(1.0, max(0.0, progress))
 
 
-def measure(left: Tensor, right: Tensor, distance: Distance) -> Tensor:
-    """Distances [M] between rows [M, D] and [M, D]."""
+def paired_distance(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
+    """Distances [M] between row i of [M, D] and row i of [M, D]."""
     if distance == "cosine":
-        return 1.0 - F.cosine_similarity(left, right, dim=-1)
+        return 1.0 - F.cosine_similarity(a, b, dim=-1)
     if distance == "euclidean":
-        return (left - right).pow(2).sum(dim=-1).clamp(min=1e-12).sqrt()
-    return (left - right).abs().sum(dim=-1)
+        return (a - b).pow(2).sum(dim=-1).clamp(min=1e-12).sqrt()
+    return (a - b).abs().sum(dim=-1)
 
 
-def between(left: Tensor, right: Tensor, distance: Distance) -> Tensor:
+def pairwise_distance(a: Tensor, b: Tensor, distance: Distance) -> Tensor:
     """Distances [R, C] of every row of [R, D] to every row of [C, D]; equal rows have gradient zero."""
     if distance == "cosine":
-        return 1.0 - F.normalize(left, dim=1) @ F.normalize(right, dim=1).T
-    return torch.cdist(left, right, p=2.0 if distance == "euclidean" else 1.0)
+        return 1.0 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    return torch.cdist(a, b, p=2.0 if distance == "euclidean" else 1.0)
 
 
-def similar(left: Tensor, right: Tensor, similarity: Similarity) -> Tensor:
-    """Similarities [M] of rows [M, D] and [M, D]."""
-    return F.cosine_similarity(left, right, dim=-1) if similarity == "cosine" else (left * right).sum(dim=-1)
+def paired_similarity(a: Tensor, b: Tensor, similarity: Similarity) -> Tensor:
+    """Similarities [M] of row i of [M, D] and row i of [M, D]."""
+    return F.cosine_similarity(a, b, dim=-1) if similarity == "cosine" else (a * b).sum(dim=-1)

@@ -5,32 +5,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.losses.objective import Batch, need
+from training.losses.loss import Batch, need
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Lists of this rank's n rows, padded to the longest: `place` [n, L] in the documents, and what is `there`."""
+class DocumentLists:
+    """Document lists of this rank's n rows, padded to the longest.
 
-    place: Tensor
-    there: Tensor
+    `index` [n, L] points into the documents of the batch; `present` [n, L] is False in the padding.
+    """
+
+    index: Tensor
+    present: Tensor
 
     @classmethod
-    def of(cls, batch: Batch) -> "Lists":
-        """Lists of all documents of the rank's own rows."""
+    def from_batch(cls, batch: Batch) -> "DocumentLists":
+        """Make the lists of all documents that came with the rows of this rank."""
         owner = batch.negative_row[batch.negative_rows] - batch.rows.start
-        count = torch.bincount(owner, minlength=len(batch.own))
+        count = torch.bincount(owner, minlength=len(batch.row_numbers))
         nth = torch.arange(len(owner), device=owner.device) - (count.cumsum(0) - count)[owner]
-        place = batch.own[:, None].repeat(1, 1 + (int(count.max()) if len(owner) else 0))
-        there = torch.zeros_like(place, dtype=torch.bool)
-        there[:, 0] = True
-        place[owner, 1 + nth] = batch.size + torch.arange(len(batch.negative), device=owner.device)[batch.negative_rows]
-        there[owner, 1 + nth] = True
-        return cls(place, there)
+        index = batch.row_numbers[:, None].repeat(1, 1 + (int(count.max()) if len(owner) else 0))
+        present = torch.zeros_like(index, dtype=torch.bool)
+        present[:, 0] = True
+        index[owner, 1 + nth] = batch.size + torch.arange(len(batch.negative), device=owner.device)[batch.negative_rows]
+        present[owner, 1 + nth] = True
+        return cls(index, present)
 
     def take(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Arrange values of positives [N] and negatives [M] as lists [n, L]; padding holds the positive's."""
-        return torch.cat([positive, negative.to(positive.dtype)])[self.place]
+        """Arrange values of positives [N] and negatives [M] as lists [n, L]; padding repeats the positive's."""
+        return torch.cat([positive, negative.to(positive.dtype)])[self.index]
 
 
 def teacher_scores(batch: Batch, loss: str) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""False-negative control after the gather: which documents of the global batch may not be a row's negatives.
+"""False-negative masks after the gather: which documents of the global batch may not be negatives of a row.
 
-Masks by id need nothing but what the data knows. Masks by score doubt negatives that look too right: to the model
+Masks by id follow from the judgments of the data. Masks by score leave out negatives that look relevant: to the model
 itself (Zhang et al. 2025, Qwen3 Embedding, arXiv 2506.05176), to a teacher whose scores of a row's own negatives came
-with the rows, or to a guide whose vectors came with them, which scores any place of the global batch (Solatorio 2024,
+with the rows, or to a guide whose vectors came with them, which scores any pair of the global batch (Solatorio 2024,
 GISTEmbed, arXiv 2402.16829); none of them takes a second forward pass.
 """
 
@@ -12,72 +12,73 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.config import Config
-from training.losses.objective import Batch, need
+from training.losses.loss import Batch, need
 
-EVERY = slice(None)
-SLACK = 1e-6  # a tie is no doubt, however its two products were rounded
+FULL = slice(None)
+TOLERANCE = 1e-6  # a tie is not masked, however its two products were rounded
 
 
 class MaskConfig(Config):
-    """Which documents are kept out of the denominator; a row's own positive never is."""
+    """Which documents are left out of the denominator; the positive of the row never is."""
 
-    same_document: bool = True  # the document is the row's own positive, elsewhere in the batch
+    same_document: bool = True  # the document is the positive of the row itself, found in another row
     known_positives: bool = True  # the document is another known positive of the row's query
     same_query: bool = True  # the document is the positive of another row with the same query
     same_cluster: bool = True  # the document is a near duplicate of a known positive
-    margin: float | None = Field(None, description="leave out what is more similar than the positive by this")
+    margin: float | None = Field(None, description="leave out documents more similar than the positive by this")
     teacher_margin: float | None = Field(
-        None, description="leave out a row's own negatives whose teacher score is above the positive's minus this"
+        None, description="leave out given negatives whose teacher score is above the positive's minus this"
     )
     guide_margin: float | None = Field(
-        None, description="leave out what the guide finds more similar than the positive minus this, in all directions"
+        None,
+        description="leave out pairs that the guide finds more similar than the positive minus this",
     )
     guide_relative: bool = Field(False, description="guide_margin is a share of the guide's score of the positive")
 
 
-def document_mask(batch: Batch, config: MaskConfig, rows: slice = EVERY, columns: slice = EVERY) -> Tensor:
-    """Documents [N + M] that ids tell to be no negatives of this rank's rows, as a boolean [n, N + M].
+def document_mask(batch: Batch, config: MaskConfig, rows: slice = FULL, columns: slice = FULL) -> Tensor:
+    """Boolean [n, N + M]: documents that by their ids may not be negatives of this rank's rows.
 
-    `rows` of [n] and `columns` of [N + M] ask for a tile of it, at the cost of that tile.
+    With `rows` of [n] and `columns` of [N + M] only that tile is computed.
     """
-    own, width = batch.own[rows], batch.size + len(batch.negative)
-    place = torch.arange(width, device=own.device)[columns]
-    masked = own[:, None].new_zeros(len(own), len(place), dtype=torch.bool)
+    row, width = batch.row_numbers[rows], batch.size + len(batch.negative)
+    column = torch.arange(width, device=row.device)[columns]
+    masked = row[:, None].new_zeros(len(row), len(column), dtype=torch.bool)
     if batch.positive_id is not None:
-        documents = _of_documents(batch.positive_id, batch.negative_id, batch, columns)
+        documents = _document_column(batch.positive_id, batch.negative_id, batch, columns)
         if config.same_document:
-            masked |= batch.positive_id[own][:, None] == documents
-        if config.known_positives and batch.known is not None:
-            masked |= _among(batch.known[own], documents)
+            masked |= batch.positive_id[row][:, None] == documents
+        if config.known_positives and batch.relevant_id is not None:
+            masked |= _contained(batch.relevant_id[row], documents)
     if config.known_positives and batch.negative_score is not None:
-        masked |= _own_negatives(batch, batch.negative_score > 0, own, columns)
+        masked |= _given_negatives(batch, batch.negative_score > 0, row, columns)
     if config.same_cluster and batch.positive_cluster is not None:
-        clusters = _of_documents(batch.positive_cluster, batch.negative_cluster, batch, columns)
-        masked |= _among(_known_clusters(batch, batch.positive_cluster)[own], clusters)
+        clusters = _document_column(batch.positive_cluster, batch.negative_cluster, batch, columns)
+        masked |= _contained(_relevant_clusters(batch, batch.positive_cluster)[row], clusters)
     if config.same_query and batch.query_id is not None:
-        queries = batch.query_id[place[place < batch.size]]  # the columns are positives first, negatives after
-        masked[:, : len(queries)] |= batch.query_id[own][:, None] == queries
-    return masked & (own[:, None] != place)
+        queries = batch.query_id[column[column < batch.size]]  # the columns are positives first, negatives after
+        masked[:, : len(queries)] |= batch.query_id[row][:, None] == queries
+    return masked & (row[:, None] != column)
 
 
-def query_mask(batch: Batch, config: MaskConfig, rows: slice = EVERY, columns: slice = EVERY) -> Tensor:
-    """Queries [N] that are no negatives of this rank's own documents, as a boolean [n, N], or a tile of it."""
-    own = batch.own[rows]
-    place = torch.arange(batch.size, device=own.device)[columns]
-    masked = own[:, None].new_zeros(len(own), len(place), dtype=torch.bool)
+def query_mask(batch: Batch, config: MaskConfig, rows: slice = FULL, columns: slice = FULL) -> Tensor:
+    """Boolean [n, N]: queries that may not be negatives of the positives of this rank's rows; or a tile of it."""
+    row = batch.row_numbers[rows]
+    column = torch.arange(batch.size, device=row.device)[columns]
+    masked = row[:, None].new_zeros(len(row), len(column), dtype=torch.bool)
     if config.same_document and batch.positive_id is not None:
-        masked |= batch.positive_id[own][:, None] == batch.positive_id[columns]
-    if config.known_positives and batch.known is not None and batch.positive_id is not None:
-        masked |= _among(batch.known[columns], batch.positive_id[own]).T
+        masked |= batch.positive_id[row][:, None] == batch.positive_id[columns]
+    if config.known_positives and batch.relevant_id is not None and batch.positive_id is not None:
+        masked |= _contained(batch.relevant_id[columns], batch.positive_id[row]).T
     if config.same_cluster and batch.positive_cluster is not None:
-        masked |= _among(_known_clusters(batch, batch.positive_cluster)[columns], batch.positive_cluster[own]).T
+        masked |= _contained(_relevant_clusters(batch, batch.positive_cluster)[columns], batch.positive_cluster[row]).T
     if config.same_query and batch.query_id is not None:
-        masked |= batch.query_id[own][:, None] == batch.query_id[columns]
-    return masked & (own[:, None] != place)
+        masked |= batch.query_id[row][:, None] == batch.query_id[columns]
+    return masked & (row[:, None] != column)
 
 
-def doubted_negatives(batch: Batch, config: MaskConfig) -> Tensor | None:
-    """Given negatives [M] that the teacher holds for right; None where `teacher_margin` is not set."""
+def teacher_mask(batch: Batch, config: MaskConfig) -> Tensor | None:
+    """Boolean [M]: given negatives that the teacher finds relevant; None where `teacher_margin` is not set."""
     if config.teacher_margin is None:
         return None
     fix = "train on rows: [mined] or leave mask.teacher_margin out"
@@ -86,41 +87,43 @@ def doubted_negatives(batch: Batch, config: MaskConfig) -> Tensor | None:
     return negative > positive[batch.negative_row] - config.teacher_margin
 
 
-class Limit:
-    """Masks by score, asked tile by tile: what the model or the teacher holds for right."""
+class ScoreFilter:
+    """Masks by score, tile by tile: pairs that the model, the teacher or the guide finds relevant."""
 
     def __init__(self, batch: Batch, config: MaskConfig) -> None:
-        self.batch, self.doubted = batch, doubted_negatives(batch, config)
-        self.highest: Tensor | None = None
+        self.batch, self.teacher = batch, teacher_mask(batch, config)
+        self.threshold: Tensor | None = None
         if config.margin is not None:
             with torch.no_grad():
                 right = F.cosine_similarity(batch.query[batch.rows], batch.positive[batch.rows], dim=1)
-            self.highest = right[:, None] + config.margin
-        self.guide = None if config.guide_margin is None else Guided(batch, config.guide_margin, config.guide_relative)
-        self.sets = not (self.highest is None and self.doubted is None and self.guide is None)
+            self.threshold = right[:, None] + config.margin
+        self.guide = (
+            None if config.guide_margin is None else GuideFilter(batch, config.guide_margin, config.guide_relative)
+        )
+        self.active = not (self.threshold is None and self.teacher is None and self.guide is None)
 
     def __call__(
         self, rows: slice, columns: slice, cosine: Tensor, *, documents: bool, of_query: bool = True
     ) -> Tensor:
-        """What to leave out [r, c] of a tile of cosines, beside what ids tell.
+        """Boolean [r, c]: entries of a tile of cosines to leave out, besides those of the masks by id.
 
         Its rows are queries (`of_query`) or their right documents, its columns documents or queries.
         """
-        out = torch.zeros_like(cosine, dtype=torch.bool)
-        own = self.batch.own[rows]
-        if self.highest is not None:
-            out |= cosine > self.highest[rows].to(cosine.dtype)
-        if documents and self.doubted is not None:
-            out |= _own_negatives(self.batch, self.doubted, own, columns)
+        masked = torch.zeros_like(cosine, dtype=torch.bool)
+        row = self.batch.row_numbers[rows]
+        if self.threshold is not None:
+            masked |= cosine > self.threshold[rows].to(cosine.dtype)
+        if documents and self.teacher is not None:
+            masked |= _given_negatives(self.batch, self.teacher, row, columns)
         if self.guide is not None:
-            out |= self.guide(rows, columns, documents=documents, of_query=of_query)
-        return out & (own[:, None] != torch.arange(columns.start, columns.stop, device=own.device))
+            masked |= self.guide(rows, columns, documents=documents, of_query=of_query)
+        return masked & (row[:, None] != torch.arange(columns.start, columns.stop, device=row.device))
 
 
-class Guided:
-    """Places that a guide finds more similar than the row's right pair: s > s_i - m, or s > s_i - |s_i| * m.
+class GuideFilter:
+    """Masks pairs that a guide finds more similar than the right pair of the row: s > s_i - m, or s > s_i - |s_i| * m.
 
-    A place without a vector of the guide, and a row whose right pair has none, is never doubted.
+    A pair without vectors of the guide, and a row whose right pair has none, is never masked.
     """
 
     def __init__(self, batch: Batch, margin: float, relative: bool) -> None:
@@ -130,13 +133,13 @@ class Guided:
         negative = [] if batch.negative_guide is None else [unit(batch.negative_guide)]
         self.documents, self.rows = torch.cat([positive, *negative]), batch.rows
         right = (self.query[batch.rows] * positive[batch.rows]).sum(dim=1)
-        self.highest = right - margin * (right.abs() if relative else 1.0) + SLACK
+        self.threshold = right - margin * (right.abs() if relative else 1.0) + TOLERANCE
 
     def __call__(self, rows: slice, columns: slice, *, documents: bool, of_query: bool) -> Tensor:
-        """Doubted places [r, c] of a tile."""
-        left = (self.query if of_query else self.documents)[self.rows][rows]
-        right = (self.documents if documents else self.query)[columns]
-        return left @ right.T > self.highest[rows, None]
+        """Boolean [r, c]: masked entries of a tile."""
+        row_vectors = (self.query if of_query else self.documents)[self.rows][rows]
+        column_vectors = (self.documents if documents else self.query)[columns]
+        return row_vectors @ column_vectors.T > self.threshold[rows, None]
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -144,19 +147,19 @@ def unit(vectors: Tensor) -> Tensor:
     return F.normalize(vectors.float() if vectors.dtype == torch.float16 else vectors, dim=1)
 
 
-def _own_negatives(batch: Batch, chosen: Tensor, own: Tensor, columns: slice) -> Tensor:
-    """Where a document [C] is one of the `chosen` [M] negatives of the row [R] itself, as a boolean [R, C]."""
-    owner = torch.where(chosen, batch.negative_row, -1)
+def _given_negatives(batch: Batch, selected: Tensor, row: Tensor, columns: slice) -> Tensor:
+    """Boolean [R, C]: where a document [C] is one of the `selected` [M] negatives that came with the row [R]."""
+    owner = torch.where(selected, batch.negative_row, -1)
     none = torch.full((batch.size,), -1, dtype=owner.dtype, device=owner.device)
-    return own[:, None] == torch.cat([none, owner])[columns]
+    return row[:, None] == torch.cat([none, owner])[columns]
 
 
-def _known_clusters(batch: Batch, positive_cluster: Tensor) -> Tensor:
-    """Clusters of each row's known documents [N, K], of its own positive at least."""
-    return positive_cluster[:, None] if batch.known_cluster is None else batch.known_cluster
+def _relevant_clusters(batch: Batch, positive_cluster: Tensor) -> Tensor:
+    """Clusters [N, K] of each row's relevant documents, of its positive at least."""
+    return positive_cluster[:, None] if batch.relevant_cluster is None else batch.relevant_cluster
 
 
-def _of_documents(positive: Tensor, negative: Tensor | None, batch: Batch, columns: slice) -> Tensor:
+def _document_column(positive: Tensor, negative: Tensor | None, batch: Batch, columns: slice) -> Tensor:
     """Ids of a range of the documents: positives, then negatives; -1 where negatives have none."""
     start, stop, _ = columns.indices(batch.size + len(batch.negative))
     first, last = max(0, start - batch.size), max(0, stop - batch.size)
@@ -164,13 +167,13 @@ def _of_documents(positive: Tensor, negative: Tensor | None, batch: Batch, colum
     return torch.cat([positive[start:stop], unknown if negative is None else negative[first:last]])
 
 
-def _among(known: Tensor, documents: Tensor) -> Tensor:
-    """Which of the documents [C] are among each row's known ids [R, K] (-1: none): [R, C].
+def _contained(relevant: Tensor, documents: Tensor) -> Tensor:
+    """Boolean [R, C]: which of the documents [C] are among the relevant ids [R, K] of each row (-1: none).
 
-    Few documents of a batch are known to any of its rows, so only their columns are compared.
+    Few documents of a batch are relevant to any of its rows, so only their columns are compared.
     """
-    found = torch.zeros(len(known), len(documents), dtype=torch.bool, device=documents.device)
-    hit = (torch.isin(documents, known) & (documents >= 0)).nonzero().squeeze(1)
-    for ids in known.unbind(dim=1):
-        found[:, hit] |= ids[:, None] == documents[hit]
-    return found
+    masked = torch.zeros(len(relevant), len(documents), dtype=torch.bool, device=documents.device)
+    hit = (torch.isin(documents, relevant) & (documents >= 0)).nonzero().squeeze(1)
+    for ids in relevant.unbind(dim=1):
+        masked[:, hit] |= ids[:, None] == documents[hit]
+    return masked

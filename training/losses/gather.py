@@ -20,11 +20,11 @@ _FIELDS = ("step", "columns", "ids", "dim", "dtype", "plan")
 
 @dataclass(frozen=True)
 class Gathered:
-    """Columns of all ranks, [N_c, D] each, their ids [N_c], and which rows of each are this rank's own."""
+    """Columns of all ranks, [N_c, D] each, their ids [N_c], and the slice of each that is this rank's."""
 
     columns: dict[str, Tensor]
     ids: dict[str, Tensor]
-    own: dict[str, slice]
+    local: dict[str, slice]
     sizes: dict[str, list[int]]  # rows of each column by rank
 
     def starts(self, column: str) -> Tensor:
@@ -41,7 +41,7 @@ def world() -> tuple[int, int]:
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows [R, D] of every rank into [W * R, D]; backward sums what all ranks ask of a row and returns it home."""
+    """Rows [R, D] of every rank into [W * R, D]; backward returns to each rank the sum of its rows' gradients."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, rows: Tensor) -> Tensor:
@@ -72,18 +72,18 @@ def gather(
     ids = ids or {}
     rank, size = world()
     if size == 1:
-        own = {name: slice(0, len(rows)) for name, rows in columns.items()}
-        return Gathered(dict(columns), dict(ids), own, {name: [len(rows)] for name, rows in columns.items()})
+        local = {name: slice(0, len(rows)) for name, rows in columns.items()}
+        return Gathered(dict(columns), dict(ids), local, {name: [len(rows)] for name, rows in columns.items()})
     counts = _exchange_header(columns, ids, step, plan)
     names = list(columns)
     embeddings = _fused(torch.cat([columns[name] for name in names]), [sum(row) for row in counts])
     gathered = {name: torch.cat(parts) for name, parts in _split(embeddings, names, counts).items()}
-    own = {}
-    for place, name in enumerate(names):
-        start = sum(row[place] for row in counts[:rank])
-        own[name] = slice(start, start + counts[rank][place])
-    sizes = {name: [row[place] for row in counts] for place, name in enumerate(names)}
-    return Gathered(gathered, _gather_ids(ids, names, counts), own, sizes)
+    local = {}
+    for column, name in enumerate(names):
+        start = sum(row[column] for row in counts[:rank])
+        local[name] = slice(start, start + counts[rank][column])
+    sizes = {name: [row[column] for row in counts] for column, name in enumerate(names)}
+    return Gathered(gathered, _gather_ids(ids, names, counts), local, sizes)
 
 
 def _exchange_header(columns: Mapping[str, Tensor], ids: Mapping[str, Tensor], step: int, plan: int) -> list[list[int]]:
@@ -95,23 +95,23 @@ def _exchange_header(columns: Mapping[str, Tensor], ids: Mapping[str, Tensor], s
     dist.all_gather(heads, head)
     rows = [[int(value) for value in other.tolist()] for other in heads]
     for rank, other in enumerate(rows):
-        for field, mine, theirs in zip(_FIELDS, rows[0], other, strict=True):
-            if mine != theirs:
+        for field, expected, actual in zip(_FIELDS, rows[0], other, strict=True):
+            if actual != expected:
                 raise RuntimeError(
-                    f"gather: rank {rank} has {field} {theirs}, rank 0 has {mine}: ranks are out of step"
+                    f"gather: rank {rank} has {field} {actual}, rank 0 has {expected}: ranks are out of step"
                 )
     sizes = torch.tensor([len(value) for value in columns.values()], dtype=torch.int64, device=first.device)
-    everyone = [torch.empty_like(sizes) for _ in range(world()[1])]
-    dist.all_gather(everyone, sizes)
-    return [[int(value) for value in other.tolist()] for other in everyone]
+    all_sizes = [torch.empty_like(sizes) for _ in range(world()[1])]
+    dist.all_gather(all_sizes, sizes)
+    return [[int(value) for value in other.tolist()] for other in all_sizes]
 
 
 def _fused(rows: Tensor, sizes: list[int]) -> list[Tensor]:
     """Gather rows [n, D] of every rank, padded to the longest for the wire; returns one [n_r, D] a rank."""
     longest = max(sizes)
     padded = torch.nn.functional.pad(rows, (0, 0, 0, longest - rows.shape[0]))
-    everyone: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
-    return [everyone[rank * longest : rank * longest + size] for rank, size in enumerate(sizes)]
+    gathered: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
+    return [gathered[rank * longest : rank * longest + size] for rank, size in enumerate(sizes)]
 
 
 def _split(by_rank: list[Tensor], names: list[str], counts: list[list[int]]) -> dict[str, list[Tensor]]:
@@ -129,12 +129,12 @@ def _gather_ids(ids: Mapping[str, Tensor], names: list[str], counts: list[list[i
         return {}
     size = world()[1]
     shapes = {key: value.shape[1:] for key, value in ids.items()}
-    place = {key: names.index(key.split(".")[0]) for key in ids}
+    column = {key: names.index(key.split(".")[0]) for key in ids}
     widths = {key: int(torch.Size(shape).numel()) for key, shape in shapes.items()}
-    lengths = [[counts[r][place[key]] * widths[key] for key in ids] for r in range(size)]
+    lengths = [[counts[r][column[key]] * widths[key] for key in ids] for r in range(size)]
     flat = torch.cat([value.reshape(-1) for value in ids.values()])
     longest = max(sum(row) for row in lengths)
-    everyone = [torch.empty(longest, dtype=torch.int64, device=flat.device) for _ in range(size)]
-    dist.all_gather(everyone, torch.nn.functional.pad(flat, (0, longest - flat.shape[0])))
-    parts = [torch.split(rows[: sum(sizes)], sizes) for rows, sizes in zip(everyone, lengths, strict=True)]
+    gathered = [torch.empty(longest, dtype=torch.int64, device=flat.device) for _ in range(size)]
+    dist.all_gather(gathered, torch.nn.functional.pad(flat, (0, longest - flat.shape[0])))
+    parts = [torch.split(rows[: sum(sizes)], sizes) for rows, sizes in zip(gathered, lengths, strict=True)]
     return {key: torch.cat([parts[r][at] for r in range(size)]).reshape(-1, *shapes[key]) for at, key in enumerate(ids)}

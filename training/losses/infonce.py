@@ -24,24 +24,26 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.false_negatives import Limit, MaskConfig, document_mask, query_mask
-from training.losses.objective import Batch, Objective, Share
-from training.losses.tiled_softmax import OfTile, Scores, scores
+from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
+from training.losses.loss import Batch, Loss, LossShare
+from training.losses.tiled_softmax import RowScores, TileFunction, row_scores
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
 
 
-class InfoNCE(Objective):
-    """Cross-entropy of the right document among all documents of the global batch."""
+class InfoNCE(Loss):
+    """InfoNCE (multiple negatives ranking): cross-entropy of the right document among all documents of the batch."""
 
     type: Literal["infonce"] = "infonce"
     temperature: float = Field(0.05, gt=0, description="divides cosines; smaller is sharper")
     learn_temperature: bool = Field(False, description="let training adjust the temperature, as CLIP does")
-    directions: list[Direction] = Field(["query_to_document"], description="what is ranked for what")
+    directions: list[Direction] = Field(["query_to_document"], description="which texts are ranked for which")
     partition: Literal["joint", "per_direction"] = Field("joint", description="one softmax, or one a direction")
-    hardness: Literal["in_batch", "hard", "all"] | None = Field(None, description="negatives that weigh by similarity")
+    hardness: Literal["in_batch", "hard", "all"] | None = Field(None, description="negatives that count more")
     hardness_strength: float = Field(5.0, ge=0, description="of `hardness`; 0 is none")
-    positives: Literal["one", "summed", "mean"] = Field("one", description="what other known positives of a row are")
+    positives: Literal["one", "summed", "mean"] = Field(
+        "one", description="other known positives: masked, or right too"
+    )
     tile: int | None = Field(None, ge=1, description="compute logits in tiles of this side, for batches of thousands")
     mask: MaskConfig = MaskConfig()
 
@@ -56,91 +58,96 @@ class InfoNCE(Objective):
                 raise ValueError("several positives need partition joint")
         return self
 
-    def learned(self) -> dict[str, float]:
+    def learnable(self) -> dict[str, float]:
         """Return the log of the inverse temperature when it is learned."""
         return {"log_scale": -math.log(self.temperature)} if self.learn_temperature else {}
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the N rows of the global batch, by weight."""
-        scale = learned["log_scale"].exp() if self.learn_temperature else 1.0 / self.temperature
-        limit = Limit(batch, self.mask)
-        found = {direction: self._ranked(direction, batch, scale, limit) for direction in self.directions}
-        sums = torch.stack([one.log_sum for one in found.values()])
+        scale = scalars["log_scale"].exp() if self.learn_temperature else 1.0 / self.temperature
+        score_filter = ScoreFilter(batch, self.mask)
+        ranked = {direction: self._ranked(direction, batch, scale, score_filter) for direction in self.directions}
+        sums = torch.stack([scores.log_sum for scores in ranked.values()])
         log_sum = sums.mean(dim=0) if self.partition == "per_direction" else sums.logsumexp(dim=0)
-        first = found["query_to_document"]
+        first = ranked["query_to_document"]
         right = scale * first.right if self.positives == "one" else self._several(batch, scale)
-        return Share(batch.mean(log_sum - right), _report(first, batch))
+        return LossShare(batch.mean(log_sum - right), _report(first, batch))
 
-    def _ranked(self, direction: Direction, batch: Batch, scale: Tensor | float, limit: Limit) -> Scores:
-        """Log-sum-exp over one direction, without what is masked and what belongs to the row itself."""
+    def _ranked(
+        self, direction: Direction, batch: Batch, scale: Tensor | float, score_filter: ScoreFilter
+    ) -> RowScores:
+        """Row scores of one direction, without masked entries and those that belong to the row itself."""
         documents = direction.endswith("document")
         from_query = direction.startswith("query")
-        crossed = from_query == documents  # queries with documents: the row's own place holds the right pair
+        crossed = from_query == documents  # queries with documents: column i of row i holds the right pair
 
-        def masked(rows: slice, columns: slice, cosine: Tensor) -> Tensor:
+        def mask(rows: slice, columns: slice, cosine: Tensor) -> Tensor:
             by_id = (document_mask if documents else query_mask)(batch, self.mask, rows, columns)
             if self.positives != "one" and direction == "query_to_document":
-                return limit(rows, columns, cosine, documents=True) & ~by_id
-            if limit.sets:
-                by_id |= limit(rows, columns, cosine, documents=documents, of_query=from_query)
+                return score_filter(rows, columns, cosine, documents=True) & ~by_id
+            if score_filter.active:
+                by_id |= score_filter(rows, columns, cosine, documents=documents, of_query=from_query)
             return by_id if crossed else by_id | _of_row(batch, rows, columns, documents)
 
         hardens = direction == "query_to_document" and self.hardness is not None and self.hardness_strength > 0
-        return scores(
+        return row_scores(
             (batch.query if from_query else batch.positive)[batch.rows],
             batch.documents if documents else batch.query,
             scale,
-            batch.own if crossed else torch.full_like(batch.own, -1),
+            batch.row_numbers if crossed else torch.full_like(batch.row_numbers, -1),
             tile=self.tile,
-            masked=masked,
+            masked=mask,
             added=self._harder(batch) if hardens else None,
         )
 
-    def _harder(self, batch: Batch) -> OfTile:
+    def _harder(self, batch: Batch) -> TileFunction:
+        """Constants to add to the logits of hard negatives."""
+
         def added(rows: slice, columns: slice, cosine: Tensor) -> Tensor:
-            own_documents = _of_row(batch, rows, columns, documents=True)
-            given = torch.arange(columns.start, columns.stop, device=cosine.device) >= batch.size
-            chosen = {"hard": own_documents & given, "in_batch": ~own_documents, "all": ~own_documents | given}
-            return self.hardness_strength * cosine * chosen[self.hardness or "all"]
+            of_row = _of_row(batch, rows, columns, documents=True)
+            negative = torch.arange(columns.start, columns.stop, device=cosine.device) >= batch.size
+            hardened = {"hard": of_row & negative, "in_batch": ~of_row, "all": ~of_row | negative}
+            return self.hardness_strength * cosine * hardened[self.hardness or "all"]
 
         return added
 
     def _several(self, batch: Batch, scale: Tensor | float) -> Tensor:
-        """What all known positives of this rank's rows say together, [n] in logits."""
+        """Logits [n] of all known positives of this rank's rows together, summed or as their mean."""
         row, column = self._positives(batch)
         logits = scale * F.cosine_similarity(batch.query[batch.rows][row], batch.documents[column], dim=1)
-        empty = logits.new_zeros(len(batch.own))
+        empty = logits.new_zeros(len(batch.row_numbers))
         if self.positives == "mean":
             return empty.index_add(0, row, logits) / empty.index_add(0, row, torch.ones_like(logits))
         top = empty.scatter_reduce(0, row, logits.detach(), "amax", include_self=False)
         return empty.index_add(0, row, (logits - top[row]).exp()).log() + top
 
     def _positives(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Rows (of this rank) and columns (of the documents) of all known positives, a strip of rows at a time."""
-        count = len(batch.own)
-        places = torch.stack([torch.arange(count, device=batch.query.device), batch.own])
+        """Rows (of this rank) and columns (of the documents) of all known positives, found by strips of rows."""
+        count = len(batch.row_numbers)
+        first = torch.stack([torch.arange(count, device=batch.query.device), batch.row_numbers])
         strips = [
-            slice(at, min(at + (self.tile or count), count)) for at in range(0, count, self.tile or max(1, count))
+            slice(start, min(start + (self.tile or count), count))
+            for start in range(0, count, self.tile or max(1, count))
         ]
         offsets = torch.tensor([[strip.start, 0] for strip in strips], device=batch.query.device)
         others = [document_mask(batch, self.mask, strip).nonzero() for strip in strips]
-        found = torch.cat([places.T, *(one + start for one, start in zip(others, offsets, strict=True))])
-        return found[:, 0], found[:, 1]
+        pairs = torch.cat([first.T, *(part + offset for part, offset in zip(others, offsets, strict=True))])
+        return pairs[:, 0], pairs[:, 1]
 
 
 def _of_row(batch: Batch, rows: slice, columns: slice, documents: bool) -> Tensor:
-    """Places [r, c] of a tile where a document or query belongs to the row itself."""
+    """Boolean [r, c]: entries of a tile whose document or query belongs to the row itself."""
     owner = batch.document_row[columns] if documents else torch.arange(batch.size, device=batch.query.device)[columns]
-    return batch.own[rows][:, None] == owner
+    return batch.row_numbers[rows][:, None] == owner
 
 
 @torch.no_grad()
-def _report(found: Scores, batch: Batch) -> dict[str, Tensor]:
-    """Shares of what a reader wants to see: masked places, similarity of positives and of the hardest negatives."""
-    hardest = found.hardest.clamp(min=-1.0)
+def _report(scores: RowScores, batch: Batch) -> dict[str, Tensor]:
+    """Shares of figures to report: masked entries, similarity of positives and of hardest negatives, accuracy."""
+    hardest = scores.hardest.clamp(min=-1.0)
     return {
-        "masked": found.masked.sum() / ((batch.size + len(batch.negative)) * batch.size),
-        "positive_similarity": found.right.sum() / batch.size,
+        "masked": scores.masked.sum() / ((batch.size + len(batch.negative)) * batch.size),
+        "positive_similarity": scores.right.sum() / batch.size,
         "hardest_similarity": hardest.sum() / batch.size,
-        "accuracy": (found.right > hardest).float().sum() / batch.size,
+        "accuracy": (scores.right > hardest).float().sum() / batch.size,
     }

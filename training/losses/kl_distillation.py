@@ -1,4 +1,4 @@
-"""Distillation by distribution: the student ranks the documents of a row as the teacher does.
+"""KL distillation: the student shall rank the documents of a row as the teacher does.
 
 With the row's own documents d (its positive and its given negatives), scores s and t, temperatures T_s and T_t:
     loss_i = T_s^2 * KL( softmax(t / T_t) || softmax(s / T_s) )
@@ -12,12 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from training.losses.distance import Similarity, similar
-from training.losses.document_lists import Lists, per_row, teacher_scores
-from training.losses.objective import Batch, Objective, Share
+from training.losses.distance import Similarity, paired_similarity
+from training.losses.document_lists import DocumentLists, per_row, teacher_scores
+from training.losses.loss import Batch, Loss, LossShare
 
 
-class KL(Objective):
+class KL(Loss):
     """Divergence over a row's own documents; rows with fewer than two scored ones do not count."""
 
     type: Literal["kl"] = "kl"
@@ -25,18 +25,18 @@ class KL(Objective):
     teacher_temperature: float = Field(0.05, gt=0, description="divides the teacher's scores")
     similarity: Similarity = "cosine"
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the scored rows of the global batch, by weight."""
         positive, negative = teacher_scores(batch, self.type)
         counted = positive.isfinite() & (per_row(batch, negative.isfinite().long()) > 0)
-        lists = Lists.of(batch)
+        lists = DocumentLists.from_batch(batch)
         teacher = lists.take(positive, negative)
-        there = lists.there & teacher.isfinite()
-        there[:, 0] = True
-        query = batch.query[batch.rows][:, None].expand(-1, there.shape[1], -1)
-        student = similar(query, batch.documents[lists.place], self.similarity) / self.temperature
-        found = student.masked_fill(~there, -torch.inf).log_softmax(dim=1)
-        wanted = (teacher.nan_to_num() / self.teacher_temperature).masked_fill(~there, -torch.inf).log_softmax(dim=1)
-        terms = (wanted.exp() * (wanted - found)).masked_fill(~there, 0.0)
+        present = lists.present & teacher.isfinite()
+        present[:, 0] = True
+        query = batch.query[batch.rows][:, None].expand(-1, present.shape[1], -1)
+        student = paired_similarity(query, batch.documents[lists.index], self.similarity) / self.temperature
+        predicted = student.masked_fill(~present, -torch.inf).log_softmax(dim=1)
+        target = (teacher.nan_to_num() / self.teacher_temperature).masked_fill(~present, -torch.inf).log_softmax(dim=1)
+        terms = (target.exp() * (target - predicted)).masked_fill(~present, 0.0)
         loss = batch.mean(terms.sum(dim=1) * self.temperature**2, counted)
-        return Share(loss, {"scored": counted[batch.rows].sum() / batch.size})
+        return LossShare(loss, {"scored": counted[batch.rows].sum() / batch.size})

@@ -15,13 +15,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.document_lists import Lists, per_row
-from training.losses.false_negatives import Limit, MaskConfig, document_mask
-from training.losses.objective import Batch, Objective, Share, need
-from training.losses.tiled_softmax import scores
+from training.losses.document_lists import DocumentLists, per_row
+from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask
+from training.losses.loss import Batch, Loss, LossShare, need
+from training.losses.tiled_softmax import row_scores
 
 
-class Listwise(Objective):
+class Listwise(Loss):
     """Cross-entropy with the distribution of the grades; without grades, given negatives have 0."""
 
     type: Literal["listwise"] = "listwise"
@@ -37,43 +37,45 @@ class Listwise(Objective):
             raise ValueError("in_batch needs target gain: softmax would give every document a share")
         return self
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the rows of the global batch, by weight; `gain` counts those with a grade above 0."""
         grade = need(batch.score, "grades", self.type, "train on rows: [judged]")
         others = grade.new_zeros(len(batch.negative)) if batch.negative_score is None else batch.negative_score
-        lists = Lists.of(batch)
-        wanted = self._target(lists.take(grade, others), lists.there)
-        query = batch.query[batch.rows][:, None].expand(-1, wanted.shape[1], -1)
-        logits = F.cosine_similarity(query, batch.documents[lists.place], dim=-1) / self.temperature
+        lists = DocumentLists.from_batch(batch)
+        target = self._target(lists.take(grade, others), lists.present)
+        query = batch.query[batch.rows][:, None].expand(-1, target.shape[1], -1)
+        logits = F.cosine_similarity(query, batch.documents[lists.index], dim=-1) / self.temperature
         if self.in_batch:
-            total = self._all(batch, lists)
+            total = self._in_batch_log_sum(batch, lists)
         else:
-            total = logits.masked_fill(~lists.there, -torch.inf).logsumexp(dim=1)
-        loss = total * wanted.sum(dim=1) - (wanted * logits).sum(dim=1)
+            total = logits.masked_fill(~lists.present, -torch.inf).logsumexp(dim=1)
+        loss = total * target.sum(dim=1) - (target * logits).sum(dim=1)
         counted = None
         if self.target == "gain":
             counted = (grade > 0) | (per_row(batch, (others > 0).long()) > 0)
         with torch.no_grad():
-            best = logits.masked_fill(~lists.there, -torch.inf).argmax(dim=1, keepdim=True)
-            report = {"accuracy": (wanted.gather(1, best)[:, 0] == wanted.amax(dim=1)).sum() / batch.size}
-        return Share(batch.mean(loss, counted), report)
+            best = logits.masked_fill(~lists.present, -torch.inf).argmax(dim=1, keepdim=True)
+            report = {"accuracy": (target.gather(1, best)[:, 0] == target.amax(dim=1)).sum() / batch.size}
+        return LossShare(batch.mean(loss, counted), report)
 
-    def _target(self, grade: Tensor, there: Tensor) -> Tensor:
+    def _target(self, grade: Tensor, present: Tensor) -> Tensor:
         """Probabilities [n, L] of grades [n, L]; zeros where `gain` has nothing to share out."""
         if self.target == "softmax":
-            return grade.masked_fill(~there, -torch.inf).softmax(dim=1)
-        gain = (grade.clamp(min=0).exp2() - 1) * there
+            return grade.masked_fill(~present, -torch.inf).softmax(dim=1)
+        gain = (grade.clamp(min=0).exp2() - 1) * present
         return gain / gain.sum(dim=1, keepdim=True).clamp(min=torch.finfo(gain.dtype).tiny)
 
-    def _all(self, batch: Batch, lists: Lists) -> Tensor:
-        """Log-sum-exp [n] over all documents, without those that are masked; a row's own always stay."""
-        limit = Limit(batch, self.mask)
+    def _in_batch_log_sum(self, batch: Batch, lists: DocumentLists) -> Tensor:
+        """Log-sum-exp [n] over all documents that are not masked; those that came with the row never are."""
+        score_filter = ScoreFilter(batch, self.mask)
 
-        def masked(rows: slice, columns: slice, cosine: Tensor) -> Tensor:
-            out = document_mask(batch, self.mask, rows, columns)
-            if limit.sets:
-                out |= limit(rows, columns, cosine, documents=True)
-            return out & (batch.own[rows][:, None] != batch.document_row[columns])
+        def mask(rows: slice, columns: slice, cosine: Tensor) -> Tensor:
+            masked = document_mask(batch, self.mask, rows, columns)
+            if score_filter.active:
+                masked |= score_filter(rows, columns, cosine, documents=True)
+            return masked & (batch.row_numbers[rows][:, None] != batch.document_row[columns])
 
-        own = batch.query[batch.rows]
-        return scores(own, batch.documents, 1.0 / self.temperature, batch.own, tile=self.tile, masked=masked).log_sum
+        query = batch.query[batch.rows]
+        return row_scores(
+            query, batch.documents, 1.0 / self.temperature, batch.row_numbers, tile=self.tile, masked=mask
+        ).log_sum

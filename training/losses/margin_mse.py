@@ -1,4 +1,4 @@
-"""MarginMSE: the student's margin between positive and negative shall be the teacher's.
+"""MarginMSE: the student shall have the teacher's margin between positive and negative.
 
     loss = mean over given triplets of ((s(q, p) - s(q, n)) - (t(q, p) - t(q, n)))^2
 Source: Hofstaetter et al. 2020 (arXiv 2010.02666).
@@ -10,18 +10,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.losses.distance import Similarity, similar
+from training.losses.distance import Similarity, paired_similarity
 from training.losses.document_lists import teacher_scores
-from training.losses.objective import Batch, Objective, Share
+from training.losses.loss import Batch, Loss, LossShare
 
 
-class MarginMSE(Objective):
-    """Regression of margins on a teacher's; triplets without both of its scores do not count."""
+class MarginMSE(Loss):
+    """Squared error of the student's margins against the teacher's; triplets without teacher scores do not count."""
 
     type: Literal["margin_mse"] = "margin_mse"
     similarity: Similarity = "cosine"
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the given triplets that the teacher has scored, by weight of the row."""
         positive, negative = teacher_scores(batch, self.type)
         margin = positive[batch.negative_row] - negative
@@ -29,10 +29,14 @@ class MarginMSE(Objective):
         scored = weight.mean() if len(weight) else weight.sum()
         if batch.weight is not None:
             weight = weight * batch.weight[batch.negative_row]
-        own = batch.negative_rows
-        row = batch.negative_row[own]
-        near = similar(batch.query[row], batch.positive[row], self.similarity)
-        error = near - similar(batch.query[row], batch.negative[own], self.similarity) - margin[own].nan_to_num()
+        local = batch.negative_rows
+        row = batch.negative_row[local]
+        near = paired_similarity(batch.query[row], batch.positive[row], self.similarity)
+        error = (
+            near
+            - paired_similarity(batch.query[row], batch.negative[local], self.similarity)
+            - margin[local].nan_to_num()
+        )
         total = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-        loss = (error.pow(2) * weight[own]).sum() / total + 0.0 * batch.query.sum()
-        return Share(loss, {"scored": batch.whole(scored)})
+        loss = (error.pow(2) * weight[local]).sum() / total + 0.0 * batch.query.sum()
+        return LossShare(loss, {"scored": batch.rank_share(scored)})

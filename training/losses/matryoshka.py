@@ -1,4 +1,4 @@
-"""Matryoshka: the first dimensions of a vector shall do by themselves, at several lengths.
+"""Matryoshka: the first dimensions of a vector shall be good embeddings by themselves, at several lengths.
 
     loss = sum over lengths m of weight_m * loss(first m dimensions, at length 1)
 Source: Kusupati et al. 2022 (arXiv 2205.13147).
@@ -15,22 +15,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.errors import UserError
-from pipeline.core.plugins import Registry
 from training.losses.infonce import InfoNCE
-from training.losses.objective import Batch, Objective, Share
-from training.losses.single import Basic
+from training.losses.loss import Batch, Loss, LossShare
+from training.losses.registry import LOSSES, SingleLoss
 from training.losses.weighted_sum import WeightedSum
 
 
-class Matryoshka(Objective):
-    """Any loss at several lengths of the vectors; the longest comes first and gives the figures that are reported."""
+class Matryoshka(Loss):
+    """Another loss at several lengths of the vectors; figures are reported for the longest."""
 
     type: Literal["matryoshka"] = "matryoshka"
-    loss: Annotated[Basic | WeightedSum, Registry("loss", Objective)] = InfoNCE()
+    loss: Annotated[SingleLoss | WeightedSum, LOSSES] = InfoNCE()
     dims: list[int] = Field([384, 256, 128, 64], min_length=1, description="lengths, the whole vector's among them")
     weights: list[float] | None = Field(None, description="of the lengths, 1 each by default")
-    dims_per_step: int | None = Field(None, ge=1, description="draw so many lengths a step, the same on all workers")
-    seed: int = Field(0, description="of the draw")
+    dims_per_step: int | None = Field(
+        None, ge=1, description="so many random lengths each step, the same on all workers"
+    )
+    seed: int = Field(0, description="of the random lengths")
 
     @model_validator(mode="after")
     def _fits(self) -> "Matryoshka":
@@ -40,33 +41,33 @@ class Matryoshka(Objective):
             raise ValueError("weights must be as many as dims")
         return self
 
-    def learned(self) -> dict[str, float]:
+    def learnable(self) -> dict[str, float]:
         """Return the scalars of the loss, which all lengths share."""
-        return self.loss.learned()
+        return self.loss.learnable()
 
-    def trusts(self) -> bool:
-        """Whether the loss does."""
-        return self.loss.trusts()
+    def assumes_positives(self) -> bool:
+        """Whether the loss that it wraps does."""
+        return self.loss.assumes_positives()
 
     def needs_base(self) -> bool:
-        """Whether the loss does."""
+        """Whether the loss that it wraps does."""
         return self.loss.needs_base()
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the weighted sum over the lengths of this step."""
-        whole = batch.query.shape[1]
-        if max(self.dims) > whole:
-            raise UserError(f"loss matryoshka: dims has {max(self.dims)}, but vectors are {whole} long")
+        width = batch.query.shape[1]
+        if max(self.dims) > width:
+            raise UserError(f"loss matryoshka: dims has {max(self.dims)}, but vectors are {width} long")
         total = torch.zeros((), dtype=batch.query.dtype, device=batch.query.device)
         report: dict[str, Tensor] = {}
-        for dim, weight in self.drawn(batch.step):
-            share = self.loss(cut(batch, dim), learned)
+        for dim, weight in self.lengths_at(batch.step):
+            share = self.loss(truncate(batch, dim), scalars)
             total = total + weight * share.loss
             report = share.report | report | {f"loss_{dim}": share.loss.detach()}
-        return Share(total, report)
+        return LossShare(total, report)
 
-    def drawn(self, step: int) -> list[tuple[int, float]]:
-        """Lengths of a step and their weights, falling; a function of the seed and the step alone."""
+    def lengths_at(self, step: int) -> list[tuple[int, float]]:
+        """Lengths of a step with their weights, the longest first; a function of the seed and the step alone."""
         lengths = sorted(zip(self.dims, self.weights or [1.0] * len(self.dims), strict=True), reverse=True)
         if self.dims_per_step is None or self.dims_per_step >= len(lengths):
             return lengths
@@ -74,7 +75,7 @@ class Matryoshka(Objective):
         return [lengths[at] for at in sorted(chosen)]
 
 
-def cut(batch: Batch, dim: int) -> Batch:
+def truncate(batch: Batch, dim: int) -> Batch:
     """The batch with the first `dim` dimensions of its vectors, at length 1."""
     query, positive, negative = (F.normalize(x[:, :dim], dim=1) for x in (batch.query, batch.positive, batch.negative))
     base = None if batch.base is None else F.normalize(batch.base[:, :dim], dim=1)

@@ -1,36 +1,61 @@
-"""What a recipe may call a loss."""
+"""Every loss by the name that a recipe gives it, and the names that other libraries have for it.
 
-from collections.abc import Sequence
+A new loss is a file of this folder and one line of `SingleLoss`; a name that others have for it is a line of `ALIASES`.
+"""
+
 from typing import Annotated, Any
 
-from pipeline.core.errors import UserError
 from pipeline.core.plugins import Registry
-from training.losses.matryoshka import Matryoshka
-from training.losses.objective import Objective
-from training.losses.single import Basic
-from training.losses.weighted_sum import WeightedSum
+from training.losses.base_distillation import BaseDistillation
+from training.losses.batch_triplet import BatchTriplet
+from training.losses.contrastive import Contrastive, OnlineContrastive
+from training.losses.cosent import AnglE, CoSENT
+from training.losses.cosine import Cosine
+from training.losses.infonce import InfoNCE
+from training.losses.kl_distillation import KL
+from training.losses.listwise import Listwise
+from training.losses.loss import Loss
+from training.losses.margin_mse import MarginMSE
+from training.losses.sigmoid import Sigmoid
+from training.losses.triplet import TripletMargin
 
-Loss = Annotated[Basic | WeightedSum | Matryoshka, Registry("loss", Objective)]
+SYMMETRIC = {"directions": ["query_to_document", "document_to_query"], "partition": "per_direction"}
+GIST = {
+    "directions": ["query_to_document", "query_to_query", "document_to_document"],
+    "mask": {"guide_margin": 0.0},
+}
+# Names that Sentence Transformers and others have for these losses, with the settings that they stand for. They may be
+# written as those of its classes, too: MultipleNegativesRankingLoss, CoSENTLoss, BatchHardTripletLoss.
+ALIASES: dict[str, dict[str, Any]] = {
+    "mnrl": {"type": "infonce"},
+    "multiple_negatives_ranking": {"type": "infonce"},
+    "multiple_negatives_symmetric_ranking": {"type": "infonce", **SYMMETRIC},
+    "nt_xent": {"type": "infonce"},
+    "batch_all_triplet": {"type": "batch_triplet", "mining": "all"},
+    "batch_hard_triplet": {"type": "batch_triplet", "mining": "hard"},
+    "batch_semi_hard_triplet": {"type": "batch_triplet", "mining": "semi_hard"},
+    "batch_hard_soft_margin_triplet": {"type": "batch_triplet", "mining": "hard", "soft": True},
+    "gist_embed": {"type": "infonce", **GIST},
+    "cosine_similarity": {"type": "cosine"},
+    "distill_kl_div": {"type": "kl"},
+    "siglip": {"type": "sigmoid"},
+}
 
+LOSSES = Registry("loss", Loss, ALIASES)
 
-def check(loss: Objective, kinds: Sequence[str], *, guided: bool = False) -> None:
-    """Refuse labelled rows for a loss that takes each row for a right pair, and a mask by a guide without a guide."""
-    if "labelled" in kinds and loss.trusts():
-        raise UserError(
-            f"loss {getattr(loss, 'type', '')}: takes every row for a right pair, and rows: [labelled] hold wrong ones "
-            "too; choose contrastive, online_contrastive, cosent, angle or cosine, or other rows"
-        )
-    if not guided and _sets(loss.model_dump(), "guide_margin"):
-        raise UserError(
-            "loss mask.guide_margin: needs vectors of a guide; give guide: {queries: ..., documents: ...}, two "
-            "artifacts of `tripletail embed` with the guide as encoder.model"
-        )
-    if guided and not _sets(loss.model_dump(), "guide_margin"):
-        raise UserError("guide: no loss uses it; set loss.mask.guide_margin (0.0 is a start) or leave guide out")
-
-
-def _sets(settings: Any, name: str) -> bool:
-    """Whether settings hold a value under a name at any depth."""
-    if isinstance(settings, dict):
-        return settings.get(name) is not None or any(_sets(one, name) for one in settings.values())
-    return isinstance(settings, list) and any(_sets(one, name) for one in settings)
+SingleLoss = Annotated[
+    InfoNCE
+    | TripletMargin
+    | BatchTriplet
+    | Contrastive
+    | OnlineContrastive
+    | CoSENT
+    | AnglE
+    | Cosine
+    | MarginMSE
+    | KL
+    | Listwise
+    | Sigmoid
+    | BaseDistillation,
+    LOSSES,
+]

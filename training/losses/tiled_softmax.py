@@ -1,7 +1,7 @@
-"""What a row of InfoNCE needs of its logits, dense or in tiles that never hold the logits of a global batch at once.
+"""Softmax over a matrix of cosines, dense or in tiles that never hold the logits of a global batch at once.
 
-A row needs only the log-sum-exp of its logits and the cosine of its right document. Both are gathered over
-tiles of rows x documents, and backward computes each tile again: memory O(rows * D + tile^2) in place of O(rows *
+InfoNCE needs two numbers a row: the log-sum-exp of its logits and the cosine of its right document. Both are summed
+over tiles of rows x documents, and backward computes each tile again: memory O(rows * D + tile^2) in place of O(rows *
 documents), for four matrix products where the dense loss has three. Normalising inside the tiles saves the normalised
 copies too. Source: Cheng et al. 2024 (Inf-CL, arXiv 2410.17243).
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-OfTile = Callable[[slice, slice, Tensor], Tensor]
+TileFunction = Callable[[slice, slice, Tensor], Tensor]
 _TINY = 1e-12  # of torch.nn.functional.normalize
 
 
 @dataclass(frozen=True)
-class Scores:
-    """What n rows got from M documents; `log_sum` and `right` carry gradients, the others are for reports."""
+class RowScores:
+    """Sums [n] over the M documents of each row; `log_sum` and `right` carry gradients, the others are for reports."""
 
     log_sum: Tensor  # [n] log of the sum of exp(scale * cosine) over the documents left in
     right: Tensor  # [n] cosine of the right document, 0 where there is none
@@ -29,56 +29,61 @@ class Scores:
     masked: Tensor  # [n] documents left out
 
 
-def scores(
+def row_scores(
     query: Tensor,
     documents: Tensor,
     scale: Tensor | float,
     right: Tensor,
     *,
     tile: int | None = None,
-    masked: OfTile | None = None,
-    added: OfTile | None = None,
-) -> Scores:
+    masked: TileFunction | None = None,
+    added: TileFunction | None = None,
+) -> RowScores:
     """Compare n queries [n, D] with M documents [M, D] by cosine, `tile` x `tile` at a time, or (None) all at once.
 
     `scale` multiplies the cosines; its gradient comes back too. `right` [n] is each row's right document, -1 for none.
-    `masked(rows, columns, cosine)` says which places [r, c] of a tile to leave out, `added(rows, columns, cosine)`
-    gives constants [r, c] to add to its logits; tiles ask both again in backward, where they must answer the same.
+    `masked(rows, columns, cosine)` marks entries [r, c] of a tile to leave out, `added(rows, columns, cosine)`
+    gives constants [r, c] to add to its logits; both are called again in backward and must return the same.
     Half precision is multiplied and summed in float32.
     """
     dtype = _sum_dtype(query)
     factor = scale if isinstance(scale, Tensor) else torch.tensor(scale, dtype=dtype, device=query.device)
     if tile is None:
         return _dense(query, documents, factor, right, masked, added)
-    return Scores(*_Tiled.apply(query, documents, factor, right, tile, masked, added))  # type: ignore[no-untyped-call]
+    return RowScores(*_Tiled.apply(query, documents, factor, right, tile, masked, added))  # type: ignore[no-untyped-call]
 
 
 def _dense(
-    query: Tensor, documents: Tensor, scale: Tensor, right: Tensor, masked: OfTile | None, added: OfTile | None
-) -> Scores:
-    """The same from one matrix of logits: one product fewer, for batches whose logits fit in memory."""
+    query: Tensor,
+    documents: Tensor,
+    scale: Tensor,
+    right: Tensor,
+    masked: TileFunction | None,
+    added: TileFunction | None,
+) -> RowScores:
+    """Row scores from one matrix of logits: one product fewer, for batches whose logits fit in memory."""
     unit, others = (F.normalize(x.to(_sum_dtype(x)), dim=1) for x in (query, documents))
     cosine = unit @ others.T
     tiles = _Tiles(query, documents, scale, right, max(1, *cosine.shape), masked, added)
-    everything = slice(0, len(query)), slice(0, len(documents))
-    logits, left_out = tiles.logits(cosine, *everything)
-    place, here = tiles.right_in(*everything)
+    full = slice(0, len(query)), slice(0, len(documents))
+    logits, left_out = tiles.logits(cosine, *full)
+    column, inside = tiles.right_in(*full)
     hardest, count = (cosine.new_full((len(query),), start) for start in (float("-inf"), 0.0))
     with torch.no_grad():
-        tiles.describe(cosine.detach().clone(), left_out, *everything, torch.zeros_like(count), hardest, count)
-    return Scores(logits.logsumexp(dim=1), cosine.gather(1, place)[:, 0] * here, hardest, count)
+        tiles.update(cosine.detach().clone(), left_out, *full, torch.zeros_like(count), hardest, count)
+    return RowScores(logits.logsumexp(dim=1), cosine.gather(1, column)[:, 0] * inside, hardest, count)
 
 
 class _Tiled(torch.autograd.Function):
-    """Forward keeps the inputs and one log-sum-exp a row; backward works from these."""
+    """Row scores in tiles: forward saves the inputs and one log-sum-exp a row; backward computes the tiles again."""
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, documents: Tensor, scale: Tensor, right: Tensor, *how: Any
+        ctx: Any, query: Tensor, documents: Tensor, scale: Tensor, right: Tensor, *options: Any
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with torch.autocast(query.device.type, enabled=False):
-            log_sum, cosine, hardest, count = _Tiles(query, documents, scale, right, *how).sums()
-        ctx.how = how
+            log_sum, cosine, hardest, count = _Tiles(query, documents, scale, right, *options).sums()
+        ctx.options = options
         ctx.save_for_backward(query, documents, scale, right, log_sum)
         ctx.mark_non_differentiable(hardest, count)
         return log_sum, cosine, hardest, count
@@ -88,24 +93,24 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, into_sum: Tensor, into_right: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         query, documents, scale, right, log_sum = ctx.saved_tensors
         with torch.autocast(query.device.type, enabled=False):
-            tiles = _Tiles(query, documents, scale, right, *ctx.how)
+            tiles = _Tiles(query, documents, scale, right, *ctx.options)
             return *tiles.gradients(log_sum, into_sum, into_right), None, None, None, None
 
 
 @dataclass(frozen=True)
 class _Tiles:
-    """The matrix of logits [n, M], one tile at a time."""
+    """The matrix of logits [n, M], computed one tile at a time."""
 
     query: Tensor
     documents: Tensor
     scale: Tensor
     right: Tensor
     tile: int
-    masked: OfTile | None
-    added: OfTile | None
+    masked: TileFunction | None
+    added: TileFunction | None
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Log-sum-exp, right cosine, hardest cosine and count of places left out, [n] each."""
+        """Log-sum-exp, right cosine, hardest cosine and count of masked documents, [n] each."""
         norms = self._norms()
         log_sum, right, hardest, count = (
             torch.full((len(self.query),), start, dtype=_sum_dtype(self.query), device=self.query.device)
@@ -121,14 +126,14 @@ class _Tiles:
                 shift = higher.masked_fill(higher.isinf(), 0.0)
                 total = total * (top - shift).exp_() + logits.sub_(shift[:, None]).exp_().sum(dim=1)
                 top = higher
-                self.describe(cosine, left_out, rows, columns, right[rows], hardest[rows], count[rows])
+                self.update(cosine, left_out, rows, columns, right[rows], hardest[rows], count[rows])
             log_sum[rows] = top + total.log()
         return log_sum, right, hardest, count
 
     def gradients(self, log_sum: Tensor, into_sum: Tensor, into_right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of queries [n, D], documents [M, D] and scale from those of `log_sum` and `right` [n]."""
         norms, factor = self._norms(), self.scale.to(into_sum.dtype)
-        log_sum = log_sum.masked_fill(log_sum == float("-inf"), float("inf"))  # nothing left in: no share of anything
+        log_sum = log_sum.masked_fill(log_sum == float("-inf"), float("inf"))  # all masked: no gradient
         to_query, to_documents = (torch.zeros_like(x, dtype=_sum_dtype(x)) for x in (self.query, self.documents))
         to_scale = torch.zeros_like(factor)
         for rows in _slices(len(self.query), self.tile):
@@ -139,8 +144,8 @@ class _Tiles:
                 share = self.logits(cosine, rows, columns)[0].sub_(log_sum[rows, None]).exp_()
                 share.mul_(into_sum[rows, None])
                 to_scale += cosine.mul_(share).sum()
-                place, here = self.right_in(rows, columns)
-                share.mul_(factor).scatter_add_(1, place, (into_right[rows] * here)[:, None])
+                column, inside = self.right_in(rows, columns)
+                share.mul_(factor).scatter_add_(1, column, (into_right[rows] * inside)[:, None])
                 to_query[rows].addmm_(share, other)
                 to_documents[columns].addmm_(share.T, unit)
             _through_norm(to_query[rows], unit, norms[0][rows])
@@ -163,12 +168,12 @@ class _Tiles:
         return logits if left_out is None else logits.masked_fill_(left_out, float("-inf")), left_out
 
     def right_in(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
-        """Column [r, 1] of each row's right document in a tile, and whether it is there [r]; 0 where it is not."""
-        place = self.right[rows] - columns.start
-        here = (place >= 0) & (self.right[rows] < columns.stop) & (self.right[rows] >= 0)
-        return place.where(here, 0)[:, None], here
+        """Column [r, 1] of each row's right document in a tile, and whether the tile holds it [r]; 0 where not."""
+        column = self.right[rows] - columns.start
+        inside = (column >= 0) & (self.right[rows] < columns.stop) & (self.right[rows] >= 0)
+        return column.where(inside, 0)[:, None], inside
 
-    def describe(
+    def update(
         self,
         cosine: Tensor,
         left_out: Tensor | None,
@@ -178,14 +183,13 @@ class _Tiles:
         hardest: Tensor,
         count: Tensor,
     ) -> None:
-        """Write what a tile says of its rows into `right`, `hardest` and `count` [r]; spends the tile's cosines."""
-        place, here = self.right_in(rows, columns)
-        found = cosine.gather(1, place)
-        right.copy_(torch.where(here, found[:, 0], right))
+        """Update `right`, `hardest` and `count` [r] by a tile; overwrites the tile's cosines."""
+        column, inside = self.right_in(rows, columns)
+        right.copy_(torch.where(inside, cosine.gather(1, column)[:, 0], right))
         if left_out is not None:
             cosine.masked_fill_(left_out, float("-inf"))
             count += left_out.sum(dim=1)
-        cosine.scatter_(1, place, torch.where(here[:, None], float("-inf"), cosine.gather(1, place)))
+        cosine.scatter_(1, column, torch.where(inside[:, None], float("-inf"), cosine.gather(1, column)))
         torch.maximum(hardest, cosine.amax(dim=1), out=hardest)
 
 

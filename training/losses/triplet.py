@@ -11,35 +11,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.losses.distance import Margin, measure
-from training.losses.objective import Batch, Share
+from training.losses.distance import MarginLoss, paired_distance
+from training.losses.loss import Batch, LossShare
 
 
-class TripletMargin(Margin):
-    """Margin between the positive and each given negative of a row; rows without negatives have no triplet.
+class TripletMargin(MarginLoss):
+    """MarginLoss between the positive and each given negative of a row; rows without negatives have no triplet.
 
     A given document that is judged no less relevant than the positive makes none either.
     """
 
     type: Literal["triplet"] = "triplet"
 
-    def __call__(self, batch: Batch, learned: Mapping[str, Tensor]) -> Share:
+    def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the given triplets of the global batch, each with the weight of its row."""
-        own = batch.negative_rows
-        row = batch.negative_row[own]
-        anchor, positive, negative = batch.query[row], batch.positive[row], batch.negative[own]
-        near, far = measure(anchor, positive, self.distance), measure(anchor, negative, self.distance)
+        local = batch.negative_rows
+        row = batch.negative_row[local]
+        anchor, positive, negative = batch.query[row], batch.positive[row], batch.negative[local]
+        near, far = paired_distance(anchor, positive, self.distance), paired_distance(anchor, negative, self.distance)
         counted = _less_relevant(batch)
         weight = counted if batch.weight is None else counted * batch.weight[batch.negative_row]
         loss = F.relu(near - far + self.margin_at(batch.progress))
         with torch.no_grad():
             count = counted.sum().clamp(min=1)
             report = {
-                "active": ((loss > 0) * counted[own]).sum() / count,
-                "accuracy": ((near < far) * counted[own]).sum() / count,
+                "active": ((loss > 0) * counted[local]).sum() / count,
+                "accuracy": ((near < far) * counted[local]).sum() / count,
             }
         total = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
-        return Share((loss * weight[own]).sum() / total + 0.0 * batch.query.sum(), report)
+        return LossShare((loss * weight[local]).sum() / total + 0.0 * batch.query.sum(), report)
 
 
 def _less_relevant(batch: Batch) -> Tensor:

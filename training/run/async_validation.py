@@ -21,7 +21,7 @@ def measure(checkpoint: Any, config: dict[str, Any], places: dict[str, str]) -> 
     encoder = Encoder.load(settings.encoder.model_copy(update={"dtype": "float32"}), "auto")
     if settings.lora:
         attach(encoder, settings.lora, settings.loop.seed)
-    load_weights(Embed(encoder, settings.loss.learned()), folder)
+    load_weights(Embed(encoder, settings.loss.learnable()), folder)
     checks = load_validation(Artifact.open(places["data"], "build"), settings.validation)
     found = checks(encoder) if checks else {}
     step = progress(folder).step

@@ -15,8 +15,8 @@ from training.loop.checkpoint import Checkpoints
 from training.loop.lora import LoraConfig
 from training.loop.step import LoopConfig
 from training.loop.validation import ValidationConfig
+from training.losses.any_loss import AnyLoss
 from training.losses.infonce import InfoNCE
-from training.losses.registry import Loss
 from training.run.model_card import CardConfig
 from training.run.trackers import AnyTracker
 
@@ -49,7 +49,7 @@ class Elastic(Config):
 
     min: int = Field(1, ge=1)
     max: int = Field(ge=1)
-    look_s: float = Field(60.0, ge=0, description="seconds between looks for room for more workers")
+    resize_check_s: float = Field(60.0, ge=0, description="seconds between checks for room for more workers")
 
     @model_validator(mode="after")
     def _ordered(self) -> "Elastic":
@@ -80,15 +80,16 @@ class TrainConfig(JobConfig):
     out: str | None = Field(None, description="model directory; default {run}/model")
     encoder: EncoderConfig = EncoderConfig()
     lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
-    loss: Loss = InfoNCE()
+    loss: AnyLoss = InfoNCE()
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
     guide: GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
-    draw: Literal["fresh", "first"] = Field(
-        "fresh", description="which max_negatives of a row's: others each epoch, or always the first"
+    negative_sampling: Literal["random", "first"] = Field(
+        "random",
+        description="which max_negatives of its negatives a row has in an epoch: others each time, or the first",
     )
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
-    one_source: bool = Field(False, description="global batches of rows of one source each")
+    homogeneous_batches: bool = Field(False, description="global batches of rows of one source each")
     replay: Replay | None = Field(None, description="another corpus in some of the batches")
     refresh: Refresh | None = Field(None, description="mine the negatives anew by the model as it has become (ANCE)")
     mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
@@ -98,8 +99,11 @@ class TrainConfig(JobConfig):
         None, ge=1, description="take of each source what goes with this root of its rows: the higher, the more alike"
     )
     loop: LoopConfig = LoopConfig()
-    tuned_share: float = Field(
-        1.0, gt=0, le=1, description="of the final weights; the rest is the base's, which keeps what it knew (WiSE-FT)"
+    interpolation: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the trained weights in the model, the rest is the base's (WiSE-FT's alpha)",
     )
     validation: ValidationConfig = ValidationConfig()
     card: CardConfig = CardConfig()
@@ -125,9 +129,9 @@ class TrainConfig(JobConfig):
     def _fits(self) -> "TrainConfig":
         if self.loop.compile and self.encoder.attention in PACKED:
             raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
-        if self.replay and (self.mix or self.mix_temperature or self.one_source):
+        if self.replay and (self.mix or self.mix_temperature or self.homogeneous_batches):
             raise ValueError(
-                "replay says how often another corpus comes; leave mix, mix_temperature and one_source out"
+                "replay says how often another corpus comes; leave mix, mix_temperature and homogeneous_batches out"
             )
         if self.refresh and "mined" not in self.rows:
             raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")

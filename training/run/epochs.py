@@ -27,6 +27,10 @@ from training.loop.step import LoopConfig
 from training.run.config import TrainConfig
 
 MOST_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
+ROW_SETTINGS = frozenset(
+    {"rows", "max_negatives", "negative_sampling", "max_rows", "homogeneous_batches", "mix", "mix_temperature", "guide"}
+    | {"replay"}
+)
 HERE = 50_000  # rows up to which composing in this process is over before Ray has started its tasks
 
 
@@ -40,8 +44,7 @@ def prepared(
 ) -> Artifact:
     """Rows of a run, by version of its negatives, as an artifact; made anew where of other inputs or settings."""
     place = config.version(version)["rows"]
-    wanted = {"rows", "max_negatives", "draw", "max_rows", "one_source", "mix", "mix_temperature", "guide", "replay"}
-    settings = {name: value for name, value in config.result_settings().items() if name in wanted}
+    settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
     beside = {"negatives": negatives, "replay": replayed, **opened(config.guide)}
     inputs |= {name: one.manifest.fingerprint for name, one in beside.items() if one}
@@ -71,11 +74,11 @@ def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place
         config.encoder,
         Shuffle(join(place, "staging"), 1),
         place,
-        config.max_negatives if config.draw == "first" else None,
+        config.max_negatives if config.negative_sampling == "first" else None,
         config.max_rows,
         config.mix,
         config.mix_temperature,
-        config.one_source,
+        config.homogeneous_batches,
         opened(config.guide),
     )
     return replace(bulk, exchange=Shuffle(bulk.exchange.path, buckets_for(bulk)))
@@ -88,13 +91,13 @@ def on_ray(marks: str) -> Spread:
 
 def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None) -> Rows:
     """Rows of a run, those of the replayed artifact in a stream of their own."""
-    most = config.max_negatives if config.draw == "first" else None
+    most = config.max_negatives if config.negative_sampling == "first" else None
     if config.replay and replayed:
         own = sampled(read_table(config.rows, data, negatives), config.max_rows)
         rows = load_mixed(own, data, config.replay, replayed, most)
     else:
         rows = load(config.rows, data, negatives, most, config.max_rows, config.mix, config.mix_temperature)
-    if config.one_source:
+    if config.homogeneous_batches:
         rows = replace(rows, stream=rows.source)
     return guided(rows, opened(config.guide)) if config.guide else rows
 
@@ -111,7 +114,7 @@ def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
         loop.seed,
         slots_for(loop.slots, even if even <= MOST_SLOTS or loop.slots else max(ranks)),
         config.max_negatives,
-        config.draw == "fresh",
+        config.negative_sampling == "random",
         config.replay.share if config.replay else None,
     )
 

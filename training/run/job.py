@@ -7,7 +7,7 @@ from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact
 from training.data.epoch import REPLAY
 from training.data.guide_vectors import opened
-from training.losses.registry import check
+from training.losses.any_loss import check_rows
 from training.run import model_card
 from training.run.config import TrainConfig
 from training.run.resume import settle
@@ -20,7 +20,7 @@ def run(config: TrainConfig) -> str:
     A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint;
     `training.fit.again` says what --resume and --fresh change.
     """
-    check(
+    check_rows(
         config.loss,
         [*config.rows, *(config.replay.rows if config.replay else ())],
         guided=config.guide is not None,
@@ -49,7 +49,7 @@ def run(config: TrainConfig) -> str:
     plan = artifact.digest([draft.settings, draft.inputs])
     trained = rounds(config, Inputs(data, negatives, replayed, base), plan)
     measured, notes = trained.kept.measured, trained.rows.manifest.notes
-    beside = finished(config, base, trained.kept.best(), config.tuned_share)
+    beside = finished(config, base, trained.kept.best(), config.interpolation)
     own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
     told = model_card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
     base.save(places["model"], told, beside)

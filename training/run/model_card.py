@@ -97,8 +97,8 @@ def _training(settings: dict[str, Any]) -> str:
     held = {"loss": settings["loss"]["type"], "rows": ", ".join(settings.get("rows", []))}
     held |= {name: loop[name] for name in _SETTINGS if loop.get(name) is not None}
     held |= {name: encoder[name] for name in ("max_length", "layers") if encoder.get(name)}
-    if settings.get("tuned_share", 1.0) != 1.0:
-        held["share of the tuned weights"] = settings["tuned_share"]
+    if settings.get("interpolation", 1.0) != 1.0:
+        held["interpolation"] = settings["interpolation"]
     return model_card.table(
         ["setting", "value"], [[name.replace("_", " "), _shown(value)] for name, value in held.items()]
     )

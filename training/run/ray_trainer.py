@@ -102,7 +102,9 @@ def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources,
         task_config=ray.train.ValidationTaskConfig(fn_kwargs=settings, timeout_s=config.validation.beside_limit_s),
         ray_remote_kwargs=given.check,
     )
-    look = {"elastic_resize_monitor_interval_s": config.workers.look_s} if isinstance(config.workers, Elastic) else {}
+    elastic = {}
+    if isinstance(config.workers, Elastic):
+        elastic = {"elastic_resize_monitor_interval_s": config.workers.resize_check_s}
     return TorchTrainer(
         train_worker,
         train_loop_config={**settings, "plan": plan, "stop": stop, "cpus": given.each["CPU"], "metric": metric},
@@ -111,7 +113,7 @@ def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources,
             num_workers=given.count,
             use_gpu=given.on_gpu,
             resources_per_worker=given.each,
-            **look,
+            **elastic,
         ),
         run_config=ray.train.RunConfig(
             name=NAME,

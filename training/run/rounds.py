@@ -81,7 +81,7 @@ def finished(config: TrainConfig, base: Encoder, checkpoint: Path, share: float 
     `share` is that of the trained weights, the rest is the base's.
     """
     adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
-    load_weights(Embed(base, config.loss.learned()), checkpoint, 1.0 if adapters else share)
+    load_weights(Embed(base, config.loss.learnable()), checkpoint, 1.0 if adapters else share)
     return merge(base, adapters, config.encoder.model, share) if adapters else {}
 
 

@@ -72,7 +72,7 @@ def synthetic_rows(rows: int) -> Iterator[pa.Table]:
             "share": np.ones(count),
             "query_id": query,
             "positive_id": document,
-            "known": pa.ListArray.from_arrays(ends, pa.array(known[known >= 0])),
+            "relevant_id": pa.ListArray.from_arrays(ends, pa.array(known[known >= 0])),
             "anchor": texts(12, 64),
             "positive": texts(30, 128),
             "negatives": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], NEGATIVE)),
@@ -181,7 +181,7 @@ def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
     return (
         pieces(rows, lambda texts, role: [[1] * min(128, 2 + len(text) // 5) for text in texts]),
         rows.positive_id,
-        rows.known,
+        rows.relevant_id,
     )
 
 

@@ -42,14 +42,14 @@ def loss(job: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from training.losses.infonce import InfoNCE
-    from training.losses.objective import Batch, local
+    from training.losses.loss import Batch, local_batch
 
     objective = InfoNCE(tile=job["tile"])
 
     def batch(rows: int) -> Batch:
         columns = [torch.randn(rows, 384, device=job["device"], requires_grad=True) for _ in range(2)]
         ids = torch.arange(rows, device=job["device"])
-        return local(*columns, positive_id=ids + rows, query_id=ids, known=ids[:, None] + rows)
+        return local_batch(*columns, positive_id=ids + rows, query_id=ids, relevant_id=ids[:, None] + rows)
 
     def spend(given: Batch) -> float:
         start = time.perf_counter()

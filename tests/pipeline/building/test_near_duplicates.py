@@ -189,7 +189,7 @@ def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     from tests.training.data.test_read_rows import travelling
     from training.data.read_rows import load
     from training.losses.false_negatives import MaskConfig, document_mask
-    from training.losses.objective import Batch
+    from training.losses.loss import Batch
 
     pairs = [pair for pair in planted(30, seed=4, changes=(1, 1)) if index(*pair) >= 0.85][:8]
     recipe = corpus(tmp_path, pairs) | {"split": {"train": 1, "dev": 0, "test": 0}}

@@ -11,7 +11,7 @@ from training.data.rows import rows_from
 
 def keys_of(rows, index) -> Keys:
     documents = [np.array([rows.positive_id[row], *rows.negative_id[row]]) for row in index]
-    return Keys(Ragged.of(documents), Ragged.of([rows.known[row] for row in index]))
+    return Keys(Ragged.of(documents), Ragged.of([rows.relevant_id[row] for row in index]))
 
 
 def composed(rows, size, seed, epoch):
@@ -29,7 +29,7 @@ def one_by_one(rows, index, size):
         while len(batch) < size and (waiting or fresh):
             row = (waiting or fresh).pop(0)
             mine = {int(rows.positive_id[row]), *rows.negative_id[row].tolist()}
-            known = set(rows.known[row].tolist()) - {-1}
+            known = set(rows.relevant_id[row].tolist()) - {-1}
             if mine & relevant or known & documents:
                 still.append(row)
             else:
@@ -68,7 +68,7 @@ def test_no_known_positive_is_a_negative_in_its_batch(epoch_number):
     rows = rows_from(table(pairs, negatives), {"q3": ["d4-1"]})
     for batch in composed(rows, 16, 3, epoch_number)[0]:
         for row in batch:
-            known = set(rows.known[row][rows.known[row] >= 0].tolist())
+            known = set(rows.relevant_id[row][rows.relevant_id[row] >= 0].tolist())
             others = {int(rows.positive_id[other]) for other in batch if other != row}
             others |= {int(doc) for other in batch if other != row for doc in rows.negative_id[other]}
             assert not known & others
@@ -86,8 +86,8 @@ def test_a_document_with_the_anchors_own_text_is_no_negative_of_it():
         ),
         {},
     )
-    assert set(rows.known[1]) == {rows.positive_id[0], rows.positive_id[1]}
-    assert rows.positive_id[1] not in rows.known[0]
+    assert set(rows.relevant_id[1]) == {rows.positive_id[0], rows.positive_id[1]}
+    assert rows.positive_id[1] not in rows.relevant_id[0]
     assert composed(rows, 2, 0, 0)[0] == []
 
 

@@ -128,7 +128,7 @@ def check(rows: Rows, step: pa.Table) -> None:
         for doc, given in zip(step["positive_id"].to_pylist(), step["negatives"].to_pylist(), strict=True)
     ]
     for at, row in enumerate(batch):
-        known = set(rows.known[row].tolist()) - {-1}
+        known = set(rows.relevant_id[row].tolist()) - {-1}
         assert not known & set().union(*(docs for other, docs in enumerate(brought) if other != at))
 
 
@@ -143,7 +143,7 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(small, negatives):
             parts = [feed.part(spot, rank, ranks) for rank in range(ranks)]
             for part in parts:
                 assert [rows.positive_id[row] for row in part.rows] == part.beside["positive.id"].tolist()
-                assert part.beside["query.known"].shape[1] == parts[0].beside["query.known"].shape[1]
+                assert part.beside["query.relevant"].shape[1] == parts[0].beside["query.relevant"].shape[1]
                 assert len(part.texts["negative"]) == len(part.beside["negative.row"]) == len(part.rows) * negatives
             batches.append(sorted(row for part in parts for row in part.rows.tolist()))
         first = first or batches

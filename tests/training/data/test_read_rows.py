@@ -63,7 +63,7 @@ def travelling(rows, which=None) -> dict[str, np.ndarray]:
     """What travels with the texts of some rows."""
     table = tokens_of(rows)
     chosen = table if which is None else table.take(which)
-    return beside(chosen, present(table), rows.known.shape[1])
+    return beside(chosen, present(table), rows.relevant_id.shape[1])
 
 
 def ids(*names):
@@ -74,7 +74,7 @@ def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
     rows = load(["labelled"], data, None, None, None)
     assert rows.anchors[3] == "left number 1" and rows.positives[3] == "right number 3"
     assert rows.score.tolist() == [n / 8 for n in range(9)]
-    known = [[one for one in row if one >= 0] for row in rows.known.tolist()]
+    known = [[one for one in row if one >= 0] for row in rows.relevant_id.tolist()]
     right = [[], [], [], [], ids("r4", "r5"), ids("r5", "r4"), ids("r6", "r7"), ids("r7", "r6"), ids("r8")]
     assert known == right
     assert rows.teacher is None and rows.negative_score is None and not any(rows.negatives)
@@ -115,7 +115,7 @@ def test_mined_rows_bring_the_miners_scores(data, tmp_path):
 def test_clusters_travel_with_documents(data):
     rows = load(["pairs"], data, None, None, None)
     assert rows.positive_cluster.tolist() == [-1, *ids("c"), -1]
-    assert sorted(rows.known_cluster[0].tolist()) == [-1, *ids("c")]  # of d2 and d1
+    assert sorted(rows.relevant_cluster[0].tolist()) == [-1, *ids("c")]  # of d2 and d1
 
 
 def test_missing_tables_and_scores_are_named(data, tmp_path):

@@ -87,7 +87,7 @@ def test_composition_is_pure_and_changes_with_epoch_and_seed(rows):
 def test_no_known_positive_is_a_negative(rows):
     for batch in batches(rows, 0.4, seed=3, first=1)[0]:
         for row in batch:
-            known = set(rows.known[row][rows.known[row] >= 0].tolist())
+            known = set(rows.relevant_id[row][rows.relevant_id[row] >= 0].tolist())
             assert not known & {int(rows.positive_id[other]) for other in batch if other != row}
 
 
@@ -144,7 +144,7 @@ def test_ids_of_two_artifacts_do_not_meet(two):
     kinds = [np.concatenate([rows.query_id[part], rows.positive_id[part]]) for part in (slice(0, 3), slice(3, 6))]
     assert not set(kinds[0].tolist()) & set(kinds[1].tolist())
     ids = lambda *names: {stable_id(SCOPE + name) for name in names}  # noqa: E731
-    assert set(rows.known[3].tolist()) - {-1} == ids("d0", "d2")
+    assert set(rows.relevant_id[3].tolist()) - {-1} == ids("d0", "d2")
     assert set(rows.negative_id[5].tolist()) == {stable_id(SCOPE + "d2"), -1}
     assert rows.positive_cluster[0] != rows.positive_cluster[3] == stable_id(SCOPE + "c")
     assert rows.positive_id[0] == rows_from(own, relevant(data), None, clusters(data)).positive_id[0]
@@ -182,9 +182,9 @@ def test_a_run_with_every_way_to_keep(ray_session, tmp_path):
             tmp_path,
             out=str(tmp_path / name),
             overwrite=True,
-            tuned_share=share,
+            interpolation=share,
             replay={"data": other.path, "share": 0.4},
-            loss={"type": "sum", "losses": [{}, {"weight": 0.5, "loss": {"type": "keep"}}]},
+            loss={"type": "weighted_sum", "losses": [{}, {"weight": 0.5, "loss": {"type": "base_distillation"}}]},
             loop={
                 "batch_size": 16,
                 "epochs": 2,

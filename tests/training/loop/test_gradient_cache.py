@@ -14,7 +14,7 @@ from tests.support.ranks import run_ranks
 from training.loop.gradient_cache import Cached, Plain
 from training.losses.gather import gather, world
 from training.losses.infonce import InfoNCE
-from training.losses.objective import Batch
+from training.losses.loss import Batch
 
 ROWS, DIM, NEGATIVES, BUDGET = 12, 8, 2, 20
 LOSS = InfoNCE(directions=["query_to_document", "document_to_query"], learn_temperature=True)
@@ -58,13 +58,15 @@ def embed(passes, rows: slice) -> Batch:
     vectors = passes([text for column in columns for text in column], skip)
     parts = vectors.split([len(column) for column in columns])
     owners = torch.arange(len(columns[0])).repeat_interleave(NEGATIVES)
-    return Batch.of(gather(dict(zip(("query", "positive", "negative"), parts, strict=True)), {"negative.row": owners}))
+    return Batch.from_gathered(
+        gather(dict(zip(("query", "positive", "negative"), parts, strict=True)), {"negative.row": owners})
+    )
 
 
 def take(sizes, cached=False, dropout=0.0, hook=None, steps=1):
     """This rank's part of a step under DDP: the loss share, the gradient after the all-reduce, a random number."""
     rank, size = world()
-    module = Tiny(LOSS.learned(), dropout)
+    module = Tiny(LOSS.learnable(), dropout)
     model = DistributedDataParallel(module, gradient_as_bucket_view=True) if size > 1 else module
     if hook is not None:
         model.register_comm_hook(None, hook)

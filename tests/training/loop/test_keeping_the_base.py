@@ -14,12 +14,12 @@ from training.loop.checkpoint import AVERAGE, Keeper, Progress, State, load_weig
 from training.loop.step import Embed, Loop
 from training.loop.trainer import Drive
 from training.loop.weight_averaging import EMA, Average, Mean
-from training.losses.base_distillation import Keep
+from training.losses.base_distillation import BaseDistillation
 from training.losses.infonce import InfoNCE
 from training.losses.weighted_sum import Term, WeightedSum
 
 WEIGHT = 0.7
-SUM = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=WEIGHT, loss=Keep())])
+SUM = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=WEIGHT, loss=BaseDistillation())])
 
 
 def keeping(**config) -> Loop:
@@ -93,7 +93,7 @@ def test_the_base_stays_and_a_first_step_has_not_moved():
 def test_a_larger_weight_keeps_the_vectors_nearer():
     def moved(weight: float) -> float:
         encoder, rows, settings = make_parts(16, dropout=0.0, learning_rate=3e-4, schedule="constant", warmup=0.0)
-        loss = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=weight, loss=Keep())])
+        loss = WeightedSum(losses=[Term(loss=InfoNCE()), Term(weight=weight, loss=BaseDistillation())])
         loop = Loop(encoder, loss, rows, settings)
         work = loop.work(loop.feed.first)
         return [loop.step(work, 0)["moved"] for _ in range(8)][-1]

@@ -140,7 +140,7 @@ def test_patience_ends_a_run_and_a_resumed_one_knows_it(tmp_path: Path):
 
 
 def test_a_gain_must_be_big_enough():
-    config = LoopConfig(min_gain=0.05)
+    config = LoopConfig(min_delta=0.05)
     first = judged(Progress(), 0.5, config)
     assert (first.best, first.stale) == (0.5, 0)
     second = judged(first, 0.54, config)

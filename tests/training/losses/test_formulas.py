@@ -8,16 +8,16 @@ from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from pipeline.core.errors import UserError
-from training.losses.batch_triplet import MinedTriplet
+from training.losses.any_loss import AnyLoss, check_rows
+from training.losses.batch_triplet import BatchTriplet
 from training.losses.cosine import Cosine
 from training.losses.false_negatives import MaskConfig
 from training.losses.infonce import InfoNCE
 from training.losses.kl_distillation import KL
 from training.losses.listwise import Listwise
+from training.losses.loss import local_batch
 from training.losses.margin_mse import MarginMSE
 from training.losses.matryoshka import Matryoshka
-from training.losses.objective import local
-from training.losses.registry import Loss, check
 from training.losses.sigmoid import Sigmoid
 from training.losses.triplet import TripletMargin
 from training.losses.weighted_sum import WeightedSum
@@ -46,16 +46,18 @@ def test_infonce_is_the_formula():
     for i, q in enumerate(query):
         exps = [math.exp(float(F.cosine_similarity(q, d, dim=0)) / 0.05) for d in documents]
         total -= math.log(exps[i] / sum(exps))
-    found = InfoNCE(mask=NONE)(local(query, positive, negative), {})
+    found = InfoNCE(mask=NONE)(local_batch(query, positive, negative), {})
     assert float(found.loss) == pytest.approx(total / 5, rel=1e-10)
 
 
 def test_learned_temperature_starts_at_the_fixed_one():
     query, positive, negative = rows()
     learned = InfoNCE(mask=NONE, learn_temperature=True)
-    start = {name: torch.tensor(value, dtype=torch.float64) for name, value in learned.learned().items()}
-    fixed = InfoNCE(mask=NONE)(local(query, positive, negative), {})
-    assert float(learned(local(query, positive, negative), start).loss) == pytest.approx(float(fixed.loss), rel=1e-12)
+    start = {name: torch.tensor(value, dtype=torch.float64) for name, value in learned.learnable().items()}
+    fixed = InfoNCE(mask=NONE)(local_batch(query, positive, negative), {})
+    assert float(learned(local_batch(query, positive, negative), start).loss) == pytest.approx(
+        float(fixed.loss), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("tile", [None, 2])
@@ -66,7 +68,7 @@ def test_several_positives_are_the_formulas(tile):
     ids = {
         "positive_id": torch.tensor([10, 11, 12, 13]),
         "negative_id": torch.arange(20, 28),
-        "known": known,
+        "relevant_id": known,
         "negative_score": doubles(0, 0, 2, 0, 0, 0, 0, 0),  # the first negative of row 1 is right after all
     }
     right = [[0, 2], [1, 6], [2], [3, 4]]
@@ -78,7 +80,7 @@ def test_several_positives_are_the_formulas(tile):
         kept = [j for j in range(12) if j == i or j not in of]
         one.append(logits[i][kept].logsumexp(0) - logits[i][i])
     for positives, expected in (("summed", summed), ("mean", mean), ("one", one)):
-        found = InfoNCE(positives=positives, tile=tile)(local(query, positive, negative, **ids), {})
+        found = InfoNCE(positives=positives, tile=tile)(local_batch(query, positive, negative, **ids), {})
         torch.testing.assert_close(found.loss, torch.stack(expected).mean(), rtol=1e-10, atol=0)
         assert float(found.report["masked"]) == pytest.approx(3 / 48 if positives == "one" else 0)
 
@@ -91,7 +93,7 @@ def test_a_margin_masks_what_is_more_similar_than_the_positive():
     out = (cosine > right + 0.1) & (torch.arange(18) != torch.arange(6)[:, None])
     assert 5 < out.sum() < 90
     logits = (cosine / 0.05).masked_fill(out, -torch.inf)
-    found = InfoNCE(mask=MaskConfig(margin=0.1))(local(query, positive, negative), {})
+    found = InfoNCE(mask=MaskConfig(margin=0.1))(local_batch(query, positive, negative), {})
     torch.testing.assert_close(found.loss, F.cross_entropy(logits, torch.arange(6)), rtol=1e-10, atol=0)
     assert float(found.report["masked"]) == pytest.approx(float(out.sum()) / 108)
 
@@ -99,7 +101,7 @@ def test_a_margin_masks_what_is_more_similar_than_the_positive():
 def test_a_teacher_masks_the_negatives_of_a_row_that_it_holds_for_right():
     query, positive, negative = rows(n=3, negatives=2)
     teacher = {"teacher": doubles(0.8, 0.5, torch.nan), "negative_teacher": doubles(0.75, 0.6, 0.1, 0.9, 0.9, 0.9)}
-    found = InfoNCE(mask=MaskConfig(teacher_margin=0.1))(local(query, positive, negative, **teacher), {})
+    found = InfoNCE(mask=MaskConfig(teacher_margin=0.1))(local_batch(query, positive, negative, **teacher), {})
     out = torch.zeros(3, 9, dtype=torch.bool)
     out[0, 3] = out[1, 6] = True
     logits = (cosines(query, torch.cat([positive, negative.reshape(-1, 6)])) / 0.05).masked_fill(out, -torch.inf)
@@ -111,16 +113,16 @@ def test_weights_of_rows_weigh_rows():
     weight = doubles(1, 0, 2, 0.5, 3)
     each = [
         InfoNCE(directions=["query_to_document"], mask=NONE)(
-            local(query, positive, negative, weight=F.one_hot(torch.tensor(i), 5).double()), {}
+            local_batch(query, positive, negative, weight=F.one_hot(torch.tensor(i), 5).double()), {}
         ).loss
         for i in range(5)
     ]
-    found = InfoNCE(mask=NONE)(local(query, positive, negative, weight=weight), {}).loss
+    found = InfoNCE(mask=NONE)(local_batch(query, positive, negative, weight=weight), {}).loss
     torch.testing.assert_close(found, (torch.stack(each) * weight).sum() / weight.sum())
-    triplets = TripletMargin(margin=1.0)(local(query, positive, negative, weight=weight), {}).loss
+    triplets = TripletMargin(margin=1.0)(local_batch(query, positive, negative, weight=weight), {}).loss
     single = torch.stack(
         [
-            TripletMargin(margin=1.0)(local(query[i : i + 1], positive[i : i + 1], negative[i : i + 1]), {}).loss
+            TripletMargin(margin=1.0)(local_batch(query[i : i + 1], positive[i : i + 1], negative[i : i + 1]), {}).loss
             for i in range(5)
         ]
     )
@@ -131,7 +133,7 @@ def test_one_row_alone_has_a_gradient_in_every_direction():
     query, positive, _ = rows(n=1)
     query.requires_grad_()
     every = ["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
-    loss = InfoNCE(directions=every)(local(query, positive), {}).loss
+    loss = InfoNCE(directions=every)(local_batch(query, positive), {}).loss
     loss.backward()
     assert float(loss.detach()) == pytest.approx(math.log(2)) and query.grad.isfinite().all()
 
@@ -149,35 +151,35 @@ def test_triplet_is_the_formula(distance):
         for q, p, ns in zip(query, positive, negative, strict=True)
         for n in ns
     ]
-    found = TripletMargin(margin=0.3, distance=distance)(local(query, positive, negative), {})
+    found = TripletMargin(margin=0.3, distance=distance)(local_batch(query, positive, negative), {})
     assert float(found.loss) == pytest.approx(sum(terms) / len(terms), rel=1e-10)
     assert float(found.report["active"]) == pytest.approx(sum(t > 0 for t in terms) / len(terms))
 
 
 def test_a_given_document_as_relevant_as_the_positive_makes_no_triplet():
     query, positive, negative = rows(n=2)
-    graded = local(query, positive, negative, score=doubles(3, 0), negative_score=doubles(1, 3, 0, 0))
-    first = local(query[:1], positive[:1], negative[:1, :1])
+    graded = local_batch(query, positive, negative, score=doubles(3, 0), negative_score=doubles(1, 3, 0, 0))
+    first = local_batch(query[:1], positive[:1], negative[:1, :1])
     torch.testing.assert_close(TripletMargin(margin=2.0)(graded, {}).loss, TripletMargin(margin=2.0)(first, {}).loss)
 
 
 def test_a_margin_moves_while_training():
     query, positive, negative = rows()
-    at = lambda **over: float(TripletMargin(**over)(local(query, positive, negative, progress=0.25), {}).loss)  # noqa: E731
+    at = lambda **over: float(TripletMargin(**over)(local_batch(query, positive, negative, progress=0.25), {}).loss)  # noqa: E731
     assert at(margin=0.2, last_margin=0.6) == at(margin=0.2 + (0.6 - 0.2) * 0.25) != at(margin=0.2)
 
 
 def test_triplet_without_negatives_is_zero_and_differentiable():
     query, positive, _ = rows()
     query.requires_grad_()
-    share = TripletMargin()(local(query, positive), {})
+    share = TripletMargin()(local_batch(query, positive), {})
     share.loss.backward()
     assert float(share.loss.detach()) == 0.0
     assert torch.equal(query.grad, torch.zeros_like(query))
 
 
 @pytest.mark.parametrize("mining", ["all", "hard", "semi_hard"])
-def test_mined_triplets_are_the_definition(mining):
+def test_batch_triplets_are_the_definition(mining):
     """Queries and documents as points, with labels, an anchor without positives and a masked document, by loops."""
     query, noise, _ = rows(n=6, seed=3)
     positive = query + 0.3 * noise
@@ -199,8 +201,8 @@ def test_mined_triplets_are_the_definition(mining):
         found = [max(0.0, p - n + 0.4) for p, ns in pairs for n in ns]
         looked_at, active = looked_at + len(found), active + sum(one > 0 for one in found)
         terms += [one for one in found if one > 0] if mining == "all" else found
-    batch = local(query, positive, label=label, positive_id=ids)
-    share = MinedTriplet(mining=mining, margin=0.4, distance="euclidean")(batch, {})
+    batch = local_batch(query, positive, label=label, positive_id=ids)
+    share = BatchTriplet(mining=mining, margin=0.4, distance="euclidean")(batch, {})
     assert float(share.loss) == pytest.approx(sum(terms) / len(terms), rel=1e-10)
     assert float(share.report["active"]) == pytest.approx(active / looked_at)
     assert 0 < active < looked_at
@@ -209,17 +211,17 @@ def test_mined_triplets_are_the_definition(mining):
 def test_mining_takes_a_query_for_a_label():
     query, positive, _ = rows(n=4)
     same = torch.tensor([7, 8, 7, 9])
-    by_query = MinedTriplet()(local(query, positive, query_id=same), {}).loss
-    torch.testing.assert_close(by_query, MinedTriplet()(local(query, positive, label=same), {}).loss)
-    with pytest.raises(UserError, match="mined_triplet: the training rows have no labels"):
-        MinedTriplet()(local(query, positive), {})
+    by_query = BatchTriplet()(local_batch(query, positive, query_id=same), {}).loss
+    torch.testing.assert_close(by_query, BatchTriplet()(local_batch(query, positive, label=same), {}).loss)
+    with pytest.raises(UserError, match="batch_triplet: the training rows have no labels"):
+        BatchTriplet()(local_batch(query, positive), {})
 
 
 def test_a_batch_without_any_triplet_is_zero_and_differentiable():
     query, positive, _ = rows()
     query.requires_grad_()
     for mining in ("all", "hard", "semi_hard"):
-        share = MinedTriplet(mining=mining)(local(query, positive, label=torch.zeros(5, dtype=torch.int64)), {})
+        share = BatchTriplet(mining=mining)(local_batch(query, positive, label=torch.zeros(5, dtype=torch.int64)), {})
         share.loss.backward()
         assert float(share.loss.detach()) == 0.0 and query.grad.abs().sum() == 0
 
@@ -228,7 +230,7 @@ def test_sigmoid_is_the_formula():
     query, positive, negative = rows(n=4)
     ids = torch.tensor([1, 2, 1, 4])
     objective = Sigmoid()
-    learned = {name: torch.tensor(value, dtype=torch.float64) for name, value in objective.learned().items()}
+    learned = {name: torch.tensor(value, dtype=torch.float64) for name, value in objective.learnable().items()}
     total = 0.0
     for i in range(4):
         for j, document in enumerate(torch.cat([positive, negative.reshape(-1, 6)])):
@@ -236,7 +238,7 @@ def test_sigmoid_is_the_formula():
                 sign = 1 if i == j else -1
                 logit = sign * (10 * float(F.cosine_similarity(query[i], document, dim=0)) - 10)
                 total -= math.log(1 / (1 + math.exp(-logit)))
-    share = objective(local(query, positive, negative, positive_id=ids), learned)
+    share = objective(local_batch(query, positive, negative, positive_id=ids), learned)
     assert float(share.loss) == pytest.approx(total / 4, rel=1e-10)
     assert float(share.report["masked"]) == pytest.approx(2 / 48)
 
@@ -244,7 +246,7 @@ def test_sigmoid_is_the_formula():
 def test_listwise_is_the_formula():
     query, positive, negative = rows(n=3, negatives=2)
     grade, others = doubles(3, 0, 0), doubles(1, 0, 0, 2, 0, 0)  # row 2 has nothing relevant
-    batch = local(query, positive, negative, score=grade, negative_score=others)
+    batch = local_batch(query, positive, negative, score=grade, negative_score=others)
     lists = torch.cat([positive[:, None], negative], dim=1)
     logits = F.cosine_similarity(query[:, None], lists, dim=2) / 0.05
     grades = torch.cat([grade[:, None], others.reshape(3, 2)], dim=1)
@@ -260,14 +262,14 @@ def test_listwise_is_the_formula():
 
 def test_in_batch_listwise_of_one_grade_is_infonce():
     query, positive, negative = rows()
-    batch = local(query, positive, negative, score=torch.ones(5, dtype=torch.float64))
+    batch = local_batch(query, positive, negative, score=torch.ones(5, dtype=torch.float64))
     torch.testing.assert_close(Listwise(in_batch=True)(batch, {}).loss, InfoNCE()(batch, {}).loss)
 
 
 def test_what_the_teacher_has_not_scored_does_not_count():
     query, positive, negative = rows(n=3, negatives=2)
     teacher, others = doubles(0.9, torch.nan, 0.7), doubles(0.1, torch.nan, 0.2, 0.3, 0.4, 0.5)
-    batch = local(query, positive, negative, teacher=teacher, negative_teacher=others)
+    batch = local_batch(query, positive, negative, teacher=teacher, negative_teacher=others)
     s = F.cosine_similarity(query[:, None], torch.cat([positive[:, None], negative], dim=1), dim=2)
     margins = torch.stack([s[0, 0] - s[0, 1] - 0.8, s[2, 0] - s[2, 1] - 0.3, s[2, 0] - s[2, 2] - 0.2])
     found = MarginMSE()(batch, {})
@@ -282,25 +284,25 @@ def test_what_the_teacher_has_not_scored_does_not_count():
 
 def test_matryoshka_draws_the_same_lengths_everywhere_and_others_each_step():
     objective = Matryoshka(dims=[2, 6, 4, 3], weights=[1, 2, 3, 4], dims_per_step=2, loss=InfoNCE(mask=NONE))
-    assert all(len(objective.drawn(step)) == 2 for step in range(20))
-    assert {one for step in range(60) for one in objective.drawn(step)} == {(2, 1), (6, 2), (4, 3), (3, 4)}
-    assert [objective.drawn(step) for step in range(9)] == [objective.drawn(step) for step in range(9)]
+    assert all(len(objective.lengths_at(step)) == 2 for step in range(20))
+    assert {one for step in range(60) for one in objective.lengths_at(step)} == {(2, 1), (6, 2), (4, 3), (3, 4)}
+    assert [objective.lengths_at(step) for step in range(9)] == [objective.lengths_at(step) for step in range(9)]
     query, positive, negative = rows()
-    share = objective(local(query, positive, negative, step=5), {})
+    share = objective(local_batch(query, positive, negative, step=5), {})
     expected = [
-        weight * InfoNCE(mask=NONE)(local(query[:, :dim], positive[:, :dim], negative[..., :dim]), {}).loss
-        for dim, weight in objective.drawn(5)
+        weight * InfoNCE(mask=NONE)(local_batch(query[:, :dim], positive[:, :dim], negative[..., :dim]), {}).loss
+        for dim, weight in objective.lengths_at(5)
     ]
     torch.testing.assert_close(share.loss, sum(expected))
     with pytest.raises(UserError, match="dims has 8, but vectors are 6 long"):
-        Matryoshka(dims=[8])(local(query, positive), {})
+        Matryoshka(dims=[8])(local_batch(query, positive), {})
 
 
 def test_a_sum_is_a_sum():
     query, positive, negative = rows()
-    batch = local(query, positive, negative, score=doubles(0, 1, 1, 0, 0.5))
+    batch = local_batch(query, positive, negative, score=doubles(0, 1, 1, 0, 0.5))
     parts = [{"weight": 0.5, "loss": {"type": "triplet", "margin": 1.0}}, {"loss": {"type": "cosine"}}]
-    both = TypeAdapter(Loss).validate_python({"type": "sum", "losses": [*parts, parts[0]]})
+    both = TypeAdapter(AnyLoss).validate_python({"type": "weighted_sum", "losses": [*parts, parts[0]]})
     triplet, cosine = TripletMargin(margin=1.0)(batch, {}), Cosine()(batch, {})
     share = both(batch, {})
     torch.testing.assert_close(share.loss, 1.0 * triplet.loss + cosine.loss)
@@ -310,8 +312,10 @@ def test_a_sum_is_a_sum():
 
 def test_learned_scalars_of_a_sum_are_kept_apart():
     losses = [{"loss": {"learn_temperature": True}}, {"loss": {"type": "sigmoid"}}]
-    objective = TypeAdapter(Loss).validate_python({"type": "matryoshka", "loss": {"type": "sum", "losses": losses}})
-    assert set(objective.learned()) == {"0_log_scale", "1_log_scale", "1_bias"}
+    objective = TypeAdapter(AnyLoss).validate_python(
+        {"type": "matryoshka", "loss": {"type": "weighted_sum", "losses": losses}}
+    )
+    assert set(objective.learnable()) == {"0_log_scale", "1_log_scale", "1_bias"}
 
 
 @pytest.mark.parametrize(
@@ -328,45 +332,45 @@ def test_learned_scalars_of_a_sum_are_kept_apart():
         ),
         ({"type": "infonce", "partition": "per_direction", "positives": "mean"}, "several positives need"),
         ({"type": "listwise", "in_batch": True, "target": "softmax"}, "in_batch needs target gain"),
-        ({"type": "mined_triplet", "mining": "all", "soft": True}, "soft goes with mining hard"),
-        ({"type": "mined_triplet", "mask": {"guide_margin": 0.1}}, "masked by ids alone"),
+        ({"type": "batch_triplet", "mining": "all", "soft": True}, "soft goes with mining hard"),
+        ({"type": "batch_triplet", "mask": {"guide_margin": 0.1}}, "masked by ids alone"),
         ({"type": "matryoshka", "dims": [4, 4]}, "different and positive"),
         ({"type": "matryoshka", "dims": [4, 2], "weights": [1]}, "as many as dims"),
-        ({"type": "sum", "losses": []}, "at least 1 item"),
+        ({"type": "weighted_sum", "losses": []}, "at least 1 item"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, complaint):
     with pytest.raises(ValidationError, match=complaint):
-        TypeAdapter(Loss).validate_python(settings)
+        TypeAdapter(AnyLoss).validate_python(settings)
 
 
 def test_missing_scores_are_named_with_the_fix():
     query, positive, negative = rows()
     with pytest.raises(UserError, match=r"loss cosine: .* have no scores; train on rows: \[labelled\]"):
-        Cosine()(local(query, positive), {})
+        Cosine()(local_batch(query, positive), {})
     with pytest.raises(UserError, match=r"loss kl: .* have no teacher scores; train on rows: \[mined\]"):
-        KL()(local(query, positive, negative), {})
+        KL()(local_batch(query, positive, negative), {})
 
 
 def test_labelled_rows_are_refused_to_losses_that_hold_every_row_for_right():
-    check(Cosine(), ["labelled"])
-    check(WeightedSum(losses=[{"loss": {"type": "cosent"}}]), ["labelled"])
-    check(InfoNCE(), ["pairs"])
+    check_rows(Cosine(), ["labelled"])
+    check_rows(WeightedSum(losses=[{"loss": {"type": "cosent"}}]), ["labelled"])
+    check_rows(InfoNCE(), ["pairs"])
     for loss in (InfoNCE(), Matryoshka(), WeightedSum(losses=[{"loss": {"type": "cosent"}}, {}])):
         with pytest.raises(UserError, match=r"rows: \[labelled\] hold wrong ones"):
-            check(loss, ["pairs", "labelled"])
+            check_rows(loss, ["pairs", "labelled"])
 
 
 def test_a_guide_and_the_mask_that_asks_for_it_go_together():
     asks = Matryoshka(loss=WeightedSum(losses=[{"loss": {"mask": {"guide_margin": 0.0}}}]))
-    check(asks, ["pairs"], guided=True)
+    check_rows(asks, ["pairs"], guided=True)
     with pytest.raises(UserError, match=r"mask\.guide_margin: needs vectors of a guide; give guide"):
-        check(asks, ["pairs"])
+        check_rows(asks, ["pairs"])
     with pytest.raises(UserError, match=r"guide: no loss uses it"):
-        check(InfoNCE(), ["pairs"], guided=True)
+        check_rows(InfoNCE(), ["pairs"], guided=True)
     query, positive, negative = rows()
     with pytest.raises(UserError, match="have no guide vectors"):
-        InfoNCE(mask=MaskConfig(guide_margin=0.1))(local(query, positive, negative), {})
+        InfoNCE(mask=MaskConfig(guide_margin=0.1))(local_batch(query, positive, negative), {})
 
 
 def test_a_tie_of_the_guide_is_no_doubt():
@@ -376,5 +380,5 @@ def test_a_tie_of_the_guide_is_no_doubt():
     twins = guide[[0, 0, 2, 3]]
     same = {"query_guide": twins, "positive_guide": twins * torch.tensor([[1], [3], [1], [1]])}
     for margin, masked in ((0.0, 0), (0.01, 2)):
-        share = InfoNCE(mask=MaskConfig(guide_margin=margin))(local(query, positive, **same), {})
+        share = InfoNCE(mask=MaskConfig(guide_margin=margin))(local_batch(query, positive, **same), {})
         assert round(float(share.report["masked"]) * 16) == masked

@@ -11,10 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import run_ranks
 from training.loop.gradient_cache import Cached, Plain
-from training.losses.false_negatives import Limit, MaskConfig, document_mask, query_mask
+from training.losses.any_loss import AnyLoss
+from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
 from training.losses.gather import gather, world
-from training.losses.objective import FLOATS, GATHERED, HALVES, Batch
-from training.losses.registry import Loss
+from training.losses.loss import FLOATS, GATHERED, FLOAT16, Batch
 
 ROWS, DIM, STEP, PROGRESS = 12, 8, 3, 0.4
 MARGIN = 0.05
@@ -57,11 +57,11 @@ SETTINGS = {
     "triplet cosine": {"type": "triplet", "margin": 0.5},
     "triplet euclidean": {"type": "triplet", "margin": 0.2, "last_margin": 1.2, "distance": "euclidean"},
     "triplet manhattan": {"type": "triplet", "margin": 2.0, "distance": "manhattan"},
-    "mined all": {"type": "mined_triplet", "mining": "all", "distance": "euclidean", "margin": 0.5},
-    "mined all queries": {"type": "mined_triplet", "mining": "all", "points": "queries"},
-    "mined hard": {"type": "mined_triplet", "mining": "hard", "distance": "manhattan", "last_margin": 2},
-    "mined semi-hard": {"type": "mined_triplet", "mining": "semi_hard"},
-    "mined soft": {"type": "mined_triplet", "soft": True, "distance": "euclidean", "points": "queries"},
+    "mined all": {"type": "batch_triplet", "mining": "all", "distance": "euclidean", "margin": 0.5},
+    "mined all queries": {"type": "batch_triplet", "mining": "all", "points": "queries"},
+    "mined hard": {"type": "batch_triplet", "mining": "hard", "distance": "manhattan", "last_margin": 2},
+    "mined semi-hard": {"type": "batch_triplet", "mining": "semi_hard"},
+    "mined soft": {"type": "batch_triplet", "soft": True, "distance": "euclidean", "points": "queries"},
     "contrastive": {"type": "contrastive"},
     "contrastive euclidean": {"type": "contrastive", "distance": "euclidean", "margin": 1.0, "last_margin": 2.0},
     "online contrastive": {"type": "online_contrastive", "margin": 1.2},
@@ -76,12 +76,18 @@ SETTINGS = {
     "listwise softmax": {"type": "listwise", "target": "softmax"},
     "listwise in batch": {"type": "listwise", "in_batch": True, "mask": {"margin": 0.2}},
     "listwise in batch tiled": {"type": "listwise", "in_batch": True, "tile": 5, "mask": {"guide_margin": 0.1}},
-    "keep": {"type": "keep"},
-    "infonce and keep": {"type": "sum", "losses": [{"loss": GTE}, {"weight": 0.5, "loss": {"type": "keep"}}]},
+    "base_distillation": {"type": "base_distillation"},
+    "infonce and base_distillation": {
+        "type": "weighted_sum",
+        "losses": [{"loss": GTE}, {"weight": 0.5, "loss": {"type": "base_distillation"}}],
+    },
     "matryoshka of a sum with keep": {
         "type": "matryoshka",
         "dims": [8, 4],
-        "loss": {"type": "sum", "losses": [{"loss": {"type": "infonce"}}, {"weight": 2, "loss": {"type": "keep"}}]},
+        "loss": {
+            "type": "weighted_sum",
+            "losses": [{"loss": {"type": "infonce"}}, {"weight": 2, "loss": {"type": "base_distillation"}}],
+        },
     },
     "sigmoid": {"type": "sigmoid"},
     "sigmoid guide": {"type": "sigmoid", "tile": 3, "mask": {"guide_margin": 0.0}},
@@ -93,8 +99,8 @@ SETTINGS = {
         "dims_per_step": 2,
         "loss": {"type": "infonce", "tile": 5},
     },
-    "sum": {
-        "type": "sum",
+    "weighted_sum": {
+        "type": "weighted_sum",
         "losses": [
             {"loss": {"type": "infonce", "learn_temperature": True}},
             {"weight": 0.3, "loss": {"type": "triplet", "margin": 0.5}},
@@ -104,10 +110,13 @@ SETTINGS = {
     "matryoshka of a sum": {
         "type": "matryoshka",
         "dims": [8, 4],
-        "loss": {"type": "sum", "losses": [{"loss": {"type": "kl"}}, {"weight": 2, "loss": {"type": "cosent"}}]},
+        "loss": {
+            "type": "weighted_sum",
+            "losses": [{"loss": {"type": "kl"}}, {"weight": 2, "loss": {"type": "cosent"}}],
+        },
     },
 }
-LOSSES = {name: TypeAdapter(Loss).validate_python(settings) for name, settings in SETTINGS.items()}
+LOSSES = {name: TypeAdapter(AnyLoss).validate_python(settings) for name, settings in SETTINGS.items()}
 
 
 class Tiny(nn.Module):
@@ -153,8 +162,8 @@ def data():
     negative_score = (uniform(total) > 0.7).double() * 2
     beside = {
         "query.id": query_id,
-        "query.known": known,
-        "query.cluster": torch.stack([cluster, torch.full((ROWS,), -1)], dim=1),
+        "query.relevant": known,
+        "query.relevant_cluster": torch.stack([cluster, torch.full((ROWS,), -1)], dim=1),
         "query.label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 3, 3, 1, 0]),
         "query.score": score,
         "query.weight": 0.5 + uniform(ROWS),
@@ -192,7 +201,7 @@ def wrapped(learned: tuple[tuple[str, float], ...]):
 def gradient(name: str, mode: str, sizes: list[int], weighted: bool):
     """This rank's part of a step under DDP: loss share and the gradient after the all-reduce."""
     loss = LOSSES[name]
-    module, model = wrapped(tuple(loss.learned().items()))
+    module, model = wrapped(tuple(loss.learnable().items()))
     module.zero_grad()
     passes = Plain(model, module.learned) if mode == "plain" else Cached(model, model, module.learned, budget=9)
     share = loss(embed(passes, sizes, weighted), passes.learned)
@@ -214,9 +223,9 @@ def embed(encode, sizes: list[int], weighted: bool) -> Batch:
     ids = {"negative.row": owner[given] - start}
     for field, value in beside(weighted).items():
         own = value[given] if field.startswith("negative") else value[mine]
-        ids[field] = own.contiguous().view(torch.int64) if field in FLOATS | HALVES else own
+        ids[field] = own.contiguous().view(torch.int64) if field in FLOATS | FLOAT16 else own
     every = gather(dict(zip(("query", "positive", "negative"), vectors.split(counts), strict=True)), ids)
-    return Batch.of(every, step=STEP, progress=PROGRESS, base=before(texts))
+    return Batch.from_gathered(every, step=STEP, progress=PROGRESS, base=before(texts))
 
 
 def masks(sizes: list[int]):
@@ -230,11 +239,11 @@ def doubted(sizes: list[int]):
     """Which places of its own rows a rank's guide doubts, a mask for each direction, in pieces of 3 x 4."""
     with torch.no_grad():
         batch = embed(wrapped(())[0], sizes, weighted=False)
-    limit = Limit(batch, MaskConfig(guide_margin=MARGIN))
+    limit = ScoreFilter(batch, MaskConfig(guide_margin=MARGIN))
 
     def piece(direction: str, row: int, column: int) -> torch.Tensor:
         wide = batch.size + len(batch.negative) if direction.endswith("document") else batch.size
-        rows, columns = slice(row, min(row + 3, len(batch.own))), slice(column, min(column + 4, wide))
+        rows, columns = slice(row, min(row + 3, len(batch.row_numbers))), slice(column, min(column + 4, wide))
         nothing = torch.zeros(rows.stop - row, columns.stop - column)
         sides = {"documents": direction.endswith("document"), "of_query": direction.startswith("query")}
         return limit(rows, columns, nothing, **sides)
@@ -243,7 +252,7 @@ def doubted(sizes: list[int]):
         wide = batch.size + len(batch.negative) if direction.endswith("document") else batch.size
         strips = [
             torch.cat([piece(direction, row, column) for column in range(0, wide, 4)], dim=1)
-            for row in range(0, len(batch.own), 3)
+            for row in range(0, len(batch.row_numbers), 3)
         ]
         return torch.cat([torch.zeros(0, wide, dtype=torch.bool), *strips])
 
@@ -255,7 +264,7 @@ def truth(name: str, weighted: bool):
     """The same step in one process, without gather, chunks or tiles."""
     table, owner, _ = data()
     loss = untiled(SETTINGS[name])
-    module = Tiny(table, loss.learned())
+    module = Tiny(table, loss.learnable())
     query, positive, negative = module([[n] for n in range(len(table))], []).split([ROWS, ROWS, len(owner)])
     known = {GATHERED[field]: value for field, value in beside(weighted).items()}
     whole = slice(0, ROWS), slice(0, len(owner))
@@ -270,7 +279,7 @@ def untiled(settings: dict):
     without = {key: value for key, value in settings.items() if key != "tile"}
     if isinstance(without.get("loss"), dict):
         without["loss"] = {key: value for key, value in without["loss"].items() if key != "tile"}
-    return TypeAdapter(Loss).validate_python(without)
+    return TypeAdapter(AnyLoss).validate_python(without)
 
 
 def cases(size: int):
@@ -301,8 +310,8 @@ def test_planted_duplicates_are_masked_and_nothing_else(size):
     owner = data()[1].tolist()
     documents = known["positive.id"] + known["negative.id"]
     clusters = known["positive.cluster"] + known["negative.cluster"]
-    right = [{*ids, own} - {-1} for ids, own in zip(known["query.known"], known["positive.id"], strict=True)]
-    near = [{*ids} - {-1} for ids in known["query.cluster"]]
+    right = [{*ids, own} - {-1} for ids, own in zip(known["query.relevant"], known["positive.id"], strict=True)]
+    near = [{*ids} - {-1} for ids in known["query.relevant_cluster"]]
     for_documents, for_queries = torch.zeros(ROWS, len(documents)), torch.zeros(ROWS, ROWS)
     for row in range(ROWS):
         for place, document in enumerate(documents):
@@ -363,7 +372,7 @@ def test_ranks_give_the_one_process_gradient(size):
 
 
 def test_the_matrix_has_every_loss():
-    union, _ = get_args(Loss)
+    union, _ = get_args(AnyLoss)
     assert {settings["type"] for settings in SETTINGS.values()} == {
         one.model_fields["type"].default for one in _flat(union)
     }

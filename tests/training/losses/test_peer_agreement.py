@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from training.losses.batch_triplet import MinedTriplet
+from training.losses.batch_triplet import BatchTriplet
 from training.losses.contrastive import Contrastive, OnlineContrastive
 from training.losses.cosent import AnglE, CoSENT
 from training.losses.cosine import Cosine
 from training.losses.false_negatives import MaskConfig
 from training.losses.infonce import InfoNCE
 from training.losses.kl_distillation import KL
+from training.losses.loss import local_batch
 from training.losses.margin_mse import MarginMSE
 from training.losses.matryoshka import Matryoshka
-from training.losses.objective import local
 from training.losses.triplet import TripletMargin
 
 peer = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
@@ -66,7 +66,7 @@ def test_infonce(columns, directions, partition, hardness, tile):
         hardness_strength=5.0,
     )
     expected = theirs.compute_loss_from_embeddings([query, positive, *negative.unbind(1)], None)
-    same(ours(local(query, positive, negative), {}).loss, expected, columns)
+    same(ours(local_batch(query, positive, negative), {}).loss, expected, columns)
 
 
 DISTANCES = {"cosine": "COSINE", "euclidean": "EUCLIDEAN", "manhattan": "MANHATTAN"}
@@ -77,7 +77,7 @@ def test_triplet(columns, distance):
     query, positive, negative = columns
     metric = getattr(peer.TripletDistanceMetric, DISTANCES[distance])
     theirs = peer.TripletLoss(None, distance_metric=metric, triplet_margin=0.7)
-    ours = TripletMargin(margin=0.7, distance=distance)(local(query, positive, negative[:, :1]), {})
+    ours = TripletMargin(margin=0.7, distance=distance)(local_batch(query, positive, negative[:, :1]), {})
     same(ours.loss, theirs.compute_loss_from_embeddings([query, positive, negative[:, 0]], None), columns)
 
 
@@ -97,8 +97,8 @@ def test_mined_triplets(columns, mining, soft, name, distance, margin):
     label = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 3, 3, 1, 2])
     metric = getattr(peer.BatchHardTripletLossDistanceFunction, f"{distance}_distance")
     theirs = getattr(peer, name)(None, distance_metric=metric, **({} if soft else {"margin": margin}))
-    ours = MinedTriplet(mining=mining, soft=soft, distance=distance, margin=margin, points="queries", mask=NONE)
-    share = ours(local(query, columns[1], label=label), {})
+    ours = BatchTriplet(mining=mining, soft=soft, distance=distance, margin=margin, points="queries", mask=NONE)
+    share = ours(local_batch(query, columns[1], label=label), {})
     same(share.loss, theirs.compute_loss_from_embeddings([query], label), [query])
 
 
@@ -108,7 +108,7 @@ def test_contrastive(columns, distance):
     name = {"cosine": "COSINE_DISTANCE"}.get(distance, distance.upper())
     metric = getattr(peer.SiameseDistanceMetric, name)
     score = torch.tensor([0, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0, 1], dtype=torch.float64)
-    batch = local(query, positive, score=score)
+    batch = local_batch(query, positive, score=score)
     # torch's pairwise distance adds 1e-6 to differences, hence the shift of one side
     shifted = query if distance == "cosine" else query - 1e-6
     margin = {"cosine": 0.9, "euclidean": 4.0, "manhattan": 9.0}[distance]
@@ -128,7 +128,7 @@ def test_online_contrastive_with_one_kind_of_pairs(columns, kind):
     query, positive, _ = columns
     score = torch.full((N,), kind, dtype=torch.float64)
     theirs = peer.OnlineContrastiveLoss(None, margin=2.0)
-    ours = OnlineContrastive(margin=2.0)(local(query, positive, score=score), {})
+    ours = OnlineContrastive(margin=2.0)(local_batch(query, positive, score=score), {})
     same(ours.loss, theirs.compute_loss_from_embeddings([query, positive], score), columns[:2])
 
 
@@ -139,13 +139,13 @@ def test_online_contrastive_with_one_kind_of_pairs(columns, kind):
 def test_graded_similarity(columns, ours, name):
     query, positive, _ = columns
     expected = getattr(peer, name)(None).compute_loss_from_embeddings([query, positive], SCORE)
-    same(ours(local(query, positive, score=SCORE), {}).loss, expected, columns[:2])
+    same(ours(local_batch(query, positive, score=SCORE), {}).loss, expected, columns[:2])
 
 
 @pytest.mark.parametrize("score", [torch.zeros(N), torch.arange(N)])
 def test_cosent_with_ties_only_and_without(columns, score):
     query, positive, _ = columns
-    ours = CoSENT()(local(query, positive, score=score.double()), {}).loss
+    ours = CoSENT()(local_batch(query, positive, score=score.double()), {}).loss
     expected = peer.CoSENTLoss(None).compute_loss_from_embeddings([query, positive], score.double())
     torch.testing.assert_close(ours, expected)
 
@@ -155,7 +155,7 @@ def test_teachers(columns, count):
     query, positive, negative = columns
     teacher = torch.rand(N, 1 + count, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     known = {"teacher": teacher[:, 0], "negative_teacher": teacher[:, 1:].reshape(-1)}
-    batch = local(query, positive, negative[:, :count], **known)
+    batch = local_batch(query, positive, negative[:, :count], **known)
     texts = [query, positive, *negative[:, :count].unbind(1)]
     theirs = peer.MarginMSELoss(None).compute_loss_from_embeddings(texts, teacher)
     same(MarginMSE(similarity="dot")(batch, {}).loss, theirs, columns)
@@ -188,7 +188,9 @@ def test_matryoshka(columns, distance):
     else:
         theirs, ours = peer.TripletLoss(model, triplet_margin=0.5), TripletMargin(margin=0.5, distance="euclidean")
     whole = peer.MatryoshkaLoss(model, theirs, [DIM, 5, 2], [1, 0.5, 0.25])
-    share = Matryoshka(loss=ours, dims=[2, DIM, 5], weights=[0.25, 1, 0.5])(local(query, positive, negative[:, :1]), {})
+    share = Matryoshka(loss=ours, dims=[2, DIM, 5], weights=[0.25, 1, 0.5])(
+        local_batch(query, positive, negative[:, :1]), {}
+    )
     same(share.loss, whole(features, None), columns)
 
 
@@ -228,7 +230,7 @@ def test_a_guide_is_gistembed(columns, minilm, given, directions, strategy, marg
     )
     mask = NONE.model_copy(update={"guide_margin": margin, "guide_relative": strategy == "relative"})
     names = ("query_guide", "positive_guide", "negative_guide")
-    batch = local(query, positive, negative[:, :1] if given else None, **dict(zip(names, guide, strict=False)))
+    batch = local_batch(query, positive, negative[:, :1] if given else None, **dict(zip(names, guide, strict=False)))
     share = InfoNCE(directions=directions, mask=mask, tile=tile)(batch, {})
     same(share.loss, theirs(features, None), columns)
     assert 0.05 < float(share.report["masked"]) < 0.8

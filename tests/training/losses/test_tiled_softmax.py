@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from training.losses.infonce import InfoNCE
-from training.losses.objective import local
-from training.losses.tiled_softmax import scores
+from training.losses.loss import local_batch
+from training.losses.tiled_softmax import row_scores
 
 N, M, D = 13, 29, 8
 TILES = [1, 2, 5, 13, 16, 29, 64]
@@ -48,7 +48,7 @@ def gradients(log_sum, right, inputs):
 def test_scores_are_the_definition(tile, dtype, rtol):
     query, documents, right, out, added = case(dtype)
     scale = torch.tensor(20.0, dtype=dtype, requires_grad=True)
-    found = scores(
+    found = row_scores(
         query,
         documents,
         scale,
@@ -71,7 +71,7 @@ def test_scores_are_the_definition(tile, dtype, rtol):
 def test_a_row_with_everything_left_out_gives_no_gradient(tile):
     query, documents, _, out, _ = case()
     out[2] = True
-    found = scores(
+    found = row_scores(
         query, documents, 20.0, torch.full((N,), -1), tile=tile, masked=lambda rows, columns, _: out[rows, columns]
     )
     assert found.log_sum[2] == -torch.inf and found.hardest[2] == -torch.inf and found.right.abs().sum() == 0
@@ -84,7 +84,7 @@ def test_a_row_with_everything_left_out_gives_no_gradient(tile):
 @pytest.mark.parametrize("tile", [4, None])
 def test_no_rows_of_ones_own(tile):
     query, documents, *_ = case()
-    found = scores(query[:0], documents, 20.0, torch.zeros(0, dtype=torch.int64), tile=tile)
+    found = row_scores(query[:0], documents, 20.0, torch.zeros(0, dtype=torch.int64), tile=tile)
     assert [len(x) for x in (found.log_sum, found.right, found.hardest, found.masked)] == [0, 0, 0, 0]
     to_query, to_documents = torch.autograd.grad((found.log_sum - found.right).sum(), (query, documents))
     assert to_query.abs().sum() == 0 and to_documents.abs().sum() == 0
@@ -92,7 +92,7 @@ def test_no_rows_of_ones_own(tile):
 
 def test_half_precision_is_summed_in_float32():
     query, documents, right, *_ = case(torch.bfloat16)
-    found = scores(query, documents, 20.0, right, tile=5)
+    found = row_scores(query, documents, 20.0, right, tile=5)
     wide = [x.detach().double().requires_grad_() for x in (query, documents)]
     nothing = torch.zeros(N, M)
     expected = naive(*wide, 20.0, right, nothing.bool(), nothing)
@@ -106,9 +106,9 @@ def test_half_precision_is_summed_in_float32():
 
 def test_autocast_does_not_reach_inside():
     query, documents, right, *_ = case(torch.float32)
-    plain = scores(query, documents, 20.0, right, tile=5).log_sum
+    plain = row_scores(query, documents, 20.0, right, tile=5).log_sum
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(scores(query, documents, 20.0, right, tile=5).log_sum, plain)
+        assert torch.equal(row_scores(query, documents, 20.0, right, tile=5).log_sum, plain)
 
 
 class Widest(TorchDispatchMode):
@@ -133,7 +133,7 @@ def step(tile, rows=512, dim=8):
         x.requires_grad_()
     ids = torch.randint(0, rows, (rows,), generator=generator)
     known = torch.stack([ids, ids.roll(1)], dim=1)
-    batch = local(*inputs, positive_id=ids, negative_id=ids.flip(0), query_id=ids.roll(7), known=known)
+    batch = local_batch(*inputs, positive_id=ids, negative_id=ids.flip(0), query_id=ids.roll(7), relevant_id=known)
     learned = {"log_scale": torch.tensor(3.0, dtype=torch.float64, requires_grad=True)}
     with Widest() as widest:
         share = InfoNCE(
