@@ -27,7 +27,7 @@ Recipe = dict[str, Any]
 def one_after_the_other(
     name: str, count: int, task: shuffle.Task, marks: str, done: Callable[[int], None], **_: bool
 ) -> list[Counts]:
-    """What `exchange.run` does, in this process and without Ray."""
+    """What `shuffle.run` does, in this process and without Ray."""
     tallies = []
     for index in range(count):
         _index, error = shuffle._call(index, name, task, marks)

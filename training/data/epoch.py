@@ -1,8 +1,8 @@
-"""An epoch as an artifact: global batches in the order in which they are trained on, dealt to logical slots.
+"""An epoch as an artifact: global batches in the order of training, their rows assigned to logical slots.
 
-Tasks are pure functions over Arrow tables. Rows are staged in buckets by ranges of their place in the epoch's order;
-each bucket is composed by itself; what finds no full batch in its bucket is composed once more with the leftovers of
-others, until one bucket is left, whose last batch may be short. The number of buckets follows the rows, never the
+Tasks are pure functions over Arrow tables. Rows are staged in buckets by ranges of their position in the epoch's order;
+each bucket is composed by itself; rows left over in a bucket are composed once more with those of other buckets, until
+one bucket is left, whose last batch may be short. The number of buckets follows the rows, never the
 machine: the artifact is the same whatever the number of CPUs.
 """
 
@@ -17,92 +17,99 @@ import pyarrow.compute as pc
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, open_parquet, write_parquet
 from pipeline.storage.shuffle import Shuffle
-from training.data.batching import Ints, compose, deal, taken
-from training.data.tokenized import SCHEMA, cost, drawn, keys
+from training.data.batching import Ints, assign_slots, compose_batches, select_rows
+from training.data.tokenized import SCHEMA, row_keys, sample_negatives, token_counts
 
-BUCKET_TOKENS = 16 << 20  # a bucket's texts: 64 MB
-GROUP_TOKENS = 1 << 20  # a row group's
-PLACED = SCHEMA.append(pa.field("place", pa.uint64()))
-LEFT = pa.schema([("row", pa.int64()), ("stream", pa.string()), ("reason", pa.string())])
+BUCKET_TOKENS = 16 << 20  # of a bucket: 64 MB
+GROUP_TOKENS = 1 << 20  # of a row group
+ORDERED = SCHEMA.append(pa.field("position", pa.uint64()))
+LEFT_OUT = pa.schema([("row", pa.int64()), ("stream", pa.string()), ("reason", pa.string())])
 REPLAY = "replay"  # the stream of replayed rows
 
-Buckets = dict[str, int]  # of each stream
+Buckets = dict[str, int]  # how many each stream has
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides the epochs of given rows."""
+class EpochSettings:
+    """Settings that, with the rows, decide every epoch."""
 
-    size: int  # rows of a global batch
+    batch_size: int  # rows of a global batch
     seed: int
     slots: int = 12
-    negatives: int | None = None  # of each row, at most
-    fresh: bool = True  # other negatives each epoch, where a row has more
-    replay: float | None = None  # share of the batches that are of the replayed stream
+    max_negatives: int | None = None  # of a row
+    resample: bool = True  # other negatives each epoch, where a row has more
+    replay: float | None = None  # share of the batches that come from the replayed stream
 
     def bucket_rows(self, tokens: float) -> int:
-        """Rows of a bucket, where a row has so many tokens on average."""
-        return max(8 * self.size, int(BUCKET_TOKENS / max(1.0, tokens)))
+        """Rows of a bucket, for rows of so many tokens on average."""
+        return max(8 * self.batch_size, int(BUCKET_TOKENS / max(1.0, tokens)))
 
     def group_steps(self, tokens: float) -> int:
-        """Steps of a row group."""
-        return max(1, int(min(8192, GROUP_TOKENS / max(1.0, tokens)) / self.size))
+        """Steps of a row group, for rows of so many tokens on average."""
+        return max(1, int(min(8192, GROUP_TOKENS / max(1.0, tokens)) / self.batch_size))
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass over some streams of the rows in a fresh order."""
+    """One pass over some streams of the rows, in an order of its own."""
 
     files: list[str]  # of the rows
-    recipe: Recipe
+    settings: EpochSettings
     seed: int
     epoch: int
-    exchange: Shuffle
+    shuffle: Shuffle
     out: str
     name: str
     buckets: Buckets
-    fan: int  # buckets whose leftovers make one bucket of the next level
+    fan_in: int  # buckets whose remaining rows make one bucket of the next level
     group_steps: int  # of a row group
 
     def stage(self, part: int) -> Counts:
-        """Stage the rows of one file by their place in the order of the epoch."""
+        """Stage the rows of one file by their position in the order of the epoch."""
         with open_parquet(self.files[part]) as file:
-            whole = file.read()
+            table = file.read()
         tally = Counts()
         for stream, count in self.buckets.items():
-            mine = pc.equal(whole["stream"], stream)
-            rows = whole if pc.all(mine).as_py() else whole.filter(mine)
+            in_stream = pc.equal(table["stream"], stream)
+            rows = table if pc.all(in_stream).as_py() else table.filter(in_stream)
             share = rows["share"].to_numpy()
             once = bool((share == 1).all())
-            index, place = taken(rows["row"].to_numpy(), None if once else share, self.seed, self.epoch)
+            index, position = select_rows(rows["row"].to_numpy(), None if once else share, self.seed, self.epoch)
             tally.counts["skipped"] += 0 if once else len(rows) - len(np.unique(index))
-            rows = self._drawn(rows if once else rows.take(pa.array(index)))
-            staged = _bucketed(rows.append_column("place", pa.array(place)), place, count)
-            exchange = Shuffle(self.exchange.path, count)
-            exchange.write(self._staged(stream, 0, 0), f"{part:06d}", staged, by="bucket")
+            rows = self._sample_negatives(rows if once else rows.take(pa.array(index)))
+            staged = _add_bucket(rows.append_column("position", pa.array(position)), position, count)
+            shuffle = Shuffle(self.shuffle.path, count)
+            shuffle.write(self._staged(stream, 0, 0), f"{part:06d}", staged, by="bucket")
         return tally
 
-    def _drawn(self, rows: pa.Table) -> pa.Table:
-        """Rows with those of their negatives that this epoch takes."""
-        return drawn(rows, self.recipe.negatives, self.recipe.seed, self.epoch if self.recipe.fresh else None)
+    def _sample_negatives(self, rows: pa.Table) -> pa.Table:
+        """Rows with those of their negatives that this epoch uses."""
+        return sample_negatives(
+            rows, self.settings.max_negatives, self.settings.seed, self.epoch if self.settings.resample else None
+        )
 
     def level(self, level: int, buckets: Buckets, number: int) -> Counts:
-        """Compose one bucket of a level and write its batches; pass on what is left, or list it at the last level."""
-        stream, bucket = _nth(buckets, number)
+        """Compose one bucket of a level and write its batches; stage the remaining rows for the next level.
+
+        At the last level they are listed as left out, with the reason.
+        """
+        stream, bucket = _bucket_of_task(buckets, number)
         table = self._read(stream, level, bucket)
         last = buckets[stream] == 1
-        table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["place"].to_numpy()))))
-        found = compose(keys(table), self.recipe.size, last=last and stream != REPLAY)
+        table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["position"].to_numpy()))))
+        composed = compose_batches(row_keys(table), self.settings.batch_size, last=last and stream != REPLAY)
         tally = Counts()
-        if found.batches:
-            self._write(table, found.batches, self.part(stream, level, bucket), tally)
+        if composed.batches:
+            self._write(table, composed.batches, self.part(stream, level, bucket), tally)
         if not last:
-            rest = table.take(pa.array(np.sort(found.left_out)))
-            rest = rest.append_column("bucket", pa.array(np.zeros(len(rest), np.uint64)))
-            onward = Shuffle(self.exchange.path, 1)
-            onward.write(self._staged(stream, level + 1, bucket // self.fan), f"{bucket:06d}", rest, by="bucket")
+            remaining = table.take(pa.array(np.sort(composed.left_out)))
+            remaining = remaining.append_column("bucket", pa.array(np.zeros(len(remaining), np.uint64)))
+            next_level = Shuffle(self.shuffle.path, 1)
+            next_level.write(
+                self._staged(stream, level + 1, bucket // self.fan_in), f"{bucket:06d}", remaining, by="bucket"
+            )
         else:
-            self._leave(table, stream, found.rest, found.waiting, tally)
+            self._write_left_out(table, stream, composed.remainder, composed.deferred, tally)
         return tally
 
     def part(self, stream: str, level: int, bucket: int) -> str:
@@ -111,70 +118,70 @@ class Pass:
 
     def above(self, buckets: Buckets) -> Buckets:
         """Buckets of the next level."""
-        return {stream: math.ceil(count / self.fan) for stream, count in buckets.items() if count > 1}
+        return {stream: math.ceil(count / self.fan_in) for stream, count in buckets.items() if count > 1}
 
     def _staged(self, stream: str, level: int, bucket: int) -> str:
         return f"{self.name}-{stream_name(stream)}-{level}" + (f"-{bucket:06d}" if level else "")
 
     def _read(self, stream: str, level: int, bucket: int) -> pa.Table:
-        schema = PLACED.append(pa.field("bucket", pa.uint64()))
-        exchange = Shuffle(self.exchange.path, 1 if level else self.buckets[stream])
-        table = exchange.read(self._staged(stream, level, bucket), 0 if level else bucket, schema)
+        schema = ORDERED.append(pa.field("bucket", pa.uint64()))
+        shuffle = Shuffle(self.shuffle.path, 1 if level else self.buckets[stream])
+        table = shuffle.read(self._staged(stream, level, bucket), 0 if level else bucket, schema)
         return table.drop_columns(["bucket"]).combine_chunks()
 
     def _write(self, table: pa.Table, batches: list[Ints], name: str, tally: Counts) -> None:
         """Write batches in order of (step, slot); the last may be short."""
-        costs = cost(table)
-        index, step, slot = laid(batches, costs, self.recipe.size, self.recipe.slots)
-        dealt = table.take(pa.array(index)).drop_columns(["share", "place"])
+        costs = token_counts(table)
+        index, step, slot = layout(batches, costs, self.settings.batch_size, self.settings.slots)
+        dealt = table.take(pa.array(index)).drop_columns(["share", "position"])
         dealt = dealt.append_column("step", pa.array(step, pa.int32()))
         dealt = dealt.append_column("slot", pa.array(slot, pa.int16()))
-        write_parquet(join(self.out, "rows", f"{name}.parquet"), dealt, self.group_steps * self.recipe.size)
-        short = len(index) % self.recipe.size
+        write_parquet(join(self.out, "rows", f"{name}.parquet"), dealt, self.group_steps * self.settings.batch_size)
+        short = len(index) % self.settings.batch_size
         tally.counts.update(full=len(batches) - bool(short), short=int(bool(short)), short_rows=short, rows=len(index))
         tally.counts["tokens"] += int(costs[index].sum())
 
-    def _leave(self, table: pa.Table, stream: str, rest: Ints, waiting: Ints, tally: Counts) -> None:
+    def _write_left_out(self, table: pa.Table, stream: str, remainder: Ints, deferred: Ints, tally: Counts) -> None:
         if stream == REPLAY:
             return
-        index = np.concatenate([rest, waiting])
+        index = np.concatenate([remainder, deferred])
         if not len(index):
             return
-        reasons = ["short_batch"] * len(rest) + ["known_positive"] * len(waiting)
-        left = pa.table([table["row"].take(index), table["stream"].take(index), pa.array(reasons)], schema=LEFT)
-        write_parquet(join(self.out, "left", f"{self.name}-{stream_name(stream)}.parquet"), left)
-        tally.drop("short_batch", len(rest))
-        tally.drop("known_positive", len(waiting))
+        reasons = ["short_batch"] * len(remainder) + ["known_positive"] * len(deferred)
+        left = pa.table([table["row"].take(index), table["stream"].take(index), pa.array(reasons)], schema=LEFT_OUT)
+        write_parquet(join(self.out, "left_out", f"{self.name}-{stream_name(stream)}.parquet"), left)
+        tally.drop("short_batch", len(remainder))
+        tally.drop("known_positive", len(deferred))
 
 
-def laid(batches: list[Ints], costs: Ints, size: int, slots: int) -> tuple[Ints, Ints, Ints]:
-    """Rows of batches in order of (step, slot), and the step and slot of each; only the last batch may be short."""
-    full = [one for one in batches if len(one) == size]
-    found: list[list[Ints]] = []
-    for rows in (np.array(full, dtype=np.int64).reshape(-1, size), *(one[None] for one in batches[len(full) :])):
-        slot = deal(costs[rows], slots)
+def layout(batches: list[Ints], costs: Ints, size: int, slots: int) -> tuple[Ints, Ints, Ints]:
+    """Row, step and slot of every row of the batches, in order of (step, slot); only the last batch may be short."""
+    full = [batch for batch in batches if len(batch) == size]
+    parts: list[list[Ints]] = []
+    for rows in (np.array(full, dtype=np.int64).reshape(-1, size), *(batch[None] for batch in batches[len(full) :])):
+        slot = assign_slots(costs[rows], slots)
         order = np.argsort(slot, axis=1, kind="stable")
-        step = np.repeat(np.arange(len(rows)) + len(full) * len(found), rows.shape[1])
-        found.append(
+        step = np.repeat(np.arange(len(rows)) + len(full) * len(parts), rows.shape[1])
+        parts.append(
             [np.take_along_axis(rows, order, axis=1).ravel(), step, np.take_along_axis(slot, order, 1).ravel()]
         )
-    index, step, slot = (np.concatenate(part) for part in zip(*found, strict=True))
+    index, step, slot = (np.concatenate(part) for part in zip(*parts, strict=True))
     return index, step, slot
 
 
 def stream_name(stream: str) -> str:
-    """A stream as part of a file's name."""
+    """Name of a stream as part of a file name."""
     return "".join(letter if letter.isalnum() else f"_{ord(letter):x}" for letter in stream) or "own"
 
 
-def _bucketed(rows: pa.Table, place: np.ndarray, count: int) -> pa.Table:
-    """Rows with the number of their bucket: equal ranges of the place."""
-    bucket = ((place >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
+def _add_bucket(rows: pa.Table, position: np.ndarray, count: int) -> pa.Table:
+    """Add the number of the bucket of each row: buckets are equal ranges of the position."""
+    bucket = ((position >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
     return rows.append_column("bucket", pa.array(bucket))
 
 
-def _nth(buckets: Buckets, number: int) -> tuple[str, int]:
-    """Stream and bucket of a task."""
+def _bucket_of_task(buckets: Buckets, number: int) -> tuple[str, int]:
+    """Stream and bucket of the task with this number."""
     for stream, count in buckets.items():
         if number < count:
             return stream, number
@@ -182,9 +189,9 @@ def _nth(buckets: Buckets, number: int) -> tuple[str, int]:
     raise AssertionError(f"no bucket {number}")
 
 
-Spread = Callable[[str, int, Callable[[int], Counts]], list[Counts]]
+RunTasks = Callable[[str, int, Callable[[int], Counts]], list[Counts]]
 
 
-def here(_: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
-    """Run tasks one after the other in this process: for rows so few that Ray would take longer to start them."""
+def run_in_process(_: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
+    """Run tasks one after the other in this process, where rows are so few that starting Ray tasks takes longer."""
     return [task(number) for number in range(count)]

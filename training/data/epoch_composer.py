@@ -1,4 +1,4 @@
-"""Composing an epoch: passes over the rows, the order of the steps among streams, and the manifest, which is last."""
+"""Compose an epoch: passes over the rows, the order of the steps among streams, and the manifest, written last."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -15,49 +15,51 @@ from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
 from pipeline.storage.shuffle import Shuffle
 from training.data.batching import stable_id
-from training.data.epoch import REPLAY, Buckets, Pass, Recipe, Spread, here
+from training.data.epoch import REPLAY, Buckets, EpochSettings, Pass, RunTasks, run_in_process
 
-STEPS = pa.schema([("step", pa.int64()), ("file", pa.int32()), ("place", pa.int32()), ("rows", pa.int32())])
+STEPS = pa.schema([("step", pa.int64()), ("file", pa.int32()), ("index", pa.int32()), ("rows", pa.int32())])
 
 
 @dataclass(frozen=True)
-class Steps:
-    """Batches of one stream by the files that hold them, and the rows of a short last one, 0 for none."""
+class StreamSteps:
+    """Batches of one stream: the files that hold them, how many are in each, and the rows of a short last one, or 0."""
 
     files: list[str]
     counts: list[int]
     short: int = 0
 
     @classmethod
-    def of(cls, found: list[tuple[str, Counts]]) -> "Steps":
-        """Steps of files in order, with what was counted in each."""
-        counts = [tally.counts["full"] + tally.counts["short"] for _, tally in found]
-        return cls([name for name, _ in found], counts, sum(tally.counts["short_rows"] for _, tally in found))
+    def from_counts(cls, files: list[tuple[str, Counts]]) -> "StreamSteps":
+        """Make the steps of files in order, from what was counted in each."""
+        counts = [tally.counts["full"] + tally.counts["short"] for _, tally in files]
+        return cls([name for name, _ in files], counts, sum(tally.counts["short_rows"] for _, tally in files))
 
     @property
     def steps(self) -> int:
-        """How many batches there are."""
+        """Number of batches."""
         return sum(self.counts)
 
-    def cut(self, most: int) -> "Steps":
-        """The first batches."""
+    def first(self, count: int) -> "StreamSteps":
+        """The first `count` batches."""
         before = np.cumsum([0, *self.counts])[:-1]
-        return Steps(self.files, np.clip(most - before, 0, self.counts).tolist())
+        return StreamSteps(self.files, np.clip(count - before, 0, self.counts).tolist())
 
 
-def compose_epoch(rows: Artifact, recipe: Recipe, number: int, place: str, spread: Spread = here) -> Artifact:
-    """Compose an epoch of an artifact of rows at `place`, or return it where it is already there.
+def compose_epoch(
+    rows: Artifact, settings: EpochSettings, number: int, path: str, run_tasks: RunTasks = run_in_process
+) -> Artifact:
+    """Compose an epoch of an artifact of rows at `path`, or return it if it exists.
 
     Raises UserError where the rows do not fill a batch.
     """
-    settings = {**asdict(recipe), "epoch": number}
+    config = {**asdict(settings), "epoch": number}
     draft = artifact.begin(
-        place,
+        path,
         "epoch",
-        settings,
+        config,
         {"rows": rows.manifest.fingerprint},
         overwrite=True,
-        resume=spread is not here,
+        resume=run_tasks is not run_in_process,
         exclusive=False,
     )
     if isinstance(draft, Artifact):
@@ -65,111 +67,122 @@ def compose_epoch(rows: Artifact, recipe: Recipe, number: int, place: str, sprea
     notes = rows.manifest.notes
     streams = {name: about for name, about in notes["streams"].items() if name != REPLAY}
     total = Counts()
-    found = _passed(_pass(rows, recipe, number, draft, streams, "0", recipe.seed), spread, total)
-    if not any(one.steps for one in found):
-        raise UserError(f"training rows: {notes['rows']} are too few for a batch of {recipe.size}")
+    stream_steps = _run_pass(_make_pass(rows, settings, number, draft, streams, "0", settings.seed), run_tasks, total)
+    if not any(steps.steps for steps in stream_steps):
+        raise UserError(f"training rows: {notes['rows']} are too few for a batch of {settings.batch_size}")
     total.drop("not_this_epoch", total.counts["skipped"])
-    if recipe.replay:
-        found.append(_replayed(rows, recipe, number, draft, sum(one.steps for one in found), spread))
-    return _finish(draft, recipe, found, total, rows)
+    if settings.replay:
+        stream_steps.append(
+            _replay_steps(rows, settings, number, draft, sum(steps.steps for steps in stream_steps), run_tasks)
+        )
+    return _finish(draft, settings, stream_steps, total, rows)
 
 
-def group_steps(rows: Artifact, recipe: Recipe) -> int:
-    """Steps that a row group of an epoch holds."""
+def group_steps(rows: Artifact, settings: EpochSettings) -> int:
+    """Steps of a row group of an epoch."""
     notes = rows.manifest.notes
-    return recipe.group_steps(notes["tokens"] / max(1, notes["rows"]))
+    return settings.group_steps(notes["tokens"] / max(1, notes["rows"]))
 
 
-def _pass(
-    rows: Artifact, recipe: Recipe, number: int, draft: Draft, streams: dict[str, Any], name: str, seed: int
+def _make_pass(
+    rows: Artifact, settings: EpochSettings, number: int, draft: Draft, streams: dict[str, Any], name: str, seed: int
 ) -> Pass:
-    """A pass over some streams; `name` tells it from others of the epoch."""
+    """Make a pass over some streams; its files begin with `name`."""
     tokens = sum(one["tokens"] for one in streams.values()) / max(1, sum(one["rows"] for one in streams.values()))
-    size = recipe.bucket_rows(tokens)
+    size = settings.bucket_rows(tokens)
     buckets: Buckets = {key: max(1, math.ceil(one["taken"] / size)) for key, one in sorted(streams.items())}
     return Pass(
         rows.files("rows"),
-        recipe,
+        settings,
         seed,
         number,
         Shuffle(join(draft.path, "staging"), 1),
         draft.path,
         name,
         buckets,
-        max(2, size // recipe.size),
-        group_steps(rows, recipe),
+        max(2, size // settings.batch_size),
+        group_steps(rows, settings),
     )
 
 
-def _passed(one: Pass, spread: Spread, total: Counts) -> list[Steps]:
-    """Run a pass; returns the steps of every stream."""
-    for tally in spread(f"{one.name}-stage", len(one.files), one.stage):
+def _run_pass(epoch_pass: Pass, run_tasks: RunTasks, total: Counts) -> list[StreamSteps]:
+    """Run a pass and return the steps of each stream."""
+    for tally in run_tasks(f"{epoch_pass.name}-stage", len(epoch_pass.files), epoch_pass.stage):
         total.add(tally)
-    files: dict[str, list[tuple[str, Counts]]] = {stream: [] for stream in one.buckets}
-    buckets, level = one.buckets, 0
+    files: dict[str, list[tuple[str, Counts]]] = {stream: [] for stream in epoch_pass.buckets}
+    buckets, level = epoch_pass.buckets, 0
     while buckets:
-        tallies = iter(spread(f"{one.name}-{level}", sum(buckets.values()), partial(one.level, level, buckets)))
+        tallies = iter(
+            run_tasks(f"{epoch_pass.name}-{level}", sum(buckets.values()), partial(epoch_pass.level, level, buckets))
+        )
         for stream, count in buckets.items():
             for bucket, tally in zip(range(count), tallies, strict=False):
                 total.add(tally)
                 if tally.counts["rows"]:
-                    files[stream].append((one.part(stream, level, bucket), tally))
-        buckets, level = one.above(buckets), level + 1
-    return [Steps.of(found) for found in files.values()]
+                    files[stream].append((epoch_pass.part(stream, level, bucket), tally))
+        buckets, level = epoch_pass.above(buckets), level + 1
+    return [StreamSteps.from_counts(parts) for parts in files.values()]
 
 
-def _replayed(rows: Artifact, recipe: Recipe, number: int, draft: Draft, own: int, spread: Spread) -> Steps:
-    """Full batches of the replayed stream, a fixed share of all: as many passes over its rows as that takes."""
-    share = recipe.replay or 0.0
-    ideal = own * share / (1 - share)
-    wanted = math.floor((number + 1) * ideal + 0.5) - math.floor(number * ideal + 0.5)
-    found, turn = Steps([], []), 0
+def _replay_steps(
+    rows: Artifact, settings: EpochSettings, number: int, draft: Draft, own_steps: int, run_tasks: RunTasks
+) -> StreamSteps:
+    """Full batches of the replayed stream, a fixed share of all steps, from as many passes over its rows as needed."""
+    share = settings.replay or 0.0
+    ideal = own_steps * share / (1 - share)
+    count = math.floor((number + 1) * ideal + 0.5) - math.floor(number * ideal + 0.5)
+    steps, turn = StreamSteps([], []), 0
     about = {REPLAY: rows.manifest.notes["streams"][REPLAY]}
-    while found.steps < wanted:
-        seed = stable_id(f"{recipe.seed}/replay/{turn}")
-        (more,) = _passed(_pass(rows, recipe, number, draft, about, f"1-{turn:04d}", seed), spread, Counts())
+    while steps.steps < count:
+        seed = stable_id(f"{settings.seed}/replay/{turn}")
+        (more,) = _run_pass(
+            _make_pass(rows, settings, number, draft, about, f"1-{turn:04d}", seed), run_tasks, Counts()
+        )
         if not more.steps:
             raise UserError(
-                f"replay: {about[REPLAY]['rows']} rows do not fill a batch of {recipe.size}; lower loop.batch_size or "
-                "replay a bigger corpus"
+                f"replay: {about[REPLAY]['rows']} rows do not fill a batch of {settings.batch_size}; lower "
+                "loop.batch_size or replay a bigger corpus"
             )
-        found, turn = Steps(found.files + more.files, found.counts + more.counts), turn + 1
-    return found.cut(wanted)
+        steps, turn = StreamSteps(steps.files + more.files, steps.counts + more.counts), turn + 1
+    return steps.first(count)
 
 
-def _finish(draft: Draft, recipe: Recipe, found: list[Steps], total: Counts, rows: Artifact) -> Artifact:
+def _finish(
+    draft: Draft, settings: EpochSettings, streams: list[StreamSteps], total: Counts, rows: Artifact
+) -> Artifact:
     """Write the order of the steps and the manifest."""
-    names = sorted(name for one in found for name in one.files)
-    table = merged(found, [[names.index(name) for name in one.files] for one in found], recipe.size)
+    names = sorted(name for steps in streams for name in steps.files)
+    table = interleave(streams, [[names.index(name) for name in steps.files] for steps in streams], settings.batch_size)
     draft.write("steps", table)
     draft.drop(total.dropped)
     fs, staging = filesystem(join(draft.path, "staging"))
     if fs.exists(staging):
         fs.rm(staging, recursive=True)
     return draft.finish(
-        ["rows", "steps", "left"],
+        ["rows", "steps", "left_out"],
         steps=len(table),
         tokens=total.counts["tokens"],
-        group_steps=group_steps(rows, recipe),
-        size=recipe.size,
-        slots=recipe.slots,
+        group_steps=group_steps(rows, settings),
+        size=settings.batch_size,
+        slots=settings.slots,
         columns=rows.manifest.notes["columns"],
     )
 
 
-def merged(found: list[Steps], numbers: list[list[int]], size: int) -> pa.Table:
-    """Steps of all streams in the order in which they are trained on.
-
-    Each stream's keep their order and are spread evenly among the others'; short batches come last.
-    """
+def interleave(streams: list[StreamSteps], numbers: list[list[int]], size: int) -> pa.Table:
+    """Order the steps of all streams: those of a stream stay in order, spread evenly among the others; short ones last."""
     parts = []
-    for stream, (one, files) in enumerate(zip(found, numbers, strict=True)):
-        held = np.full(one.steps, size, dtype=np.int64)
-        held[one.steps - bool(one.short) :] = one.short
-        within = np.concatenate([np.zeros(0, np.int64), *map(np.arange, one.counts)])
-        far = (np.arange(one.steps) + 0.5) / max(1, one.steps)
-        parts.append([held < size, far, np.full(one.steps, stream), np.repeat(files, one.counts), within, held])
-    short, at, order, file, place, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    for stream, (steps, files) in enumerate(zip(streams, numbers, strict=True)):
+        batch_rows = np.full(steps.steps, size, dtype=np.int64)
+        batch_rows[steps.steps - bool(steps.short) :] = steps.short
+        within = np.concatenate([np.zeros(0, np.int64), *map(np.arange, steps.counts)])
+        far = (np.arange(steps.steps) + 0.5) / max(1, steps.steps)
+        parts.append(
+            [batch_rows < size, far, np.full(steps.steps, stream), np.repeat(files, steps.counts), within, batch_rows]
+        )
+    short, at, order, file, index, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
     ranked = np.lexsort((order, at, short))
-    columns = [np.arange(len(ranked)), *(one[ranked].astype(np.int64) for one in (file, place, rows))]
-    return pa.table([pa.array(one).cast(field.type) for one, field in zip(columns, STEPS, strict=True)], schema=STEPS)
+    columns = [np.arange(len(ranked)), *(column[ranked].astype(np.int64) for column in (file, index, rows))]
+    return pa.table(
+        [pa.array(column).cast(field.type) for column, field in zip(columns, STEPS, strict=True)], schema=STEPS
+    )

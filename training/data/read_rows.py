@@ -1,4 +1,4 @@
-"""Training rows and the validation sample of a run, read from its artifacts."""
+"""Training rows of a run, read from the artifacts of build and mine."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from training.data.batching import stable_id
 from training.data.rows import Rows, rows_from
 
 Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]
-RIGHT = 0.5  # labelled pairs of this score and above are right: their documents are known to be relevant
+RIGHT = 0.5  # from this score on the document of a labelled pair is relevant
 
 
 def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) -> pa.Table:
-    """Concatenate the training split of the named tables as triplets, with what graded losses need beside.
+    """Concatenate the training split of the named tables as triplets, with the scores that graded losses need.
 
     Pairs have no negatives. Mined rows bring the miner's scores (`teacher` of the positive, `score` of negatives);
     judged ones are a query with all its judged documents, the best as positive, and their `grades`; labelled ones have
@@ -32,7 +32,7 @@ def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) ->
             raise UserError("rows: 'mined' needs mined negatives; run `tripletail mine` first")
         table = READERS[kind](negatives if kind == "mined" and negatives else data)
         table = table.append_column("table", pa.array([kind] * len(table), pa.string()))
-        table = table.append_column("at", pa.array(range(len(table)), pa.int64()))
+        table = table.append_column("table_row", pa.array(range(len(table)), pa.int64()))
         parts.append(table.filter(pc.equal(table["split"], "train")))
     table = pa.concat_tables(parts, promote_options="default")
     if not len(table):
@@ -40,54 +40,54 @@ def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) ->
     return table
 
 
-def shaped(kind: Kind, table: pa.Table, held: Artifact) -> pa.Table:
-    """Rows of a stored table, whole or in part, under the names of triplets.
+def as_triplets(kind: Kind, table: pa.Table, data: Artifact) -> pa.Table:
+    """Bring all or some rows of a stored table into the columns of triplets.
 
     Raises UserError where a labelled pair has no score.
     """
     if kind == "labelled":
-        return _labelled(table, held)
+        return _labelled_pairs(table, data)
     if kind == "pairs":
         field = TABLES["triplets"].field("negatives")
         return table.append_column(field, pa.nulls(len(table), field.type))
     return table
 
 
-def _pairs(data: Artifact) -> pa.Table:
-    return shaped("pairs", data.read("pairs"), data)
+def _read_pairs(data: Artifact) -> pa.Table:
+    return as_triplets("pairs", data.read("pairs"), data)
 
 
-def _triplets(data: Artifact) -> pa.Table:
+def _read_triplets(data: Artifact) -> pa.Table:
     """Triplets of the build; where a source brought scores, they are the teacher's."""
     table = data.read("triplets")
     return table.append_column("teacher", table["teacher_score"])
 
 
-def _mined(negatives: Artifact) -> pa.Table:
-    """Mined triplets; the teacher of the positive is the cosine that the miner had for it."""
+def _read_mined(negatives: Artifact) -> pa.Table:
+    """Mined triplets; `teacher` of the positive is the cosine that the miner computed."""
     table = negatives.read("triplets")
     if not negatives.has("candidates"):
         return table
-    found = negatives.read("candidates", ["anchor_id", "positive_id", "positive_score"])
-    scores = {(row["anchor_id"], row["positive_id"]): row["positive_score"] for row in found.to_pylist()}
+    candidates = negatives.read("candidates", ["anchor_id", "positive_id", "positive_score"])
+    scores = {(row["anchor_id"], row["positive_id"]): row["positive_score"] for row in candidates.to_pylist()}
     names = zip(table["anchor_id"].to_pylist(), table["positive_id"].to_pylist(), strict=True)
     return table.append_column("teacher", pa.array([scores.get(name) for name in names], pa.float32()))
 
 
-def _labelled(found: pa.Table, data: Artifact) -> pa.Table:
+def _labelled_pairs(pairs: pa.Table, data: Artifact) -> pa.Table:
     """Labelled pairs under the names of pairs."""
-    score = found["score"]
+    score = pairs["score"]
     if score.null_count:
         raise UserError(f"{data.path}: {score.null_count} labelled pairs have no score; leave them out of the source")
     sides = {"anchor_id": "left_id", "anchor": "left", "positive_id": "right_id", "positive": "right"}
-    columns = {name: found[side] for name, side in sides.items()}
-    nothing = {name: pa.nulls(len(found), TABLES["triplets"].field(name).type) for name in ("group_id", "reason")}
-    shared = {"source": found["source"], "split": found["split"], "relevance": score}
-    return pa.table({**columns, **shared, **nothing, "right": pc.greater_equal(score, RIGHT)})
+    columns = {name: pairs[side] for name, side in sides.items()}
+    nulls = {name: pa.nulls(len(pairs), TABLES["triplets"].field(name).type) for name in ("group_id", "reason")}
+    shared = {"source": pairs["source"], "split": pairs["split"], "relevance": score}
+    return pa.table({**columns, **shared, **nulls, "right": pc.greater_equal(score, RIGHT)})
 
 
-def _judged(data: Artifact) -> pa.Table:
-    """One row a query of the training split with a relevant document: all that were judged, best first, with grades."""
+def _read_judged(data: Artifact) -> pa.Table:
+    """One row for each training query with a relevant document: all its judged documents, best first, with grades."""
     for name in ("queries", "qrels", "corpus"):
         if not data.has(name):
             raise UserError(f"{data.path}: rows: 'judged' needs table '{name}', which is not there")
@@ -116,22 +116,22 @@ def _judged(data: Artifact) -> pa.Table:
                 "relevance": -float(grade),
                 "reason": "judged",
                 "negatives": [{"doc_id": doc, "text": texts[doc], "reason": "judged"} for _, doc in others],
-                "grades": [-float(one) for one, _ in others],
+                "grades": [-float(relevance) for relevance, _ in others],
             }
         )
     return pa.Table.from_pylist(rows, TABLES["triplets"].append(pa.field("grades", pa.list_(pa.float32()))))
 
 
 READERS: dict[Kind, Callable[[Artifact], pa.Table]] = {
-    "pairs": _pairs,
-    "triplets": _triplets,
-    "mined": _mined,
-    "judged": _judged,
-    "labelled": lambda data: shaped("labelled", data.read("labelled"), data),
+    "pairs": _read_pairs,
+    "triplets": _read_triplets,
+    "mined": _read_mined,
+    "judged": _read_judged,
+    "labelled": lambda data: as_triplets("labelled", data.read("labelled"), data),
 }
 
 
-def load(
+def load_rows(
     kinds: list[Kind],
     data: Artifact,
     negatives: Artifact | None,
@@ -140,21 +140,21 @@ def load(
     mix: dict[str, float] | None = None,
     temperature: float | None = None,
 ) -> Rows:
-    """Read rows with every known positive of their queries; `max_rows` keeps a stable sample.
+    """Read rows with every known positive of their queries; `max_rows` keeps a stable sample of the rows.
 
     Raises UserError where `mix` names a source that gave no row.
     """
-    table = sampled(read_table(kinds, data, negatives), max_rows)
+    table = sample_rows(read_table(kinds, data, negatives), max_rows)
     counts = Counter[str](table["source"].to_pylist())
-    shares = mixed(counts, mix or {}, temperature)
-    return rows_from(table, relevant(data), max_negatives, clusters(data), shares)
+    shares = source_shares(counts, mix or {}, temperature)
+    return rows_from(table, relevant_documents(data), max_negatives, document_clusters(data), shares)
 
 
-def mixed(counts: Mapping[str, int], mix: Mapping[str, float], temperature: float | None) -> dict[str, float]:
-    """How often an epoch takes the rows of each source, which has `counts` rows; nothing where each comes once.
+def source_shares(counts: Mapping[str, int], mix: Mapping[str, float], temperature: float | None) -> dict[str, float]:
+    """How often an epoch trains on the rows of each source; empty where each row comes once.
 
-    `mix` says it outright. A temperature T takes a share of each source that goes with the T-th root of its rows, of as
-    many rows as there are: 1 leaves them as they are, and the higher, the more alike are big and small sources.
+    `counts` are the rows of each source. `mix` sets the numbers directly. A temperature T samples each source in
+    proportion to the T-th root of its rows: 1 changes nothing, higher values make big and small sources more alike.
     Source: Devlin et al. 2018 (multilingual BERT), Raffel et al. 2019 (T5, arXiv 1910.10683, section 3.5.2).
     """
     for name in mix:
@@ -167,7 +167,7 @@ def mixed(counts: Mapping[str, int], mix: Mapping[str, float], temperature: floa
     return {name: mix.get(name, 1.0) * scale * root / counts[name] for name, root in roots.items()}
 
 
-def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:
+def sample_rows(table: pa.Table, max_rows: int | None) -> pa.Table:
     """Keep a stable sample of `max_rows` rows, chosen by the hash of their ids, in order."""
     if max_rows is None or len(table) <= max_rows:
         return table
@@ -176,24 +176,24 @@ def sampled(table: pa.Table, max_rows: int | None) -> pa.Table:
     return table.take(sorted(sorted(range(len(keys)), key=keys.__getitem__)[:max_rows]))
 
 
-def guided(rows: Rows, found: dict[str, Artifact]) -> Rows:
-    """Rows with the vectors that a guide has for their texts."""
-    return replace(rows, guide=guide_vectors.load(found, rows.query_id, rows.positive_id, rows.negative_id))
+def with_guide(rows: Rows, artifacts: dict[str, Artifact]) -> Rows:
+    """Add the vectors of a guide to the rows."""
+    return replace(rows, guide=guide_vectors.load_guide(artifacts, rows.query_id, rows.positive_id, rows.negative_id))
 
 
-def relevant(data: Artifact) -> dict[str, list[str]]:
-    """Documents judged relevant, by training query."""
-    found: dict[str, list[str]] = {}
+def relevant_documents(data: Artifact) -> dict[str, list[str]]:
+    """Documents judged relevant for each training query."""
+    relevant: dict[str, list[str]] = {}
     if data.has("qrels"):
         qrels = data.read("qrels")
         qrels = qrels.filter(pc.and_(pc.greater(qrels["relevance"], 0), pc.equal(qrels["split"], "train")))
         for query, doc in zip(qrels["query_id"].to_pylist(), qrels["doc_id"].to_pylist(), strict=True):
-            found.setdefault(query, []).append(doc)
-    return found
+            relevant.setdefault(query, []).append(doc)
+    return relevant
 
 
-def clusters(data: Artifact) -> dict[str, str]:
-    """Near-duplicate cluster by document, of those that have one."""
+def document_clusters(data: Artifact) -> dict[str, str]:
+    """Near-duplicate cluster of each document that has one."""
     if not data.has("corpus"):
         return {}
     corpus = data.read("corpus", ["doc_id", "cluster_id"])

@@ -1,5 +1,6 @@
-"""Training rows as they are read: texts, 64-bit ids for composition and masks, and what graded losses need."""
+"""Training rows in memory: texts, 64-bit ids for batches and masks, and the scores that graded losses need."""
 
+import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,7 +14,7 @@ from training.data.guide_vectors import Guide
 
 @dataclass(frozen=True)
 class Rows:
-    """Training rows in memory: texts, 64-bit ids for masks and composition, and what graded losses need.
+    """Training rows in memory: texts, 64-bit ids for masks and batches, and the scores that graded losses need.
 
     `relevant_id` [n, K] are the documents known to be relevant to the row's query (its own positive among them), padded
     with -1; `relevant_cluster` [n, K] their near-duplicate clusters, -1 for none. Lists hold one array a row.
@@ -35,23 +36,23 @@ class Rows:
     positive_cluster: Ints | None = None  # [n]
     negative_cluster: list[Ints] | None = None
     relevant_cluster: Ints | None = None
-    share: Floats | None = None  # [n] how often the row is wanted in an epoch, by its source; once where None
+    share: Floats | None = None  # [n] how often an epoch trains on the row, by its source; once where None
     guide: Guide | None = None
     source: list[str] | None = None
     stream: list[str] | None = None  # rows of two streams never share a batch; all may where None
-    table: list[str] | None = None  # where the texts came from: a table's name,
-    at: Ints | None = None  # and the row of it
+    table: list[str] | None = None  # where the texts came from: the name of a table
+    table_row: Ints | None = None  # and the row of it
 
     def __len__(self) -> int:
         return len(self.anchors)
 
-    def part(self, rows: slice) -> "Rows":
+    def slice(self, rows: builtins.slice) -> "Rows":
         """Some of the rows."""
-        return Rows(**{field.name: _cut(getattr(self, field.name), rows) for field in fields(self)})
+        return Rows(**{field.name: _slice(getattr(self, field.name), rows) for field in fields(self)})
 
 
-def _cut(value: Any, rows: slice) -> Any:
-    return value.part(rows) if isinstance(value, Guide) else value if value is None else value[rows]
+def _slice(value: Any, rows: slice) -> Any:
+    return value.slice(rows) if isinstance(value, Guide) else value if value is None else value[rows]
 
 
 def rows_from(
@@ -60,54 +61,60 @@ def rows_from(
     num_negatives: int | None = None,
     clusters: Mapping[str, str] | None = None,
     mix: Mapping[str, float] | None = None,
-    own: Mapping[str, list[str]] | None = None,
+    same_text: Mapping[str, list[str]] | None = None,
 ) -> Rows:
-    """Turn a table of pairs, triplets, judged or labelled rows into rows.
+    """Make rows of a table of pairs, triplets, judged or labelled rows.
 
     `relevant` maps a query id to every document id known to be relevant to it; at most 64 a row are kept for masks,
     with the documents that have the anchor's own text first: nothing is a negative of itself.
-    Where the table has a column `right`, a row whose right is false says of its document only what its score says.
-    `num_negatives` caps the given negatives of a row; `clusters` maps a document id to its near-duplicate cluster;
-    `mix` says how often an epoch takes the rows of a source; `own` are the documents with the text of a query, where
-    the table does not hold them all.
-    Further columns that count: relevance, grades and teacher (of the positive), negatives[].score (the teacher's),
+    Where the table has a column `right`, the document of a row whose `right` is false is not known to be relevant.
+    `num_negatives` limits the negatives of a row; `clusters` maps a document id to its near-duplicate cluster;
+    `mix` says how often an epoch trains on the rows of a source; `same_text` maps a query to the documents that have
+    its text, where the table does not hold them all.
+    Optional columns: relevance, grades and teacher (of the positive), negatives[].score (the teacher's),
     label, weight.
     """
     anchor_ids, positive_ids = table["anchor_id"].to_pylist(), table["positive_id"].to_pylist()
-    given = [(row or [])[:num_negatives] for row in _optional(table, "negatives") or [None] * len(table)]
-    negative_ids = [[n["doc_id"] for n in row] for row in given]
-    known = _known(anchor_ids, positive_ids, _optional(table, "right"), relevant)
-    same = _of_own_text(table, given) if own is None else [own.get(anchor, []) for anchor in anchor_ids]
-    known = [list(dict.fromkeys([*row[:1], *alike, *row]))[:64] for row, alike in zip(known, same, strict=True)]
+    negatives = [(row or [])[:num_negatives] for row in _optional(table, "negatives") or [None] * len(table)]
+    negative_ids = [[n["doc_id"] for n in row] for row in negatives]
+    relevant_ids = _relevant_documents(anchor_ids, positive_ids, _optional(table, "right"), relevant)
+    same = (
+        _documents_with_anchor_text(table, negatives)
+        if same_text is None
+        else [same_text.get(anchor, []) for anchor in anchor_ids]
+    )
+    relevant_ids = [
+        list(dict.fromkeys([*row[:1], *alike, *row]))[:64] for row, alike in zip(relevant_ids, same, strict=True)
+    ]
     return Rows(
         anchors=table["anchor"].to_pylist(),
         positives=table["positive"].to_pylist(),
-        negatives=[[n["text"] for n in row] for row in given],
+        negatives=[[n["text"] for n in row] for row in negatives],
         query_id=_ids(anchor_ids),
         positive_id=_ids(positive_ids),
         negative_id=[_ids(row) for row in negative_ids],
-        relevant_id=_padded(known),
-        label=_ids([str(one) for one in table["label"].to_pylist()]) if "label" in table.column_names else None,
+        relevant_id=_padded(relevant_ids),
+        label=_ids([str(label) for label in table["label"].to_pylist()]) if "label" in table.column_names else None,
         score=_numbers(_optional(table, "relevance")),
         weight=_numbers(_optional(table, "weight"), missing=1.0),
         teacher=_numbers(_optional(table, "teacher")),
-        negative_score=_lists(_optional(table, "grades"), negative_ids, 0.0),
-        negative_teacher=_lists([[n.get("score") for n in row] for row in given], negative_ids, np.nan),
+        negative_score=_ragged_numbers(_optional(table, "grades"), negative_ids, 0.0),
+        negative_teacher=_ragged_numbers([[n.get("score") for n in row] for row in negatives], negative_ids, np.nan),
         positive_cluster=_ids([clusters.get(doc) for doc in positive_ids]) if clusters else None,
         negative_cluster=[_ids([clusters.get(doc) for doc in row]) for row in negative_ids] if clusters else None,
-        relevant_cluster=_padded([[clusters.get(doc) for doc in row] for row in known]) if clusters else None,
+        relevant_cluster=_padded([[clusters.get(doc) for doc in row] for row in relevant_ids]) if clusters else None,
         share=np.array([mix.get(source, 1.0) for source in table["source"].to_pylist()]) if mix else None,
         source=_optional(table, "source"),
         table=_optional(table, "table"),
-        at=table["at"].to_numpy() if "at" in table.column_names else None,
+        table_row=table["table_row"].to_numpy() if "table_row" in table.column_names else None,
     )
 
 
-def _known(
+def _relevant_documents(
     anchors: list[str], positives: list[str], right: list[bool] | None, relevant: dict[str, list[str]]
 ) -> list[list[str]]:
-    """Documents known to be relevant to each row's query, its own positive first."""
-    counts = [True] * len(anchors) if right is None else [one is not False for one in right]
+    """Documents known to be relevant to the query of each row, the positive of the row first."""
+    counts = [True] * len(anchors) if right is None else [value is not False for value in right]
     siblings: dict[str, list[str]] = {}
     for anchor, positive, counted in zip(anchors, positives, counts, strict=True):
         if counted:
@@ -118,17 +125,17 @@ def _known(
     ]
 
 
-def _of_own_text(table: pa.Table, given: list[list[dict[str, Any]]]) -> list[list[str]]:
-    """Documents of the table whose text is that of the row's anchor."""
+def _documents_with_anchor_text(table: pa.Table, negatives: list[list[dict[str, Any]]]) -> list[list[str]]:
+    """Documents of the table that have the text of the row's anchor."""
     anchors = table["anchor"].to_pylist()
-    own: dict[str, dict[str, None]] = {text: {} for text in anchors}
+    documents: dict[str, dict[str, None]] = {text: {} for text in anchors}
     for doc, text in zip(table["positive_id"].to_pylist(), table["positive"].to_pylist(), strict=True):
-        if text in own:
-            own[text][doc] = None
-    for negative in (one for row in given for one in row):
-        if negative["text"] in own:
-            own[negative["text"]][negative["doc_id"]] = None
-    return [list(own[text]) for text in anchors]
+        if text in documents:
+            documents[text][doc] = None
+    for negative in (negative for row in negatives for negative in row):
+        if negative["text"] in documents:
+            documents[negative["text"]][negative["doc_id"]] = None
+    return [list(documents[text]) for text in anchors]
 
 
 def _optional(table: pa.Table, column: str) -> list[Any] | None:
@@ -142,20 +149,20 @@ def _ids(names: Sequence[str | None]) -> Ints:
 def _padded(rows: Sequence[Sequence[str | None]]) -> Ints:
     """Ids of ragged rows as a matrix, padded with -1."""
     padded = np.full((len(rows), max([1, *map(len, rows)])), -1, dtype=np.int64)
-    for place, row in zip(padded, rows, strict=True):
-        place[: len(row)] = _ids(row)
+    for cells, row in zip(padded, rows, strict=True):
+        cells[: len(row)] = _ids(row)
     return padded
 
 
 def _numbers(values: Sequence[float | None] | None, missing: float = np.nan) -> Floats | None:
-    """Numbers with NaN, or another one, for what is missing; None where nothing is there."""
+    """Numbers [n] with `missing` for what is None; None where all are."""
     if values is None or all(value is None for value in values):
         return None
     return np.array([missing if value is None else value for value in values], dtype=np.float64)
 
 
-def _lists(values: list[Any] | None, like: list[list[str]], default: float) -> list[Floats] | None:
-    """Numbers of every row's negatives, `default` for what is missing; None where nothing is there."""
+def _ragged_numbers(values: list[Any] | None, like: list[list[str]], default: float) -> list[Floats] | None:
+    """Numbers of the negatives of each row, `default` for what is None; None where all are."""
     if values is None or all(value is None for row in values for value in row or ()):
         return None
     lists = [

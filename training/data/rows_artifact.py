@@ -1,4 +1,4 @@
-"""The training rows of a run as an artifact: read and tokenised once, whatever the number of epochs."""
+"""Training rows as an artifact: read and tokenised once, for all epochs."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,65 +14,65 @@ from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, write_parquet
 from training.data.epoch import GROUP_TOKENS
 from training.data.rows import Rows
-from training.data.tokenized import Tokenize, cost, present, tokenised
+from training.data.tokenized import Tokenize, optional_columns, token_counts, tokenise_rows
 
-PIECE = 16_384  # rows that are tokenised at once
-PART_TOKENS = 8 << 20  # texts of one file, at most, where a piece is not more
+PIECE = 16_384  # rows tokenised at once
+PART_TOKENS = 8 << 20  # tokens of a file, unless one piece has more
 
 
-def pieces(rows: Rows, tokenize: Tokenize) -> Iterator[pa.Table]:
-    """Tokenise rows piece by piece."""
+def tokenise_in_pieces(rows: Rows, tokenize: Tokenize) -> Iterator[pa.Table]:
+    """Tokenise rows, `PIECE` at a time."""
     for start in range(0, len(rows), PIECE):
-        part = rows.part(slice(start, start + PIECE))
-        yield tokenised(part, tokenize, start + np.arange(len(part)))
+        part = rows.slice(slice(start, start + PIECE))
+        yield tokenise_rows(part, tokenize, start + np.arange(len(part)))
 
 
-def parts(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join tables of rows until they are enough for a file."""
-    held: list[pa.Table] = []
+def join_pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Join tables of rows until they fill a file."""
+    pending: list[pa.Table] = []
     tokens = 0
     for table in tables:
-        held.append(table)
-        tokens += int(cost(table).sum())
+        pending.append(table)
+        tokens += int(token_counts(table).sum())
         if tokens >= PART_TOKENS:
-            yield pa.concat_tables(held)
-            held, tokens = [], 0
-    if held:
-        yield pa.concat_tables(held)
+            yield pa.concat_tables(pending)
+            pending, tokens = [], 0
+    if pending:
+        yield pa.concat_tables(pending)
 
 
-def write(place: str, number: int, table: pa.Table) -> Counts:
-    """Write one file of rows and count what is in it."""
-    costs = cost(table)
+def write_part(path: str, number: int, table: pa.Table) -> Counts:
+    """Write one file of rows and count its rows, tokens, sources and optional columns."""
+    costs = token_counts(table)
     group = max(1, int(GROUP_TOKENS * len(table) / max(1, costs.sum())))
-    write_parquet(join(place, "rows", f"part-{number:06d}.parquet"), table, min(65_536, group))
+    write_parquet(join(path, "rows", f"part-{number:06d}.parquet"), table, min(65_536, group))
     tally = Counts()
-    tally.counts.update({f"column {name}": size or 1 for name, size in present(table).items()})
+    tally.counts.update({f"column {name}": size or 1 for name, size in optional_columns(table).items()})
     tally.counts.update(
-        {f"source {one['values']}": one["counts"] for one in pc.value_counts(table["source"]).to_pylist()}
+        {f"source {entry['values']}": entry["counts"] for entry in pc.value_counts(table["source"]).to_pylist()}
     )
     streams = table["stream"].to_numpy(zero_copy_only=False)
     for name in pc.unique(table["stream"]).to_pylist():
-        mine = streams == name
-        tally.counts[f"rows {name}"] += int(mine.sum())
-        tally.counts[f"tokens {name}"] += int(costs[mine].sum())
-        tally.counts[f"taken {name}"] += int(np.ceil(table["share"].to_numpy()[mine].sum()))
+        in_stream = streams == name
+        tally.counts[f"rows {name}"] += int(in_stream.sum())
+        tally.counts[f"tokens {name}"] += int(costs[in_stream].sum())
+        tally.counts[f"taken {name}"] += int(np.ceil(table["share"].to_numpy()[in_stream].sum()))
     return tally
 
 
 def write_rows(
-    place: str, settings: Mapping[str, Any], inputs: Mapping[str, str], tables: Iterable[pa.Table]
+    path: str, settings: Mapping[str, Any], inputs: Mapping[str, str], tables: Iterable[pa.Table]
 ) -> Artifact:
     """Write rows as an artifact, or return it where it is already there."""
-    draft = artifact.begin(place, "rows", dict(settings), inputs, overwrite=True, exclusive=False)
+    draft = artifact.begin(path, "rows", dict(settings), inputs, overwrite=True, exclusive=False)
     if isinstance(draft, Artifact):
         return draft
-    tallies = [write(place, number, table) for number, table in enumerate(parts(tables))]
-    return draft.finish(["rows"], **notes(tallies))
+    tallies = [write_part(path, number, table) for number, table in enumerate(join_pieces(tables))]
+    return draft.finish(["rows"], **row_notes(tallies))
 
 
-def notes(tallies: Iterable[Counts]) -> dict[str, Any]:
-    """What the epochs of the rows must know: rows, tokens and rows wanted by stream, and the columns that they have."""
+def row_notes(tallies: Iterable[Counts]) -> dict[str, Any]:
+    """Notes for the manifest, which epochs read: rows, tokens and rows an epoch by stream, and the optional columns."""
     columns: dict[str, int] = {}
     counts = Counter[str]()
     for tally in tallies:
@@ -83,6 +83,6 @@ def notes(tallies: Iterable[Counts]) -> dict[str, Any]:
                 counts[name] += count
     names = sorted(name.removeprefix("rows ") for name in counts if name.startswith("rows "))
     streams = {name: {what: counts[f"{what} {name}"] for what in ("rows", "tokens", "taken")} for name in names}
-    whole = {what: sum(one[what] for one in streams.values()) for what in ("rows", "tokens")}
+    totals = {what: sum(stream[what] for stream in streams.values()) for what in ("rows", "tokens")}
     sources = sorted(name.removeprefix("source ") for name in counts if name.startswith("source "))
-    return {**whole, "streams": streams, "sources": sources, "columns": dict(sorted(columns.items()))}
+    return {**totals, "streams": streams, "sources": sources, "columns": dict(sorted(columns.items()))}

@@ -1,4 +1,4 @@
-"""Training rows as an Arrow table, tokenised once: what epochs are composed of, and what a step takes from one."""
+"""Training rows as an Arrow table of token ids and numbers: epochs are composed of them, steps read them."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,21 +9,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.encoder.tokenizer import Tokens
-from training.data.batching import Ints, Keys, Ragged, chosen
+from training.data.batching import Ints, Ragged, RowKeys, select_negatives
 from training.data.rows import Rows
 
 Tokenize = Callable[[list[str], Literal["query", "document"]], Tokens]
 
-IDS, WORDS = pa.list_(pa.int64()), pa.list_(pa.int32())
+IDS, TOKEN_IDS = pa.list_(pa.int64()), pa.list_(pa.int32())
 NEGATIVE = pa.struct(
     [
         ("id", pa.int64()),
         ("cluster", pa.int64()),
         ("score", pa.float64()),
         ("teacher", pa.float64()),
-        ("at", pa.int32()),  # place among the row's given negatives
+        ("index", pa.int32()),  # among all negatives of the row
         ("guide", pa.binary()),
-        ("tokens", WORDS),
+        ("tokens", TOKEN_IDS),
     ]
 )
 SCHEMA = pa.schema(
@@ -31,9 +31,9 @@ SCHEMA = pa.schema(
         ("row", pa.int64()),  # number among the training rows of a run
         ("stream", pa.string()),  # rows of two streams never share a batch
         ("source", pa.string()),
-        ("table", pa.string()),  # where the texts are: the table that was read, and the row of it
-        ("at", pa.int64()),
-        ("share", pa.float64()),  # how often an epoch takes the row
+        ("table", pa.string()),  # the table that the texts were read from, and the row of it
+        ("table_row", pa.int64()),
+        ("share", pa.float64()),  # how often an epoch trains on the row
         ("query_id", pa.int64()),
         ("positive_id", pa.int64()),
         ("relevant_id", IDS),
@@ -45,12 +45,12 @@ SCHEMA = pa.schema(
         ("teacher", pa.float64()),
         ("query_guide", pa.binary()),  # float16 vectors
         ("positive_guide", pa.binary()),
-        ("anchor", WORDS),
-        ("positive", WORDS),
+        ("anchor", TOKEN_IDS),
+        ("positive", TOKEN_IDS),
         ("negatives", pa.list_(NEGATIVE)),
     ]
 )
-# columns that only some runs have, by the name under which a gather takes them
+# columns that only some runs have, by the name under which they are gathered
 OPTIONAL = {
     "query.relevant_cluster": "relevant_cluster",
     "query.label": "label",
@@ -63,37 +63,37 @@ OPTIONAL = {
     "negative.teacher": "negatives.teacher",
 }
 
-MISSING = {"query.weight": 1.0, "negative.score": 0.0}  # what counts where nothing is given; elsewhere NaN
+MISSING = {"query.weight": 1.0, "negative.score": 0.0}  # defaults; elsewhere NaN
 
 
-def tokenised(rows: Rows, tokenize: Tokenize, numbers: Ints | None = None) -> pa.Table:
-    """Rows [N] with their numbers, from 0 where none are given, and their texts as token ids.
+def tokenise_rows(rows: Rows, tokenize: Tokenize, numbers: Ints | None = None) -> pa.Table:
+    """Tokenise rows [N] into a table of `SCHEMA`; their numbers count from 0 where none are given.
 
     `tokenize` takes texts and a role.
     """
     n = len(rows)
     counts = np.array([len(row) for row in rows.negatives], dtype=np.int64)
-    known = rows.relevant_id >= 0
-    guide = rows.guide.bytes() if rows.guide else {}
+    present = rows.relevant_id >= 0
+    guide = rows.guide.to_binary() if rows.guide else {}
     columns = {
         "row": np.arange(n) if numbers is None else numbers,
         "stream": pa.array(rows.stream or [""] * n, pa.string()),
         "source": pa.array(rows.source or [""] * n, pa.string()),
         "table": pa.array(rows.table or [""] * n, pa.string()),
-        "at": np.arange(n) if rows.at is None else rows.at,
+        "table_row": np.arange(n) if rows.table_row is None else rows.table_row,
         "share": np.ones(n) if rows.share is None else rows.share,
         "query_id": rows.query_id,
         "positive_id": rows.positive_id,
-        "relevant_id": _lists(pa.array(rows.relevant_id[known]), known.sum(axis=1)),
+        "relevant_id": _lists(pa.array(rows.relevant_id[present]), present.sum(axis=1)),
         "positive_cluster": rows.positive_cluster,
         "relevant_cluster": None
         if rows.relevant_cluster is None
-        else _lists(pa.array(rows.relevant_cluster[known]), known.sum(axis=1)),
+        else _lists(pa.array(rows.relevant_cluster[present]), present.sum(axis=1)),
         **{name: getattr(rows, name) for name in ("label", "score", "weight", "teacher")},
         "query_guide": guide.get("query"),
         "positive_guide": guide.get("positive"),
-        "anchor": _words(tokenize(rows.anchors, "query")),
-        "positive": _words(tokenize(rows.positives, "document")),
+        "anchor": _token_lists(tokenize(rows.anchors, "query")),
+        "positive": _token_lists(tokenize(rows.positives, "document")),
         "negatives": _lists(_negatives(rows, tokenize, counts, guide.get("negative")), counts),
     }
     return pa.table([_column(columns[field.name], field.type, n) for field in SCHEMA], schema=SCHEMA)
@@ -110,9 +110,9 @@ def _negatives(rows: Rows, tokenize: Tokenize, counts: Ints, guide: pa.Array | N
         "cluster": flat(rows.negative_cluster) if total else None,
         "score": flat(rows.negative_score) if total else None,
         "teacher": flat(rows.negative_teacher) if total else None,
-        "at": np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts),
+        "index": np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts),
         "guide": guide,
-        "tokens": _words(tokenize([text for row in rows.negatives for text in row], "document")),
+        "tokens": _token_lists(tokenize([text for row in rows.negatives for text in row], "document")),
     }
     return pa.StructArray.from_arrays(
         [_column(columns[field.name], field.type, total) for field in NEGATIVE], fields=list(NEGATIVE)
@@ -125,8 +125,8 @@ def _column(values: pa.Array | npt.NDArray[np.generic] | None, kind: pa.DataType
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
-def _words(tokens: Tokens) -> pa.Array:
-    return pa.array(tokens, WORDS)
+def _token_lists(tokens: Tokens) -> pa.Array:
+    return pa.array(tokens, TOKEN_IDS)
 
 
 def _lists(values: pa.Array, counts: Ints) -> pa.Array:
@@ -136,88 +136,94 @@ def _lists(values: pa.Array, counts: Ints) -> pa.Array:
 
 
 def ragged(column: pa.ChunkedArray) -> tuple[pa.Array, Ints]:
-    """Values of a column of lists, end to end, and how many every row has."""
-    one = column.combine_chunks()
-    one = one.chunk(0) if isinstance(one, pa.ChunkedArray) else one
-    return one.flatten(), pc.fill_null(pc.list_value_length(one), 0).to_numpy().astype(np.int64)
+    """Values of a column of lists, end to end, and how many each row has."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    return array.flatten(), pc.fill_null(pc.list_value_length(array), 0).to_numpy().astype(np.int64)
 
 
-def drawn(table: pa.Table, most: int | None, seed: int, epoch: int | None) -> pa.Table:
-    """Rows with at most `most` of their given negatives: others each epoch, or the first where `epoch` is None."""
-    given, counts = ragged(table["negatives"])
-    if most is None or not len(counts) or int(counts.max()) <= most:
+def sample_negatives(table: pa.Table, max_negatives: int | None, seed: int, epoch: int | None) -> pa.Table:
+    """Keep `max_negatives` of the negatives of each row: other ones each epoch, or the first where `epoch` is None."""
+    negatives, counts = ragged(table["negatives"])
+    if max_negatives is None or not len(counts) or int(counts.max()) <= max_negatives:
         return table
     if epoch is None:
-        mask = given.field("at").to_numpy() < most
+        mask = negatives.field("index").to_numpy() < max_negatives
     else:
-        mask = chosen(table["row"].to_numpy(), counts, most, seed, epoch)
-    kept = _lists(given.take(pa.array(np.flatnonzero(mask))), np.minimum(counts, most))
-    return table.set_column(table.column_names.index("negatives"), "negatives", kept)
+        mask = select_negatives(table["row"].to_numpy(), counts, max_negatives, seed, epoch)
+    sampled = _lists(negatives.take(pa.array(np.flatnonzero(mask))), np.minimum(counts, max_negatives))
+    return table.set_column(table.column_names.index("negatives"), "negatives", sampled)
 
 
-def cost(table: pa.Table) -> Ints:
-    """Tokens of every row [N], of all its texts."""
-    given, counts = ragged(table["negatives"])
-    own: Ints = sum(pc.list_value_length(table[name]).to_numpy().astype(np.int64) for name in ("anchor", "positive"))
-    lengths = pc.list_value_length(given.field("tokens")).to_numpy().astype(np.int64)
+def token_counts(table: pa.Table) -> Ints:
+    """Tokens [N] of all texts of each row."""
+    negatives, counts = ragged(table["negatives"])
+    pair_tokens: Ints = sum(
+        pc.list_value_length(table[name]).to_numpy().astype(np.int64) for name in ("anchor", "positive")
+    )
+    lengths = pc.list_value_length(negatives.field("tokens")).to_numpy().astype(np.int64)
     total = np.concatenate([[0], np.cumsum(lengths)])
     ends = np.cumsum(counts)
-    every: Ints = own + total[ends] - total[ends - counts]
-    return every
+    totals: Ints = pair_tokens + total[ends] - total[ends - counts]
+    return totals
 
 
-def keys(table: pa.Table) -> Keys:
-    """What composition must know of the rows."""
-    given, counts = ragged(table["negatives"])
-    known, sizes = ragged(table["relevant_id"])
-    ids = given.field("id").to_numpy()
+def row_keys(table: pa.Table) -> RowKeys:
+    """Ids of the rows by which batches are composed."""
+    negatives, counts = ragged(table["negatives"])
+    relevant, sizes = ragged(table["relevant_id"])
+    ids = negatives.field("id").to_numpy()
     starts = np.cumsum(counts) - counts
     documents = np.insert(ids, starts, table["positive_id"].to_numpy())
-    return Keys(Ragged(documents, counts + 1), Ragged(known.to_numpy(), sizes))
+    return RowKeys(Ragged(documents, counts + 1), Ragged(relevant.to_numpy(), sizes))
 
 
-def texts(table: pa.Table) -> dict[str, Tokens]:
+def token_columns(table: pa.Table) -> dict[str, Tokens]:
     """Token ids of the rows' queries, positives and negatives, in order of rows."""
-    given, _ = ragged(table["negatives"])
+    negatives, _ = ragged(table["negatives"])
     return {
-        "query": _pieces(*ragged(table["anchor"])),
-        "positive": _pieces(*ragged(table["positive"])),
-        "negative": _pieces(given.field("tokens").flatten(), pc.list_value_length(given.field("tokens")).to_numpy()),
+        "query": _split_lists(*ragged(table["anchor"])),
+        "positive": _split_lists(*ragged(table["positive"])),
+        "negative": _split_lists(
+            negatives.field("tokens").flatten(), pc.list_value_length(negatives.field("tokens")).to_numpy()
+        ),
     }
 
 
-def _pieces(values: pa.Array, counts: Ints) -> Tokens:
-    every, ends = values.to_numpy().tolist(), np.cumsum(counts).tolist()
-    return [every[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+def _split_lists(values: pa.Array, counts: Ints) -> Tokens:
+    flat, ends = values.to_numpy().tolist(), np.cumsum(counts).tolist()
+    return [flat[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
 
-def beside(table: pa.Table, columns: dict[str, int], width: int) -> dict[str, Ints]:
-    """What travels with the texts of rows, by the names that a gather takes; floats as bits of float64.
+def id_columns(table: pa.Table, columns: dict[str, int], width: int) -> dict[str, Ints]:
+    """Columns of int64 that are gathered with the embeddings, by name; floats as the bits of float64.
 
-    `columns` are the optional ones that the run has, a guide's with the bytes of its vectors; `width` the columns of
-    `query.relevant`. `negative.row` is the place of the row that each negative belongs to.
+    `columns` are the optional ones that the run has, those of a guide with the bytes of its vectors; `width` is that of
+    `query.relevant`. `negative.row` is the index of the row that each negative belongs to.
     """
-    given, counts = ragged(table["negatives"])
-    found = {
+    negatives, counts = ragged(table["negatives"])
+    columns_by_name = {
         "query.id": table["query_id"].to_numpy(),
         "query.relevant": _padded(*ragged(table["relevant_id"]), width),
         "positive.id": table["positive_id"].to_numpy(),
-        "negative.id": given.field("id").to_numpy(),
+        "negative.id": negatives.field("id").to_numpy(),
         "negative.row": np.repeat(np.arange(len(table), dtype=np.int64), counts),
     }
     for name, size in columns.items():
         part, _, inner = OPTIONAL.get(name, "").partition(".")
         if name == "query.relevant_cluster":
-            found[name] = _padded(*ragged(table["relevant_cluster"]), width)
+            columns_by_name[name] = _padded(*ragged(table["relevant_cluster"]), width)
         elif name.endswith(".guide"):
-            column = given.field("guide") if name == "negative.guide" else table[name.replace(".", "_")]
-            found[name] = _vectors(column, size)
+            column = negatives.field("guide") if name == "negative.guide" else table[name.replace(".", "_")]
+            columns_by_name[name] = _vectors(column, size)
         else:
-            found[name] = _bits(given.field(inner) if inner else table[part].combine_chunks(), MISSING.get(name))
-    return {name: np.array(values, dtype=np.int64) for name, values in found.items()}
+            columns_by_name[name] = _as_bits(
+                negatives.field(inner) if inner else table[part].combine_chunks(), MISSING.get(name)
+            )
+    return {name: np.array(values, dtype=np.int64) for name, values in columns_by_name.items()}
 
 
-def _bits(values: pa.Array, missing: float | None) -> Ints:
+def _as_bits(values: pa.Array, missing: float | None) -> Ints:
     """Ids as they are, -1 for none; numbers as the bits of their float64, so that all travel in one collective."""
     if pa.types.is_integer(values.type):
         ids: Ints = pc.fill_null(values, -1).to_numpy()
@@ -236,22 +242,22 @@ def _padded(values: pa.Array, counts: Ints, width: int) -> Ints:
 
 def _vectors(column: pa.Array | pa.ChunkedArray, size: int) -> Ints:
     """Vectors of `size` bytes as words [n, size / 8] of 64 bits; NaN where there is none."""
-    nothing = np.full(size // 2, np.nan, np.float16).tobytes()
-    return np.frombuffer(b"".join(one or nothing for one in column.to_pylist()), np.int64).reshape(-1, size // 8)
+    nan = np.full(size // 2, np.nan, np.float16).tobytes()
+    return np.frombuffer(b"".join(vector or nan for vector in column.to_pylist()), np.int64).reshape(-1, size // 8)
 
 
-def present(table: pa.Table) -> dict[str, int]:
-    """Optional columns that hold anything, with the bytes of a vector where they are a guide's."""
-    given, _ = ragged(table["negatives"])
-    found = {}
-    for name, place in OPTIONAL.items():
-        part, _, inner = place.partition(".")
-        column = given.field(inner) if inner else table[part]
+def optional_columns(table: pa.Table) -> dict[str, int]:
+    """Optional columns that hold a value, with the bytes of a vector for those of a guide, else 0."""
+    negatives, _ = ragged(table["negatives"])
+    sizes = {}
+    for name, column_name in OPTIONAL.items():
+        part, _, inner = column_name.partition(".")
+        column = negatives.field(inner) if inner else table[part]
         if column.null_count < len(column):
-            found[name] = 0
+            sizes[name] = 0
     for name in ("query", "positive", "negative"):
-        column = given.field("guide") if name == "negative" else table[f"{name}_guide"]
+        column = negatives.field("guide") if name == "negative" else table[f"{name}_guide"]
         longest = pc.max(pc.binary_length(column)).as_py() if len(column) else None
         if longest:
-            found[f"{name}.guide"] = longest
-    return found
+            sizes[f"{name}.guide"] = longest
+    return sizes

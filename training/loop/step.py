@@ -20,8 +20,8 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.precision import compute_dtype
 from pipeline.encoder.tokenizer import Tokens
 from training.data import batching
-from training.data.epoch import Recipe
-from training.data.epoch_reader import Feed, Made, Spot, slots_for
+from training.data.epoch import EpochSettings
+from training.data.epoch_reader import EpochFeed, InMemoryEpochs, StepRef, slots_for
 from training.data.rows import Rows
 from training.loop.checkpoint import Progress, State
 from training.loop.compile import compile_calls, told
@@ -103,7 +103,7 @@ class Loop:
         self,
         encoder: Encoder,
         loss: Loss,
-        data: Rows | Feed,
+        data: Rows | EpochFeed,
         config: LoopConfig,
     ) -> None:
         """Train on a feed of composed epochs, or on rows in memory, which every rank then composes for itself."""
@@ -146,25 +146,27 @@ class Loop:
         self.passes: Plain | Cached = Plain(self.encode, learned)
         if config.cache_tokens is not None:
             self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.split_batches)
-        self.feed = data if isinstance(data, Feed) else self._composed(data)
+        self.feed = data if isinstance(data, EpochFeed) else self._composed(data)
         self.steps, self.mark = self.feed.steps, batching.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
         self.drops = config.dropout_by_slot and _drops(encoder)
         self.average = Average(self.module, config.average, self.total) if config.average else None
 
-    def _composed(self, rows: Rows) -> Feed:
+    def _composed(self, rows: Rows) -> EpochFeed:
         config, slots = self.config, slots_for(self.config.slots, self.size)
-        return Feed(Made(rows, self.module.encoder.tokenize, Recipe(config.batch_size, config.seed, slots)))
+        return EpochFeed(
+            InMemoryEpochs(rows, self.module.encoder.tokenize, EpochSettings(config.batch_size, config.seed, slots))
+        )
 
-    def plan(self, start: int) -> Iterator[tuple[int, Spot]]:
+    def plan(self, start: int) -> Iterator[tuple[int, StepRef]]:
         """Yield (step, its place in the epochs) from step `start` to the last."""
         return self.feed.plan(start, self.total)
 
-    def work(self, spot: Spot) -> Work:
+    def work(self, ref: StepRef) -> Work:
         """Take this rank's rows of a global batch."""
-        part = self.feed.part(spot, self.rank, self.size)
+        part = self.feed.rank_rows(ref, self.rank, self.size)
         device = self.module.encoder.device
-        ids = {name: torch.from_numpy(value).to(device) for name, value in part.beside.items()}
+        ids = {name: torch.from_numpy(value).to(device) for name, value in part.columns.items()}
         return Work(part.texts, ids, part.rows, part.slots, part.counts)
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:

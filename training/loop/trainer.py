@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from training.data.epoch_reader import Spot, ahead
+from training.data.epoch_reader import StepRef, prefetch
 from training.loop import heap
 from training.loop.checkpoint import Checkpoints, Keeper, Progress
 from training.loop.step import Loop, LoopConfig, Validate, Work
@@ -52,7 +52,7 @@ class Drive:
             self._log({"step": 0, **self.loop.measure(self.validate)})
         if self._over():
             return
-        steps = ahead(self.loop.plan(self.progress.step), self.loop.work)
+        steps = prefetch(self.loop.plan(self.progress.step), self.loop.work)
         for step, batch, work in self.meter.waited(steps):
             self._step(step, batch, work)
             if self._over():
@@ -66,7 +66,7 @@ class Drive:
             self.progress = replace(before, world=self.loop.size)
         self.keeper.begin(self.progress, before)
 
-    def _step(self, step: int, batch: Spot, work: Work) -> None:
+    def _step(self, step: int, batch: StepRef, work: Work) -> None:
         """Take one step and do what is due after it."""
         loop = self.loop
         bad = loop.optimizer.bad

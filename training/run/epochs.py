@@ -14,15 +14,15 @@ from pipeline.storage.artifact import Artifact, digest
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, write_json
 from pipeline.storage.shuffle import Shuffle
-from training.data.bulk_rows import Bulk, buckets_for, write_bulk
-from training.data.epoch import Recipe, Spread, here
+from training.data.bulk_rows import BulkRows, count_buckets, write_bulk_rows
+from training.data.epoch import EpochSettings, RunTasks, run_in_process
 from training.data.epoch_composer import compose_epoch
-from training.data.epoch_reader import FAILED, OPENED, epoch_place, slots_for
-from training.data.guide_vectors import opened
-from training.data.read_rows import Kind, guided, load, read_table, sampled
-from training.data.replay import load_mixed
+from training.data.epoch_reader import FAILED, OPENED, epoch_path, slots_for
+from training.data.guide_vectors import open_guide
+from training.data.read_rows import Kind, load_rows, read_table, sample_rows, with_guide
+from training.data.replay import load_with_replay
 from training.data.rows import Rows
-from training.data.rows_artifact import pieces, write_rows
+from training.data.rows_artifact import tokenise_in_pieces, write_rows
 from training.loop.step import LoopConfig
 from training.run.config import TrainConfig
 
@@ -46,14 +46,14 @@ def prepared(
     place = config.version(version)["rows"]
     settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
-    beside = {"negatives": negatives, "replay": replayed, **opened(config.guide)}
+    beside = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
     inputs |= {name: one.manifest.fingerprint for name, one in beside.items() if one}
     if sum(_stored(kind, data, negatives) for kind in config.rows) <= HERE or replayed:
         rows = _loaded(config, data, negatives, replayed)
-        found = write_rows(place, settings, inputs, pieces(rows, encoder.tokenize))
+        found = write_rows(place, settings, inputs, tokenise_in_pieces(rows, encoder.tokenize))
     else:
         bulk = _bulk(config, data, negatives, place)
-        found = write_bulk(settings, inputs, bulk, on_ray(join(bulk.exchange.path, "marks")))
+        found = write_bulk_rows(settings, inputs, bulk, on_ray(join(bulk.shuffle.path, "marks")))
     notes = found.manifest.notes
     say(f"train: {notes['rows']:,} rows with {notes['tokens']:,} tokens of {', '.join(notes['sources'])}")
     return found
@@ -66,8 +66,8 @@ def _stored(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
     return data.rows("queries" if kind == "judged" else kind)
 
 
-def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place: str) -> Bulk:
-    bulk = Bulk(
+def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place: str) -> BulkRows:
+    bulk = BulkRows(
         config.rows,
         data,
         negatives,
@@ -79,12 +79,12 @@ def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place
         config.mix,
         config.mix_temperature,
         config.homogeneous_batches,
-        opened(config.guide),
+        open_guide(config.guide),
     )
-    return replace(bulk, exchange=Shuffle(bulk.exchange.path, buckets_for(bulk)))
+    return replace(bulk, shuffle=Shuffle(bulk.shuffle.path, count_buckets(bulk)))
 
 
-def on_ray(marks: str) -> Spread:
+def on_ray(marks: str) -> RunTasks:
     """Tasks on Ray; each leaves a mark when it is through, and a killed job goes on from there."""
     return lambda name, count, task: shuffle.run_tasks(name, count, task, marks, shuffle.ignore_progress)
 
@@ -93,23 +93,23 @@ def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, rep
     """Rows of a run, those of the replayed artifact in a stream of their own."""
     most = config.max_negatives if config.negative_sampling == "first" else None
     if config.replay and replayed:
-        own = sampled(read_table(config.rows, data, negatives), config.max_rows)
-        rows = load_mixed(own, data, config.replay, replayed, most)
+        own = sample_rows(read_table(config.rows, data, negatives), config.max_rows)
+        rows = load_with_replay(own, data, config.replay, replayed, most)
     else:
-        rows = load(config.rows, data, negatives, most, config.max_rows, config.mix, config.mix_temperature)
+        rows = load_rows(config.rows, data, negatives, most, config.max_rows, config.mix, config.mix_temperature)
     if config.homogeneous_batches:
         rows = replace(rows, stream=rows.source)
-    return guided(rows, opened(config.guide)) if config.guide else rows
+    return with_guide(rows, open_guide(config.guide)) if config.guide else rows
 
 
-def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
+def recipe(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
     """How the epochs of a run are composed, for any of these numbers of workers.
 
     Slots divide among all of them while that takes few; else among the most, and other numbers balance less well.
     """
     loop, ranks = config.loop, list(ranks)
     even = math.lcm(*ranks)
-    return Recipe(
+    return EpochSettings(
         loop.batch_size,
         loop.seed,
         slots_for(loop.slots, even if even <= MOST_SLOTS or loop.slots else max(ranks)),
@@ -121,7 +121,7 @@ def recipe(config: TrainConfig, ranks: Iterable[int]) -> Recipe:
 
 def composed(home: str, stop: int) -> int:
     """Steps of the epochs before epoch `stop`, which are all there."""
-    return sum(Artifact.open(epoch_place(home, one), "epoch").manifest.notes["steps"] for one in range(stop))
+    return sum(Artifact.open(epoch_path(home, one), "epoch").manifest.notes["steps"] for one in range(stop))
 
 
 def total_steps(home: str, loop: LoopConfig) -> int:
@@ -140,7 +140,7 @@ class Epochs:
     """
 
     def __init__(
-        self, rows: Artifact, how: Recipe, config: TrainConfig, start: int = 0, stop: int | None = None
+        self, rows: Artifact, how: EpochSettings, config: TrainConfig, start: int = 0, stop: int | None = None
     ) -> None:
         self.rows, self.how, self.home, self.loop = rows, how, config.places["epochs"], config.loop
         self.start, self.stop = start, stop
@@ -161,18 +161,18 @@ class Epochs:
         self.over.set()
         self.thread.join()
 
-    def _compose(self, number: int, spread: Spread) -> Artifact:
-        place = epoch_place(self.home, number)
+    def _compose(self, number: int, spread: RunTasks) -> Artifact:
+        place = epoch_path(self.home, number)
         fs, failed = files.filesystem(place + FAILED)
         if fs.exists(failed):
             fs.rm(failed)
         return compose_epoch(self.rows, self.how, number, place, spread)
 
-    def _spread(self, number: int) -> Spread:
+    def _spread(self, number: int) -> RunTasks:
         """On Ray where there are many rows, as long as training does not hold the CPUs."""
         if self.rows.rows("rows") <= HERE:
-            return here
-        return on_ray(join(epoch_place(self.home, number), "staging", "marks"))
+            return run_in_process
+        return on_ray(join(epoch_path(self.home, number), "staging", "marks"))
 
     def _beside(self, _: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
         """Tasks in this process, until training is over."""
@@ -188,7 +188,7 @@ class Epochs:
         number = self.start + 1
         done, total = composed(self.home, number), total_steps(self.home, self.loop)
         while done < total and number != self.stop:
-            opened_before = epoch_place(self.home, number - 1) + OPENED
+            opened_before = epoch_path(self.home, number - 1) + OPENED
             fs, mark = files.filesystem(opened_before)
             while not fs.exists(mark):
                 if self.over.wait(0.2):
@@ -199,7 +199,7 @@ class Epochs:
                 return
             except BaseException as error:
                 cause = user_cause(error)
-                write_json(epoch_place(self.home, number) + FAILED, {"error": cause or repr(error)})
+                write_json(epoch_path(self.home, number) + FAILED, {"error": cause or repr(error)})
                 if cause is None:
                     raise
                 return

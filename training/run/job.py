@@ -6,7 +6,7 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact
 from training.data.epoch import REPLAY
-from training.data.guide_vectors import opened
+from training.data.guide_vectors import open_guide
 from training.losses.any_loss import check_rows
 from training.run import model_card
 from training.run.config import TrainConfig
@@ -37,7 +37,7 @@ def run(config: TrainConfig) -> str:
     replayed = config.replay.open() if config.replay else None
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
-    inputs |= {name: one.manifest.fingerprint for name, one in opened(config.guide).items()}
+    inputs |= {name: one.manifest.fingerprint for name, one in open_guide(config.guide).items()}
     settle(config, places["log"], config.result_settings(), inputs)
     draft = artifact.begin(
         places["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, resume=True

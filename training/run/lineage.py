@@ -9,7 +9,7 @@ from pipeline.core.errors import UserError
 from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, open_parquet, read_json
 from training.data.epoch import REPLAY
-from training.data.epoch_reader import Reader, epoch_place
+from training.data.epoch_reader import EpochReader, epoch_path
 from training.data.read_rows import READERS
 from training.run.config import TrainConfig
 
@@ -24,7 +24,7 @@ def explain(run: str, step: int, row: int) -> dict[str, Any]:
     config = _config(run)
     reader, within = _reader(config.places["epochs"], step)
     version = config.version(config.refresh.version(reader.number) if config.refresh else 0)
-    batch = reader.table(reader.spot(within))
+    batch = reader.batch(reader.step_ref(within))
     if not 0 <= row < len(batch):
         raise UserError(f"row {row}: the batch of step {step} has rows 0 to {len(batch) - 1}")
     found = batch.slice(row, 1).to_pylist()[0]
@@ -35,14 +35,14 @@ def explain(run: str, step: int, row: int) -> dict[str, Any]:
     where = "negatives" if found["table"] == "mined" else "replay" if found["stream"] == REPLAY else "data"
     if source.manifest.fingerprint != rows.manifest.inputs[where]:
         raise UserError(f"{source.path}: was made anew since this run; its rows are others now")
-    given = _row(source, found["table"], found["at"])
+    given = _row(source, found["table"], found["table_row"])
     return {
         "step": step,
         "epoch": reader.number,
         "slot": found["slot"],
         "row": found["row"],
         "source": found["source"],
-        "table": f"{source.path}: {found['table']}, row {found['at']}",
+        "table": f"{source.path}: {found['table']}, row {found['table_row']}",
         "anchor": {"id": given["anchor_id"], "text": given["anchor"]},
         "positive": {
             "id": given["positive_id"],
@@ -51,7 +51,7 @@ def explain(run: str, step: int, row: int) -> dict[str, Any]:
             "relevance": given.get("relevance"),
             "teacher": found["teacher"],
         },
-        "negatives": [(given.get("negatives") or [])[one["at"]] for one in found["negatives"]],
+        "negatives": [(given.get("negatives") or [])[one["index"]] for one in found["negatives"]],
         "versions": _versions(config, source, rows, reader.epoch),
     }
 
@@ -64,15 +64,15 @@ def _config(run: str) -> TrainConfig:
     return validate(TrainConfig, {**read_json(place), "run": run})
 
 
-def _reader(home: str, step: int) -> tuple[Reader, int]:
+def _reader(home: str, step: int) -> tuple[EpochReader, int]:
     """Find the epoch of a step, and the step in it."""
     number, left = 0, step
     while True:
-        place = epoch_place(home, number)
+        place = epoch_path(home, number)
         fs, root = filesystem(join(place, MANIFEST))
         if step < 0 or not fs.exists(root):
             raise UserError(f"step {step}: no epoch under {home} has it; they hold steps 0 to {step - left - 1}")
-        reader = Reader(Artifact.open(place, "epoch"), number)
+        reader = EpochReader(Artifact.open(place, "epoch"), number)
         if left < len(reader):
             return reader, left
         number, left = number + 1, left - len(reader)

@@ -19,7 +19,7 @@ from pipeline.mining import job
 from pipeline.mining.config import MineConfig
 from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json, read_parquet
-from training.data.epoch_reader import epoch_place
+from training.data.epoch_reader import epoch_path
 from training.loop.checkpoint import load_weights
 from training.loop.lora import attach, merge
 from training.loop.step import Embed
@@ -65,7 +65,7 @@ def rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
                 kept = fit(config, plan, stop)
             checkpoint, step = kept.newest()
             if stop is None or step >= total_steps(home, config.loop) or not _through(home, stop, step):
-                return Trained(kept, first, Artifact.open(epoch_place(home, 0), "epoch"), versions)
+                return Trained(kept, first, Artifact.open(epoch_path(home, 0), "epoch"), versions)
             _mine(config, number + 1, checkpoint, step)
         _clear(config.version(number + 1)["model"])
         before, negatives = negatives, Artifact.open(config.version(number + 1)["negatives"], "mine")
@@ -94,7 +94,7 @@ def _over(config: TrainConfig, number: int, stop: int) -> bool:
 
 def _through(home: str, stop: int, step: int) -> bool:
     """Whether a step is the last before epoch `stop`, or a later one; training that stops early never gets there."""
-    return all(_whole(epoch_place(home, one)) for one in range(stop)) and step >= composed(home, stop)
+    return all(_whole(epoch_path(home, one)) for one in range(stop)) and step >= composed(home, stop)
 
 
 def _whole(place: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.core.config import validate
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage.artifact import Artifact
-from training.data.epoch_reader import Awaited, Feed
+from training.data.epoch_reader import EpochFeed, EpochWaiter
 from training.loop.lora import attach
 from training.loop.step import Loop
 from training.loop.trainer import Drive
@@ -35,7 +35,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     if config.lora:
         attach(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
-    feed = Feed(Awaited(places["epochs"], marks=ray.train.get_context().get_world_rank() == 0), settings["stop"])
+    feed = EpochFeed(
+        EpochWaiter(places["epochs"], mark_opened=ray.train.get_context().get_world_rank() == 0), settings["stop"]
+    )
     by_slot = config.loop.dropout_by_slot or isinstance(config.workers, Elastic)
     loop = Loop(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
     barrier()

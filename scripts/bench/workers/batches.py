@@ -93,7 +93,7 @@ def compose(job: dict[str, Any]) -> dict[str, float]:
     """Compose an epoch on Ray."""
     from pipeline.core import ray_session as engine
     from pipeline.storage.artifact import Artifact
-    from training.data.epoch import Recipe
+    from training.data.epoch import EpochSettings
     from training.data.epoch_composer import compose_epoch
     from training.run.epochs import on_ray
 
@@ -101,7 +101,7 @@ def compose(job: dict[str, Any]) -> dict[str, float]:
     rows = Artifact.open(f"{job['folder']}/rows", "rows")
     place = f"{job['folder']}/epoch"
     start = time.perf_counter()
-    found = compose_epoch(rows, Recipe(SIZE, SEED), 0, place, on_ray(f"{place}/staging/marks"))
+    found = compose_epoch(rows, EpochSettings(SIZE, SEED), 0, place, on_ray(f"{place}/staging/marks"))
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "rows_per_s": rows.rows("rows") / seconds, "steps": found.manifest.notes["steps"]}
 
@@ -127,7 +127,7 @@ def check(job: dict[str, Any]) -> dict[str, float]:
             sums = np.bincount(step * ranks + table["slot"].to_numpy() % ranks, tokens, (step.max() + 1) * ranks)
             share = sums.reshape(-1, ranks).max(axis=1) / sums.reshape(-1, ranks).mean(axis=1)
             held[0], held[1] = held[0] + float(share.sum()), held[1] + len(share)
-    left = epoch.read("left")["row"].to_numpy() if epoch.has("left") else np.zeros(0, np.int64)
+    left = epoch.read("left_out")["row"].to_numpy() if epoch.has("left_out") else np.zeros(0, np.int64)
     np.add.at(seen, left, 1)
     means = {f"heaviest_{ranks}": total_share / steps for ranks, (total_share, steps) in heaviest.items()}
     return {"conflicts": conflicts, "accounted": float((seen == 1).mean()), **means}
@@ -138,16 +138,16 @@ def batches(job: dict[str, Any]) -> dict[str, float]:
     table, document, known = _real(job) if job["set"] else _synthetic(job["rows"])
     start, found = time.perf_counter(), []
     if job["side"] == "ours":
-        from training.data.epoch import Recipe
+        from training.data.epoch import EpochSettings
         from training.data.epoch_composer import compose_epoch
-        from training.data.epoch_reader import Reader
+        from training.data.epoch_reader import EpochReader
         from training.data.rows_artifact import write_rows
 
         with tempfile.TemporaryDirectory() as folder:
             rows = write_rows(f"{folder}/rows", {}, {}, table)
             start = time.perf_counter()
-            reader = Reader(compose_epoch(rows, Recipe(SIZE, SEED), 0, f"{folder}/epoch"), 0)
-            found = [reader.table(reader.spot(step))["row"].to_numpy() for step in range(len(reader))]
+            reader = EpochReader(compose_epoch(rows, EpochSettings(SIZE, SEED), 0, f"{folder}/epoch"), 0)
+            found = [reader.batch(reader.step_ref(step))["row"].to_numpy() for step in range(len(reader))]
     else:
         from datasets import Dataset
         from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
@@ -175,11 +175,11 @@ def _synthetic(count: int) -> tuple[Iterator[pa.Table], Any, Any]:
 
 def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
     from training.data.rows import rows_from
-    from training.data.rows_artifact import pieces
+    from training.data.rows_artifact import tokenise_in_pieces
 
     rows = rows_from(pairs(job["data"], job["set"], job["rows"]), {})
     return (
-        pieces(rows, lambda texts, role: [[1] * min(128, 2 + len(text) // 5) for text in texts]),
+        tokenise_in_pieces(rows, lambda texts, role: [[1] * min(128, 2 + len(text) // 5) for text in texts]),
         rows.positive_id,
         rows.relevant_id,
     )
@@ -215,25 +215,25 @@ def pairs(data: str, name: str, count: int) -> pa.Table:
 def balance(job: dict[str, Any]) -> dict[str, float]:
     """Tokens of the heaviest rank of W against the mean, and padding, dealt by us or in order as a sampler does."""
     from pipeline.encoder.encoder import Encoder, EncoderConfig
-    from training.data.epoch import Recipe
-    from training.data.epoch_reader import Made, Reader
+    from training.data.epoch import EpochSettings
+    from training.data.epoch_reader import EpochReader, InMemoryEpochs
     from training.data.rows import rows_from
-    from training.data.tokenized import cost, texts
+    from training.data.tokenized import token_columns, token_counts
 
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=128, dtype="float32"), "cpu")
     rows = rows_from(pairs(job["data"], job["set"], 6400), {})
-    epochs = Made(rows, encoder.tokenize, Recipe(SIZE, SEED))
-    reader = Reader(epochs(0), 0)
+    epochs = InMemoryEpochs(rows, encoder.tokenize, EpochSettings(SIZE, SEED))
+    reader = EpochReader(epochs(0), 0)
     found: dict[str, list[float]] = {}
     for step in range(len(reader) - 1):
-        table = reader.table(reader.spot(step))
-        costs, slot = cost(table), table["slot"].to_numpy()
+        table = reader.batch(reader.step_ref(step))
+        costs, slot = token_counts(table), table["slot"].to_numpy()
         order = np.argsort(np.random.default_rng(step).random(len(costs)))
         for ranks in (2, 4):
             for name, rank in (("dealt", slot % ranks), ("in_order", order % ranks)):
                 sums = np.bincount(rank, costs)
                 found.setdefault(f"{name}_{ranks}", []).append(float(sums.max() / sums.mean()))
-        columns = texts(table)
+        columns = token_columns(table)
         lengths = [[len(text) for text in columns[name]] for name in ("query", "positive")]
         found.setdefault("padding", []).append(encoder.padding_share([one for part in lengths for one in part]))
         found.setdefault("padding_in_order", []).append(
@@ -251,7 +251,7 @@ def balance(job: dict[str, Any]) -> dict[str, float]:
 def wait(job: dict[str, Any]) -> dict[str, float]:
     """Share of the steps of MiniLM that waits for a batch, and how long one takes to get ready."""
     from pipeline.encoder.encoder import Encoder, EncoderConfig
-    from training.data.epoch_reader import ahead
+    from training.data.epoch_reader import prefetch
     from training.data.rows import rows_from
     from training.loop.step import Loop, LoopConfig
     from training.loop.throughput import Meter
@@ -261,14 +261,14 @@ def wait(job: dict[str, Any]) -> dict[str, float]:
     settings = LoopConfig(batch_size=SIZE, validations=0, max_steps=job["steps"], dropout=0.0)
     loop = Loop(encoder, InfoNCE(), rows_from(pairs(job["data"], job["set"], 6400), {}), settings)
     ready = []
-    for _, spot in loop.plan(0):
+    for _, ref in loop.plan(0):
         start = time.perf_counter()
-        loop.work(spot)
+        loop.work(ref)
         ready.append(time.perf_counter() - start)
     meter = Meter(encoder)
-    for step, spot, work in meter.waited(ahead(loop.plan(0), loop.work)):
+    for step, ref, work in meter.waited(prefetch(loop.plan(0), loop.work)):
         loop.step(work, step)
-        meter.add(len(spot), work.columns.values())
+        meter.add(len(ref), work.columns.values())
     return {"wait": meter.read()["wait"], "ready_ms": 1000 * float(np.median(ready))}
 
 

@@ -187,14 +187,14 @@ def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     import torch
 
     from tests.training.data.test_read_rows import travelling
-    from training.data.read_rows import load
+    from training.data.read_rows import load_rows
     from training.losses.false_negatives import MaskConfig, document_mask
     from training.losses.loss import Batch
 
     pairs = [pair for pair in planted(30, seed=4, changes=(1, 1)) if index(*pair) >= 0.85][:8]
     recipe = corpus(tmp_path, pairs) | {"split": {"train": 1, "dev": 0, "test": 0}}
     artifact = build(recipe, tmp_path / "run")
-    rows = load(["pairs"], artifact, None, None, None)
+    rows = load_rows(["pairs"], artifact, None, None, None)
     count = len(rows)
     beside = {name: torch.from_numpy(value) for name, value in travelling(rows).items()}
     vectors = torch.zeros(count, 2)

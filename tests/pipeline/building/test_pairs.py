@@ -107,9 +107,9 @@ def test_pairs_count_by_their_relevance(inline: None, tmp_path: Path):
     grades = [("a", "x", 3), ("a", "y", 1), ("b", "x", 2)]
     artifact = build(judged(tmp_path, grades, pairs={"weights": {1: 0.25, 3: 2}}), tmp_path / "run")
     assert {(row["relevance"], row["weight"]) for row in table(artifact, "pairs")} == {(3, 2), (1, 0.25), (2, None)}
-    from training.data.read_rows import load
+    from training.data.read_rows import load_rows
 
-    assert sorted(load(["pairs"], artifact, None, None, None).weight.tolist()) == [0.25, 1.0, 2.0]
+    assert sorted(load_rows(["pairs"], artifact, None, None, None).weight.tolist()) == [0.25, 1.0, 2.0]
 
 
 @pytest.mark.parametrize("over", [{}, {"buckets": 3}])

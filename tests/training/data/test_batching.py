@@ -5,19 +5,19 @@ import pyarrow as pa
 import pytest
 
 from tests.support.rows import siblings, table
-from training.data.batching import Keys, Ragged, chosen, compose, deal, order
+from training.data.batching import Ragged, RowKeys, assign_slots, compose_batches, epoch_order, select_negatives
 from training.data.rows import rows_from
 
 
-def keys_of(rows, index) -> Keys:
+def keys_of(rows, index) -> RowKeys:
     documents = [np.array([rows.positive_id[row], *rows.negative_id[row]]) for row in index]
-    return Keys(Ragged.of(documents), Ragged.of([rows.relevant_id[row] for row in index]))
+    return RowKeys(Ragged.from_lists(documents), Ragged.from_lists([rows.relevant_id[row] for row in index]))
 
 
 def composed(rows, size, seed, epoch):
     """Batches of row numbers, and those without one."""
-    index = order(np.arange(len(rows)), rows.share, seed, epoch)
-    found = compose(keys_of(rows, index), size)
+    index = epoch_order(np.arange(len(rows)), rows.share, seed, epoch)
+    found = compose_batches(keys_of(rows, index), size)
     return [index[batch] for batch in found.batches], index[found.left_out]
 
 
@@ -48,8 +48,8 @@ def test_whole_runs_are_taken_as_if_row_by_row(size):
     negatives = [[f"d{(i * 7) % 60}-0", f"n{i % 40}"] if i % 9 == 0 else [] for i in range(len(pairs))]
     rows = rows_from(table(pairs, negatives), {"q3": ["d4-1"], "lone7": ["alone8", "n3"]})
     for epoch in range(3):
-        index = order(np.arange(len(rows)), None, 1, epoch)
-        assert not keys_of(rows, index).hot().all() and keys_of(rows, index).hot().any()
+        index = epoch_order(np.arange(len(rows)), None, 1, epoch)
+        assert not keys_of(rows, index).conflicting().all() and keys_of(rows, index).conflicting().any()
         found, _ = composed(rows, size, 1, epoch)
         assert [batch.tolist() for batch in found] == one_by_one(rows, index, size)
 
@@ -93,17 +93,17 @@ def test_a_document_with_the_anchors_own_text_is_no_negative_of_it():
 
 def test_order_is_a_fresh_permutation_each_epoch_and_seed():
     rows = np.arange(190)
-    orders = [tuple(order(rows, None, seed, epoch)) for seed in (1, 2) for epoch in (0, 1)]
+    orders = [tuple(epoch_order(rows, None, seed, epoch)) for seed in (1, 2) for epoch in (0, 1)]
     assert len(set(orders)) == 4
     assert all(sorted(found) == list(range(len(rows))) for found in orders)
-    assert orders[0] == tuple(order(rows, None, 1, 0))
+    assert orders[0] == tuple(epoch_order(rows, None, 1, 0))
 
 
 @pytest.mark.parametrize("slots", [12, 24, 5])
 def test_slots_partition_the_batch_and_balance_its_cost_for_any_ranks(slots):
     rng = np.random.default_rng(0)
     cost = np.exp(rng.normal(4, 0.7, (40, 64))).clip(4, 256).astype(np.int64)
-    slot = deal(cost, slots)
+    slot = assign_slots(cost, slots)
     assert slot.shape == cost.shape and set(np.unique(slot)) == set(range(slots))
     for ranks in (one for one in (1, 2, 3, 4, 5) if slots % one == 0):
         sums = np.stack([np.where(slot % ranks == rank, cost, 0).sum(axis=1) for rank in range(ranks)])
@@ -128,7 +128,7 @@ def test_sources_are_taken_as_often_as_asked():
     for epoch_number in range(4):
         batches, left = composed(rows, 32, 5, epoch_number)
         placed = np.concatenate([*batches, left])
-        assert np.array_equal(np.sort(placed), np.sort(order(np.arange(len(rows)), rows.share, 5, epoch_number)))
+        assert np.array_equal(np.sort(placed), np.sort(epoch_order(np.arange(len(rows)), rows.share, 5, epoch_number)))
         assert all(len(set(batch.tolist())) == len(batch) for batch in batches)
         found = {name: int((sources[placed] == name).sum()) for name in "abcd"}
         assert abs(found["a"] - 100) < 40 and abs(found["b"] - 600) < 50 and (found["c"], found["d"]) == (400, 0)
@@ -143,7 +143,7 @@ def test_a_mix_of_ones_is_no_mix():
     plain, _ = of_sources({"a": 70, "b": 30}, None)
     assert plain.share is None
     for epoch_number in range(3):
-        one, other = (order(np.arange(100), rows.share, 1, epoch_number) for rows in (mixed, plain))
+        one, other = (epoch_order(np.arange(100), rows.share, 1, epoch_number) for rows in (mixed, plain))
         assert np.array_equal(one, other)
 
 
@@ -152,10 +152,10 @@ def test_negatives_are_fresh_each_epoch_and_all_have_their_turn():
     rows = np.array([3, 14, 15, 92, 65])
     seen = np.zeros(17, dtype=int)
     for epoch in range(40):
-        mask = chosen(rows, counts, 2, 7, epoch)
-        assert np.array_equal(mask, chosen(rows, counts, 2, 7, epoch))
+        mask = select_negatives(rows, counts, 2, 7, epoch)
+        assert np.array_equal(mask, select_negatives(rows, counts, 2, 7, epoch))
         assert [int(part.sum()) for part in np.split(mask, np.cumsum(counts)[:-1])] == [0, 2, 2, 1, 2]
-        alone = chosen(rows[4:], counts[4:], 2, 7, epoch)
+        alone = select_negatives(rows[4:], counts[4:], 2, 7, epoch)
         assert np.array_equal(alone, mask[8:]), "a row's draw depends on its neighbours"
         seen += mask
     assert seen.min() > 0 and len(set(map(int, seen[8:]))) > 1

@@ -24,12 +24,12 @@ from tests.support.ranks import run_ranks
 from tests.support.rows import made, pair, table
 from tests.support.runs import make_data
 from training.data import bulk_rows, epoch, rows_artifact
-from training.data.epoch import Recipe, here
+from training.data.epoch import EpochSettings, run_in_process
 from training.data.epoch_composer import compose_epoch
-from training.data.epoch_reader import Awaited, Feed, Made, Reader, epoch_place, slots_for
-from training.data.read_rows import load, mixed
+from training.data.epoch_reader import EpochFeed, EpochReader, EpochWaiter, InMemoryEpochs, epoch_path, slots_for
+from training.data.read_rows import load_rows, source_shares
 from training.data.rows import Rows, rows_from
-from training.data.rows_artifact import pieces, write_rows
+from training.data.rows_artifact import tokenise_in_pieces, write_rows
 
 SIZE = 16
 TOKENS = lambda texts, role: [[1] * (1 + len(text) % 7) for text in texts]  # noqa: E731
@@ -56,7 +56,7 @@ def small(monkeypatch):
 
 
 def artifact_of(rows: Rows, place: Path) -> Artifact:
-    return write_rows(str(place), {}, {}, pieces(rows, TOKENS))
+    return write_rows(str(place), {}, {}, tokenise_in_pieces(rows, TOKENS))
 
 
 def contents(artifact: Artifact) -> dict[str, str]:
@@ -67,8 +67,8 @@ def contents(artifact: Artifact) -> dict[str, str]:
 
 
 def steps_of(artifact: Artifact) -> list[pa.Table]:
-    reader = Reader(artifact, 0)
-    return [reader.table(reader.spot(step)) for step in range(len(reader))]
+    reader = EpochReader(artifact, 0)
+    return [reader.batch(reader.step_ref(step)) for step in range(len(reader))]
 
 
 def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
@@ -79,10 +79,10 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
         with ThreadPoolExecutor(5) as pool:
             return list(pool.map(task, range(count)))
 
-    rows, how = artifact_of(planted(), tmp_path / "rows"), Recipe(SIZE, 3, negatives=2)
+    rows, how = artifact_of(planted(), tmp_path / "rows"), EpochSettings(SIZE, 3, negatives=2)
     found = [
         contents(compose_epoch(rows, how, 1, str(tmp_path / spread.__name__), spread))
-        for spread in (here, backwards, threads)
+        for spread in (run_in_process, backwards, threads)
     ]
     assert found[0] == found[1] == found[2] and len(found[0]) > 10
     once = artifact_of(planted(), tmp_path / "again")
@@ -93,7 +93,7 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
 
 @pytest.mark.ray
 def test_ray_composes_the_same_bytes(ray_session, small, tmp_path):
-    rows, how = artifact_of(planted(400), tmp_path / "rows"), Recipe(SIZE, 3, negatives=1)
+    rows, how = artifact_of(planted(400), tmp_path / "rows"), EpochSettings(SIZE, 3, negatives=1)
     place = str(tmp_path / "ray")
     on_ray = partial(shuffle.run_tasks, marks=f"{place}/staging/marks", on_done=shuffle.ignore_progress)
     found = compose_epoch(rows, how, 0, place, on_ray)
@@ -106,13 +106,13 @@ def test_a_ledger_of_rows_and_no_false_negative_over_many_buckets(small, tmp_pat
     rows = planted(negatives=negatives)
     made_of = artifact_of(rows, tmp_path / "rows")
     for number in range(2):
-        found = compose_epoch(made_of, Recipe(SIZE, 3, negatives=2), number, str(tmp_path / f"epoch{number}"))
+        found = compose_epoch(made_of, EpochSettings(SIZE, 3, negatives=2), number, str(tmp_path / f"epoch{number}"))
         steps = steps_of(found)
         levels = {name.split("-")[2] for name in found.manifest.tables["rows"].files}
         assert levels >= {"0", "1", "2"}, "the rows were to go through several levels"
         assert [len(one) for one in steps[:-1]] == [SIZE] * (len(steps) - 1) and 4 <= len(steps[-1]) <= SIZE
         placed = [row for one in steps for row in one["row"].to_pylist()]
-        left = found.read("left").to_pylist() if found.has("left") else []
+        left = found.read("left_out").to_pylist() if found.has("left_out") else []
         assert sorted(placed + [one["row"] for one in left]) == list(range(len(rows)))
         assert found.manifest.dropped == dict(Counter(one["reason"] for one in left))
         assert found.manifest.notes["tokens"] == sum(int(epoch.cost(one).sum()) for one in steps)
@@ -137,18 +137,18 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(small, negatives):
     rows = planted(negatives=negatives)
     first: list[list[int]] = []
     for ranks in (1, 2, 3, 4):
-        feed = Feed(Made(rows, TOKENS, Recipe(SIZE, 5, slots_for(None, ranks), negatives=1)))
+        feed = EpochFeed(InMemoryEpochs(rows, TOKENS, EpochSettings(SIZE, 5, slots_for(None, ranks), negatives=1)))
         batches = []
-        for _, spot in feed.plan(0, 64):
-            parts = [feed.part(spot, rank, ranks) for rank in range(ranks)]
+        for _, ref in feed.plan(0, 64):
+            parts = [feed.rank_rows(ref, rank, ranks) for rank in range(ranks)]
             for part in parts:
-                assert [rows.positive_id[row] for row in part.rows] == part.beside["positive.id"].tolist()
-                assert part.beside["query.relevant"].shape[1] == parts[0].beside["query.relevant"].shape[1]
-                assert len(part.texts["negative"]) == len(part.beside["negative.row"]) == len(part.rows) * negatives
+                assert [rows.positive_id[row] for row in part.rows] == part.columns["positive.id"].tolist()
+                assert part.columns["query.relevant"].shape[1] == parts[0].columns["query.relevant"].shape[1]
+                assert len(part.texts["negative"]) == len(part.columns["negative.row"]) == len(part.rows) * negatives
             batches.append(sorted(row for part in parts for row in part.rows.tolist()))
         first = first or batches
         assert batches == first and len(batches) == 64
-    assert [sorted(feed.reader(0).table(spot)["row"].to_pylist()) for _, spot in feed.plan(60, 64)] == first[60:]
+    assert [sorted(feed.reader(0).batch(ref)["row"].to_pylist()) for _, ref in feed.plan(60, 64)] == first[60:]
 
 
 def test_slots_that_do_not_divide_are_named():
@@ -160,11 +160,11 @@ def test_slots_that_do_not_divide_are_named():
 def test_batches_of_one_source_and_a_temperature(small, tmp_path):
     rows = planted(600, negatives=False)
     alone = artifact_of(replace(rows, stream=rows.source), tmp_path / "alone")
-    steps = steps_of(compose_epoch(alone, Recipe(SIZE, 1), 0, str(tmp_path / "epoch")))
+    steps = steps_of(compose_epoch(alone, EpochSettings(SIZE, 1), 0, str(tmp_path / "epoch")))
     sources = [set(one["source"].to_pylist()) for one in steps]
     assert all(len(one) == 1 for one in sources) and set.union(*sources) == {"s0", "s1", "s2"}
     assert [len(one) for one in steps[:-3]] == [SIZE] * (len(steps) - 3), "short ones, one a source, come last"
-    shares = mixed({"big": 9000, "small": 1000}, {}, 2.0)
+    shares = source_shares({"big": 9000, "small": 1000}, {}, 2.0)
     assert 9000 * shares["big"] / (1000 * shares["small"]) == pytest.approx(3.0)
     assert 9000 * shares["big"] + 1000 * shares["small"] == pytest.approx(10_000)
 
@@ -202,7 +202,7 @@ def judged(folder: Path) -> tuple[Artifact, Artifact]:
     return build, mine
 
 
-class Opened(Feed):
+class Opened(EpochFeed):
     """A feed of one epoch over and over."""
 
     def __init__(self, one: Artifact) -> None:
@@ -214,30 +214,30 @@ def test_rows_staged_by_query_are_the_rows_in_memory(tmp_path, monkeypatch, mini
     monkeypatch.setattr(bulk_rows, "BLOCK_ROWS", 25)
     data, negatives = judged(tmp_path)
     kinds, mix = ["pairs", "mined", "labelled"], {"s1": 0.5}
-    rows = load(kinds, data, negatives, None, most_rows, mix)
+    rows = load_rows(kinds, data, negatives, None, most_rows, mix)
     encoder = EncoderConfig(layers=1, max_length=16)
     from pipeline.encoder.encoder import Encoder
 
     tokenize = Encoder.load(encoder, "cpu").tokenize
-    inside = write_rows(str(tmp_path / "inside"), {}, {}, pieces(rows, tokenize))
-    steps = bulk_rows.Bulk(
+    inside = write_rows(str(tmp_path / "inside"), {}, {}, tokenise_in_pieces(rows, tokenize))
+    steps = bulk_rows.BulkRows(
         kinds, data, negatives, encoder, Shuffle(str(tmp_path / "bulk" / "staging"), 3), str(tmp_path / "bulk"),
         max_rows=most_rows, mix=mix,
     )  # fmt: skip
-    staged = bulk_rows.write_bulk({}, {}, steps, here)
+    staged = bulk_rows.write_bulk_rows({}, {}, steps, run_in_process)
     assert staged.manifest.notes["columns"] == inside.manifest.notes["columns"]
     assert staged.manifest.notes["streams"][""]["rows"] == len(rows)
     assert len(staged.files("rows")) == 3
-    how = Recipe(8, 2, negatives=1)
+    how = EpochSettings(8, 2, negatives=1)
     for number in range(2):
         found = [Opened(compose_epoch(one, how, number, f"{one.path}-{number}")) for one in (inside, staged)]
         assert found[0].steps == found[1].steps > 5
-        for _, spot in found[0].plan(0, found[0].steps):
-            one, other = (feed.part(spot, 0, 1) for feed in found)
+        for _, ref in found[0].plan(0, found[0].steps):
+            one, other = (feed.rank_rows(ref, 0, 1) for feed in found)
             assert one.texts == other.texts and one.rows.tolist() == other.rows.tolist()
-            assert one.beside.keys() == other.beside.keys()
-            for name, values in one.beside.items():
-                np.testing.assert_array_equal(values, other.beside[name], err_msg=name)
+            assert one.columns.keys() == other.columns.keys()
+            for name, values in one.columns.items():
+                np.testing.assert_array_equal(values, other.columns[name], err_msg=name)
 
 
 WAYS = {"plain": (0.0, None), "dropout": (0.3, None), "dropout, cached": (0.3, 64)}
@@ -262,7 +262,7 @@ def curves() -> dict[str, dict[str, torch.Tensor]]:
         )
         encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
         loop = Loop(encoder, InfoNCE(), rows, settings)
-        losses = [loop.step(loop.work(spot), step)["loss"] for step, spot in loop.plan(0)]
+        losses = [loop.step(loop.work(ref), step)["loss"] for step, ref in loop.plan(0)]
         weights = torch.cat([value.detach().reshape(-1) for value in loop.module.parameters()])
         found[name] = {"losses": torch.tensor(losses, dtype=torch.float64), "weights": weights}
     return found
@@ -289,9 +289,9 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
     with data.Epochs(rows, data.recipe(config, [1]), config):
         time.sleep(0.5)
         assert sorted(path.name for path in Path(home).iterdir()) == ["epoch-00000"], "nobody has opened it yet"
-        feed = Feed(Awaited(home, marks=True))
-        read = [len(spot) for _, spot in feed.plan(0, 3 * feed.steps)]
-    assert len(read) == 3 * feed.steps == 3 * len(Reader(Artifact.open(epoch_place(home, 2), "epoch"), 2))
+        feed = EpochFeed(EpochWaiter(home, marks=True))
+        read = [len(ref) for _, ref in feed.plan(0, 3 * feed.steps)]
+    assert len(read) == 3 * feed.steps == 3 * len(EpochReader(Artifact.open(epoch_path(home, 2), "epoch"), 2))
 
     def broken(rows, how, number, place, spread):
         raise OSError(28, "No space left on device", place)
@@ -300,7 +300,7 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
     epochs = data.Epochs(rows, data.recipe(again, [1]), again)
     monkeypatch.setattr(data, "compose_epoch", broken)
     with epochs, pytest.raises(UserError, match=r"epoch 1: .*No space left on device"):
-        list(Feed(Awaited(again.places["epochs"], marks=True)).plan(0, 20))
+        list(EpochFeed(EpochWaiter(again.places["epochs"], marks=True)).plan(0, 20))
 
 
 def test_where_a_row_came_from_is_found(tmp_path, minilm):
@@ -318,8 +318,8 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
     epochs = Epochs(rows, recipe(config, [1, 2]), config)
     write_json(str(tmp_path / "training" / "config.json"), config.result_settings())
     found = explain(str(tmp_path), 2, 5)
-    batch = Reader(epochs.first, 0).table(Reader(epochs.first, 0).spot(2))
-    texts = load(["pairs"], data, None, None, None)
+    batch = EpochReader(epochs.first, 0).batch(EpochReader(epochs.first, 0).step_ref(2))
+    texts = load_rows(["pairs"], data, None, None, None)
     row = batch["row"].to_pylist()[5]
     assert (found["row"], found["anchor"]["text"], found["positive"]["text"]) == (
         row, texts.anchors[row], texts.positives[row],
@@ -333,13 +333,13 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
 
 
 def test_a_damaged_row_group_is_named_with_what_mends_it(small, tmp_path):
-    rows, how = artifact_of(planted(400), tmp_path / "rows"), Recipe(SIZE, 3)
+    rows, how = artifact_of(planted(400), tmp_path / "rows"), EpochSettings(SIZE, 3)
     place = tmp_path / "epoch"
     made = compose_epoch(rows, how, 0, str(place))
-    whole, reader = contents(made), Reader(made, 0)
-    spots = [reader.spot(step) for step in range(len(reader))]
-    spot = next(one for one in spots if one.place >= reader.notes["group_steps"])
-    path, number = Path(reader.files[spot.file]), spot.place // reader.notes["group_steps"]
+    whole, reader = contents(made), EpochReader(made, 0)
+    refs = [reader.step_ref(step) for step in range(len(reader))]
+    ref = next(one for one in refs if one.index >= reader.notes["group_steps"])
+    path, number = Path(reader.files[ref.file]), ref.index // reader.notes["group_steps"]
     with open_parquet(str(path)) as parquet:
         column = parquet.metadata.row_group(number).column(0)
         start, size = column.dictionary_page_offset or column.data_page_offset, column.total_compressed_size
@@ -349,6 +349,6 @@ def test_a_damaged_row_group_is_named_with_what_mends_it(small, tmp_path):
     with pytest.raises(
         UserError, match=rf"{path.name}: .*\(row group {number}\); remove {place}, and the same command"
     ):
-        reader.table(spot)
+        reader.batch(ref)
     shutil.rmtree(place)
     assert contents(compose_epoch(rows, how, 0, str(place))) == whole

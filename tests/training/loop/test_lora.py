@@ -14,7 +14,7 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage.artifact import Artifact
 from tests.support.ranks import run_ranks
 from tests.support.runs import SETTINGS, make_data, settings
-from training.data.read_rows import load
+from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, State, load_weights
 from training.loop.lora import LoraConfig, attach, merge
 from training.loop.step import Embed, Loop, LoopConfig
@@ -37,7 +37,9 @@ def make_loop(folder: Path, config: LoraConfig | None = None, **over) -> Loop:
     given = {"batch_size": 16, "max_steps": 4, "validations": 0, "precision": "float32", "learning_rate": 1e-2} | over
     made = (folder / "data" / "manifest.json").exists()
     data = Artifact.open(str(folder / "data"), "build") if made else make_data(folder)
-    return Loop(encoder, InfoNCE(learn_temperature=True), load(["pairs"], data, None, None, None), LoopConfig(**given))
+    return Loop(
+        encoder, InfoNCE(learn_temperature=True), load_rows(["pairs"], data, None, None, None), LoopConfig(**given)
+    )
 
 
 def train(loop: Loop, start: int, end: int) -> None:

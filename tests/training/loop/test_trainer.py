@@ -224,7 +224,7 @@ def test_two_one_two_workers_are_one_run(tmp_path: Path):
     third = run_ranks(2, segment, folder, 4, 6)[0]
     fourth = segment(folder, 6, 6)
     whole = make_loop(24, max_steps=8, epochs=8, batch_size=12, validations=0)
-    wanted = [sorted(whole.feed.rows(spot)) for _, spot in whole.plan(0)][:6]
+    wanted = [sorted(whole.feed.rows(ref)) for _, ref in whole.plan(0)][:6]
     assert [*first["batches"], *second["batches"], *third["batches"]] == wanted
     again = segment(folder, 2, 2)
     for here, there in ((first, again), (third, fourth)):

@@ -14,7 +14,7 @@ from training.loop.gradient_cache import Cached, Plain
 from training.losses.any_loss import AnyLoss
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
 from training.losses.gather import gather, world
-from training.losses.loss import FLOATS, GATHERED, FLOAT16, Batch
+from training.losses.loss import FLOAT16, FLOATS, GATHERED, Batch
 
 ROWS, DIM, STEP, PROGRESS = 12, 8, 3, 0.4
 MARGIN = 0.05

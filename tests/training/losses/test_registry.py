@@ -64,7 +64,7 @@ def test_symmetric_ranking_is_both_directions():
 
 def test_a_wrong_name_is_told_the_nearest_and_all_others():
     with pytest.raises(ValidationError) as caught:
-        ANY_LOSS.validate_python({"type": "cosnet"})
+        ANY_LOSS.validate_python({"type": "cosentt"})
     message = str(caught.value)
-    assert "no loss is called 'cosnet'; did you mean cosent?" in message
+    assert "no loss is called 'cosentt'; did you mean cosent?" in message
     assert "weighted_sum" in message and "also known as" in message and "multiple_negatives_ranking" in message

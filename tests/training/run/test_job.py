@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
 from tests.support.runs import SETTINGS, make_data, settings
-from training.data.read_rows import load
+from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, State, load_weights
 from training.loop.step import Loop, LoopConfig, rate_at
 from training.loop.trainer import milestones
@@ -123,7 +123,7 @@ def test_a_schema_mismatch_between_jobs_is_named(tmp_path):
     pq.write_table(pq.read_table(path).drop_columns(["positive"]), path)
     data = artifact.Artifact.open(str(tmp_path / "data"), "build")
     with pytest.raises(UserError, match=r"column 'positive' of table 'pairs' is missing; rerun the job that wrote it"):
-        load(["pairs"], data, None, None, None)
+        load_rows(["pairs"], data, None, None, None)
 
 
 def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path):
@@ -157,7 +157,7 @@ def test_resume_in_one_process_is_exact(tmp_path):
 
     def fresh() -> Loop:
         encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
-        return Loop(encoder, InfoNCE(learn_temperature=True), load(["pairs"], data, None, None, None), config)
+        return Loop(encoder, InfoNCE(learn_temperature=True), load_rows(["pairs"], data, None, None, None), config)
 
     def train(loop: Loop, start: int, end: int) -> None:
         for step, batch in loop.plan(start):
@@ -182,7 +182,7 @@ def test_a_share_of_the_base_is_the_mean_of_the_weights(tmp_path):
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
     base = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     config = LoopConfig(batch_size=16, max_steps=2, validations=0, precision="float32")
-    loop = Loop(encoder, InfoNCE(), load(["pairs"], data, None, None, None), config)
+    loop = Loop(encoder, InfoNCE(), load_rows(["pairs"], data, None, None, None), config)
     for step, batch in loop.plan(0):
         loop.step(loop.work(batch), step)
     tuned = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -240,7 +240,7 @@ def test_validation_beside_training_measures_the_checkpoint(tmp_path):
     data = make_data(tmp_path)
     config = settings(tmp_path, loop={**SETTINGS["loop"], "learning_rate": 0.01, "max_steps": 2})
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
-    loop = Loop(encoder, InfoNCE(), load(["pairs"], data, None, None, None), config.loop)
+    loop = Loop(encoder, InfoNCE(), load_rows(["pairs"], data, None, None, None), config.loop)
     checks = load_validation(data, config.validation)
     before = checks(encoder)
     for step, batch in loop.plan(0):

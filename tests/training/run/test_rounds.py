@@ -20,9 +20,9 @@ from pipeline.storage.artifact import Artifact
 from tests.support.loop import make_parts
 from tests.support.runs import make_data
 from tests.training.loop.test_trainer import Memory, make_loop
-from training.data.epoch import Recipe
+from training.data.epoch import EpochSettings
 from training.data.epoch_composer import compose_epoch
-from training.data.epoch_reader import Feed, Made, epoch_place
+from training.data.epoch_reader import EpochFeed, InMemoryEpochs, epoch_path
 from training.loop.trainer import Drive
 from training.run import job as fit
 from training.run.config import Refresh
@@ -55,7 +55,9 @@ def test_a_round_ends_at_its_last_step_and_the_next_goes_on_exactly(tmp_path: Pa
         for stop in stops:
             loop = make_loop(rows=32, epochs=2, batch_size=8)
             encoder, rows, config = make_parts(32, 8, batch_size=8)
-            loop.feed = Feed(Made(rows, encoder.tokenize, Recipe(config.batch_size, config.seed, 12)), stop)
+            loop.feed = EpochFeed(
+                InMemoryEpochs(rows, encoder.tokenize, EpochSettings(config.batch_size, config.seed, 12)), stop
+            )
             keeper = Memory(folder)
             Drive(loop, keeper, None, "plan").run()
             kept += keeper.steps
@@ -77,8 +79,8 @@ def test_refresh_wants_mined_rows():
 def test_a_round_that_stopped_early_is_not_through(tmp_path: Path):
     """Its later epochs were never composed; then nothing is mined for a round that does not come."""
     encoder, rows, config = make_parts(32, 8, batch_size=8)
-    made = Made(rows, encoder.tokenize, Recipe(config.batch_size, config.seed, 12))
-    compose_epoch(made.rows, made.recipe, 0, epoch_place(str(tmp_path), 0))
+    made = InMemoryEpochs(rows, encoder.tokenize, EpochSettings(config.batch_size, config.seed, 12))
+    compose_epoch(made.rows, made.settings, 0, epoch_path(str(tmp_path), 0))
     assert not _through(str(tmp_path), 2, 3)
     assert [_through(str(tmp_path), 1, step) for step in (3, 4, 5)] == [False, True, True]
 
