@@ -170,7 +170,7 @@ def _finish(
 
 
 def interleave(streams: list[StreamSteps], numbers: list[list[int]], size: int) -> pa.Table:
-    """Order the steps of all streams: those of a stream stay in order, spread evenly among the others; short ones last."""
+    """Order the steps of all streams: those of a stream keep their order, spread among the others; short ones last."""
     parts = []
     for stream, (steps, files) in enumerate(zip(streams, numbers, strict=True)):
         batch_rows = np.full(steps.steps, size, dtype=np.int64)
