@@ -79,7 +79,7 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
         with ThreadPoolExecutor(5) as pool:
             return list(pool.map(task, range(count)))
 
-    rows, how = artifact_of(planted(), tmp_path / "rows"), EpochSettings(SIZE, 3, negatives=2)
+    rows, how = artifact_of(planted(), tmp_path / "rows"), EpochSettings(SIZE, 3, max_negatives=2)
     found = [
         contents(compose_epoch(rows, how, 1, str(tmp_path / spread.__name__), spread))
         for spread in (run_in_process, backwards, threads)
@@ -93,7 +93,7 @@ def test_an_epoch_has_the_same_bytes_whatever_composes_it(small, tmp_path):
 
 @pytest.mark.ray
 def test_ray_composes_the_same_bytes(ray_session, small, tmp_path):
-    rows, how = artifact_of(planted(400), tmp_path / "rows"), EpochSettings(SIZE, 3, negatives=1)
+    rows, how = artifact_of(planted(400), tmp_path / "rows"), EpochSettings(SIZE, 3, max_negatives=1)
     place = str(tmp_path / "ray")
     on_ray = partial(shuffle.run_tasks, marks=f"{place}/staging/marks", on_done=shuffle.ignore_progress)
     found = compose_epoch(rows, how, 0, place, on_ray)
@@ -106,7 +106,9 @@ def test_a_ledger_of_rows_and_no_false_negative_over_many_buckets(small, tmp_pat
     rows = planted(negatives=negatives)
     made_of = artifact_of(rows, tmp_path / "rows")
     for number in range(2):
-        found = compose_epoch(made_of, EpochSettings(SIZE, 3, negatives=2), number, str(tmp_path / f"epoch{number}"))
+        found = compose_epoch(
+            made_of, EpochSettings(SIZE, 3, max_negatives=2), number, str(tmp_path / f"epoch{number}")
+        )
         steps = steps_of(found)
         levels = {name.split("-")[2] for name in found.manifest.tables["rows"].files}
         assert levels >= {"0", "1", "2"}, "the rows were to go through several levels"
@@ -137,7 +139,7 @@ def test_global_batches_are_the_same_for_any_number_of_ranks(small, negatives):
     rows = planted(negatives=negatives)
     first: list[list[int]] = []
     for ranks in (1, 2, 3, 4):
-        feed = EpochFeed(InMemoryEpochs(rows, TOKENS, EpochSettings(SIZE, 5, slots_for(None, ranks), negatives=1)))
+        feed = EpochFeed(InMemoryEpochs(rows, TOKENS, EpochSettings(SIZE, 5, slots_for(None, ranks), max_negatives=1)))
         batches = []
         for _, ref in feed.plan(0, 64):
             parts = [feed.rank_rows(ref, rank, ranks) for rank in range(ranks)]
@@ -228,7 +230,7 @@ def test_rows_staged_by_query_are_the_rows_in_memory(tmp_path, monkeypatch, mini
     assert staged.manifest.notes["columns"] == inside.manifest.notes["columns"]
     assert staged.manifest.notes["streams"][""]["rows"] == len(rows)
     assert len(staged.files("rows")) == 3
-    how = EpochSettings(8, 2, negatives=1)
+    how = EpochSettings(8, 2, max_negatives=1)
     for number in range(2):
         found = [Opened(compose_epoch(one, how, number, f"{one.path}-{number}")) for one in (inside, staged)]
         assert found[0].steps == found[1].steps > 5
