@@ -10,10 +10,10 @@ import torch
 
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from training.data.rows import rows_from
-from training.loop.checkpoint import Keeper
-from training.loop.gradient_cache import Cached, Plain
-from training.loop.step import Loop, LoopConfig
-from training.loop.trainer import Drive
+from training.loop.checkpoint import RunStore
+from training.loop.gradient_cache import GradientCache, PlainPass
+from training.loop.step import LoopConfig, TrainStep
+from training.loop.trainer import Trainer
 from training.losses.infonce import InfoNCE
 from training.losses.loss import local_batch
 
@@ -85,9 +85,9 @@ def test_dropout_is_replayed_on_a_gpu(minilm, precision, attention):
         found = [value.grad.reshape(-1) for value in encoder.parameters() if value.grad is not None]
         return torch.cat(found).double(), torch.rand(1, device="cuda")
 
-    plain, after = gradient(Plain(encode, {}), 5)
-    cached, too = gradient(Cached(encode, encoder, {}, 600, encoder.split_batches), 5)
-    other, _ = gradient(Plain(encode, {}), 6)
+    plain, after = gradient(PlainPass(encode, {}), 5)
+    cached, too = gradient(GradientCache(encode, encoder, {}, 600, encoder.split_batches), 5)
+    other, _ = gradient(PlainPass(encode, {}), 6)
     near = 1e-5 if precision == torch.float32 else 2e-2
     assert (cached - plain).norm() <= near * plain.norm()
     assert torch.equal(after, too), "random numbers after the step"
@@ -154,7 +154,7 @@ def test_a_tiled_loss_is_the_dense_one_on_a_gpu():
         assert masked == pytest.approx(exact[2], rel=1e-6) and masked > 0
 
 
-class Lines(Keeper):
+class Lines(RunStore):
     """Keeps the lines of a run."""
 
     def __init__(self):
@@ -177,8 +177,8 @@ def test_training_on_a_gpu_learns(minilm, settings):
     )
     encoder = Encoder.load(EncoderConfig(model=minilm, layers=2, dtype="float32"), "cuda", to_train=True)
     lines = Lines()
-    loop = Loop(encoder, InfoNCE(), rows_from(table, {}), config)
-    Drive(loop, lines, None).run()
+    loop = TrainStep(encoder, InfoNCE(), rows_from(table, {}), config)
+    Trainer(loop, lines, None).run()
     losses = [row["loss"] for row in lines.rows if "loss" in row]
     assert len(losses) == 24 and np.mean(losses[-4:]) < 0.7 * np.mean(losses[:2])
-    assert loop.optimizer.bad == 0
+    assert loop.optimizer.bad_steps == 0

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from training.data.rows import Rows, rows_from
-from training.loop.step import Loop, LoopConfig
+from training.loop.step import LoopConfig, TrainStep
 from training.losses.infonce import InfoNCE
 
 BUDGET = 256
@@ -29,7 +29,7 @@ def make_parts(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) 
     return encoder, rows_from(table, {}), LoopConfig(**settings)
 
 
-def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> Loop:
+def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> TrainStep:
     """A loop over made-up rows with one negative each, on the first two layers of the sample model, dropout on."""
     encoder, made, settings = make_parts(rows, words, budget, **config)
-    return Loop(encoder, InfoNCE(learn_temperature=True), made, settings)
+    return TrainStep(encoder, InfoNCE(learn_temperature=True), made, settings)

@@ -1,7 +1,7 @@
-"""torch.compile of the transformer's calls: dynamic shapes, one graph without breaks, and no quiet way back to eager.
+"""torch.compile of the transformer: dynamic shapes, one graph without breaks, never a silent fallback to eager.
 
-The module stays what it is, so that names of weights and what is saved do not change. Random numbers are drawn as eager
-does, so that the gradient cache can replay dropout.
+The module is compiled in place, so that names of weights and saved files do not change. Random numbers are drawn as in
+eager mode, so that the gradient cache can replay dropout.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from pipeline.core.errors import UserError
 GRAPHS = 64  # with and without padding, in training, validation and both passes of the gradient cache
 
 
-def compile_calls(transformer: torch.nn.Module, device: str) -> None:
-    """Compile the calls of a transformer in place; each new kind of call costs tens of seconds, once.
+def compile_transformer(transformer: torch.nn.Module, device: str) -> None:
+    """Compile a transformer in place; each new kind of call costs tens of seconds, once.
 
     Raises UserError on a CPU without a C++ compiler.
     """
@@ -36,8 +36,8 @@ def compile_calls(transformer: torch.nn.Module, device: str) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Name the setting where a call cannot be compiled."""
+def explain_failures() -> Iterator[None]:
+    """Raise UserError naming the setting where the model cannot be compiled."""
     from torch._dynamo.exc import TorchDynamoException
 
     try:

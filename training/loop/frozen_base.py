@@ -1,4 +1,4 @@
-"""The base as it was: a frozen copy of an encoder, for losses that compare with it."""
+"""A frozen copy of the encoder as it was before training, for losses that compare with the base."""
 
 import copy
 
@@ -9,17 +9,17 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.tokenizer import Tokens
 
 
-class Frozen:
-    """A copy of an encoder that never trains; made before training, or a restored checkpoint, changes the original.
+class FrozenBase:
+    """A copy of an encoder that never trains; made before training or a checkpoint changes the original.
 
-    It encodes without gradient in chunks of the encoder's token budget and draws no random numbers, so it takes the
-    memory of its weights and one chunk, and a step's dropout is the same with and without it.
+    It encodes without gradient, in chunks of the encoder's token budget, and draws no random numbers: it needs the
+    memory of its weights and one chunk, and the dropout of a step is the same with and without it.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
 
     def __call__(self, tokens: Tokens, skip: list[int]) -> Tensor:
-        """Token ids and leading tokens to skip of R texts into [R, D]."""
+        """Turn token ids and numbers of leading tokens to skip of R texts into [R, D]."""
         with torch.no_grad():
             return self.encoder.encode_tokens(tokens, skip)

@@ -1,4 +1,4 @@
-"""Give back what the C library keeps: batches of ever new shapes leave its heap full of holes."""
+"""Return free heap pages to the system: batches of ever new shapes fragment the heap of the C library."""
 
 import ctypes
 import functools
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def trim() -> None:
-    """Return free pages of the heap to the system; nothing where the C library is not glibc.
+    """Return free pages of the heap to the system; does nothing where the C library is not glibc.
 
     Two ranks of a small model kept 0.9 GiB each after thirty steps without it.
     """
@@ -17,7 +17,7 @@ def trim() -> None:
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
     try:
-        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        function: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return None
-    return found
+    return function

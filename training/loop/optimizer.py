@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW on clipped gradients, scaled in float16; no step on what is not finite."""
+"""AdamW on clipped gradients, with loss scaling in float16; a gradient that is not finite is skipped."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from pipeline.core.errors import UserError
 
 
 class Optimizer:
-    """AdamW over the trained parameters of a module, at the rate that each step brings.
+    """AdamW over the trained parameters of a module, with the learning rate given at each step.
 
     In float16 the loss is scaled up before backward, so that small gradients are not lost, and the scale follows what
     the gradients bear (Micikevicius et al. 2018, arXiv 1710.03740); other precisions need none.
@@ -26,17 +26,17 @@ class Optimizer:
         max_bad_steps: int,
     ) -> None:
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        self.max_grad_norm, self.max_bad_steps, self.bad = max_grad_norm, max_bad_steps, 0
+        self.max_grad_norm, self.max_bad_steps, self.bad_steps = max_grad_norm, max_bad_steps, 0
         self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay), fused=True)
         device = self.parameters[0].device.type
         self.scaler = torch.amp.GradScaler(device, enabled=precision == torch.float16)
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step."""
+        """Clear the gradients of the last step."""
         self.adamw.zero_grad(set_to_none=True)
 
-    def scaled(self, loss: Tensor) -> Tensor:
-        """The loss as backward shall see it."""
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """Scale the loss for backward."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
@@ -53,28 +53,28 @@ class Optimizer:
                 group["lr"] = rate
             self.scaler.step(self.adamw)
         elif scale <= 1.0:
-            self.bad += 1
-            if self.bad > self.max_bad_steps:
+            self.bad_steps += 1
+            if self.bad_steps > self.max_bad_steps:
                 raise UserError(
-                    f"step {step}: the gradient is not finite, {self.bad} times now; lower loop.learning_rate or set "
-                    "loop.precision float32"
+                    f"step {step}: the gradient is not finite, {self.bad_steps} times now; "
+                    "lower loop.learning_rate or set loop.precision float32"
                 )
         self.scaler.update()
         return {"grad_norm": norm, "learning_rate": rate} | ({"scale": scale} if self.scaler.is_enabled() else {})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict(), "bad": self.bad}
+        return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict(), "bad_steps": self.bad_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a saved state."""
         self.adamw.load_state_dict(state["adamw"])
         self.scaler.load_state_dict(state["scaler"])
-        self.bad = int(state["bad"])
+        self.bad_steps = int(state["bad_steps"])
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """No weight decay on biases, norms and learned scalars."""
+    """Parameter groups: no weight decay on biases, norms and learnable scalars."""
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

@@ -1,4 +1,4 @@
-"""A training step and the run of steps, on plain torch.distributed: the same under Ray Train, torchrun or alone."""
+"""One training step of one rank on plain torch.distributed: the same under Ray Train, torchrun or in one process."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -23,71 +23,73 @@ from training.data import batching
 from training.data.epoch import EpochSettings
 from training.data.epoch_reader import EpochFeed, InMemoryEpochs, StepRef, slots_for
 from training.data.rows import Rows
-from training.loop.checkpoint import Progress, State
-from training.loop.compile import compile_calls, told
-from training.loop.frozen_base import Frozen
-from training.loop.gradient_cache import Cached, Piece, Plain
+from training.loop.checkpoint import Progress, TrainingState
+from training.loop.compile import compile_transformer, explain_failures
+from training.loop.frozen_base import FrozenBase
+from training.loop.gradient_cache import GradientCache, PlainPass, SeededTexts
 from training.loop.optimizer import Optimizer
-from training.loop.throughput import Pace
-from training.loop.weight_averaging import Average, Averaging
+from training.loop.throughput import RankTimer
+from training.loop.weight_averaging import Averaging, WeightAverage
 from training.losses.gather import gather, world
 from training.losses.loss import Batch, Loss
 
-GRADES = ("query.score", "query.weight", "query.teacher")
-COLUMNS = ("query", "positive", "negative")
+ROW_SCORES = ("query.score", "query.weight", "query.teacher")
+TEXT_COLUMNS = ("query", "positive", "negative")
 Validate = Callable[[Encoder], dict[str, float]]
 
 
 class LoopConfig(Config):
-    """How long, how fast and how big."""
+    """Length of the training, optimiser, batch size and memory."""
 
     epochs: int = Field(1, ge=1, description="passes over the training rows")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(64, ge=2, description="rows of the global batch, over all workers")
     learning_rate: float = Field(5e-5, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rate rises")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this global norm")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the forward pass")
     cache_tokens: int | None = Field(
-        None, ge=16, description="gradient cache: memory of this many padded tokens a worker, whatever the batch"
+        None,
+        ge=16,
+        description="gradient cache: encode in chunks of this many padded tokens a worker, for batches of any size",
     )
     gradient_checkpointing: bool = Field(False, description="keep fewer activations, compute them again in backward")
-    compile: bool = Field(False, description="torch.compile the transformer: worth it for long runs")
+    compile: bool = Field(False, description="torch.compile the transformer; pays off in long runs")
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
     average: Averaging | None = Field(None, description="validate and save a running average of the weights")
     seed: int = 13
-    slots: int | None = Field(
-        None, ge=1, description="parts of a batch, whose tokens balance, dealt to the workers; default 12 or a multiple"
-    )
+    slots: int | None = Field(None, ge=1, description="parts of a batch, balanced by tokens, that workers share")
     dropout_by_slot: bool = Field(
-        False, description="the same dropout for any number of workers; a tenth slower; elastic runs always do"
+        False, description="the same dropout for any number of workers, a tenth slower; always on in elastic runs"
     )
-    validations: int = Field(4, ge=0, description="how often to measure retrieval and keep a checkpoint, evenly spread")
+    validations: int = Field(
+        4, ge=0, description="how often to validate and save a checkpoint, evenly spread over the steps"
+    )
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
-    max_bad_steps: int = Field(5, ge=0, description="stop after this many steps whose gradient is not finite")
-    patience: int | None = Field(None, ge=1, description="stop after this many validations that were no better")
-    min_delta: float = Field(0.0, ge=0, description="what a validation must gain over the best to be better")
+    max_bad_steps: int = Field(5, ge=0, description="stop after more than this many steps whose gradient is not finite")
+    patience: int | None = Field(None, ge=1, description="stop after this many validations without improvement")
+    min_delta: float = Field(0.0, ge=0, description="smallest gain over the best validation that counts as improvement")
 
 
-class Embed(nn.Module):
-    """The encoder and the loss's learned scalars as one module, so that DDP reduces their gradients together."""
+class EmbedModule(nn.Module):
+    """The encoder and the learnable scalars of the loss as one module, so that DDP reduces their gradients at once."""
 
-    def __init__(self, encoder: Encoder, learned: Mapping[str, float]) -> None:
+    def __init__(self, encoder: Encoder, scalars: Mapping[str, float]) -> None:
         super().__init__()
         self.encoder = encoder
-        self.learned = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in learned.items()})
+        self.scalars = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in scalars.items()})
 
     def forward(self, tokens: Tokens, skip: list[int]) -> Tensor:
-        """Token ids of R texts of all columns into [R, D], in one call so that one backward reduces gradients once."""
+        """Encode token ids of the R texts of all columns into [R, D], in one call so that DDP reduces gradients once."""
         vectors: Tensor = self.encoder.encode_tokens(tokens, skip)
         return vectors
 
 
 @dataclass(frozen=True)
-class Work:
-    """One rank's part of a global batch: tokens, ids, row numbers, and its slots with the rows of each."""
+class RankBatch:
+    """One rank's rows of a global batch: token ids, id columns, row numbers, and its slots with the rows of each."""
 
     columns: dict[str, Tokens]
     ids: dict[str, Tensor]
@@ -96,8 +98,8 @@ class Work:
     counts: list[int]
 
 
-class Loop:
-    """Everything one rank needs to train."""
+class TrainStep:
+    """The model, loss, data and optimiser of one rank, and the step that they take together."""
 
     def __init__(
         self,
@@ -106,7 +108,7 @@ class Loop:
         data: Rows | EpochFeed,
         config: LoopConfig,
     ) -> None:
-        """Train on a feed of composed epochs, or on rows in memory, which every rank then composes for itself."""
+        """Train on a feed of composed epochs, or on rows in memory, which every rank composes for itself."""
         self.config, self.loss = config, loss
         self.rank, self.size = world()
         if config.batch_size < 4 * self.size:
@@ -116,25 +118,25 @@ class Loop:
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         if encoder.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
             encoder.packed = use_packed_attention("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
-        self.base = Frozen(encoder) if loss.needs_base() else None
+        self.base = FrozenBase(encoder) if loss.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
         if encoder.packed and encoder.device.type == "cpu":
             use_cpu_dropout(encoder)
         if config.gradient_checkpointing:
-            _checkpoint(encoder.transformer)
+            _enable_gradient_checkpointing(encoder.transformer)
         if config.compile and encoder.packed:
             raise UserError(
                 "loop.compile: packed texts have other shapes each step; set encoder.attention sdpa or eager"
             )
         if config.compile:
-            compile_calls(encoder.transformer, encoder.device.type)
-        self.told = told if config.compile else nullcontext
-        self.module = Embed(encoder, loss.learnable()).to(encoder.device)
+            compile_transformer(encoder.transformer, encoder.device.type)
+        self.compile_errors = explain_failures if config.compile else nullcontext
+        self.module = EmbedModule(encoder, loss.learnable()).to(encoder.device)
         self.model: nn.Module = self.module
         if self.size > 1:
             self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.pace = Pace(encoder.device)
+        self.timer = RankTimer(encoder.device)
         self.optimizer = Optimizer(
             self.module,
             self.autocast,
@@ -142,36 +144,38 @@ class Loop:
             max_grad_norm=config.max_grad_norm,
             max_bad_steps=config.max_bad_steps,
         )
-        learned = dict(self.module.learned.items())
-        self.passes: Plain | Cached = Plain(self.encode, learned)
+        scalars = dict(self.module.scalars.items())
+        self.encoder_pass: PlainPass | GradientCache = PlainPass(self.encode, scalars)
         if config.cache_tokens is not None:
-            self.passes = Cached(self.encode, self.model, learned, config.cache_tokens, encoder.split_batches)
-        self.feed = data if isinstance(data, EpochFeed) else self._composed(data)
-        self.steps, self.mark = self.feed.steps, batching.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
+            self.encoder_pass = GradientCache(
+                self.encode, self.model, scalars, config.cache_tokens, encoder.split_batches
+            )
+        self.feed = data if isinstance(data, EpochFeed) else self._compose(data)
+        self.steps, self.plan_id = self.feed.steps, batching.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
-        self.drops = config.dropout_by_slot and _drops(encoder)
-        self.average = Average(self.module, config.average, self.total) if config.average else None
+        self.seeded_dropout = config.dropout_by_slot and _has_dropout(encoder)
+        self.average = WeightAverage(self.module, config.average, self.total) if config.average else None
 
-    def _composed(self, rows: Rows) -> EpochFeed:
+    def _compose(self, rows: Rows) -> EpochFeed:
         config, slots = self.config, slots_for(self.config.slots, self.size)
         return EpochFeed(
             InMemoryEpochs(rows, self.module.encoder.tokenize, EpochSettings(config.batch_size, config.seed, slots))
         )
 
     def plan(self, start: int) -> Iterator[tuple[int, StepRef]]:
-        """Yield (step, its place in the epochs) from step `start` to the last."""
+        """Yield (step, reference to its batch) from step `start` to the last."""
         return self.feed.plan(start, self.total)
 
-    def work(self, ref: StepRef) -> Work:
-        """Take this rank's rows of a global batch."""
+    def load_batch(self, ref: StepRef) -> RankBatch:
+        """Read this rank's rows of a global batch."""
         part = self.feed.rank_rows(ref, self.rank, self.size)
         device = self.module.encoder.device
         ids = {name: torch.from_numpy(value).to(device) for name, value in part.columns.items()}
-        return Work(part.texts, ids, part.rows, part.slots, part.counts)
+        return RankBatch(part.texts, ids, part.rows, part.slots, part.counts)
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
-        """Token ids of R texts into [R, D], in the precision of the forward pass."""
-        with self._precision(), self.told():
+        """Encode token ids of R texts into [R, D], in the precision of the forward pass."""
+        with self._precision(), self.compile_errors():
             vectors: Tensor = self.model(tokens, skip)
         return vectors
 
@@ -179,53 +183,53 @@ class Loop:
         device = self.module.encoder.device.type
         return torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32)
 
-    def embed(self, work: Work, step: int) -> Batch:
-        """Encode this rank's texts in one pass and gather every rank's."""
+    def embed(self, batch: RankBatch, step: int) -> Batch:
+        """Encode this rank's texts in one pass and gather those of all ranks."""
         encoder = self.module.encoder
-        tokens = [row for name in COLUMNS for row in work.columns[name]]
-        counts = [len(work.columns[name]) for name in COLUMNS]
+        tokens = [row for name in TEXT_COLUMNS for row in batch.columns[name]]
+        counts = [len(batch.columns[name]) for name in TEXT_COLUMNS]
         skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
-        vectors = self.passes(tokens, skips, self._pieces(work, step))
-        columns = dict(zip(COLUMNS, torch.split(vectors, counts), strict=True))
-        self.pace.arrived()
-        every = gather(columns, work.ids, step=step, plan=self.mark)
+        vectors = self.encoder_pass(tokens, skips, self._pieces(batch, step))
+        columns = dict(zip(TEXT_COLUMNS, torch.split(vectors, counts), strict=True))
+        self.timer.mark_gather()
+        gathered = gather(columns, batch.ids, step=step, plan=self.plan_id)
         with self._precision():
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
-        return Batch.from_gathered(every, step=step, progress=step / self.total, base=base)
+        return Batch.from_gathered(gathered, step=step, progress=step / self.total, base=base)
 
-    def _pieces(self, work: Work, step: int) -> list[Piece] | None:
-        """Texts by slot and the random numbers of each, so that dropout is the same for any number of ranks."""
-        if not self.drops:
+    def _pieces(self, batch: RankBatch, step: int) -> list[SeededTexts] | None:
+        """Texts of each slot with a seed of its own, so that dropout is the same for any number of ranks."""
+        if not self.seeded_dropout:
             return None
-        slot = np.repeat(work.slots, work.counts)
-        of_negatives = slot[work.ids["negative.row"].cpu().numpy()]
-        every = np.concatenate([slot, slot, of_negatives])
+        slot = np.repeat(batch.slots, batch.counts)
+        of_negatives = slot[batch.ids["negative.row"].cpu().numpy()]
+        slot_of_text = np.concatenate([slot, slot, of_negatives])
         seed = f"{self.config.seed}/{step}"
-        return [(batching.stable_id(f"{seed}/{one}"), np.flatnonzero(every == one)) for one in work.slots]
+        return [(batching.stable_id(f"{seed}/{slot}"), np.flatnonzero(slot_of_text == slot)) for slot in batch.slots]
 
-    def backward(self, work: Work, step: int) -> dict[str, float]:
-        """Forward and backward of one global batch; on every rank the gradients are those of the whole batch's loss."""
-        self.pace.begin()
+    def backward(self, batch: RankBatch, step: int) -> dict[str, float]:
+        """Run forward and backward of a global batch; every rank ends with the gradients of the loss on all of it."""
+        self.timer.begin()
         self.optimizer.zero_grad()
-        batch = self.embed(work, step)
-        share = self.loss(batch, self.passes.learned)
-        self.passes.backward(self.optimizer.scaled(share.loss * self.size))
-        return self.pace.summed({"loss": share.loss.detach(), **share.report})
+        global_batch = self.embed(batch, step)
+        share = self.loss(global_batch, self.encoder_pass.scalars)
+        self.encoder_pass.backward(self.optimizer.scale_loss(share.loss * self.size))
+        return self.timer.sum_over_ranks({"loss": share.loss.detach(), **share.report})
 
-    def step(self, work: Work, step: int) -> dict[str, float]:
-        """One optimiser step; a batch whose gradient is not finite is skipped and counted."""
+    def step(self, batch: RankBatch, step: int) -> dict[str, float]:
+        """Take one optimiser step; a batch whose gradient is not finite is skipped and counted."""
         torch.manual_seed(batching.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
         self.module.train()
-        report = self.backward(work, step)
-        report |= self.optimizer.step(step, rate_at(step, self.total, self.config))
+        report = self.backward(batch, step)
+        report |= self.optimizer.step(step, learning_rate_at(step, self.total, self.config))
         if self.average:
             self.average.update(step)
         return report
 
-    def described(self, work: Work) -> list[dict[str, Any]]:
-        """Rows of this rank's part of a batch to read: ids as they are gathered, texts as the model saw them."""
-        ids = {name: value.tolist() for name, value in work.ids.items()}
-        texts = {name: self.module.encoder.tokenizer.batch_decode(rows) for name, rows in work.columns.items()}
+    def readable_rows(self, batch: RankBatch) -> list[dict[str, Any]]:
+        """Rows of this rank in readable form: ids as they are gathered, texts as the model saw them."""
+        ids = {name: value.tolist() for name, value in batch.ids.items()}
+        texts = {name: self.module.encoder.tokenizer.batch_decode(rows) for name, rows in batch.columns.items()}
         owner = ids.get("negative.row", [])
         return [
             {
@@ -235,23 +239,23 @@ class Loop:
                 "positive": texts["positive"][row],
                 "negatives": [text for text, of in zip(texts["negative"], owner, strict=True) if of == row],
                 **{name: ids[name][row] for name in ("query.label",) if name in ids},
-                **{name: _number(ids[name][row]) for name in GRADES if name in ids},
+                **{name: _bits_as_text(ids[name][row]) for name in ROW_SCORES if name in ids},
             }
             for row in range(len(texts["query"]))
         ]
 
-    def state(self, progress: Progress) -> State:
-        """What a checkpoint is made of."""
-        return State(self.module, self.optimizer, progress, self.average)
+    def state(self, progress: Progress) -> TrainingState:
+        """Everything that a checkpoint holds."""
+        return TrainingState(self.module, self.optimizer, progress, self.average)
 
-    def measure(self, validate: Validate) -> dict[str, float]:
-        """Validate what would be saved now: the average where there is one, else the weights."""
-        with self.average.inside() if self.average else nullcontext():
+    def validate(self, validate: Validate) -> dict[str, float]:
+        """Validate the weights that would be saved now: their average where there is one."""
+        with self.average.applied() if self.average else nullcontext():
             return validate(self.module.encoder)
 
 
-def rate_at(step: int, total: int, config: LoopConfig) -> float:
-    """Learning rate of a step: linear rise over the warm-up, then linear, cosine or no fall to zero."""
+def learning_rate_at(step: int, total: int, config: LoopConfig) -> float:
+    """Learning rate of a step: linear warm-up, then linear, cosine or no decay to zero."""
     rise = config.warmup * total
     if step < rise:
         return config.learning_rate * (step + 1) / (math.floor(rise) + 1)
@@ -260,12 +264,12 @@ def rate_at(step: int, total: int, config: LoopConfig) -> float:
     return config.learning_rate * fall
 
 
-def _number(bits: int) -> str:
-    """A float64 that travelled as its bits, in words: it may be what is wrong with a row."""
+def _bits_as_text(bits: int) -> str:
+    """Text of a float64 that was gathered as its bits: it may be what is wrong with a row."""
     return repr(float(np.int64(bits).view(np.float64)))
 
 
-def _checkpoint(transformer: Any) -> None:
+def _enable_gradient_checkpointing(transformer: Any) -> None:
     try:
         newer = getattr(transformer, "activation_checkpointing_enable", None)  # the name of later releases
         (newer or transformer.gradient_checkpointing_enable)({"use_reentrant": False})
@@ -281,8 +285,8 @@ def _set_dropout(module: nn.Module, share: float) -> None:
             setattr(part, "dropout_prob", share)  # noqa: B010  attention keeps its own copy
 
 
-def _drops(module: nn.Module) -> bool:
-    """Whether anything in a module is dropped at random: its dropout layers, and attention that keeps its own share."""
+def _has_dropout(module: nn.Module) -> bool:
+    """Whether a module uses dropout: in its dropout layers, or in attention, which has a rate of its own."""
     return any(
         (isinstance(part, nn.Dropout) and part.p > 0)
         or any("dropout" in name and isinstance(value, float) and value > 0 for name, value in vars(part).items())

@@ -1,4 +1,4 @@
-"""Speed of training: pairs and tokens a second, padding, waiting for data, and which rank is slow."""
+"""Throughput of training: pairs and tokens a second, padding, time spent waiting for data, and the slowest rank."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -15,47 +15,47 @@ from training.losses.gather import world
 T = TypeVar("T")
 
 
-class Pace:
-    """How long each rank takes to reach the gather of a step, and a clock that all ranks agree on.
+class RankTimer:
+    """Time that each rank takes to reach the gather of a step, and a clock that is the same on all ranks.
 
-    Both travel with the figures of a step in the one small collective that it makes anyway.
+    Both are exchanged with the figures of a step, in the small collective that a step makes anyway.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rank, self.size = world()
-        self.clock = 0.0  # seconds since the first step: the mean over ranks, the same number on all of them
+        self.clock = 0.0  # seconds since the first step: the mean over ranks, the same on all of them
         self.busy, self.steps = [0.0] * self.size, 0
         self.start = self.last = time.monotonic()
-        self.own = 0.0
+        self.rank_s = 0.0
 
     def begin(self) -> None:
-        """Start a step on this rank."""
+        """Start a step."""
         self.start = time.monotonic()
 
-    def arrived(self) -> None:
-        """Note that this rank has embedded its rows: from here on it waits for the others."""
+    def mark_gather(self) -> None:
+        """Record that this rank has embedded its rows: from here on it waits for the others."""
         if self.size > 1 and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        self.own = time.monotonic() - self.start
+        self.rank_s = time.monotonic() - self.start
 
-    def summed(self, shares: dict[str, Tensor]) -> dict[str, float]:
-        """Sum shares over ranks in one small collective, with every rank's time beside them."""
+    def sum_over_ranks(self, shares: dict[str, Tensor]) -> dict[str, float]:
+        """Sum the shares of all ranks in one small collective, together with their times."""
         now = time.monotonic()
-        times = [now - self.last] + [self.own if rank == self.rank else 0.0 for rank in range(self.size)]
+        times = [now - self.last] + [self.rank_s if rank == self.rank else 0.0 for rank in range(self.size)]
         self.last = now
         values = torch.stack([value.float() for value in shares.values()])
         values = torch.cat([values, torch.tensor(times, device=values.device)])
         if self.size > 1:
             dist.all_reduce(values)
-        found: list[float] = values.tolist()
-        self.clock += found[len(shares)] / self.size
-        self.busy = [held + more for held, more in zip(self.busy, found[len(shares) + 1 :], strict=True)]
+        totals: list[float] = values.tolist()
+        self.clock += totals[len(shares)] / self.size
+        self.busy = [seconds + more for seconds, more in zip(self.busy, totals[len(shares) + 1 :], strict=True)]
         self.steps += 1
-        return dict(zip(shares, found, strict=False))
+        return dict(zip(shares, totals, strict=False))
 
     def read(self) -> dict[str, float]:
-        """Seconds to the gather since the last reading, a step: the slowest rank, its time, the mean of all."""
+        """Seconds a step to the gather since the last call: the slowest rank, its time, the mean of all ranks."""
         steps, busy = max(1, self.steps), self.busy
         self.busy, self.steps = [0.0] * self.size, 0
         if self.size == 1:
@@ -68,23 +68,23 @@ class Pace:
         }
 
 
-class Meter:
-    """Pairs and tokens a second, padding and the share of time spent waiting for data, since the last validation."""
+class ThroughputMeter:
+    """Pairs and tokens a second, padding, and the share of time spent waiting for data, since the last validation."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start counting again."""
         self.start, self.steps, self.pairs, self.tokens = time.monotonic(), 0, 0, 0
         self.padding = self.waiting = 0.0
 
-    def waited(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass items on and count the time that each but the first was waited for: nothing can prepare that one."""
+    def timed(self, items: Iterable[T]) -> Iterator[T]:
+        """Pass items on and add up the time spent waiting for each but the first, which nothing can prepare."""
         source, first = iter(items), True
         while True:
-            asked = time.monotonic()
+            start = time.monotonic()
             item = next(source, None)
             if item is None:
                 return
@@ -92,11 +92,11 @@ class Meter:
                 first = False
                 self.reset()
             else:
-                self.waiting += time.monotonic() - asked
+                self.waiting += time.monotonic() - start
             yield item
 
     def add(self, pairs: int, columns: Iterable[Tokens]) -> None:
-        """Count a step: pairs of the global batch, and this rank's tokens of its columns."""
+        """Count a step: pairs of the global batch, and this rank's tokens by column."""
         lengths = [len(row) for column in columns for row in column]
         self.steps += 1
         self.pairs += pairs
@@ -104,7 +104,7 @@ class Meter:
         self.padding = self.encoder.padding_share(lengths)
 
     def read(self) -> dict[str, float]:
-        """Return the figures so far."""
+        """Figures since the last reset."""
         seconds = max(1e-9, time.monotonic() - self.start)
         return {
             "seconds_per_step": seconds / max(1, self.steps),

@@ -1,4 +1,4 @@
-"""Quality on held-out data while training: retrieval over a sample of the corpus, or similarity of graded pairs."""
+"""Validation on held-out data while training: retrieval over a sample of the corpus, or similarity of scored pairs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from training.losses.gather import gather, world
 
 
 @dataclass(frozen=True)
-class Validation:
-    """Queries, a sample of documents that holds all their relevant ones, and the judgments."""
+class RetrievalValidation:
+    """Queries, a sample of documents with all their relevant ones, and the judgments."""
 
     queries: Mapping[str, str]
     documents: Mapping[str, str]
@@ -32,8 +32,8 @@ class Validation:
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Score the encoder: {"ndcg@10": ...}; every rank encodes its part and all get the same figures.
 
-        The figures are higher than over the whole corpus, since the sample leaves out most wrong answers; they are
-        for comparing steps of one run.
+        The figures are higher than over the full corpus, since the sample leaves out most wrong answers; compare them
+        only between steps of one run.
         """
         queries = _encode_parts(encoder, list(self.queries.values()), "query")
         documents = _encode_parts(encoder, list(self.documents.values()), "document")
@@ -42,14 +42,15 @@ class Validation:
         )
         doc_ids = list(self.documents)
         rankings = {
-            query: [doc_ids[row] for row in found if row >= 0] for query, found in zip(self.queries, rows, strict=True)
+            query: [doc_ids[row] for row in ranked if row >= 0]
+            for query, ranked in zip(self.queries, rows, strict=True)
         }
         scores = retrieval.retrieval(rankings, self.judgments, ["ndcg@10", "mrr@10"])
         return {name: retrieval.mean(values) for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
-class Similarity:
+class SimilarityValidation:
     """Labelled pairs and their gold scores."""
 
     left: Sequence[str]
@@ -66,7 +67,7 @@ class Similarity:
         return {"spearman": pair_scores.spearman_correlation(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 
 
-def sample(
+def sample_corpus(
     queries: Mapping[str, str],
     corpus: Mapping[str, str],
     judgments: Mapping[str, Mapping[str, int]],
@@ -74,24 +75,26 @@ def sample(
     max_queries: int,
     max_documents: int,
     order: Mapping[str, int],
-) -> Validation:
-    """Choose queries with a relevant document and fill their documents up with others, by a stable hash `order`.
+) -> RetrievalValidation:
+    """Sample queries, all their judged documents, and other documents, by a stable hash `order`.
 
     A document that is the query itself is neither ranked nor counted, as in `evaluate`.
     """
     itself = _self_matches(queries, corpus, judgments)
     others_only = {q: {d: g for d, g in j.items() if d not in itself.get(q, ())} for q, j in judgments.items()}
-    judged = {q: j for q, j in others_only.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())}
-    chosen = sorted(judged, key=lambda q: order.get(q, 0))[:max_queries]
-    wanted = {d for q in chosen for d in judged[q] if d in corpus}
-    others = sorted((d for d in corpus if d not in wanted), key=lambda d: order.get(d, 0))
-    documents = sorted([*wanted, *others[: max(0, max_documents - len(wanted))]])
+    judged_queries = {
+        q: j for q, j in others_only.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())
+    }
+    chosen = sorted(judged_queries, key=lambda q: order.get(q, 0))[:max_queries]
+    relevant = {d for q in chosen for d in judged_queries[q] if d in corpus}
+    others = sorted((d for d in corpus if d not in relevant), key=lambda d: order.get(d, 0))
+    documents = sorted([*relevant, *others[: max(0, max_documents - len(relevant))]])
     index_of = {doc: index for index, doc in enumerate(documents)}
     barred = [(i, index_of[doc]) for i, q in enumerate(chosen) for doc in sorted(itself.get(q, ())) if doc in index_of]
-    return Validation(
+    return RetrievalValidation(
         {q: queries[q] for q in chosen},
         {d: corpus[d] for d in documents},
-        {q: judged[q] for q in chosen},
+        {q: judged_queries[q] for q in chosen},
         (np.array([i for i, _ in barred], np.int64), np.array([j for _, j in barred], np.int64)),
     )
 
@@ -108,42 +111,43 @@ def _self_matches(
 
 
 def _encode_parts(encoder: Encoder, texts: list[str], role: Role) -> np.ndarray:
-    """Encode every W-th text on this rank and put all ranks' vectors back in order: [N, D]."""
+    """Encode every W-th text on this rank; returns the vectors [N, D] of all ranks in order."""
     rank, size = world()
-    mine = torch.from_numpy(encoder.encode(texts[rank::size], role))
-    everyone = gather({"text": mine.to(encoder.device)})
-    vectors = np.empty((len(texts), mine.shape[1]), dtype=np.float32)
+    local = torch.from_numpy(encoder.encode(texts[rank::size], role))
+    gathered = gather({"text": local.to(encoder.device)})
+    vectors = np.empty((len(texts), local.shape[1]), dtype=np.float32)
     start = 0
-    for other, count in enumerate(everyone.sizes["text"]):
-        vectors[other::size] = everyone.columns["text"][start : start + count].cpu().numpy()
+    for other, count in enumerate(gathered.sizes["text"]):
+        vectors[other::size] = gathered.columns["text"][start : start + count].cpu().numpy()
         start += count
     return vectors
 
 
 class ValidationConfig(Config):
-    """Which held-out queries are measured while training, and over how large a sample of the corpus."""
+    """Which held-out queries are validated while training, over how large a sample of the corpus."""
 
     split: Literal["dev", "test"] = "dev"
     max_queries: int = Field(200, ge=1)
     max_documents: int = Field(1000, ge=10)
     max_pairs: int = Field(2000, ge=2, description="labelled pairs, where spearman is measured")
     metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
-        "auto", description="the best checkpoint is the best of this; auto: ndcg@10, of labelled pairs alone spearman"
+        "auto",
+        description="chooses the best checkpoint; auto: ndcg@10, or spearman where there are only labelled pairs",
     )
-    beside: bool = Field(False, description="measure checkpoints in a task of their own while training goes on")
-    beside_limit_s: float = Field(1800.0, gt=0, description="give up a validation beside training after so long")
+    asynchronous: bool = Field(False, description="validate checkpoints in a task of their own while training goes on")
+    timeout_s: float = Field(1800.0, gt=0, description="time limit of an asynchronous validation")
 
-    def measured(self, data: Artifact) -> str:
-        """Name the metric for a data set."""
+    def metric_name(self, data: Artifact) -> str:
+        """Name of the metric for a data set."""
         if self.metric != "auto":
             return self.metric
         return "spearman" if data.has("labelled") and not data.has("qrels") else "ndcg@10"
 
 
-def load_validation(data: Artifact, config: ValidationConfig) -> Validation | Similarity | None:
+def load_validation(data: Artifact, config: ValidationConfig) -> RetrievalValidation | SimilarityValidation | None:
     """Read the validation sample; None when the split has no judged query, or for spearman no labelled pair."""
-    if config.measured(data) == "spearman":
-        return _similarity(data, config)
+    if config.metric_name(data) == "spearman":
+        return _load_similarity(data, config)
     if not all(data.has(table) for table in ("queries", "qrels", "corpus")):
         return None
     queries = data.read("queries")
@@ -157,13 +161,13 @@ def load_validation(data: Artifact, config: ValidationConfig) -> Validation | Si
     corpus = data.read("corpus", ["doc_id", "text"])
     documents = dict(zip(corpus["doc_id"].to_pylist(), corpus["text"].to_pylist(), strict=True))
     order = {name: stable_id(name) for name in (*texts, *documents)}
-    found = sample(
+    validation = sample_corpus(
         texts, documents, judgments, max_queries=config.max_queries, max_documents=config.max_documents, order=order
     )
-    return found if found.queries else None
+    return validation if validation.queries else None
 
 
-def _similarity(data: Artifact, config: ValidationConfig) -> Similarity | None:
+def _load_similarity(data: Artifact, config: ValidationConfig) -> SimilarityValidation | None:
     if not data.has("labelled"):
         return None
     pairs = data.read("labelled")
@@ -171,5 +175,5 @@ def _similarity(data: Artifact, config: ValidationConfig) -> Similarity | None:
     names = zip(pairs["left_id"].to_pylist(), pairs["right_id"].to_pylist(), strict=True)
     order = sorted((stable_id(f"{left}\t{right}"), at) for at, (left, right) in enumerate(names))
     pairs = pairs.take([at for _, at in order[: config.max_pairs]])
-    found = Similarity(*(pairs[name].to_pylist() for name in ("left", "right", "score")))
-    return found if len(found.gold) else None
+    validation = SimilarityValidation(*(pairs[name].to_pylist() for name in ("left", "right", "score")))
+    return validation if len(validation.gold) else None

@@ -1,9 +1,9 @@
-"""A running average of the trained weights over steps: what a run validates and saves in place of the last weights.
+"""Weight averaging: a run validates and saves a running average of its weights in place of the last ones.
 
     ema:  a_0 = w_start,  a_t = decay * a_(t-1) + (1 - decay) * w_t
     mean: a_t = mean of the weights after the steps so far
 Both begin after the share `start` of the steps; until then the average is the weights as they are. Averages lie nearer
-to the base and in flatter places than the last weights, and lose less of what the base knew.
+to the base and in flatter places than the last weights, and forget less of what the base knew.
 Sources: Polyak and Juditsky 1992; Izmailov et al. 2018 (SWA, arXiv 1803.05407); Morales-Brotons et al. 2024 (EMA,
 arXiv 2411.18704).
 """
@@ -20,58 +20,56 @@ from pipeline.core.config import Config
 
 
 class EMA(Config):
-    """Exponential moving average: it looks back over about 1 / (1 - decay) steps."""
+    """Exponential moving average of the weights, over about 1 / (1 - decay) steps."""
 
     type: Literal["ema"] = "ema"
-    decay: float = Field(0.99, gt=0, lt=1, description="what the average keeps of itself at each step")
-    start: float = Field(
-        0.0, ge=0, lt=1, description="share of the steps before the first that counts; 0: the base too"
-    )
+    decay: float = Field(0.99, gt=0, lt=1, description="share of the average that stays at each step")
+    start: float = Field(0.0, ge=0, lt=1, description="share of the steps before averaging begins; 0: with the base")
 
     def weight(self, count: int) -> float:
-        """What the newest weights count, after `count` earlier ones."""
+        """Weight of the newest weights in the average, after `count` earlier ones."""
         return 1.0 - self.decay
 
 
 class Mean(Config):
-    """Mean of the weights after every step, all alike."""
+    """Plain mean of the weights after every step (SWA)."""
 
     type: Literal["mean"] = "mean"
-    start: float = Field(0.5, ge=0, lt=1, description="share of the steps before the first that counts")
+    start: float = Field(0.5, ge=0, lt=1, description="share of the steps before averaging begins")
 
     def weight(self, count: int) -> float:
-        """What the newest weights count, after `count` earlier ones."""
+        """Weight of the newest weights in the average, after `count` earlier ones."""
         return 1.0 / (count + 1)
 
 
 Averaging = Annotated[EMA | Mean, Field(discriminator="type")]
 
 
-class Average:
-    """The average of a module's trained weights in float32 at least, on their device.
+class WeightAverage:
+    """The average of the trained weights of a module, in float32 at least, on their device.
 
-    Every rank holds it: weights are the same on all of them, so it is too, without a collective. It is a function of
-    the weights after each step, and of the step, alone; with its tensors in the checkpoint a resumed run is exact.
+    Every rank computes it from its own weights, which are the same on all ranks, without a collective. It depends on
+    the weights after each step, and on the step, alone; with its tensors in the checkpoint a resumed run is exact.
     """
 
     def __init__(self, module: nn.Module, config: EMA | Mean, total: int) -> None:
-        self.config, self.first = config, int(config.start * total)
+        self.config, self.first_step = config, int(config.start * total)
         self.trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
-        self.held = {name: _wide(value) for name, value in self.trained.items()}
+        self.values = {name: _at_least_float32(value) for name, value in self.trained.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step `step`, which counts from 0."""
-        count = step - self.first
-        weight = 1.0 if count < 0 or (count == 0 and self.first > 0) else self.config.weight(count)
+        """Add the weights after optimiser step `step`, which counts from 0."""
+        count = step - self.first_step
+        weight = 1.0 if count < 0 or (count == 0 and self.first_step > 0) else self.config.weight(count)
         for name, value in self.trained.items():
-            self.held[name].lerp_(_wide(value), weight)
+            self.values[name].lerp_(_at_least_float32(value), weight)
 
     @contextmanager
-    def inside(self) -> Iterator[None]:
-        """Put the average in place of the weights; afterwards they are back, bit for bit."""
+    def applied(self) -> Iterator[None]:
+        """Replace the weights by the average; afterwards they are back, bit for bit."""
         weights = {name: value.detach().clone() for name, value in self.trained.items()}
-        self._set(self.held)
+        self._set(self.values)
         try:
             yield
         finally:
@@ -83,15 +81,15 @@ class Average:
             value.copy_(values[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Its tensors by the names of the module."""
-        return dict(self.held)
+        """Tensors of the average, by parameter name."""
+        return dict(self.values)
 
-    def load_state_dict(self, found: Mapping[str, Tensor]) -> None:
-        """Go on from its tensors."""
-        for name, value in self.held.items():
-            value.copy_(found[name])
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from saved tensors."""
+        for name, value in self.values.items():
+            value.copy_(state[name])
 
 
-def _wide(value: Tensor) -> Tensor:
-    """A copy in float32 at least: the steps of an average are smaller than half precision resolves."""
+def _at_least_float32(value: Tensor) -> Tensor:
+    """Copy a tensor in float32 at least: the changes of an average are smaller than half precision resolves."""
     return value.detach().to(torch.promote_types(value.dtype, torch.float32), copy=True)

@@ -6,9 +6,9 @@ from pipeline.core.config import validate
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
-from training.loop.checkpoint import load_weights, progress
-from training.loop.lora import attach
-from training.loop.step import Embed
+from training.loop.checkpoint import load_weights, read_progress
+from training.loop.lora import attach_adapters
+from training.loop.step import EmbedModule
 from training.loop.validation import load_validation
 from training.run.config import TrainConfig
 from training.run.run_store import BESIDE, local
@@ -20,10 +20,10 @@ def measure(checkpoint: Any, config: dict[str, Any], places: dict[str, str]) -> 
     folder = local(checkpoint)
     encoder = Encoder.load(settings.encoder.model_copy(update={"dtype": "float32"}), "auto")
     if settings.lora:
-        attach(encoder, settings.lora, settings.loop.seed)
-    load_weights(Embed(encoder, settings.loss.learnable()), folder)
+        attach_adapters(encoder, settings.lora, settings.loop.seed)
+    load_weights(EmbedModule(encoder, settings.loss.learnable()), folder)
     checks = load_validation(Artifact.open(places["data"], "build"), settings.validation)
     found = checks(encoder) if checks else {}
-    step = progress(folder).step
+    step = read_progress(folder).step
     files.write_json(files.join(places["log"], BESIDE, f"step-{step:06d}.json"), {"step": step, **found})
     return found

@@ -11,7 +11,7 @@ from pipeline.storage import files
 from training.data.guide_vectors import GuideConfig
 from training.data.read_rows import Kind
 from training.data.replay import Replay
-from training.loop.checkpoint import Checkpoints
+from training.loop.checkpoint import CheckpointConfig
 from training.loop.lora import LoraConfig
 from training.loop.step import LoopConfig
 from training.loop.validation import ValidationConfig
@@ -110,7 +110,7 @@ class TrainConfig(JobConfig):
     workers: int | Elastic | None = Field(
         None, description="a number, or {min, max}; default: one a GPU, else one a CPU up to 2"
     )
-    checkpoints: Checkpoints = Checkpoints()
+    checkpoints: CheckpointConfig = CheckpointConfig()
     trackers: list[AnyTracker] = Field([], description="where metrics go besides the run's own file")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
     collective_timeout_s: float = Field(60.0, ge=1, description="how long workers wait for one another in a step")
@@ -137,8 +137,8 @@ class TrainConfig(JobConfig):
             raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
         if self.resume and self.fresh:
             raise ValueError("resume goes on and fresh starts anew; give one of the two")
-        if self.loop.patience and (self.validation.beside or not self.loop.validations):
-            raise ValueError("loop.patience needs loop.validations in turn, not validation.beside")
+        if self.loop.patience and (self.validation.asynchronous or not self.loop.validations):
+            raise ValueError("loop.patience needs loop.validations in turn, not validation.asynchronous")
         return self
 
     @property

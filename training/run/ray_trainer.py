@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
-from training.loop.checkpoint import damage
+from training.loop.checkpoint import find_damage
 from training.run.config import Elastic, TrainConfig
 from training.run.jsonl_log import Lines
 from training.run.progress_log import Follow
@@ -51,7 +51,7 @@ class Kept:
     def _whole(self, rank: Callable[[dict[str, Any]], Any]) -> tuple[Path, dict[str, Any]]:
         for checkpoint, figures in sorted(self.found, key=lambda one: rank(one[1]), reverse=True):
             folder = local(checkpoint)
-            if wrong := damage(folder):
+            if wrong := find_damage(folder):
                 say(f"train: {folder.name}: {wrong}; passed over")
                 continue
             return folder, figures
@@ -65,7 +65,7 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> Kept:
     """
     given, places = resources(config), config.places
     say(f"train: {given}")
-    metric = config.validation.measured(Artifact.open(places["data"], "build"))
+    metric = config.validation.metric_name(Artifact.open(places["data"], "build"))
     tidy(places["log"])
     _limits(config)
     trainer = _trainer(config, plan, stop, given, metric)
@@ -82,7 +82,7 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> Kept:
             raise
         raise told from error
     lines = Lines(files.join(places["log"], METRICS))
-    if config.validation.beside:
+    if config.validation.asynchronous:
         _merge(lines, beside(places["log"]))
     measured = [row for row in lines.rows() if metric in row]
     return Kept(list(result.best_checkpoints or []), measured, metric, places["log"])
@@ -99,7 +99,7 @@ def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources,
     settings = {"config": config.model_dump(mode="json"), "places": config.places}
     checked = ray.train.ValidationConfig(
         fn=measure,
-        task_config=ray.train.ValidationTaskConfig(fn_kwargs=settings, timeout_s=config.validation.beside_limit_s),
+        task_config=ray.train.ValidationTaskConfig(fn_kwargs=settings, timeout_s=config.validation.timeout_s),
         ray_remote_kwargs=given.check,
     )
     elastic = {}
@@ -128,7 +128,7 @@ def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources,
             ),
             callbacks=[Final()],
         ),
-        validation_config=checked if config.validation.beside else None,
+        validation_config=checked if config.validation.asynchronous else None,
     )
 
 

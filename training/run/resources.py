@@ -37,7 +37,7 @@ def resources(config: TrainConfig) -> Resources:
     if least > max(cpus, gpus):
         raise UserError(f"workers {least}: the cluster has {cpus} CPUs and {gpus} GPUs; give at most one worker each")
     on_gpu = gpus >= least
-    aside = 1 if config.validation.beside and cpus > most else 0
+    aside = 1 if config.validation.asynchronous and cpus > most else 0
     each = {"CPU": ray_session.cpus_per_actor(most, float(max(1, (cpus - aside) // most)))} | (
         {"GPU": 1.0} if on_gpu else {}
     )

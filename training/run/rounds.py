@@ -21,8 +21,8 @@ from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json, read_parquet
 from training.data.epoch_reader import epoch_path
 from training.loop.checkpoint import load_weights
-from training.loop.lora import attach, merge
-from training.loop.step import Embed
+from training.loop.lora import attach_adapters, merge_adapters
+from training.loop.step import EmbedModule
 from training.run.config import TrainConfig
 from training.run.epochs import Epochs, composed, prepared, recipe, total_steps
 from training.run.jsonl_log import Lines
@@ -80,9 +80,9 @@ def finished(config: TrainConfig, base: Encoder, checkpoint: Path, share: float 
 
     `share` is that of the trained weights, the rest is the base's.
     """
-    adapters = attach(base, config.lora, config.loop.seed) if config.lora else None
-    load_weights(Embed(base, config.loss.learnable()), checkpoint, 1.0 if adapters else share)
-    return merge(base, adapters, config.encoder.model, share) if adapters else {}
+    adapters = attach_adapters(base, config.lora, config.loop.seed) if config.lora else None
+    load_weights(EmbedModule(base, config.loss.learnable()), checkpoint, 1.0 if adapters else share)
+    return merge_adapters(base, adapters, config.encoder.model, share) if adapters else {}
 
 
 def _over(config: TrainConfig, number: int, stop: int) -> bool:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage import files
-from training.loop.checkpoint import Checkpoints, Keeper, Progress, State, damage
+from training.loop.checkpoint import CheckpointConfig, Progress, RunStore, TrainingState, find_damage
 from training.run.jsonl_log import Lines
 from training.run.trackers import Tracker, Writer
 
 METRICS, BAD, BESIDE, LEDGER = "metrics.jsonl", "bad", "validations", "ledger"
 
 
-class RayKeeper(Keeper):
+class RayKeeper(RunStore):
     """Checkpoints by Ray Train; metrics, notes and rows of bad batches in the run's own directory `log`.
 
     A checkpoint counts when Ray's controller has committed it. `durable` and uploads `now` wait for that; one that is
@@ -25,7 +25,7 @@ class RayKeeper(Keeper):
     """
 
     def __init__(
-        self, log: str, config: Checkpoints, trackers: Sequence[Tracker] = (), *, measured: bool = False
+        self, log: str, config: CheckpointConfig, trackers: Sequence[Tracker] = (), *, measured: bool = False
     ) -> None:
         import ray.train
 
@@ -33,7 +33,7 @@ class RayKeeper(Keeper):
         self.lines = Lines(files.join(log, METRICS))
         self.rank = int(ray.train.get_context().get_world_rank())
         self.ledger = Lines(files.join(log, LEDGER, f"rank-{self.rank}.jsonl"))
-        self.beside = config.upload == "beside" or (config.upload == "auto" and not self.lines.local)
+        self.beside = config.upload == "async" or (config.upload == "auto" and not self.lines.local)
         self.writers: list[Writer] = []
         self.damaged: list[str] = []
         self.known: set[int] = set()  # steps whose validation beside training is in the metrics
@@ -43,7 +43,7 @@ class RayKeeper(Keeper):
         """Return the newest committed checkpoint that is whole; those that are not are noted and passed over."""
         for checkpoint in _committed():
             folder = local(checkpoint)
-            wrong = damage(folder)
+            wrong = find_damage(folder)
             if not wrong:
                 return folder
             self.damaged.append(f"{folder.name}: {wrong}; going back to the one before")
@@ -77,7 +77,9 @@ class RayKeeper(Keeper):
         """Add a sentence for the user."""
         self.lines.append({"step": step, "note": text})
 
-    def save(self, metrics: dict[str, float], state: State, *, durable: bool = False, milestone: bool = False) -> None:
+    def save(
+        self, metrics: dict[str, float], state: TrainingState, *, durable: bool = False, milestone: bool = False
+    ) -> None:
         """Report a checkpoint, written by rank 0; where it shall be durable, wait until the controller has it."""
         import ray.train
         from ray.train import CheckpointConsistencyMode, CheckpointUploadMode
@@ -96,18 +98,18 @@ class RayKeeper(Keeper):
         if now:
             ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
 
-    def taken(self, step: int, rows: list[int]) -> None:
+    def record_rows(self, step: int, rows: list[int]) -> None:
         """Add a step to this rank's ledger."""
         if self.config.ledger:
             self.ledger.append({"step": step, "rows": rows})
 
-    def set_aside(self, step: int, rows: list[dict[str, Any]]) -> None:
+    def save_bad_rows(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Write this rank's rows of a bad batch as a file of its own."""
         files.write_json(
             files.join(self.log_place, BAD, f"step-{step:06d}-rank-{self.rank}.json"), {"step": step, "rows": rows}
         )
 
-    def leaving(self) -> bool:
+    def preempted(self) -> bool:
         """Ask Ray whether a node of the run is to be drained or reclaimed; True once for each notice."""
         import ray.train
 
@@ -159,7 +161,7 @@ class Gauges(Writer):
             self.gauges[name].set(float(value))
 
 
-def _written(state: State) -> str:
+def _written(state: TrainingState) -> str:
     """Write a checkpoint to a directory of its own, which Ray removes when it is stored; nothing stays on an error."""
     folder = tempfile.mkdtemp(prefix="checkpoint-")
     try:

@@ -6,9 +6,9 @@ from pipeline.core.config import validate
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage.artifact import Artifact
 from training.data.epoch_reader import EpochFeed, EpochWaiter
-from training.loop.lora import attach
-from training.loop.step import Loop
-from training.loop.trainer import Drive
+from training.loop.lora import attach_adapters
+from training.loop.step import TrainStep
+from training.loop.trainer import Trainer
 from training.loop.validation import load_validation
 from training.run.config import Elastic, TrainConfig
 from training.run.run_store import RayKeeper
@@ -33,17 +33,19 @@ def train_worker(settings: dict[str, Any]) -> None:
         config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=not config.loop.compile
     )
     if config.lora:
-        attach(encoder, config.lora, config.loop.seed)
+        attach_adapters(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
     feed = EpochFeed(
         EpochWaiter(places["epochs"], mark_opened=ray.train.get_context().get_world_rank() == 0), settings["stop"]
     )
     by_slot = config.loop.dropout_by_slot or isinstance(config.workers, Elastic)
-    loop = Loop(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
+    loop = TrainStep(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
     barrier()
-    beside = config.validation.beside and checks is not None
+    beside = config.validation.asynchronous and checks is not None
     keeper = RayKeeper(places["log"], config.checkpoints, config.trackers, measured=beside)
     try:
-        Drive(loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, beside=beside).run()
+        Trainer(
+            loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, asynchronous=beside
+        ).run()
     finally:
         keeper.end()

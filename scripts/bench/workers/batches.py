@@ -253,19 +253,19 @@ def wait(job: dict[str, Any]) -> dict[str, float]:
     from pipeline.encoder.encoder import Encoder, EncoderConfig
     from training.data.epoch_reader import prefetch
     from training.data.rows import rows_from
-    from training.loop.step import Loop, LoopConfig
-    from training.loop.throughput import Meter
+    from training.loop.step import LoopConfig, TrainStep
+    from training.loop.throughput import ThroughputMeter
     from training.losses.infonce import InfoNCE
 
     encoder = Encoder.load(EncoderConfig(max_length=128, dtype="float32"), "cpu", to_train=True)
     settings = LoopConfig(batch_size=SIZE, validations=0, max_steps=job["steps"], dropout=0.0)
-    loop = Loop(encoder, InfoNCE(), rows_from(pairs(job["data"], job["set"], 6400), {}), settings)
+    loop = TrainStep(encoder, InfoNCE(), rows_from(pairs(job["data"], job["set"], 6400), {}), settings)
     ready = []
     for _, ref in loop.plan(0):
         start = time.perf_counter()
         loop.work(ref)
         ready.append(time.perf_counter() - start)
-    meter = Meter(encoder)
+    meter = ThroughputMeter(encoder)
     for step, ref, work in meter.waited(prefetch(loop.plan(0), loop.work)):
         loop.step(work, step)
         meter.add(len(ref), work.columns.values())

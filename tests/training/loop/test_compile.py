@@ -5,7 +5,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from tests.support.loop import make_loop
-from training.loop.compile import compile_calls, told
+from training.loop.compile import compile_transformer, explain_failures
 
 pytestmark = pytest.mark.compiled
 
@@ -25,7 +25,7 @@ def gradient(**config) -> torch.Tensor:
     """Gradient of a step whose chunks come with padding and without."""
     loop = make_loop(**config)
     loop.module.train()
-    work = loop.work(loop.feed.first)
+    work = loop.load_batch(loop.feed.first)
     torch.manual_seed(3)
     loop.backward(work, 0)
     return torch.cat([p.grad.reshape(-1).double() for p in loop.module.parameters() if p.grad is not None])
@@ -48,8 +48,8 @@ def test_what_cannot_be_compiled_is_an_error_not_eager():
             return x * float(x.sum().item() > 0 and len(str(x)))
 
     module = Breaks()
-    compile_calls(module, "cpu")
-    with pytest.raises(UserError, match=r"loop\.compile: this model cannot be compiled \("), told():
+    compile_transformer(module, "cpu")
+    with pytest.raises(UserError, match=r"loop\.compile: this model cannot be compiled \("), explain_failures():
         module(torch.ones(3))
 
 
@@ -62,4 +62,4 @@ def test_a_missing_compiler_is_named(monkeypatch):
     for cached in (cpp_builder.get_cpp_compiler, cpp_builder.get_compiler_version_info):
         getattr(cached, "cache_clear", lambda: None)()
     with pytest.raises(UserError, match=r"loop\.compile: on a CPU needs a C\+\+ compiler; install g\+\+"):
-        compile_calls(torch.nn.Linear(1, 1), "cpu")
+        compile_transformer(torch.nn.Linear(1, 1), "cpu")

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.encoder.token_batches import padded_batches
 from tests.support.ranks import run_ranks
-from training.loop.gradient_cache import Cached, Plain
+from training.loop.gradient_cache import GradientCache, PlainPass
 from training.losses.gather import gather, world
 from training.losses.infonce import InfoNCE
 from training.losses.loss import Batch
@@ -71,7 +71,7 @@ def take(sizes, cached=False, dropout=0.0, hook=None, steps=1):
     if hook is not None:
         model.register_comm_hook(None, hook)
     learned = dict(module.learned.items())
-    passes = Cached(model, model, learned, BUDGET) if cached else Plain(model, learned)
+    passes = GradientCache(model, model, learned, BUDGET) if cached else PlainPass(model, learned)
     start = sum(sizes[:rank])
     for _ in range(steps):
         torch.manual_seed(rank)
@@ -156,7 +156,7 @@ class Held:
 @pytest.mark.parametrize("cached", [True, False])
 def test_one_chunk_has_a_graph_at_a_time(cached):
     module = Tiny({})
-    passes = Cached(module, module, {}, BUDGET) if cached else Plain(module, {})
+    passes = GradientCache(module, module, {}, BUDGET) if cached else PlainPass(module, {})
     tokens, skip = [[1, 2, 3, 4]] * 200, [0] * 200
     alive = Alive()
     with torch.autograd.graph.saved_tensors_hooks(alive.keep, lambda held: held.tensor):

@@ -15,9 +15,9 @@ from pipeline.storage.artifact import Artifact
 from tests.support.ranks import run_ranks
 from tests.support.runs import SETTINGS, make_data, settings
 from training.data.read_rows import load_rows
-from training.loop.checkpoint import Progress, State, load_weights
-from training.loop.lora import LoraConfig, attach, merge
-from training.loop.step import Embed, Loop, LoopConfig
+from training.loop.checkpoint import Progress, TrainingState, load_weights
+from training.loop.lora import LoraConfig, attach_adapters, merge_adapters
+from training.loop.step import EmbedModule, LoopConfig, TrainStep
 from training.losses.infonce import InfoNCE
 from training.run import job
 
@@ -29,31 +29,31 @@ BASE = EncoderConfig(layers=2, max_length=32, dtype="float32")
 
 def adapted(config: LoraConfig | None = None) -> tuple[Encoder, object]:
     encoder = Encoder.load(BASE, "cpu", to_train=True)
-    return encoder, attach(encoder, config or LoraConfig(rank=4, alpha=8), seed=7)
+    return encoder, attach_adapters(encoder, config or LoraConfig(rank=4, alpha=8), seed=7)
 
 
-def make_loop(folder: Path, config: LoraConfig | None = None, **over) -> Loop:
+def make_loop(folder: Path, config: LoraConfig | None = None, **over) -> TrainStep:
     encoder, _ = adapted(config)
     given = {"batch_size": 16, "max_steps": 4, "validations": 0, "precision": "float32", "learning_rate": 1e-2} | over
     made = (folder / "data" / "manifest.json").exists()
     data = Artifact.open(str(folder / "data"), "build") if made else make_data(folder)
-    return Loop(
+    return TrainStep(
         encoder, InfoNCE(learn_temperature=True), load_rows(["pairs"], data, None, None, None), LoopConfig(**given)
     )
 
 
-def train(loop: Loop, start: int, end: int) -> None:
+def train(loop: TrainStep, start: int, end: int) -> None:
     for step, batch in loop.plan(start):
         if step == end:
             return
-        loop.step(loop.work(batch), step)
+        loop.step(loop.load_batch(batch), step)
 
 
 def test_only_adapters_and_scalars_train_and_are_kept(tmp_path):
     loop = make_loop(tmp_path)
     before = {name: value.clone() for name, value in loop.module.state_dict().items()}
     train(loop, 0, 3)
-    State(loop.module, loop.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
+    TrainingState(loop.module, loop.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
     kept = load_file(tmp_path / "checkpoint" / "weights.safetensors")
     moved = {name for name, value in loop.module.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == set(kept) == {name for name in before if "lora_" in name or name.startswith("learned.")}
@@ -67,8 +67,8 @@ def test_resume_is_exact_with_dropout(tmp_path):
     whole, first, second = (make_loop(tmp_path, config) for _ in range(3))
     train(whole, 0, 4)
     train(first, 0, 2)
-    State(first.module, first.optimizer, Progress(2, "plan")).write(tmp_path / "checkpoint")
-    found = State(second.module, second.optimizer, Progress(0, "plan")).read(tmp_path / "checkpoint")
+    TrainingState(first.module, first.optimizer, Progress(2, "plan")).write(tmp_path / "checkpoint")
+    found = TrainingState(second.module, second.optimizer, Progress(0, "plan")).read(tmp_path / "checkpoint")
     train(second, found.step, 4)
     for name, value in whole.module.state_dict().items():
         assert torch.equal(value, second.module.state_dict()[name]), name
@@ -89,12 +89,12 @@ def test_a_share_scales_what_adapters_add(tmp_path, share):
     base = Encoder.load(BASE, "cpu").state_dict()
     loop = make_loop(tmp_path)
     train(loop, 0, 3)
-    State(loop.module, loop.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
+    TrainingState(loop.module, loop.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
     merged = []
     for part in (1.0, share):
         encoder, adapters = adapted()
-        load_weights(Embed(encoder, {"log_scale": 0.0}), tmp_path / "checkpoint")
-        merge(encoder, adapters, "base", part)
+        load_weights(EmbedModule(encoder, {"log_scale": 0.0}), tmp_path / "checkpoint")
+        merge_adapters(encoder, adapters, "base", part)
         merged.append(encoder.state_dict())
     assert set(merged[1]) == set(base)
     for name, value in merged[1].items():
@@ -106,7 +106,7 @@ def reduced(folder: str) -> dict[str, torch.Tensor]:
     """Gradients of one rank after DDP's reduction, with the gradient cache."""
     loop = make_loop(Path(folder), cache_tokens=256, dropout=0.0)
     loop.module.train()
-    loop.backward(loop.work(loop.feed.first), 0)
+    loop.backward(loop.load_batch(loop.feed.first), 0)
     wrapped = isinstance(loop.model, DistributedDataParallel)
     assert wrapped == (loop.size > 1)
     return {name: value.grad for name, value in loop.module.named_parameters() if value.grad is not None}
@@ -126,7 +126,7 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path):
 def test_what_does_not_fit_is_named():
     encoder = Encoder.load(BASE, "cpu")
     with pytest.raises(UserError, match=r"lora\.targets \['nope'\]: no layer of this model ends so; it has dense, key"):
-        attach(encoder, LoraConfig(targets=["nope"]), 0)
+        attach_adapters(encoder, LoraConfig(targets=["nope"]), 0)
 
 
 @pytest.mark.ray

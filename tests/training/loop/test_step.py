@@ -11,17 +11,17 @@ import torch
 from pipeline.core.errors import UserError
 from tests.support.loop import BUDGET, make_loop, make_parts
 from training.loop.optimizer import Optimizer
-from training.loop.step import Loop, LoopConfig
+from training.loop.step import LoopConfig, TrainStep
 from training.losses.infonce import InfoNCE
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def gradient(loop: Loop) -> torch.Tensor:
+def gradient(loop: TrainStep) -> torch.Tensor:
     """Gradient of the first batch in float64, with dropout."""
     loop.module.double()
     loop.module.train()
-    work = loop.work(loop.feed.first)
+    work = loop.load_batch(loop.feed.first)
     torch.manual_seed(3)
     loop.backward(work, 0)
     return torch.cat([p.grad.reshape(-1) for p in loop.module.parameters() if p.grad is not None])
@@ -53,7 +53,7 @@ def test_checkpointing_keeps_fewer_activations():
         loop, sizes = make_loop(**config), []
         loop.module.train()
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
-            loop.encode(loop.work(loop.feed.first).columns["positive"], [0] * 16)
+            loop.encode(loop.load_batch(loop.feed.first).columns["positive"], [0] * 16)
         return sum(sizes)
 
     assert kept(gradient_checkpointing=True) < 0.2 * kept()
@@ -64,7 +64,7 @@ def test_a_model_without_checkpointing_is_named():
     encoder = loop.module.encoder
     encoder.transformer = torch.nn.Linear(2, 2)
     with pytest.raises(UserError, match=r"loop\.gradient_checkpointing"):
-        Loop(encoder, InfoNCE(), make_parts()[1], LoopConfig(batch_size=16, gradient_checkpointing=True))
+        TrainStep(encoder, InfoNCE(), make_parts()[1], LoopConfig(batch_size=16, gradient_checkpointing=True))
 
 
 PEAK = """
@@ -77,7 +77,7 @@ def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 rows, tokens = map(int, sys.argv[1:])
 loop = make_loop(rows, 64, tokens or 8192, cache_tokens=tokens or None)
-work = loop.work(loop.feed.first)
+work = loop.load_batch(loop.feed.first)
 before = peak()
 loop.module.train()
 loop.backward(work, 0)
@@ -105,7 +105,7 @@ def test_float16_trains_as_float32_does():
     reports = {}
     for precision in ("float32", "float16"):
         loop = make_loop(8, 6, precision=precision, dropout=0.0)
-        work = loop.work(loop.feed.first)
+        work = loop.load_batch(loop.feed.first)
         reports[precision] = [loop.step(work, 0) for _ in range(2)]
     for wide, half in zip(*reports.values(), strict=True):
         assert half["scale"] == 65536.0 and "scale" not in wide
@@ -132,7 +132,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted():
     module, optimizer = small(torch.float32)
     assert feed(module, optimizer, 1.0)[1] > 0.01
     assert feed(module, optimizer, math.inf)[1] == 0.0
-    assert optimizer.bad == 1
+    assert optimizer.bad_steps == 1
     with pytest.raises(UserError, match="step 1: the gradient is not finite, 2 times now"):
         feed(module, optimizer, math.nan)
 
@@ -140,9 +140,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing_and_is_counted():
 def test_the_float16_scale_falls_before_a_step_is_bad():
     module, optimizer = small(torch.float16)
     scales = [feed(module, optimizer, math.inf)[0]["scale"] for _ in range(16)]
-    assert scales == [2.0**k for k in range(16, 0, -1)] and optimizer.bad == 0
+    assert scales == [2.0**k for k in range(16, 0, -1)] and optimizer.bad_steps == 0
     report, moved = feed(module, optimizer, math.inf)
-    assert report["scale"] == 1.0 and moved == 0.0 and optimizer.bad == 1
+    assert report["scale"] == 1.0 and moved == 0.0 and optimizer.bad_steps == 1
     report, moved = feed(module, optimizer, 0.25)
     assert report["grad_norm"] == pytest.approx(math.sqrt(3) * 0.25 / 0.5) and moved > 0.01
 

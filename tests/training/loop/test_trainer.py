@@ -13,13 +13,22 @@ import torch
 from pipeline.core.errors import UserError
 from tests.support.loop import make_parts
 from tests.support.ranks import run_ranks
-from training.loop.checkpoint import OPTIMIZER, STATE, WEIGHTS, Checkpoints, Keeper, Progress, State, damage
-from training.loop.step import Loop, LoopConfig
-from training.loop.trainer import Drive, judged
+from training.loop.checkpoint import (
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    CheckpointConfig,
+    Progress,
+    RunStore,
+    TrainingState,
+    find_damage,
+)
+from training.loop.step import LoopConfig, TrainStep
+from training.loop.trainer import Trainer, record_validation
 from training.losses.infonce import InfoNCE
 
 
-class Memory(Keeper):
+class Memory(RunStore):
     """Keeps everything in a folder and in lists; restores the newest checkpoint of the folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -44,21 +53,21 @@ class Memory(Keeper):
         state.write(self.folder / str(metrics["step"]))
         self.steps.append(metrics["step"])
 
-    def set_aside(self, step, rows):
+    def save_bad_rows(self, step, rows):
         self.aside += rows
 
-    def leaving(self):
+    def preempted(self):
         fresh, self.told_to_go = self.told_to_go, False
         return fresh
 
 
-def make_loop(rows: int = 8, poison: int | None = None, **config) -> Loop:
+def make_loop(rows: int = 8, poison: int | None = None, **config) -> TrainStep:
     encoder, made, settings = make_parts(rows, 8, **{"dropout": 0.0, "learning_rate": 1e-3, **config})
     if poison is not None:
         weight = np.ones(rows)
         weight[poison] = math.nan
         made = replace(made, weight=weight)
-    return Loop(encoder, InfoNCE(), made, settings)
+    return TrainStep(encoder, InfoNCE(), made, settings)
 
 
 def figures(*values: float):
@@ -90,9 +99,9 @@ def test_a_damaged_checkpoint_is_known_and_not_read(written: Path, tmp_path: Pat
 
     folder = tmp_path / "spoilt"
     shutil.copytree(written, folder)
-    assert damage(folder) == ""
+    assert find_damage(folder) == ""
     spoil(folder)
-    assert damage(folder) == words
+    assert find_damage(folder) == words
     with pytest.raises(UserError, match="spoilt: "):
         make_loop().state(Progress(0, "plan")).read(folder)
 
@@ -112,7 +121,7 @@ def test_what_a_checkpoint_was_made_with_is_named():
 
 
 def test_a_checkpoint_says_where_the_run_stood(tmp_path: Path):
-    Drive(make_loop(max_steps=3, epochs=3, validations=0), Memory(tmp_path), None, "plan").run()
+    Trainer(make_loop(max_steps=3, epochs=3, validations=0), Memory(tmp_path), None, "plan").run()
     state = json.loads((tmp_path / "3" / STATE).read_text())
     assert state["progress"] == {
         "step": 3,
@@ -131,34 +140,34 @@ def test_a_checkpoint_says_where_the_run_stood(tmp_path: Path):
 def test_patience_ends_a_run_and_a_resumed_one_knows_it(tmp_path: Path):
     config = {"max_steps": 8, "epochs": 8, "validations": 8, "patience": 2}
     keeper = Memory(tmp_path)
-    Drive(make_loop(**config), keeper, figures(0.9, 0.1, 0.3, 0.2, 0.3, 0.9), "plan", "ndcg@10").run()
+    Trainer(make_loop(**config), keeper, figures(0.9, 0.1, 0.3, 0.2, 0.3, 0.9), "plan", "ndcg@10").run()
     assert keeper.steps == [1, 2, 3, 4], "two validations after the best one, the base's figure apart"
     assert keeper.notes == ["stopped early: 2 validations no better than 0.3000"]
     again = Memory(tmp_path)
-    Drive(make_loop(**config), again, None, "plan", "ndcg@10").run()
+    Trainer(make_loop(**config), again, None, "plan", "ndcg@10").run()
     assert again.steps == []
 
 
 def test_a_gain_must_be_big_enough():
     config = LoopConfig(min_delta=0.05)
-    first = judged(Progress(), 0.5, config)
+    first = record_validation(Progress(), 0.5, config)
     assert (first.best, first.stale) == (0.5, 0)
-    second = judged(first, 0.54, config)
+    second = record_validation(first, 0.54, config)
     assert (second.best, second.stale) == (0.5, 1)
-    assert judged(second, 0.56, config) == replace(first, best=0.56)
-    assert judged(first, math.nan, config).stale == 1
+    assert record_validation(second, 0.56, config) == replace(first, best=0.56)
+    assert record_validation(first, math.nan, config).stale == 1
 
 
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path: Path):
     """Killed after step 3 with the checkpoint of step 2: steps 3 to 6 are taken (again), with the same weights."""
     config = {"max_steps": 6, "epochs": 6, "validations": 0, "dropout": 0.1}
     whole = make_loop(**config)
-    Drive(whole, Memory(tmp_path / "whole"), None, "plan", checkpoints=Checkpoints(steps=2)).run()
+    Trainer(whole, Memory(tmp_path / "whole"), None, "plan", checkpoints=CheckpointConfig(steps=2)).run()
     for folder in ("4", "6"):
         (tmp_path / "whole" / folder).rename(tmp_path / folder)
     second = make_loop(**config)
     keeper = Memory(tmp_path / "whole")
-    Drive(second, keeper, None, "plan", checkpoints=Checkpoints(steps=2)).run()
+    Trainer(second, keeper, None, "plan", checkpoints=CheckpointConfig(steps=2)).run()
     assert keeper.steps == [4, 6]
     assert [row["step"] for row in keeper.rows] == [5, 6]
     for name, value in whole.module.named_parameters():
@@ -169,7 +178,7 @@ def test_a_notice_that_a_node_goes_makes_a_checkpoint(tmp_path: Path, monkeypatc
     monkeypatch.setattr("training.loop.step.trainer.ASK_S", 0.0)
     keeper = Memory(tmp_path)
     keeper.told_to_go = True
-    Drive(make_loop(max_steps=3, epochs=3, validations=0), keeper, None, "plan").run()
+    Trainer(make_loop(max_steps=3, epochs=3, validations=0), keeper, None, "plan").run()
     assert keeper.steps == [1, 3]
     assert keeper.notes == ["a node is to go; a checkpoint is made first"]
 
@@ -178,7 +187,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_kept(tmp_path: Path):
     loop = make_loop(poison=5, max_steps=2, epochs=2, validations=0, log_every=1, max_bad_steps=2)
     before = {name: value.clone() for name, value in loop.module.named_parameters()}
     keeper = Memory(tmp_path)
-    Drive(loop, keeper, None, "plan").run()
+    Trainer(loop, keeper, None, "plan").run()
     assert all(torch.equal(value, before[name]) for name, value in loop.module.named_parameters())
     assert [row["bad_steps"] for row in keeper.rows] == [1, 2]
     assert keeper.rows[0]["loss"] is None, "JSON has no number for it"
@@ -188,7 +197,7 @@ def test_a_batch_that_is_not_finite_is_skipped_and_kept(tmp_path: Path):
     rows = make_parts(8, 8)[1]
     assert guilty[0]["query_id"] == int(rows.query_id[5])
     assert all(number in guilty[0]["query"] for number in rows.anchors[5].split()[:3])
-    resumed = Drive(make_loop(poison=5, max_steps=3, epochs=3, validations=0, max_bad_steps=2), keeper, None, "plan")
+    resumed = Trainer(make_loop(poison=5, max_steps=3, epochs=3, validations=0, max_bad_steps=2), keeper, None, "plan")
     resumed.progress = replace(resumed.progress, total=2)
     with pytest.raises(UserError, match="3 times now"):
         resumed.run()
@@ -197,13 +206,13 @@ def test_a_batch_that_is_not_finite_is_skipped_and_kept(tmp_path: Path):
 def segment(folder: str, start: int, stop: int) -> dict[str, Any]:
     """Steps `start` to `stop` on these ranks from the checkpoint of `start`; what the next step would do."""
     encoder, made, settings = make_parts(24, 8, dropout=0.0, max_steps=8, epochs=8, batch_size=12, learning_rate=1e-3)
-    loop = Loop(encoder.double(), InfoNCE(), made, settings)
+    loop = TrainStep(encoder.double(), InfoNCE(), made, settings)
     progress = Progress(start, "plan")
     if start:
-        progress = State(loop.module, loop.optimizer, Progress(0, "plan")).read(Path(folder) / str(start))
+        progress = TrainingState(loop.module, loop.optimizer, Progress(0, "plan")).read(Path(folder) / str(start))
     seen = []
     for step, batch in loop.plan(progress.step):
-        work = loop.work(batch)
+        work = loop.load_batch(batch)
         if step == stop:
             break
         loop.step(work, step)

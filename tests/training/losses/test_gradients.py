@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.ranks import run_ranks
-from training.loop.gradient_cache import Cached, Plain
+from training.loop.gradient_cache import GradientCache, PlainPass
 from training.losses.any_loss import AnyLoss
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
 from training.losses.gather import gather, world
@@ -203,7 +203,9 @@ def gradient(name: str, mode: str, sizes: list[int], weighted: bool):
     loss = LOSSES[name]
     module, model = wrapped(tuple(loss.learnable().items()))
     module.zero_grad()
-    passes = Plain(model, module.learned) if mode == "plain" else Cached(model, model, module.learned, budget=9)
+    passes = (
+        PlainPass(model, module.learned) if mode == "plain" else GradientCache(model, model, module.learned, budget=9)
+    )
     share = loss(embed(passes, sizes, weighted), passes.learned)
     passes.backward(share.loss * world()[1])
     flat = torch.cat([parameter.grad.reshape(-1).clone() for parameter in module.parameters()])

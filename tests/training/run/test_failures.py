@@ -134,7 +134,7 @@ def test_how_a_run_is_carried_out_is_not_what_it_is():
         ({"resume": True, "fresh": True}, "give one of the two"),
         ({"workers": {"min": 3, "max": 2}}, "min 3 is more than max 2"),
         ({"loop": {"patience": 2, "validations": 0}}, "loop.patience needs loop.validations"),
-        ({"loop": {"patience": 2}, "validation": {"beside": True}}, "not validation.beside"),
+        ({"loop": {"patience": 2}, "validation": {"beside": True}}, "not validation.asynchronous"),
         ({"workers": 0}, "setting 'workers' is 0: .*wanted a number from 1 on, or min and max"),
     ],
 )

@@ -18,8 +18,8 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
 from tests.support.runs import SETTINGS, make_data, settings
 from training.data.read_rows import load_rows
-from training.loop.checkpoint import Progress, State, load_weights
-from training.loop.step import Loop, LoopConfig, rate_at
+from training.loop.checkpoint import Progress, TrainingState, load_weights
+from training.loop.step import LoopConfig, TrainStep, learning_rate_at
 from training.loop.trainer import milestones
 from training.loop.validation import ValidationConfig, load_validation, sample
 from training.losses.infonce import InfoNCE
@@ -155,26 +155,26 @@ def test_resume_in_one_process_is_exact(tmp_path):
     data = make_data(tmp_path)
     config = LoopConfig(batch_size=16, max_steps=5, validations=0, precision="float32")
 
-    def fresh() -> Loop:
+    def fresh() -> TrainStep:
         encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
-        return Loop(encoder, InfoNCE(learn_temperature=True), load_rows(["pairs"], data, None, None, None), config)
+        return TrainStep(encoder, InfoNCE(learn_temperature=True), load_rows(["pairs"], data, None, None, None), config)
 
-    def train(loop: Loop, start: int, end: int) -> None:
+    def train(loop: TrainStep, start: int, end: int) -> None:
         for step, batch in loop.plan(start):
             if step == end:
                 return
-            loop.step(loop.work(batch), step)
+            loop.step(loop.load_batch(batch), step)
 
     whole, first, second = fresh(), fresh(), fresh()
     train(whole, 0, 5)
     train(first, 0, 3)
-    State(first.module, first.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
-    found = State(second.module, second.optimizer, Progress(0, "plan")).read(tmp_path / "checkpoint")
+    TrainingState(first.module, first.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
+    found = TrainingState(second.module, second.optimizer, Progress(0, "plan")).read(tmp_path / "checkpoint")
     train(second, found.step, 5)
     for name, tensor in whole.module.state_dict().items():
         assert np.array_equal(tensor.numpy(), second.module.state_dict()[name].numpy()), name
     with pytest.raises(UserError, match="other data or settings"):
-        State(second.module, second.optimizer, Progress(0, "other plan")).read(tmp_path / "checkpoint")
+        TrainingState(second.module, second.optimizer, Progress(0, "other plan")).read(tmp_path / "checkpoint")
 
 
 def test_a_share_of_the_base_is_the_mean_of_the_weights(tmp_path):
@@ -182,13 +182,13 @@ def test_a_share_of_the_base_is_the_mean_of_the_weights(tmp_path):
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
     base = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     config = LoopConfig(batch_size=16, max_steps=2, validations=0, precision="float32")
-    loop = Loop(encoder, InfoNCE(), load_rows(["pairs"], data, None, None, None), config)
+    loop = TrainStep(encoder, InfoNCE(), load_rows(["pairs"], data, None, None, None), config)
     for step, batch in loop.plan(0):
-        loop.step(loop.work(batch), step)
+        loop.step(loop.load_batch(batch), step)
     tuned = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    State(loop.module, loop.optimizer, Progress(2, "plan")).write(tmp_path / "checkpoint")
+    TrainingState(loop.module, loop.optimizer, Progress(2, "plan")).write(tmp_path / "checkpoint")
     encoder.load_state_dict(base)
-    load_weights(loop.module, tmp_path / "checkpoint", share=0.25)
+    load_weights(loop.module, tmp_path / "checkpoint", alpha=0.25)
     moved = 0
     for name, tensor in encoder.state_dict().items():
         np.testing.assert_allclose(tensor.numpy(), (0.75 * base[name] + 0.25 * tuned[name]).numpy(), atol=1e-7)
@@ -240,11 +240,11 @@ def test_validation_beside_training_measures_the_checkpoint(tmp_path):
     data = make_data(tmp_path)
     config = settings(tmp_path, loop={**SETTINGS["loop"], "learning_rate": 0.01, "max_steps": 2})
     encoder = Encoder.load(EncoderConfig(layers=1, max_length=32, dtype="float32"), "cpu")
-    loop = Loop(encoder, InfoNCE(), load_rows(["pairs"], data, None, None, None), config.loop)
+    loop = TrainStep(encoder, InfoNCE(), load_rows(["pairs"], data, None, None, None), config.loop)
     checks = load_validation(data, config.validation)
     before = checks(encoder)
     for step, batch in loop.plan(0):
-        loop.step(loop.work(batch), step)
+        loop.step(loop.load_batch(batch), step)
     loop.state(Progress(2, "plan")).write(tmp_path / "checkpoint")
     checkpoint = ray.train.Checkpoint.from_directory(str(tmp_path / "checkpoint"))
     found = measure(checkpoint, config.model_dump(mode="json"), config.places)
@@ -254,7 +254,7 @@ def test_validation_beside_training_measures_the_checkpoint(tmp_path):
 
 def test_the_rate_rises_then_falls():
     config = LoopConfig(learning_rate=1.0, warmup=0.2)
-    rates = [rate_at(step, 100, config) for step in range(100)]
+    rates = [learning_rate_at(step, 100, config) for step in range(100)]
     assert rates[0] == pytest.approx(1 / 21)
     assert max(rates) == pytest.approx(1.0)
     assert rates.index(max(rates)) == 20

@@ -23,7 +23,7 @@ from tests.training.loop.test_trainer import Memory, make_loop
 from training.data.epoch import EpochSettings
 from training.data.epoch_composer import compose_epoch
 from training.data.epoch_reader import EpochFeed, InMemoryEpochs, epoch_path
-from training.loop.trainer import Drive
+from training.loop.trainer import Trainer
 from training.run import job as fit
 from training.run.config import Refresh
 from training.run.lineage import explain
@@ -59,7 +59,7 @@ def test_a_round_ends_at_its_last_step_and_the_next_goes_on_exactly(tmp_path: Pa
                 InMemoryEpochs(rows, encoder.tokenize, EpochSettings(config.batch_size, config.seed, 12)), stop
             )
             keeper = Memory(folder)
-            Drive(loop, keeper, None, "plan").run()
+            Trainer(loop, keeper, None, "plan").run()
             kept += keeper.steps
         return kept, {name: tensor.numpy() for name, tensor in loop.module.state_dict().items()}
 

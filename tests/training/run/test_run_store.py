@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from training.loop.checkpoint import STATE, WEIGHTS, Checkpoints, Progress, State, damage
+from training.loop.checkpoint import STATE, WEIGHTS, CheckpointConfig, Progress, TrainingState, find_damage
 from training.loop.optimizer import Optimizer
 from training.run import run_store
 from training.run.jsonl_log import Lines
 from training.run.run_store import RayKeeper, _written
 
 
-def make_state(step: int) -> State:
+def make_state(step: int) -> TrainingState:
     module = torch.nn.Linear(2, 1)
     optimizer = Optimizer(module, torch.float32, weight_decay=0.0, max_grad_norm=1.0, max_bad_steps=0)
-    return State(module, optimizer, Progress(step, "plan", world=2, total=20))
+    return TrainingState(module, optimizer, Progress(step, "plan", world=2, total=20))
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run(tmp_path: Path, monkeypatch):
     Lines(str(tmp_path / "metrics.jsonl")).replace([{"step": step, "steps": 20, "loss": 1.0} for step in range(1, 10)])
     for rank in (0, 1):
         Lines(str(tmp_path / "ledger" / f"rank-{rank}.jsonl")).replace([{"step": s, "rows": [s]} for s in range(1, 10)])
-    return tmp_path, RayKeeper(str(tmp_path), Checkpoints(ledger=True))
+    return tmp_path, RayKeeper(str(tmp_path), CheckpointConfig(ledger=True))
 
 
 def test_the_newest_checkpoint_is_gone_on_from(run):
@@ -79,20 +79,20 @@ def test_a_run_without_a_checkpoint_begins_with_empty_metrics(run):
 
 def test_rows_of_a_bad_batch_are_a_file(run):
     place, mine = run
-    mine.set_aside(7, [{"query": "how?", "query.weight": "nan"}])
+    mine.save_bad_rows(7, [{"query": "how?", "query.weight": "nan"}])
     found = json.loads((place / "bad" / "step-000007-rank-0.json").read_text())
     assert found == {"step": 7, "rows": [{"query": "how?", "query.weight": "nan"}]}
 
 
 def test_nothing_stays_of_a_checkpoint_that_could_not_be_written(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert damage(Path(_written(make_state(1)))) == ""
+    assert find_damage(Path(_written(make_state(1)))) == ""
 
     def full(self, folder):
         (folder / WEIGHTS).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(State, "write", full)
+    monkeypatch.setattr(TrainingState, "write", full)
     with pytest.raises(OSError, match="No space left"):
         _written(make_state(1))
     assert len(list(tmp_path.iterdir())) == 1, "the whole one"
