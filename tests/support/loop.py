@@ -1,10 +1,17 @@
 """A small model, rows and a training step for tests of the loop."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from training.data.rows import Rows, rows_from
+from training.loop.checkpoint import RunStore
 from training.loop.step import LoopConfig, TrainStep
 from training.losses.infonce import InfoNCE
 
@@ -33,3 +40,46 @@ def make_loop(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -
     """A loop over made-up rows with one negative each, on the first two layers of the sample model, dropout on."""
     encoder, made, settings = make_parts(rows, words, budget, **config)
     return TrainStep(encoder, InfoNCE(learn_temperature=True), made, settings)
+
+
+class MemoryStore(RunStore):
+    """Stores checkpoints in a folder and everything else in lists; restores the newest checkpoint of the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self.bad_rows: list[dict[str, Any]] = []
+        self.steps: list[int] = []
+        self.preempt = False
+
+    def restore(self):
+        found = sorted(self.folder.glob("*"), key=lambda path: int(path.name))
+        return found[-1] if found else None
+
+    def log(self, row):
+        self.rows.append(row)
+
+    def note(self, step, text):
+        self.notes.append(text)
+
+    def save(self, metrics, state, **_):
+        state.write(self.folder / str(metrics["step"]))
+        self.steps.append(metrics["step"])
+
+    def save_bad_rows(self, step, rows):
+        self.bad_rows += rows
+
+    def preempted(self):
+        fresh, self.preempt = self.preempt, False
+        return fresh
+
+
+def make_exact_loop(rows: int = 8, poison: int | None = None, **config) -> TrainStep:
+    """A training step without dropout; the row `poison` has a weight that is not a number."""
+    encoder, made, settings = make_parts(rows, 8, **{"dropout": 0.0, "learning_rate": 1e-3, **config})
+    if poison is not None:
+        weight = np.ones(rows)
+        weight[poison] = math.nan
+        made = replace(made, weight=weight)
+    return TrainStep(encoder, InfoNCE(), made, settings)

@@ -1,9 +1,12 @@
 """Small tables of training rows."""
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.schema import TABLES
 from pipeline.storage import artifact
+from training.data.rows import Rows
+from training.data.tokenized import id_columns, optional_columns, tokenise_rows
 
 
 def made(folder, kind: str, **tables) -> artifact.Artifact:
@@ -34,3 +37,15 @@ def siblings():
     """60 queries with three positives each, and a document that answers ten queries."""
     pairs = [(f"q{i}", f"d{i}-{j}") for i in range(60) for j in range(3)]
     return pairs + [(f"s{i}", "shared") for i in range(10)]
+
+
+def token_table(rows: Rows) -> pa.Table:
+    """Rows as epochs hold them, one token a text."""
+    return tokenise_rows(rows, lambda texts, role: [[1]] * len(texts))
+
+
+def gathered_columns(rows: Rows, indices: list[int] | None = None) -> dict[str, np.ndarray]:
+    """The id columns that are gathered with the embeddings of some rows, or all."""
+    table = token_table(rows)
+    selected = table if indices is None else table.take(indices)
+    return id_columns(selected, optional_columns(table), rows.relevant_id.shape[1])

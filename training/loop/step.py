@@ -82,7 +82,7 @@ class EmbedModule(nn.Module):
         self.scalars = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in scalars.items()})
 
     def forward(self, tokens: Tokens, skip: list[int]) -> Tensor:
-        """Encode token ids of the R texts of all columns into [R, D], in one call so that DDP reduces gradients once."""
+        """Encode token ids of R texts of all columns into [R, D], in one call so that DDP reduces gradients once."""
         vectors: Tensor = self.encoder.encode_tokens(tokens, skip)
         return vectors
 

@@ -186,7 +186,7 @@ def test_groups_that_near_duplicate_queries_tie_are_one_unit(inline: None, tmp_p
 def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     import torch
 
-    from tests.training.data.test_read_rows import travelling
+    from tests.support.rows import gathered_columns
     from training.data.read_rows import load_rows
     from training.losses.false_negatives import MaskConfig, document_mask
     from training.losses.loss import Batch
@@ -196,7 +196,7 @@ def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
     artifact = build(recipe, tmp_path / "run")
     rows = load_rows(["pairs"], artifact, None, None, None)
     count = len(rows)
-    beside = {name: torch.from_numpy(value) for name, value in travelling(rows).items()}
+    columns = {name: torch.from_numpy(value) for name, value in gathered_columns(rows).items()}
     vectors = torch.zeros(count, 2)
     batch = Batch(
         query=vectors,
@@ -205,8 +205,8 @@ def test_clusters_reach_the_training_masks(inline: None, tmp_path: Path):
         negative_row=torch.zeros(0, dtype=torch.int64),
         rows=slice(0, count),
         negative_rows=slice(0, 0),
-        positive_cluster=beside["positive.cluster"],
-        known_cluster=beside["query.cluster"],
+        positive_cluster=columns["positive.cluster"],
+        relevant_cluster=columns["query.relevant_cluster"],
     )
     masked = document_mask(batch, MaskConfig())
     other = {a: b for pair in pairs for a, b in (pair, pair[::-1])}

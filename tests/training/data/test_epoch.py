@@ -117,7 +117,7 @@ def test_a_ledger_of_rows_and_no_false_negative_over_many_buckets(small, tmp_pat
         left = found.read("left_out").to_pylist() if found.has("left_out") else []
         assert sorted(placed + [one["row"] for one in left]) == list(range(len(rows)))
         assert found.manifest.dropped == dict(Counter(one["reason"] for one in left))
-        assert found.manifest.notes["tokens"] == sum(int(epoch.cost(one).sum()) for one in steps)
+        assert found.manifest.notes["tokens"] == sum(int(epoch.token_counts(one).sum()) for one in steps)
         for one in steps:
             check(rows, one)
 
@@ -291,7 +291,7 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
     with data.Epochs(rows, data.recipe(config, [1]), config):
         time.sleep(0.5)
         assert sorted(path.name for path in Path(home).iterdir()) == ["epoch-00000"], "nobody has opened it yet"
-        feed = EpochFeed(EpochWaiter(home, marks=True))
+        feed = EpochFeed(EpochWaiter(home, mark_opened=True))
         read = [len(ref) for _, ref in feed.plan(0, 3 * feed.steps)]
     assert len(read) == 3 * feed.steps == 3 * len(EpochReader(Artifact.open(epoch_path(home, 2), "epoch"), 2))
 
@@ -302,7 +302,7 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
     epochs = data.Epochs(rows, data.recipe(again, [1]), again)
     monkeypatch.setattr(data, "compose_epoch", broken)
     with epochs, pytest.raises(UserError, match=r"epoch 1: .*No space left on device"):
-        list(EpochFeed(EpochWaiter(again.places["epochs"], marks=True)).plan(0, 20))
+        list(EpochFeed(EpochWaiter(again.places["epochs"], mark_opened=True)).plan(0, 20))
 
 
 def test_where_a_row_came_from_is_found(tmp_path, minilm):

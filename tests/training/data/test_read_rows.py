@@ -9,11 +9,11 @@ from pipeline.core.errors import UserError
 from pipeline.core.schema import vectors
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
-from tests.support.rows import made, pair
+from tests.support.rows import gathered_columns, made, pair, token_table
 from training.data import guide_vectors
 from training.data.batching import compose_batches, stable_id
 from training.data.read_rows import load_rows, with_guide
-from training.data.tokenized import id_columns, optional_columns, row_keys, tokenise_rows
+from training.data.tokenized import row_keys
 from training.loop.step import LoopConfig, TrainStep
 from training.loop.validation import ValidationConfig, load_validation
 from training.losses.cosent import CoSENT
@@ -54,18 +54,6 @@ def data(tmp_path):
     )
 
 
-def tokens_of(rows) -> pa.Table:
-    """Rows as epochs hold them, a token a text."""
-    return tokenise_rows(rows, lambda texts, role: [[1]] * len(texts))
-
-
-def travelling(rows, which=None) -> dict[str, np.ndarray]:
-    """What travels with the texts of some rows."""
-    table = tokens_of(rows)
-    chosen = table if which is None else table.take(which)
-    return id_columns(chosen, optional_columns(table), rows.relevant_id.shape[1])
-
-
 def ids(*names):
     return [stable_id(name) for name in names]
 
@@ -83,7 +71,7 @@ def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
 def test_labelled_pairs_beside_pairs(data):
     rows = load_rows(["pairs", "labelled"], data, None, None, None)
     assert rows.score.tolist()[:5] == [3, 1, 2, 0, 1 / 8]
-    assert len(rows) == 12 and len(compose_batches(row_keys(tokens_of(rows)), 6).batches) == 2
+    assert len(rows) == 12 and len(compose_batches(row_keys(token_table(rows)), 6).batches) == 2
 
 
 def test_a_judged_row_is_a_query_with_all_its_judged_documents(data):
@@ -164,7 +152,7 @@ def test_guide_vectors_are_found_by_id_and_reach_the_loss(data, tmp_path, capsys
     negatives = made(tmp_path / "more", "mine", triplets=[pair("q1", "d2", negatives=given), pair("q3", "d1")])
     rows = with_guide(load_rows(["mined"], data, negatives, None, None), guide_vectors.open_guide(settings))
     assert "1 of 6 texts of the rows have no vector" in capsys.readouterr().err
-    found = {name: words.view(np.float16) for name, words in travelling(rows, [1, 0]).items() if "guide" in name}
+    found = {name: words.view(np.float16) for name, words in gathered_columns(rows, [1, 0]).items() if "guide" in name}
     nothing = np.full(6, np.nan)
     expected = {
         "query.guide": [values[0], values[5]],

@@ -29,7 +29,7 @@ class Tiny(nn.Module):
         self.embedding = nn.Embedding(50, DIM).double()
         self.layer = nn.Linear(DIM, DIM).double()
         self.dropout, self.budget = nn.Dropout(dropout), budget
-        self.learned = nn.ParameterDict({name: torch.tensor(value).double() for name, value in learned.items()})
+        self.scalars = nn.ParameterDict({name: torch.tensor(value).double() for name, value in learned.items()})
 
     def forward(self, tokens, skip):
         chunks = padded_batches([len(row) for row in tokens], self.budget)
@@ -70,13 +70,13 @@ def take(sizes, cached=False, dropout=0.0, hook=None, steps=1):
     model = DistributedDataParallel(module, gradient_as_bucket_view=True) if size > 1 else module
     if hook is not None:
         model.register_comm_hook(None, hook)
-    learned = dict(module.learned.items())
+    learned = dict(module.scalars.items())
     passes = GradientCache(model, model, learned, BUDGET) if cached else PlainPass(model, learned)
     start = sum(sizes[:rank])
     for _ in range(steps):
         torch.manual_seed(rank)
         module.zero_grad(set_to_none=True)
-        share = LOSS(embed(passes, slice(start, start + sizes[rank])), passes.learned)
+        share = LOSS(embed(passes, slice(start, start + sizes[rank])), passes.scalars)
         passes.backward(share.loss * size)
     flat = torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
     return {"loss": share.loss.detach(), "grad": flat, "next": torch.rand(1)}

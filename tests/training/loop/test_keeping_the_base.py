@@ -178,7 +178,7 @@ def test_resume_is_exact_and_the_model_is_the_average(tmp_path: Path, kind):
     differs = [
         name for name, value in whole.average.trained.items() if not torch.equal(value, whole.average.values[name])
     ]
-    assert "learned.log_scale" in differs and len(differs) > 10
+    assert "scalars.log_scale" in differs and len(differs) > 10
 
 
 def test_a_share_of_the_base_is_taken_of_the_average(tmp_path: Path):

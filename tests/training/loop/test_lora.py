@@ -56,7 +56,7 @@ def test_only_adapters_and_scalars_train_and_are_kept(tmp_path):
     TrainingState(loop.module, loop.optimizer, Progress(3, "plan")).write(tmp_path / "checkpoint")
     kept = load_file(tmp_path / "checkpoint" / "weights.safetensors")
     moved = {name for name, value in loop.module.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == set(kept) == {name for name in before if "lora_" in name or name.startswith("learned.")}
+    assert moved == set(kept) == {name for name in before if "lora_" in name or name.startswith("scalars.")}
     assert len(kept) == 1 + 2 * 6 * 2 and not any("pooler" in name for name in kept)
     size = sum(file.stat().st_size for file in (tmp_path / "checkpoint").iterdir())
     assert size < 0.05 * sum(value.nbytes for value in before.values())
@@ -115,7 +115,7 @@ def reduced(folder: str) -> dict[str, torch.Tensor]:
 def test_two_ranks_give_the_gradient_of_one(tmp_path):
     make_data(tmp_path)
     alone = reduced(str(tmp_path))
-    assert all("lora_" in name or name.startswith("learned.") for name in alone) and len(alone) == 25
+    assert all("lora_" in name or name.startswith("scalars.") for name in alone) and len(alone) == 25
     for rank in run_ranks(2, reduced, str(tmp_path)):
         assert set(rank) == set(alone)
         flat = [torch.cat([grads[name].reshape(-1).double() for name in sorted(alone)]) for grads in (rank, alone)]

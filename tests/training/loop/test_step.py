@@ -38,7 +38,7 @@ def plain():
 )
 def test_saving_memory_changes_no_gradient(plain, ways, tile):
     loop = make_loop(**ways)
-    loop.objective = loop.objective.model_copy(update={"tile": tile})
+    loop.loss = loop.loss.model_copy(update={"tile": tile})
     found = gradient(loop)
     assert found.norm() / plain.norm() == pytest.approx(1.0, abs=1e-6)
     assert torch.cosine_similarity(found, plain, dim=0) >= 1 - 1e-10

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from tests.support.loop import make_parts
+from tests.support.loop import MemoryStore, make_exact_loop, make_parts
 from tests.support.ranks import run_ranks
 from training.loop.checkpoint import (
     OPTIMIZER,
@@ -19,55 +18,12 @@ from training.loop.checkpoint import (
     WEIGHTS,
     CheckpointConfig,
     Progress,
-    RunStore,
     TrainingState,
     find_damage,
 )
 from training.loop.step import LoopConfig, TrainStep
 from training.loop.trainer import Trainer, record_validation
 from training.losses.infonce import InfoNCE
-
-
-class Memory(RunStore):
-    """Keeps everything in a folder and in lists; restores the newest checkpoint of the folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self.aside: list[dict[str, Any]] = []
-        self.steps: list[int] = []
-        self.told_to_go = False
-
-    def restore(self):
-        found = sorted(self.folder.glob("*"), key=lambda path: int(path.name))
-        return found[-1] if found else None
-
-    def log(self, row):
-        self.rows.append(row)
-
-    def note(self, step, text):
-        self.notes.append(text)
-
-    def save(self, metrics, state, **_):
-        state.write(self.folder / str(metrics["step"]))
-        self.steps.append(metrics["step"])
-
-    def save_bad_rows(self, step, rows):
-        self.aside += rows
-
-    def preempted(self):
-        fresh, self.told_to_go = self.told_to_go, False
-        return fresh
-
-
-def make_loop(rows: int = 8, poison: int | None = None, **config) -> TrainStep:
-    encoder, made, settings = make_parts(rows, 8, **{"dropout": 0.0, "learning_rate": 1e-3, **config})
-    if poison is not None:
-        weight = np.ones(rows)
-        weight[poison] = math.nan
-        made = replace(made, weight=weight)
-    return TrainStep(encoder, InfoNCE(), made, settings)
 
 
 def figures(*values: float):
@@ -78,7 +34,7 @@ def figures(*values: float):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    loop = make_loop(max_steps=1)
+    loop = make_exact_loop(max_steps=1)
     folder = tmp_path_factory.mktemp("whole")
     loop.state(Progress(1, "plan")).write(folder)
     return folder
@@ -103,7 +59,7 @@ def test_a_damaged_checkpoint_is_known_and_not_read(written: Path, tmp_path: Pat
     spoil(folder)
     assert find_damage(folder) == words
     with pytest.raises(UserError, match="spoilt: "):
-        make_loop().state(Progress(0, "plan")).read(folder)
+        make_exact_loop().state(Progress(0, "plan")).read(folder)
 
 
 def flip(path: Path) -> None:
@@ -121,7 +77,7 @@ def test_what_a_checkpoint_was_made_with_is_named():
 
 
 def test_a_checkpoint_says_where_the_run_stood(tmp_path: Path):
-    Trainer(make_loop(max_steps=3, epochs=3, validations=0), Memory(tmp_path), None, "plan").run()
+    Trainer(make_exact_loop(max_steps=3, epochs=3, validations=0), MemoryStore(tmp_path), None, "plan").run()
     state = json.loads((tmp_path / "3" / STATE).read_text())
     assert state["progress"] == {
         "step": 3,
@@ -139,12 +95,12 @@ def test_a_checkpoint_says_where_the_run_stood(tmp_path: Path):
 
 def test_patience_ends_a_run_and_a_resumed_one_knows_it(tmp_path: Path):
     config = {"max_steps": 8, "epochs": 8, "validations": 8, "patience": 2}
-    keeper = Memory(tmp_path)
-    Trainer(make_loop(**config), keeper, figures(0.9, 0.1, 0.3, 0.2, 0.3, 0.9), "plan", "ndcg@10").run()
-    assert keeper.steps == [1, 2, 3, 4], "two validations after the best one, the base's figure apart"
-    assert keeper.notes == ["stopped early: 2 validations no better than 0.3000"]
-    again = Memory(tmp_path)
-    Trainer(make_loop(**config), again, None, "plan", "ndcg@10").run()
+    store = MemoryStore(tmp_path)
+    Trainer(make_exact_loop(**config), store, figures(0.9, 0.1, 0.3, 0.2, 0.3, 0.9), "plan", "ndcg@10").run()
+    assert store.steps == [1, 2, 3, 4], "two validations after the best one, the base's figure apart"
+    assert store.notes == ["stopped early: 2 validations no better than 0.3000"]
+    again = MemoryStore(tmp_path)
+    Trainer(make_exact_loop(**config), again, None, "plan", "ndcg@10").run()
     assert again.steps == []
 
 
@@ -161,43 +117,45 @@ def test_a_gain_must_be_big_enough():
 def test_a_run_that_goes_on_is_the_run_that_never_stopped(tmp_path: Path):
     """Killed after step 3 with the checkpoint of step 2: steps 3 to 6 are taken (again), with the same weights."""
     config = {"max_steps": 6, "epochs": 6, "validations": 0, "dropout": 0.1}
-    whole = make_loop(**config)
-    Trainer(whole, Memory(tmp_path / "whole"), None, "plan", checkpoints=CheckpointConfig(steps=2)).run()
+    whole = make_exact_loop(**config)
+    Trainer(whole, MemoryStore(tmp_path / "whole"), None, "plan", checkpoints=CheckpointConfig(steps=2)).run()
     for folder in ("4", "6"):
         (tmp_path / "whole" / folder).rename(tmp_path / folder)
-    second = make_loop(**config)
-    keeper = Memory(tmp_path / "whole")
-    Trainer(second, keeper, None, "plan", checkpoints=CheckpointConfig(steps=2)).run()
-    assert keeper.steps == [4, 6]
-    assert [row["step"] for row in keeper.rows] == [5, 6]
+    second = make_exact_loop(**config)
+    store = MemoryStore(tmp_path / "whole")
+    Trainer(second, store, None, "plan", checkpoints=CheckpointConfig(steps=2)).run()
+    assert store.steps == [4, 6]
+    assert [row["step"] for row in store.rows] == [5, 6]
     for name, value in whole.module.named_parameters():
         assert torch.equal(value, dict(second.module.named_parameters())[name]), name
 
 
 def test_a_notice_that_a_node_goes_makes_a_checkpoint(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("training.loop.step.trainer.ASK_S", 0.0)
-    keeper = Memory(tmp_path)
-    keeper.told_to_go = True
-    Trainer(make_loop(max_steps=3, epochs=3, validations=0), keeper, None, "plan").run()
-    assert keeper.steps == [1, 3]
-    assert keeper.notes == ["a node is to go; a checkpoint is made first"]
+    monkeypatch.setattr("training.loop.trainer.PREEMPTION_CHECK_S", 0.0)
+    store = MemoryStore(tmp_path)
+    store.preempt = True
+    Trainer(make_exact_loop(max_steps=3, epochs=3, validations=0), store, None, "plan").run()
+    assert store.steps == [1, 3]
+    assert store.notes == ["a node is about to be preempted; a checkpoint is saved first"]
 
 
 def test_a_batch_that_is_not_finite_is_skipped_and_kept(tmp_path: Path):
-    loop = make_loop(poison=5, max_steps=2, epochs=2, validations=0, log_every=1, max_bad_steps=2)
+    loop = make_exact_loop(poison=5, max_steps=2, epochs=2, validations=0, log_every=1, max_bad_steps=2)
     before = {name: value.clone() for name, value in loop.module.named_parameters()}
-    keeper = Memory(tmp_path)
-    Trainer(loop, keeper, None, "plan").run()
+    store = MemoryStore(tmp_path)
+    Trainer(loop, store, None, "plan").run()
     assert all(torch.equal(value, before[name]) for name, value in loop.module.named_parameters())
-    assert [row["bad_steps"] for row in keeper.rows] == [1, 2]
-    assert keeper.rows[0]["loss"] is None, "JSON has no number for it"
-    assert "the gradient of step 0 is not finite" in keeper.notes[0]
-    guilty = [row for row in keeper.aside if row["query.weight"] == "nan"]
-    assert len(keeper.aside) == 16 and len(guilty) == 2
+    assert [row["bad_steps"] for row in store.rows] == [1, 2]
+    assert store.rows[0]["loss"] is None, "JSON has no number for it"
+    assert "the gradient of step 0 is not finite" in store.notes[0]
+    guilty = [row for row in store.bad_rows if row["query.weight"] == "nan"]
+    assert len(store.bad_rows) == 16 and len(guilty) == 2
     rows = make_parts(8, 8)[1]
     assert guilty[0]["query_id"] == int(rows.query_id[5])
     assert all(number in guilty[0]["query"] for number in rows.anchors[5].split()[:3])
-    resumed = Trainer(make_loop(poison=5, max_steps=3, epochs=3, validations=0, max_bad_steps=2), keeper, None, "plan")
+    resumed = Trainer(
+        make_exact_loop(poison=5, max_steps=3, epochs=3, validations=0, max_bad_steps=2), store, None, "plan"
+    )
     resumed.progress = replace(resumed.progress, total=2)
     with pytest.raises(UserError, match="3 times now"):
         resumed.run()
@@ -232,7 +190,7 @@ def test_two_one_two_workers_are_one_run(tmp_path: Path):
     second = segment(folder, 2, 4)
     third = run_ranks(2, segment, folder, 4, 6)[0]
     fourth = segment(folder, 6, 6)
-    whole = make_loop(24, max_steps=8, epochs=8, batch_size=12, validations=0)
+    whole = make_exact_loop(24, max_steps=8, epochs=8, batch_size=12, validations=0)
     wanted = [sorted(whole.feed.rows(ref)) for _, ref in whole.plan(0)][:6]
     assert [*first["batches"], *second["batches"], *third["batches"]] == wanted
     again = segment(folder, 2, 2)

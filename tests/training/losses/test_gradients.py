@@ -127,7 +127,7 @@ class Tiny(nn.Module):
         generator = torch.Generator().manual_seed(5)
         self.register_buffer("table", table)
         self.weight = nn.Parameter(torch.randn(DIM, DIM, generator=generator, dtype=torch.float64))
-        self.learned = nn.ParameterDict(
+        self.scalars = nn.ParameterDict(
             {name: nn.Parameter(torch.tensor(value, dtype=torch.float64)) for name, value in learned.items()}
         )
 
@@ -204,9 +204,9 @@ def gradient(name: str, mode: str, sizes: list[int], weighted: bool):
     module, model = wrapped(tuple(loss.learnable().items()))
     module.zero_grad()
     passes = (
-        PlainPass(model, module.learned) if mode == "plain" else GradientCache(model, model, module.learned, budget=9)
+        PlainPass(model, module.scalars) if mode == "plain" else GradientCache(model, model, module.scalars, budget=9)
     )
-    share = loss(embed(passes, sizes, weighted), passes.learned)
+    share = loss(embed(passes, sizes, weighted), passes.scalars)
     passes.backward(share.loss * world()[1])
     flat = torch.cat([parameter.grad.reshape(-1).clone() for parameter in module.parameters()])
     return {"loss": share.loss.detach(), "grad": flat, "report": {k: v.detach() for k, v in share.report.items()}}
@@ -272,7 +272,7 @@ def truth(name: str, weighted: bool):
     whole = slice(0, ROWS), slice(0, len(owner))
     base = before(list(range(len(table))))
     batch = Batch(query, positive, negative, owner, *whole, **known, base=base, step=STEP, progress=PROGRESS)
-    share = loss(batch, dict(module.learned.items()))
+    share = loss(batch, dict(module.scalars.items()))
     share.loss.backward()
     return share, torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
 

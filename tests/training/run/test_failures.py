@@ -134,7 +134,7 @@ def test_how_a_run_is_carried_out_is_not_what_it_is():
         ({"resume": True, "fresh": True}, "give one of the two"),
         ({"workers": {"min": 3, "max": 2}}, "min 3 is more than max 2"),
         ({"loop": {"patience": 2, "validations": 0}}, "loop.patience needs loop.validations"),
-        ({"loop": {"patience": 2}, "validation": {"beside": True}}, "not validation.asynchronous"),
+        ({"loop": {"patience": 2}, "validation": {"asynchronous": True}}, "not validation.asynchronous"),
         ({"workers": 0}, "setting 'workers' is 0: .*wanted a number from 1 on, or min and max"),
     ],
 )
@@ -158,7 +158,7 @@ def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
         ([2], 0, {}, (2, 1.0, False)),
         ([16], 0, {"workers": 4}, (4, 4.0, False)),
         ([16], 0, {"workers": {"min": 2, "max": 8}}, ((2, 8), 2.0, False)),
-        ([3], 0, {"workers": 2, "validation": {"beside": True}}, (2, 1.0, False)),
+        ([3], 0, {"workers": 2, "validation": {"asynchronous": True}}, (2, 1.0, False)),
         ([32], 4, {}, (4, 8.0, True)),
         ([1], 0, {"workers": {"min": 1, "max": 4}}, ((1, 4), 1.0, False)),
         ([0, 1, 1], 0, {"workers": 1}, (1, 1.0, False)),

@@ -17,9 +17,8 @@ from pipeline.core.errors import UserError
 from pipeline.mining import job
 from pipeline.mining.config import MineConfig
 from pipeline.storage.artifact import Artifact
-from tests.support.loop import make_parts
+from tests.support.loop import MemoryStore, make_exact_loop, make_parts
 from tests.support.runs import make_data
-from tests.training.loop.test_trainer import Memory, make_loop
 from training.data.epoch import EpochSettings
 from training.data.epoch_composer import compose_epoch
 from training.data.epoch_reader import EpochFeed, InMemoryEpochs, epoch_path
@@ -53,14 +52,14 @@ def test_a_round_ends_at_its_last_step_and_the_next_goes_on_exactly(tmp_path: Pa
         folder.mkdir()
         kept: list[int] = []
         for stop in stops:
-            loop = make_loop(rows=32, epochs=2, batch_size=8)
+            loop = make_exact_loop(rows=32, epochs=2, batch_size=8)
             encoder, rows, config = make_parts(32, 8, batch_size=8)
             loop.feed = EpochFeed(
                 InMemoryEpochs(rows, encoder.tokenize, EpochSettings(config.batch_size, config.seed, 12)), stop
             )
-            keeper = Memory(folder)
-            Trainer(loop, keeper, None, "plan").run()
-            kept += keeper.steps
+            store = MemoryStore(folder)
+            Trainer(loop, store, None, "plan").run()
+            kept += store.steps
         return kept, {name: tensor.numpy() for name, tensor in loop.module.state_dict().items()}
 
     steps, whole = run(tmp_path / "whole", None)

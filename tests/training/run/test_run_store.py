@@ -44,7 +44,7 @@ def test_the_newest_checkpoint_is_gone_on_from(run):
     before = Progress(8, "plan", world=2, total=20)
     mine.begin(Progress(8, "plan", world=1, total=20), before)
     mine.log({"step": 9, "steps": 20, "loss": 0.5})
-    mine.taken(9, [9])
+    mine.record_rows(9, [9])
     rows = mine.lines.rows()
     assert [row["step"] for row in rows] == [*range(1, 9), 8, 9]
     assert rows[8]["note"] == "goes on after step 8 of 20 with 1 worker, 2 before"
