@@ -1,6 +1,7 @@
 """AdamW on clipped gradients, with loss scaling in float16; a gradient that is not finite is skipped."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class Optimizer:
         self.max_grad_norm, self.max_bad_steps, self.bad_steps = max_grad_norm, max_bad_steps, 0
         self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay), fused=True)
         device = self.parameters[0].device.type
+        self.unscaled = False  # while a batch is computed again without loss scaling
         self.scaler = torch.amp.GradScaler(device, enabled=precision == torch.float16)
 
     def zero_grad(self) -> None:
@@ -37,13 +39,17 @@ class Optimizer:
 
     def scale_loss(self, loss: Tensor) -> Tensor:
         """Scale the loss for backward."""
+        if self.unscaled:
+            return loss
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
-    def step(self, step: int, rate: float) -> dict[str, float]:
+    def step(self, step: int, rate: float, backward: Callable[[], object] | None = None) -> dict[str, float]:
         """Take one step at a learning rate; one whose gradient is not finite is skipped and counted.
 
-        While the float16 scale can still fall, such a step only lowers it. Raises UserError after too many others.
+        In float16 the scale may be the reason: then only the scale falls, and nothing is counted. `backward` computes
+        the gradients of the same batch again, to see whether they are finite without the scale; where it is not given,
+        a step counts once the scale cannot fall further. Raises UserError after too many counted steps.
         """
         self.scaler.unscale_(self.adamw)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
@@ -52,15 +58,31 @@ class Optimizer:
             for group in self.adamw.param_groups:
                 group["lr"] = rate
             self.scaler.step(self.adamw)
-        elif scale <= 1.0:
-            self.bad_steps += 1
-            if self.bad_steps > self.max_bad_steps:
-                raise UserError(
-                    f"step {step}: the gradient is not finite, {self.bad_steps} times now; "
-                    "lower loop.learning_rate or set loop.precision float32"
-                )
-        self.scaler.update()
+            self.scaler.update()
+        elif scale <= 1.0 or (backward and not self._finite_unscaled(backward)):
+            self.scaler.update(scale if self.scaler.is_enabled() else None)
+            self._count_bad(step)
+        else:
+            self.scaler.update()
         return {"grad_norm": norm, "learning_rate": rate} | ({"scale": scale} if self.scaler.is_enabled() else {})
+
+    def _finite_unscaled(self, backward: Callable[[], object]) -> bool:
+        """Whether the gradients of the batch are finite without loss scaling."""
+        self.unscaled = True
+        try:
+            backward()
+        finally:
+            self.unscaled = False
+        norms = [parameter.grad.norm() for parameter in self.parameters if parameter.grad is not None]
+        return all(math.isfinite(float(norm)) for norm in norms)
+
+    def _count_bad(self, step: int) -> None:
+        self.bad_steps += 1
+        if self.bad_steps > self.max_bad_steps:
+            raise UserError(
+                f"step {step}: the gradient is not finite, {self.bad_steps} times now; "
+                "lower loop.learning_rate or set loop.precision float32"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

@@ -221,7 +221,8 @@ class TrainStep:
         torch.manual_seed(batching.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
         self.module.train()
         report = self.backward(batch, step)
-        report |= self.optimizer.step(step, learning_rate_at(step, self.total, self.config))
+        rate = learning_rate_at(step, self.total, self.config)
+        report |= self.optimizer.step(step, rate, lambda: self.backward(batch, step))
         if self.average:
             self.average.update(step)
         return report

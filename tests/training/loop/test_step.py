@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from tests.support.loop import BUDGET, make_loop, make_parts
+from tests.support.loop import BUDGET, make_exact_loop, make_loop, make_parts
 from training.loop.optimizer import Optimizer
 from training.loop.step import LoopConfig, TrainStep
 from training.losses.infonce import InfoNCE
@@ -122,7 +122,7 @@ def feed(module, optimizer, grad: float):
     """One step whose scaled gradient is what is given."""
     before = module.weight.detach().clone()
     optimizer.zero_grad()
-    optimizer.scaled(module(torch.ones(1, 3)).sum()).backward()
+    optimizer.scale_loss(module(torch.ones(1, 3)).sum()).backward()
     module.weight.grad.fill_(grad)
     report = optimizer.step(1, 0.1)
     return report, float((module.weight.detach() - before).abs().max())
@@ -145,6 +145,32 @@ def test_the_float16_scale_falls_before_a_step_is_bad():
     assert report["scale"] == 1.0 and moved == 0.0 and optimizer.bad_steps == 1
     report, moved = feed(module, optimizer, 0.25)
     assert report["grad_norm"] == pytest.approx(math.sqrt(3) * 0.25 / 0.5) and moved > 0.01
+
+
+def test_a_bad_batch_is_counted_at_once_and_leaves_the_float16_scale():
+    loop = make_exact_loop(poison=5, precision="float16", max_bad_steps=2)
+    batch = loop.load_batch(loop.feed.first)
+    before = [value.clone() for value in loop.module.parameters()]
+    reports = [loop.step(batch, step) for step in range(2)]
+    assert loop.optimizer.bad_steps == 2 and [report["scale"] for report in reports] == [65536.0, 65536.0]
+    assert all(torch.equal(a, b) for a, b in zip(before, loop.module.parameters(), strict=True))
+    with pytest.raises(UserError, match="3 times now"):
+        loop.step(batch, 2)
+
+
+def test_a_scale_that_is_too_high_falls_and_counts_nothing():
+    module, optimizer = small(torch.float16)
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        optimizer.scale_loss(module(torch.full((1, 3), 2.0)).sum() * 2.0**100).backward()
+
+    optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    scales = []
+    for step in range(20):
+        backward()
+        scales.append(optimizer.step(step, 0.1, backward)["scale"])
+    assert optimizer.bad_steps == 0 and scales[:3] == [2.0**40, 2.0**39, 2.0**38] and scales[-1] == scales[-2]
 
 
 def test_the_scale_is_part_of_the_state():
