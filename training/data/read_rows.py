@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 from pipeline.core.schema import TABLES
 from pipeline.storage.artifact import Artifact
 from training.data import guide_vectors
@@ -72,6 +73,21 @@ def _read_mined(negatives: Artifact) -> pa.Table:
     scores = {(row["anchor_id"], row["positive_id"]): row["positive_score"] for row in candidates.to_pylist()}
     names = zip(table["anchor_id"].to_pylist(), table["positive_id"].to_pylist(), strict=True)
     return table.append_column("teacher", pa.array([scores.get(name) for name in names], pa.float32()))
+
+
+def open_mined(path: str) -> Artifact:
+    """Open mined negatives; says how many rows have none, and raises UserError where that is all of them."""
+    negatives = Artifact.open(path, "mine")
+    per_row = {int(number): count for number, count in negatives.manifest.notes.get("negatives_per_row", {}).items()}
+    empty, rows = per_row.get(0, 0), negatives.rows("triplets")
+    if rows == 0 or empty == rows:
+        raise UserError(
+            f"{path}: mining found no negative for any of its {rows:,} rows; mine with a looser rule (see "
+            "`python -m scripts.sweep`), or leave mined out of rows"
+        )
+    if empty:
+        say(f"train: {empty:,} of {rows:,} mined rows have no negative")
+    return negatives
 
 
 def _labelled_pairs(pairs: pa.Table, data: Artifact) -> pa.Table:

@@ -7,6 +7,7 @@ from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact
 from training.data.epoch import REPLAY
 from training.data.guide_vectors import open_guide
+from training.data.read_rows import open_mined
 from training.losses.any_loss import check_rows
 from training.run import model_card
 from training.run.config import TrainConfig
@@ -29,7 +30,7 @@ def run(config: TrainConfig) -> str:
         tracker.check()
     places = config.places
     data = Artifact.open(places["data"], "build")
-    negatives = Artifact.open(places["negatives"], "mine") if "mined" in config.rows else None
+    negatives = open_mined(places["negatives"]) if "mined" in config.rows else None
     base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.core.schema import vectors
+from pipeline.core.schema import TABLES, vectors
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
 from tests.support.rows import gathered_columns, made, pair, token_table
 from training.data import guide_vectors
 from training.data.batching import compose_batches, stable_id
-from training.data.read_rows import load_rows, with_guide
+from training.data.read_rows import load_rows, open_mined, with_guide
 from training.data.tokenized import row_keys
 from training.loop.step import LoopConfig, TrainStep
 from training.loop.validation import ValidationConfig, load_validation
@@ -192,3 +192,26 @@ def test_held_out_pairs_are_measured_where_nothing_else_is(data, tmp_path):
     assert len(load_validation(bare, ValidationConfig(max_pairs=2)).gold) == 2
     assert load_validation(data, ValidationConfig(metric="spearman")).gold == found.gold
     assert load_validation(made(tmp_path / "none", "build", pairs=[pair("q", "d")]), config) is None
+
+
+def mined(folder, counts: list[int]) -> str:
+    """An artifact of `mine` whose rows have so many negatives."""
+    draft = artifact.begin(str(folder / "mined"), "mine", {}, {}, overwrite=False)
+    rows = [
+        pair(f"q{row}", f"d{row}") | {"negatives": [{"doc_id": f"n{n}", "text": "no"} for n in range(count)]}
+        for row, count in enumerate(counts)
+    ]
+    draft.write("triplets", pa.Table.from_pylist(rows, TABLES["triplets"]))
+    per_row = {str(count): counts.count(count) for count in sorted(set(counts))}
+    return draft.finish(["triplets"], negatives_per_row=per_row).path
+
+
+@pytest.mark.parametrize("counts", [[], [0, 0, 0]])
+def test_a_mining_that_found_nothing_is_refused(tmp_path, counts):
+    with pytest.raises(UserError, match=rf"found no negative for any of its {len(counts)} rows; mine with a looser"):
+        open_mined(mined(tmp_path, counts))
+
+
+def test_mined_rows_without_a_negative_are_counted(tmp_path, capsys):
+    open_mined(mined(tmp_path, [2, 0, 1, 0]))
+    assert capsys.readouterr().err == "train: 2 of 4 mined rows have no negative\n"
