@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.storage import files
 from training.loop.checkpoint import CheckpointConfig, Progress, RunStore, TrainingState, find_damage
 from training.run.jsonl_log import Lines
-from training.run.trackers import Tracker, Writer
+from training.run.tracker import MetricsWriter, Tracker
 
 METRICS, BAD, BESIDE, LEDGER = "metrics.jsonl", "bad", "validations", "ledger"
 
@@ -34,7 +34,7 @@ class RayKeeper(RunStore):
         self.rank = int(ray.train.get_context().get_world_rank())
         self.ledger = Lines(files.join(log, LEDGER, f"rank-{self.rank}.jsonl"))
         self.beside = config.upload == "async" or (config.upload == "auto" and not self.lines.local)
-        self.writers: list[Writer] = []
+        self.writers: list[MetricsWriter] = []
         self.damaged: list[str] = []
         self.known: set[int] = set()  # steps whose validation beside training is in the metrics
         self.notice: Any = None
@@ -142,7 +142,7 @@ class RayKeeper(RunStore):
         return fresh
 
 
-class Gauges(Writer):
+class Gauges(MetricsWriter):
     """The newest figures as gauges of Ray's metrics, which Prometheus reads from every node."""
 
     def __init__(self) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from training.run import trackers
+from training.run import tracker
 from training.run.jsonl_log import Lines
+from training.run.mlflow import MLflow
+from training.run.tensorboard import TensorBoard
 
 ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.5}, {"step": 2, "ndcg@10": 0.5}]
 
@@ -41,9 +43,9 @@ def test_a_line_that_is_not_whole_waits(tmp_path: Path):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracker, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tensorboard is not installed; pip install 'tripletail\[trackers\]'"):
-        trackers.TensorBoard().check()
+        TensorBoard().check()
 
 
 def test_tensorboard_reads_what_was_written(tmp_path: Path):
@@ -51,7 +53,7 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for start, rows in ((0, ROWS), (1, [{"step": 2, "steps": 3, "loss": 1.25}])):
-        writer = trackers.TensorBoard().open(str(tmp_path), start)
+        writer = TensorBoard().open(str(tmp_path), start)
         for row in rows:
             writer.log(row)
         writer.close()
@@ -66,7 +68,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch):
 
     uri = (tmp_path / "store").as_uri()
     for row in (ROWS[0], ROWS[2]):
-        writer = trackers.MLflow(uri=uri).open(str(tmp_path), 0)
+        writer = MLflow(uri=uri).open(str(tmp_path), 0)
         writer.log(row)
         writer.close()
     client = MlflowClient(uri)
