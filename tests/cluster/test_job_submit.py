@@ -19,7 +19,7 @@ import pytest
 
 from pipeline.storage.artifact import Artifact
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 PRODUCTS = [
     {"id": f"p{number}", "title": f"{colour} {thing}", "description": f"A {colour} {thing} for every day."}
@@ -207,7 +207,7 @@ def test_own_source_and_loss_travel_with_a_job(head, tmp_path):
     settings = {
         "run": str(tmp_path / "run"),
         "build": {
-            "sources": [{"type": "own_shop:Faq", "path": str(tmp_path / "faq.txt"), "repeated_ids": "first"}],
+            "sources": [{"type": "own_shop:Faq", "path": str(tmp_path / "faq.txt")}],
             "split": {"train": 1, "dev": 0, "test": 0},
         },
         "train": {
