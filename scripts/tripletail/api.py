@@ -51,7 +51,7 @@ def _as_artifact(step: recipes.Step, result: Any) -> Artifact:
 
 
 def _training_log(settings: Any) -> str:
-    return str(settings.places["log"])
+    return str(settings.paths["log"])
 
 
 def _settings(recipe: Recipe | None) -> config.Recipe | None:

@@ -11,19 +11,19 @@ from training.loop.lora import attach_adapters
 from training.loop.step import EmbedModule
 from training.loop.validation import load_validation
 from training.run.config import TrainConfig
-from training.run.run_store import BESIDE, local
+from training.run.run_store import VALIDATIONS, local_checkpoint
 
 
-def measure(checkpoint: Any, config: dict[str, Any], places: dict[str, str]) -> dict[str, float]:
+def validate_checkpoint(checkpoint: Any, config: dict[str, Any], paths: dict[str, str]) -> dict[str, float]:
     """Measure the model of a checkpoint, on one machine alone, and leave the figures in the run's directory too."""
     settings = validate(TrainConfig, config)
-    folder = local(checkpoint)
+    folder = local_checkpoint(checkpoint)
     encoder = Encoder.load(settings.encoder.model_copy(update={"dtype": "float32"}), "auto")
     if settings.lora:
         attach_adapters(encoder, settings.lora, settings.loop.seed)
     load_weights(EmbedModule(encoder, settings.loss.learnable()), folder)
-    checks = load_validation(Artifact.open(places["data"], "build"), settings.validation)
-    found = checks(encoder) if checks else {}
+    checks = load_validation(Artifact.open(paths["data"], "build"), settings.validation)
+    metrics = checks(encoder) if checks else {}
     step = read_progress(folder).step
-    files.write_json(files.join(places["log"], BESIDE, f"step-{step:06d}.json"), {"step": step, **found})
-    return found
+    files.write_json(files.join(paths["log"], VALIDATIONS, f"step-{step:06d}.json"), {"step": step, **metrics})
+    return metrics

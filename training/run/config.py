@@ -39,12 +39,21 @@ class Refresh(Config):
         return (version + 1) * self.every
 
 
-OPERATION = frozenset(  # how a run is carried out: none of it makes the result another one
-    {"resume", "fresh", "workers", "max_failures", "checkpoints", "trackers", "collective_timeout_s", "place_timeout_s"}
+EXECUTION_SETTINGS = frozenset(  # how a run is carried out: none of it makes the result another one
+    {
+        "resume",
+        "fresh",
+        "workers",
+        "max_failures",
+        "checkpoints",
+        "trackers",
+        "collective_timeout_s",
+        "placement_timeout_s",
+    }
 )
 
 
-class Elastic(Config):
+class ElasticWorkers(Config):
     """As many workers as the cluster has room for: a run goes on with fewer after a loss, and with more later."""
 
     min: int = Field(1, ge=1)
@@ -52,7 +61,7 @@ class Elastic(Config):
     resize_check_s: float = Field(60.0, ge=0, description="seconds between checks for room for more workers")
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Elastic":
+    def _ordered(self) -> "ElasticWorkers":
         if self.min > self.max:
             raise ValueError(f"min {self.min} is more than max {self.max}")
         return self
@@ -107,14 +116,14 @@ class TrainConfig(JobConfig):
     )
     validation: ValidationConfig = ValidationConfig()
     card: CardConfig = CardConfig()
-    workers: int | Elastic | None = Field(
+    workers: int | ElasticWorkers | None = Field(
         None, description="a number, or {min, max}; default: one a GPU, else one a CPU up to 2"
     )
     checkpoints: CheckpointConfig = CheckpointConfig()
     trackers: list[AnyTracker] = Field([], description="where metrics go besides the run's own file")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")
     collective_timeout_s: float = Field(60.0, ge=1, description="how long workers wait for one another in a step")
-    place_timeout_s: float = Field(60.0, ge=1, description="how long a run waits for room for its workers")
+    placement_timeout_s: float = Field(60.0, ge=1, description="how long a run waits for room for its workers")
     resume: bool = Field(False, description="go on with an unfinished run, or fail where there is none")
     fresh: bool = Field(False, description="start anew, whatever is there")
 
@@ -142,7 +151,7 @@ class TrainConfig(JobConfig):
         return self
 
     @property
-    def places(self) -> dict[str, str]:
+    def paths(self) -> dict[str, str]:
         """Absolute places of data, model directory and training log."""
         home = files.absolute(self.run)
         return {
@@ -157,15 +166,15 @@ class TrainConfig(JobConfig):
 
     def version(self, number: int) -> dict[str, str]:
         """Places of a version of the mined negatives, of the rows with them, and of the model that mined them."""
-        places = self.places
+        paths = self.paths
         if number == 0:
-            return {name: places[name] for name in ("negatives", "rows")}
-        home = files.join(places["log"], "refresh", f"{number:05d}")
+            return {name: paths[name] for name in ("negatives", "rows")}
+        home = files.join(paths["log"], "refresh", f"{number:05d}")
         return {name: files.join(home, name) for name in ("negatives", "rows", "model")}
 
     def result_settings(self) -> dict[str, Any]:
         """Every setting that decides the result: how the run is carried out does not."""
-        return {key: value for key, value in super().result_settings().items() if key not in OPERATION}
+        return {key: value for key, value in super().result_settings().items() if key not in EXECUTION_SETTINGS}
 
     def recipes(self) -> list[str]:
         """Return the recipe of the replayed corpus."""

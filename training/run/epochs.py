@@ -26,15 +26,15 @@ from training.data.rows_artifact import tokenise_in_pieces, write_rows
 from training.loop.step import LoopConfig
 from training.run.config import TrainConfig
 
-MOST_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
+MAX_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
 ROW_SETTINGS = frozenset(
     {"rows", "max_negatives", "negative_sampling", "max_rows", "homogeneous_batches", "mix", "mix_temperature", "guide"}
     | {"replay"}
 )
-HERE = 50_000  # rows up to which composing in this process is over before Ray has started its tasks
+LOCAL_ROWS = 50_000  # rows up to which composing in this process is over before Ray has started its tasks
 
 
-def prepared(
+def prepare_rows(
     config: TrainConfig,
     data: Artifact,
     negatives: Artifact | None,
@@ -43,37 +43,37 @@ def prepared(
     version: int = 0,
 ) -> Artifact:
     """Rows of a run, by version of its negatives, as an artifact; made anew where of other inputs or settings."""
-    place = config.version(version)["rows"]
+    path = config.version(version)["rows"]
     settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
-    beside = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
-    inputs |= {name: one.manifest.fingerprint for name, one in beside.items() if one}
-    if sum(_stored(kind, data, negatives) for kind in config.rows) <= HERE or replayed:
-        rows = _loaded(config, data, negatives, replayed)
-        found = write_rows(place, settings, inputs, tokenise_in_pieces(rows, encoder.tokenize))
+    other_inputs = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
+    inputs |= {name: item.manifest.fingerprint for name, item in other_inputs.items() if item}
+    if sum(_stored_rows(kind, data, negatives) for kind in config.rows) <= LOCAL_ROWS or replayed:
+        rows = _load_rows(config, data, negatives, replayed)
+        rows_artifact = write_rows(path, settings, inputs, tokenise_in_pieces(rows, encoder.tokenize))
     else:
-        bulk = _bulk(config, data, negatives, place)
-        found = write_bulk_rows(settings, inputs, bulk, on_ray(join(bulk.shuffle.path, "marks")))
-    notes = found.manifest.notes
+        bulk = _bulk_rows(config, data, negatives, path)
+        rows_artifact = write_bulk_rows(settings, inputs, bulk, on_ray(join(bulk.shuffle.path, "marks")))
+    notes = rows_artifact.manifest.notes
     say(f"train: {notes['rows']:,} rows with {notes['tokens']:,} tokens of {', '.join(notes['sources'])}")
-    return found
+    return rows_artifact
 
 
-def _stored(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
+def _stored_rows(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
     """Rows of the table that a kind of rows is made of."""
     if kind == "mined":
         return negatives.rows("triplets") if negatives else 0
     return data.rows("queries" if kind == "judged" else kind)
 
 
-def _bulk(config: TrainConfig, data: Artifact, negatives: Artifact | None, place: str) -> BulkRows:
+def _bulk_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, path: str) -> BulkRows:
     bulk = BulkRows(
         config.rows,
         data,
         negatives,
         config.encoder,
-        Shuffle(join(place, "staging"), 1),
-        place,
+        Shuffle(join(path, "staging"), 1),
+        path,
         config.max_negatives if config.negative_sampling == "first" else None,
         config.max_rows,
         config.mix,
@@ -89,20 +89,22 @@ def on_ray(marks: str) -> RunTasks:
     return lambda name, count, task: shuffle.run_tasks(name, count, task, marks, shuffle.ignore_progress)
 
 
-def _loaded(config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None) -> Rows:
+def _load_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, replayed: Artifact | None) -> Rows:
     """Rows of a run, those of the replayed artifact in a stream of their own."""
-    most = config.max_negatives if config.negative_sampling == "first" else None
+    max_negatives = config.max_negatives if config.negative_sampling == "first" else None
     if config.replay and replayed:
-        own = sample_rows(read_table(config.rows, data, negatives), config.max_rows)
-        rows = load_with_replay(own, data, config.replay, replayed, most)
+        run_rows = sample_rows(read_table(config.rows, data, negatives), config.max_rows)
+        rows = load_with_replay(run_rows, data, config.replay, replayed, max_negatives)
     else:
-        rows = load_rows(config.rows, data, negatives, most, config.max_rows, config.mix, config.mix_temperature)
+        rows = load_rows(
+            config.rows, data, negatives, max_negatives, config.max_rows, config.mix, config.mix_temperature
+        )
     if config.homogeneous_batches:
         rows = replace(rows, stream=rows.source)
     return with_guide(rows, open_guide(config.guide)) if config.guide else rows
 
 
-def recipe(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
+def epoch_settings(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
     """How the epochs of a run are composed, for any of these numbers of workers.
 
     Slots divide among all of them while that takes few; else among the most, and other numbers balance less well.
@@ -112,28 +114,28 @@ def recipe(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
     return EpochSettings(
         loop.batch_size,
         loop.seed,
-        slots_for(loop.slots, even if even <= MOST_SLOTS or loop.slots else max(ranks)),
+        slots_for(loop.slots, even if even <= MAX_SLOTS or loop.slots else max(ranks)),
         config.max_negatives,
         config.negative_sampling == "random",
         config.replay.share if config.replay else None,
     )
 
 
-def composed(home: str, stop: int) -> int:
+def count_steps(home: str, stop: int) -> int:
     """Steps of the epochs before epoch `stop`, which are all there."""
-    return sum(Artifact.open(epoch_path(home, one), "epoch").manifest.notes["steps"] for one in range(stop))
+    return sum(Artifact.open(epoch_path(home, number), "epoch").manifest.notes["steps"] for number in range(stop))
 
 
 def total_steps(home: str, loop: LoopConfig) -> int:
     """Steps of a run, as its first epoch decides."""
-    return min(loop.max_steps or 1 << 60, loop.epochs * composed(home, 1))
+    return min(loop.max_steps or 1 << 60, loop.epochs * count_steps(home, 1))
 
 
-class _Over(Exception):
+class _TrainingEnded(Exception):
     """Training has ended: what is being composed is not needed."""
 
 
-class Epochs:
+class EpochComposer:
     """Composes the epochs of a run: the first before training begins, each other once the one before is being read.
 
     A run whose rows change composes those from `start` to before `stop` of the same rows.
@@ -142,16 +144,16 @@ class Epochs:
     def __init__(
         self, rows: Artifact, how: EpochSettings, config: TrainConfig, start: int = 0, stop: int | None = None
     ) -> None:
-        self.rows, self.how, self.home, self.loop = rows, how, config.places["epochs"], config.loop
+        self.rows, self.how, self.home, self.loop = rows, how, config.paths["epochs"], config.loop
         self.start, self.stop = start, stop
         self.over = threading.Event()
-        self.thread = threading.Thread(target=self._ahead, daemon=True)
+        self.thread = threading.Thread(target=self._compose_ahead, daemon=True)
         self.first = self._compose(start, self._spread(start))
         left = ", ".join(f"{count:,} {reason}" for reason, count in self.first.manifest.dropped.items()) or "no row"
         notes = self.first.manifest.notes
         say(f"train: epoch {start} has {notes['steps']:,} steps, {notes['tokens']:,} tokens; left out of it: {left}")
 
-    def __enter__(self) -> "Epochs":
+    def __enter__(self) -> "EpochComposer":
         self.thread.start()
         return self
 
@@ -162,31 +164,31 @@ class Epochs:
         self.thread.join()
 
     def _compose(self, number: int, spread: RunTasks) -> Artifact:
-        place = epoch_path(self.home, number)
-        fs, failed = files.filesystem(place + FAILED)
+        path = epoch_path(self.home, number)
+        fs, failed = files.filesystem(path + FAILED)
         if fs.exists(failed):
             fs.rm(failed)
-        return compose_epoch(self.rows, self.how, number, place, spread)
+        return compose_epoch(self.rows, self.how, number, path, spread)
 
     def _spread(self, number: int) -> RunTasks:
         """On Ray where there are many rows, as long as training does not hold the CPUs."""
-        if self.rows.rows("rows") <= HERE:
+        if self.rows.rows("rows") <= LOCAL_ROWS:
             return run_in_process
         return on_ray(join(epoch_path(self.home, number), "staging", "marks"))
 
-    def _beside(self, _: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
+    def _run_until_ended(self, _: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
         """Tasks in this process, until training is over."""
-        found = []
+        counts = []
         for number in range(count):
             if self.over.is_set():
-                raise _Over
-            found.append(task(number))
-        return found
+                raise _TrainingEnded
+            counts.append(task(number))
+        return counts
 
-    def _ahead(self) -> None:
+    def _compose_ahead(self) -> None:
         """Compose epoch after epoch until there are steps enough."""
         number = self.start + 1
-        done, total = composed(self.home, number), total_steps(self.home, self.loop)
+        done, total = count_steps(self.home, number), total_steps(self.home, self.loop)
         while done < total and number != self.stop:
             opened_before = epoch_path(self.home, number - 1) + OPENED
             fs, mark = files.filesystem(opened_before)
@@ -194,8 +196,8 @@ class Epochs:
                 if self.over.wait(0.2):
                     return
             try:
-                done += self._compose(number, self._beside).manifest.notes["steps"]
-            except _Over:
+                done += self._compose(number, self._run_until_ended).manifest.notes["steps"]
+            except _TrainingEnded:
                 return
             except BaseException as error:
                 cause = user_cause(error)

@@ -10,7 +10,7 @@ from pipeline.core.config import user_cause
 from pipeline.core.errors import UserError
 
 
-class Final(UserCallback):  # type: ignore[misc]
+class StopOnUserError(UserCallback):  # type: ignore[misc]
     """Ends a run at once on a fault that a restart would only meet again: a user's error, a full or read-only disk."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -20,22 +20,22 @@ class Final(UserCallback):  # type: ignore[misc]
                 raise UserError(cause)
 
 
-def explained(error: BaseException, failures: int, limit_s: float) -> UserError | None:
+def explain_failure(error: BaseException, failures: int, limit_s: float) -> UserError | None:
     """One line for a run that failed by its surroundings; None for a defect, which keeps its traceback.
 
     `failures` is how many restarts were allowed, `limit_s` the time limit of a collective.
     """
     if cause := user_cause(error):
         return UserError(cause)
-    texts = [f"{type(one).__name__}: {one}" for one in _chain(error)]
+    texts = [f"{type(cause).__name__}: {cause}" for cause in _causes(error)]
     again = f"{failures} restarts" if failures != 1 else "one restart"
-    for marks, line in _LINES:
+    for marks, line in _MESSAGES:
         if any(mark in text.lower() for text in texts for mark in marks):
             return UserError(line.format(again=again, limit=f"{limit_s:g}" if math.isfinite(limit_s) else "no"))
     return None
 
 
-_LINES: list[tuple[tuple[str, ...], str]] = [
+_MESSAGES: list[tuple[tuple[str, ...], str]] = [
     (
         ("outofmemoryerror", "memoryerror", "out of memory", "can't allocate memory", "not enough memory"),
         "a worker ran out of memory, after {again} from the last checkpoint too; lower loop.batch_size or "
@@ -48,7 +48,7 @@ _LINES: list[tuple[tuple[str, ...], str]] = [
     (
         ("workergroupstartuptimeouterror", "workergroupstartupfailederror"),
         "the workers found no place on the cluster; give fewer workers, or workers.min and workers.max, or raise "
-        "place_timeout_s",
+        "placement_timeout_s",
     ),
     (
         ("actordiederror", "actorunavailableerror", "worker died", "the actor died", "node_died", "preemptionerror"),
@@ -67,15 +67,15 @@ _LINES: list[tuple[tuple[str, ...], str]] = [
 ]
 
 
-def _chain(error: BaseException) -> Iterable[BaseException]:
+def _causes(error: BaseException) -> Iterable[BaseException]:
     """An error, what it wraps, and what the workers of a group raised."""
     seen: dict[int, BaseException] = {}
     stack: list[BaseException | None] = [error]
     while stack:
-        one = stack.pop()
-        if one is None or id(one) in seen:
+        current = stack.pop()
+        if current is None or id(current) in seen:
             continue
-        seen[id(one)] = one
-        stack += [one.__cause__, one.__context__, getattr(one, "controller_failure", None)]
-        stack += list((getattr(one, "worker_failures", None) or {}).values())
+        seen[id(current)] = current
+        stack += [current.__cause__, current.__context__, getattr(current, "controller_failure", None)]
+        stack += list((getattr(current, "worker_failures", None) or {}).values())
     return seen.values()

@@ -11,8 +11,8 @@ from training.data.read_rows import open_mined
 from training.losses.any_loss import check_rows
 from training.run import model_card
 from training.run.config import TrainConfig
-from training.run.resume import settle
-from training.run.rounds import Inputs, finished, rounds
+from training.run.resume import resolve_existing_run
+from training.run.rounds import Inputs, load_trained, train_rounds
 
 
 def run(config: TrainConfig) -> str:
@@ -28,9 +28,9 @@ def run(config: TrainConfig) -> str:
     )
     for tracker in config.trackers:
         tracker.check()
-    places = config.places
-    data = Artifact.open(places["data"], "build")
-    negatives = open_mined(places["negatives"]) if "mined" in config.rows else None
+    paths = config.paths
+    data = Artifact.open(paths["data"], "build")
+    negatives = open_mined(paths["negatives"]) if "mined" in config.rows else None
     base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:
@@ -38,24 +38,24 @@ def run(config: TrainConfig) -> str:
     replayed = config.replay.open() if config.replay else None
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
-    inputs |= {name: one.manifest.fingerprint for name, one in open_guide(config.guide).items()}
-    settle(config, places["log"], config.result_settings(), inputs)
+    inputs |= {name: item.manifest.fingerprint for name, item in open_guide(config.guide).items()}
+    resolve_existing_run(config, paths["log"], config.result_settings(), inputs)
     draft = artifact.begin(
-        places["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, resume=True
+        paths["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, resume=True
     )
     if isinstance(draft, Artifact):
-        say(f"train: already done: {places['model']}")
-        return places["model"]
+        say(f"train: already done: {paths['model']}")
+        return paths["model"]
     ray_session.start()
     plan = artifact.digest([draft.settings, draft.inputs])
-    trained = rounds(config, Inputs(data, negatives, replayed, base), plan)
-    measured, notes = trained.kept.measured, trained.rows.manifest.notes
-    beside = finished(config, base, trained.kept.best(), config.interpolation)
-    own = sum(one["rows"] for name, one in notes["streams"].items() if name != REPLAY)
-    told = model_card.write(config.model_dump(mode="json"), measured, own, notes["sources"], inputs)
-    base.save(places["model"], told, beside)
+    trained = train_rounds(config, Inputs(data, negatives, replayed, base), plan)
+    measured, notes = trained.checkpoints.validations, trained.rows.manifest.notes
+    extra_files = load_trained(config, base, trained.checkpoints.best(), config.interpolation)
+    run_rows = sum(stream["rows"] for name, stream in notes["streams"].items() if name != REPLAY)
+    card = model_card.render(config.model_dump(mode="json"), measured, run_rows, notes["sources"], inputs)
+    base.save(paths["model"], card, extra_files)
     draft.drop(trained.first.manifest.dropped)
     refreshed = {"refreshed": trained.versions} if config.refresh else {}
-    draft.finish([], model=places["model"], rows=own, plan=plan, validation=measured, **refreshed)
-    say(f"train: done: {places['model']}")
-    return places["model"]
+    draft.finish([], model=paths["model"], rows=run_rows, plan=plan, validation=measured, **refreshed)
+    say(f"train: done: {paths['model']}")
+    return paths["model"]

@@ -6,16 +6,16 @@ from typing import Any
 
 from pipeline.storage import files
 
-WHOLE_S = 20.0  # seconds between writings of the whole file, where it cannot be appended to
+REWRITE_S = 20.0  # seconds between writings of the whole file, where it cannot be appended to
 
 
-class Lines:
+class JsonlLog:
     """Rows of one writer, and what readers see of them."""
 
     def __init__(self, path: str) -> None:
         self.fs, self.name = files.filesystem(path)
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
-        self.held: list[dict[str, Any]] | None = None  # every row, where the file is written whole
+        self.buffer: list[dict[str, Any]] | None = None  # every row, where the file is written whole
         self.written = 0.0
 
     def rows(self) -> list[dict[str, Any]]:
@@ -26,15 +26,15 @@ class Lines:
         """Return whole lines from byte `start` on, and where they end."""
         if not self.fs.exists(self.name):
             return "", 0
-        found: bytes = self.fs.cat_file(self.name, start=start) if self.size() > start else b""
-        whole = found[: found.rfind(b"\n") + 1]
-        return whole.decode(), start + len(whole)
+        content: bytes = self.fs.cat_file(self.name, start=start) if self.size() > start else b""
+        complete = content[: content.rfind(b"\n") + 1]
+        return complete.decode(), start + len(complete)
 
-    def cut(self, place: int) -> bool:
+    def cut(self, offset: int) -> bool:
         """Whether the file no longer holds what ended at `place`: it is shorter, or no line ends there."""
-        if self.size() < place:
+        if self.size() < offset:
             return True
-        return place > 0 and bytes(self.fs.cat_file(self.name, start=place - 1, end=place)) != b"\n"
+        return offset > 0 and bytes(self.fs.cat_file(self.name, start=offset - 1, end=offset)) != b"\n"
 
     def size(self) -> int:
         """Bytes of the file."""
@@ -42,7 +42,7 @@ class Lines:
 
     def replace(self, rows: list[dict[str, Any]]) -> None:
         """Write the file anew with these rows."""
-        self.held = None if self.local else list(rows)
+        self.buffer = None if self.local else list(rows)
         self.fs.makedirs(self.name.rsplit("/", 1)[0], exist_ok=True)
         self._write(rows)
 
@@ -53,15 +53,15 @@ class Lines:
             with self.fs.open(self.name, "ab") as file:
                 file.write(_line(row))
             return
-        self.held = self.rows() if self.held is None else self.held
-        self.held.append(row)
-        if time.monotonic() - self.written >= WHOLE_S:
-            self._write(self.held)
+        self.buffer = self.rows() if self.buffer is None else self.buffer
+        self.buffer.append(row)
+        if time.monotonic() - self.written >= REWRITE_S:
+            self._write(self.buffer)
 
     def flush(self) -> None:
         """Write what is held back."""
-        if self.held is not None:
-            self._write(self.held)
+        if self.buffer is not None:
+            self._write(self.buffer)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.fs.pipe_file(self.name, b"".join(map(_line, rows)))

@@ -22,68 +22,68 @@ def explain(run: str, step: int, row: int) -> dict[str, Any]:
     Raises UserError where the run has no such step or row, or what it was made of has been made anew.
     """
     config = _config(run)
-    reader, within = _reader(config.places["epochs"], step)
+    reader, within = _reader(config.paths["epochs"], step)
     version = config.version(config.refresh.version(reader.number) if config.refresh else 0)
     batch = reader.batch(reader.step_ref(within))
     if not 0 <= row < len(batch):
         raise UserError(f"row {row}: the batch of step {step} has rows 0 to {len(batch) - 1}")
-    found = batch.slice(row, 1).to_pylist()[0]
+    tokens = batch.slice(row, 1).to_pylist()[0]
     rows = Artifact.open(version["rows"], "rows")
     if rows.manifest.fingerprint != reader.epoch.manifest.inputs["rows"]:
         raise UserError(f"{rows.path}: was made anew since this run; its rows are others now")
-    source = _artifact(config, found, version["negatives"])
-    where = "negatives" if found["table"] == "mined" else "replay" if found["stream"] == REPLAY else "data"
+    source = _artifact(config, tokens, version["negatives"])
+    where = "negatives" if tokens["table"] == "mined" else "replay" if tokens["stream"] == REPLAY else "data"
     if source.manifest.fingerprint != rows.manifest.inputs[where]:
         raise UserError(f"{source.path}: was made anew since this run; its rows are others now")
-    given = _row(source, found["table"], found["table_row"])
+    source_row = _row(source, tokens["table"], tokens["table_row"])
     return {
         "step": step,
         "epoch": reader.number,
-        "slot": found["slot"],
-        "row": found["row"],
-        "source": found["source"],
-        "table": f"{source.path}: {found['table']}, row {found['table_row']}",
-        "anchor": {"id": given["anchor_id"], "text": given["anchor"]},
+        "slot": tokens["slot"],
+        "row": tokens["row"],
+        "source": tokens["source"],
+        "table": f"{source.path}: {tokens['table']}, row {tokens['table_row']}",
+        "anchor": {"id": source_row["anchor_id"], "text": source_row["anchor"]},
         "positive": {
-            "id": given["positive_id"],
-            "text": given["positive"],
-            "reason": given.get("reason"),
-            "relevance": given.get("relevance"),
-            "teacher": found["teacher"],
+            "id": source_row["positive_id"],
+            "text": source_row["positive"],
+            "reason": source_row.get("reason"),
+            "relevance": source_row.get("relevance"),
+            "teacher": tokens["teacher"],
         },
-        "negatives": [(given.get("negatives") or [])[one["index"]] for one in found["negatives"]],
+        "negatives": [(source_row.get("negatives") or [])[negative["index"]] for negative in tokens["negatives"]],
         "versions": _versions(config, source, rows, reader.epoch),
     }
 
 
 def _config(run: str) -> TrainConfig:
-    place = join(run, "training", CONFIG)
-    fs, root = filesystem(place)
+    path = join(run, "training", CONFIG)
+    fs, root = filesystem(path)
     if not fs.exists(root):
         raise UserError(f"{run}: has no training; run `tripletail train` first")
-    return validate(TrainConfig, {**read_json(place), "run": run})
+    return validate(TrainConfig, {**read_json(path), "run": run})
 
 
 def _reader(home: str, step: int) -> tuple[EpochReader, int]:
     """Find the epoch of a step, and the step in it."""
     number, left = 0, step
     while True:
-        place = epoch_path(home, number)
-        fs, root = filesystem(join(place, MANIFEST))
+        path = epoch_path(home, number)
+        fs, root = filesystem(join(path, MANIFEST))
         if step < 0 or not fs.exists(root):
             raise UserError(f"step {step}: no epoch under {home} has it; they hold steps 0 to {step - left - 1}")
-        reader = EpochReader(Artifact.open(place, "epoch"), number)
+        reader = EpochReader(Artifact.open(path, "epoch"), number)
         if left < len(reader):
             return reader, left
         number, left = number + 1, left - len(reader)
 
 
-def _artifact(config: TrainConfig, found: dict[str, Any], negatives: str) -> Artifact:
-    if found["stream"] == REPLAY and config.replay:
+def _artifact(config: TrainConfig, row: dict[str, Any], negatives: str) -> Artifact:
+    if row["stream"] == REPLAY and config.replay:
         return config.replay.open()
-    if found["table"] == "mined":
+    if row["table"] == "mined":
         return Artifact.open(negatives, "mine")
-    return Artifact.open(config.places["data"], "build")
+    return Artifact.open(config.paths["data"], "build")
 
 
 def _row(artifact: Artifact, kind: str, at: int) -> dict[str, Any]:
@@ -112,42 +112,47 @@ def _stored(paths: list[str], at: int) -> pa.Table:
 
 def _versions(config: TrainConfig, source: Artifact, rows: Artifact, epoch: Artifact) -> dict[str, Any]:
     """What the row, its negatives, its tokens and its batch were made by."""
-    made = {"rows": rows, "epoch": epoch, source.manifest.kind: source}
-    found: dict[str, Any] = {
+    artifacts = {"rows": rows, "epoch": epoch, source.manifest.kind: source}
+    versions: dict[str, Any] = {
         name: {
-            "fingerprint": one.manifest.fingerprint,
-            "code": one.manifest.version,
-            "created": one.manifest.created,
-            "inputs": one.manifest.inputs,
+            "fingerprint": item.manifest.fingerprint,
+            "code": item.manifest.version,
+            "created": item.manifest.created,
+            "inputs": item.manifest.inputs,
         }
-        for name, one in made.items()
+        for name, item in artifacts.items()
     }
     if source.manifest.kind == "mine":
         settings = read_json(join(source.path, CONFIG))
-        found["mine"] |= {"miner": settings.get("rule"), "encoder": source.manifest.notes.get("encoder")}
-    return found | {"model": config.encoder.model}
+        versions["mine"] |= {"miner": settings.get("rule"), "encoder": source.manifest.notes.get("encoder")}
+    return versions | {"model": config.encoder.model}
 
 
-def told(found: dict[str, Any]) -> str:
+def format_lineage(lineage: dict[str, Any]) -> str:
     """The same for a terminal."""
-    lines = [f"step {found['step']} (epoch {found['epoch']}), slot {found['slot']}, row {found['row']} of the run"]
-    lines += [f"source     {found['source']}", f"read from  {found['table']}"]
+    lines = [
+        f"step {lineage['step']} (epoch {lineage['epoch']}), slot {lineage['slot']}, row {lineage['row']} of the run"
+    ]
+    lines += [f"source     {lineage['source']}", f"read from  {lineage['table']}"]
     for name in ("anchor", "positive"):
-        one = found[name]
-        beside = [f"{key} {one[key]}" for key in ("relevance", "reason", "teacher") if one.get(key) is not None]
+        entry = lineage[name]
+        details = [f"{key} {entry[key]}" for key in ("relevance", "reason", "teacher") if entry.get(key) is not None]
         lines += [
-            f"{name:<10} {one['id']}" + (f"  ({', '.join(beside)})" if beside else ""),
-            f"           {one['text']}",
+            f"{name:<10} {entry['id']}" + (f"  ({', '.join(details)})" if details else ""),
+            f"           {entry['text']}",
         ]
-    for number, one in enumerate(found["negatives"]):
-        beside = [f"{key} {one[key]}" for key in ("score", "rank", "reason") if one.get(key) is not None]
-        lines += [f"negative {number} {one['doc_id']}  ({', '.join(beside) or 'given'})", f"           {one['text']}"]
-    for name, one in found["versions"].items():
-        lines.append(f"made by    {name}: " + (one if isinstance(one, str) else _named(one)))
+    for number, entry in enumerate(lineage["negatives"]):
+        details = [f"{key} {entry[key]}" for key in ("score", "rank", "reason") if entry.get(key) is not None]
+        lines += [
+            f"negative {number} {entry['doc_id']}  ({', '.join(details) or 'given'})",
+            f"           {entry['text']}",
+        ]
+    for name, entry in lineage["versions"].items():
+        lines.append(f"made by    {name}: " + (entry if isinstance(entry, str) else _format_version(entry)))
     return "\n".join(lines) + "\n"
 
 
-def _named(one: dict[str, Any]) -> str:
-    inputs = ", ".join(f"{name} {value}" for name, value in one["inputs"].items())
-    more = "".join(f"; {name} {one[name]}" for name in ("miner", "encoder") if one.get(name))
-    return f"{one['fingerprint']}, code {one['code']}, {one['created']}; of {inputs}{more}"
+def _format_version(version: dict[str, Any]) -> str:
+    inputs = ", ".join(f"{name} {value}" for name, value in version["inputs"].items())
+    more = "".join(f"; {name} {version[name]}" for name in ("miner", "encoder") if version.get(name))
+    return f"{version['fingerprint']}, code {version['code']}, {version['created']}; of {inputs}{more}"

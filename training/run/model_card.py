@@ -32,7 +32,7 @@ class CardConfig(Config):
     note: str | None = Field(None, description="a paragraph of your own")
 
 
-def write(
+def render(
     settings: dict[str, Any],
     measured: list[dict[str, Any]],
     rows: int,
@@ -94,17 +94,17 @@ def _validation(measured: list[dict[str, Any]]) -> str:
 def _training(settings: dict[str, Any]) -> str:
     """List the settings that decide a training; config.json beside its log holds all of them."""
     loop, encoder = settings["loop"], settings["encoder"]
-    held = {"loss": settings["loss"]["type"], "rows": ", ".join(settings.get("rows", []))}
-    held |= {name: loop[name] for name in _SETTINGS if loop.get(name) is not None}
-    held |= {name: encoder[name] for name in ("max_length", "layers") if encoder.get(name)}
+    values = {"loss": settings["loss"]["type"], "rows": ", ".join(settings.get("rows", []))}
+    values |= {name: loop[name] for name in _SETTINGS if loop.get(name) is not None}
+    values |= {name: encoder[name] for name in ("max_length", "layers") if encoder.get(name)}
     if settings.get("interpolation", 1.0) != 1.0:
-        held["interpolation"] = settings["interpolation"]
+        values["interpolation"] = settings["interpolation"]
     return model_card.table(
-        ["setting", "value"], [[name.replace("_", " "), _shown(value)] for name, value in held.items()]
+        ["setting", "value"], [[name.replace("_", " "), _format_value(value)] for name, value in values.items()]
     )
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
@@ -118,5 +118,5 @@ def _lineage(lineage: Mapping[str, str]) -> str:
 
 
 def _licence(about: CardConfig, base: str) -> str:
-    own, base_license = about.license or "not stated", model_card.stated_license(base) or "see there"
-    return f"This model: {own}. Its base, `{base}`: {base_license}. The data: see above."
+    model_license, base_license = about.license or "not stated", model_card.stated_license(base) or "see there"
+    return f"This model: {model_license}. Its base, `{base}`: {base_license}. The data: see above."

@@ -5,22 +5,22 @@ import threading
 from typing import Any
 
 from pipeline.core.progress import say
-from training.run.jsonl_log import Lines
+from training.run.jsonl_log import JsonlLog
 
 SLOW = 1.5  # a rank that takes so many times the mean of all to reach the gather is named
 
 
-class Follow:
+class ProgressPrinter:
     """Print the metrics file as it grows, while the driver waits for the workers."""
 
     def __init__(self, path: str, metric: str) -> None:
-        self.file, self.metric = Lines(path), metric
-        self.every = 1.0 if self.file.local else 10.0
-        self.place = self.file.size()
+        self.file, self.metric = JsonlLog(path), metric
+        self.interval_s = 1.0 if self.file.local else 10.0
+        self.offset = self.file.size()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Follow":
+    def __enter__(self) -> "ProgressPrinter":
         self.thread.start()
         return self
 
@@ -30,19 +30,19 @@ class Follow:
         self._print()
 
     def _watch(self) -> None:
-        while not self.over.wait(self.every):
+        while not self.over.wait(self.interval_s):
             self._print()
 
     def _print(self) -> None:
         """Print what is new. Where the file was cut back to a checkpoint, that is from its newest note on."""
-        cut = self.file.cut(self.place)
-        text, self.place = self.file.read(0 if cut else self.place)
+        cut = self.file.cut(self.offset)
+        text, self.offset = self.file.read(0 if cut else self.offset)
         rows = [json.loads(line) for line in text.splitlines()]
         if cut:
             notes = [at for at, row in enumerate(rows) if "note" in row]
             rows = rows[notes[-1] :] if notes else []
         for row in rows:
-            for line in told(row, self.metric):
+            for line in format_row(row, self.metric):
                 say(line)
 
 
@@ -52,7 +52,7 @@ _OF_THE_RUN = frozenset(
 )
 
 
-def told(row: dict[str, Any], metric: str) -> list[str]:
+def format_row(row: dict[str, Any], metric: str) -> list[str]:
     """A row of the metrics file in words."""
     if "note" in row:
         return [f"train: {row['note']}"]

@@ -15,11 +15,11 @@ from pipeline.core.progress import say
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
 from training.loop.checkpoint import find_damage
-from training.run.config import Elastic, TrainConfig
-from training.run.jsonl_log import Lines
-from training.run.progress_log import Follow
-from training.run.resources import Resources, Shortage, resources
-from training.run.run_store import METRICS, beside, local
+from training.run.config import ElasticWorkers, TrainConfig
+from training.run.jsonl_log import JsonlLog
+from training.run.progress_log import ProgressPrinter
+from training.run.resources import CapacityWatch, Resources, plan_resources
+from training.run.run_store import METRICS, async_validations, local_checkpoint
 from training.run.worker import train_worker
 
 T = TypeVar("T")
@@ -28,11 +28,11 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"  # where Ray Train names the check
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunCheckpoints:
     """Checkpoints that a run has kept, each with its figures, and what was measured on the way."""
 
-    found: list[tuple[Any, dict[str, Any]]]
-    measured: list[dict[str, Any]]
+    saved: list[tuple[Any, dict[str, Any]]]
+    validations: list[dict[str, Any]]
     metric: str
     log: str
 
@@ -49,8 +49,8 @@ class Kept:
         return folder, int(figures["step"])
 
     def _whole(self, rank: Callable[[dict[str, Any]], Any]) -> tuple[Path, dict[str, Any]]:
-        for checkpoint, figures in sorted(self.found, key=lambda one: rank(one[1]), reverse=True):
-            folder = local(checkpoint)
+        for checkpoint, figures in sorted(self.saved, key=lambda item: rank(item[1]), reverse=True):
+            folder = local_checkpoint(checkpoint)
             if wrong := find_damage(folder):
                 say(f"train: {folder.name}: {wrong}; passed over")
                 continue
@@ -58,66 +58,66 @@ class Kept:
         raise UserError(f"no whole checkpoint in {self.log}; give --fresh to start anew")
 
 
-def fit(config: TrainConfig, plan: str, stop: int | None = None) -> Kept:
+def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoints:
     """Run Ray Train to the end, or up to epoch `stop`.
 
     Raises UserError where the surroundings failed the run: no place, a lost worker, memory, a full disk.
     """
-    given, places = resources(config), config.places
-    say(f"train: {given}")
-    metric = config.validation.metric_name(Artifact.open(places["data"], "build"))
-    tidy(places["log"])
-    _limits(config)
-    trainer = _trainer(config, plan, stop, given, metric)
+    cluster, paths = plan_resources(config), config.paths
+    say(f"train: {cluster}")
+    metric = config.validation.metric_name(Artifact.open(paths["data"], "build"))
+    remove_uncommitted(paths["log"])
+    _set_timeouts(config)
+    trainer = _make_trainer(config, plan, stop, cluster, metric)
     from ray.train import TrainingFailedError
 
-    from training.run.failures import explained
+    from training.run.failures import explain_failure
 
     try:
-        with Follow(files.join(places["log"], METRICS), metric):
-            result = _waiting(trainer.fit, Shortage(given, config.place_timeout_s))
+        with ProgressPrinter(files.join(paths["log"], METRICS), metric):
+            result = _run_interruptibly(trainer.fit, CapacityWatch(cluster, config.placement_timeout_s))
     except TrainingFailedError as error:
-        told = explained(error, config.max_failures, config.collective_timeout_s)
-        if told is None:
+        message = explain_failure(error, config.max_failures, config.collective_timeout_s)
+        if message is None:
             raise
-        raise told from error
-    lines = Lines(files.join(places["log"], METRICS))
+        raise message from error
+    lines = JsonlLog(files.join(paths["log"], METRICS))
     if config.validation.asynchronous:
-        _merge(lines, beside(places["log"]))
+        _add_validations(lines, async_validations(paths["log"]))
     measured = [row for row in lines.rows() if metric in row]
-    return Kept(list(result.best_checkpoints or []), measured, metric, places["log"])
+    return RunCheckpoints(list(result.best_checkpoints or []), measured, metric, paths["log"])
 
 
-def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources, metric: str) -> Any:
+def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Resources, metric: str) -> Any:
     """Put Ray Train's trainer together."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from training.run.async_validation import measure
-    from training.run.failures import Final
+    from training.run.async_validation import validate_checkpoint
+    from training.run.failures import StopOnUserError
 
-    settings = {"config": config.model_dump(mode="json"), "places": config.places}
+    settings = {"config": config.model_dump(mode="json"), "paths": config.paths}
     checked = ray.train.ValidationConfig(
-        fn=measure,
+        fn=validate_checkpoint,
         task_config=ray.train.ValidationTaskConfig(fn_kwargs=settings, timeout_s=config.validation.timeout_s),
-        ray_remote_kwargs=given.check,
+        ray_remote_kwargs=cluster.validation_task,
     )
     elastic = {}
-    if isinstance(config.workers, Elastic):
+    if isinstance(config.workers, ElasticWorkers):
         elastic = {"elastic_resize_monitor_interval_s": config.workers.resize_check_s}
     return TorchTrainer(
         train_worker,
-        train_loop_config={**settings, "plan": plan, "stop": stop, "cpus": given.each["CPU"], "metric": metric},
+        train_loop_config={**settings, "plan": plan, "stop": stop, "cpus": cluster.per_worker["CPU"], "metric": metric},
         torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=given.count,
-            use_gpu=given.on_gpu,
-            resources_per_worker=given.each,
+            num_workers=cluster.count,
+            use_gpu=cluster.on_gpu,
+            resources_per_worker=cluster.per_worker,
             **elastic,
         ),
         run_config=ray.train.RunConfig(
             name=NAME,
-            storage_path=config.places["log"],
+            storage_path=config.paths["log"],
             failure_config=ray.train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=config.max_failures
             ),
@@ -126,26 +126,26 @@ def _trainer(config: TrainConfig, plan: str, stop: int | None, given: Resources,
                 checkpoint_score_attribute=metric if config.loop.validations else None,
                 checkpoint_score_order="max",
             ),
-            callbacks=[Final()],
+            callbacks=[StopOnUserError()],
         ),
         validation_config=checked if config.validation.asynchronous else None,
     )
 
 
-def _limits(config: TrainConfig) -> None:
+def _set_timeouts(config: TrainConfig) -> None:
     """Tell Ray Train how long it may wait; what the user's environment says already stays."""
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.place_timeout_s:g}")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.placement_timeout_s:g}")
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{config.collective_timeout_s:g}")
 
 
-def tidy(log: str) -> None:
+def remove_uncommitted(log: str) -> None:
     """Remove what an interrupted storing left: directories of checkpoints that Ray Train never committed."""
     fs, root = files.filesystem(files.join(log, NAME))
     if not fs.exists(root):
         return
-    known = set(committed(log))
+    registered = set(committed(log))
     for folder in fs.glob(files.join(root, "checkpoint_*")):
-        if fs.isdir(folder) and folder.rstrip("/").rsplit("/", 1)[-1] not in known:
+        if fs.isdir(folder) and folder.rstrip("/").rsplit("/", 1)[-1] not in registered:
             fs.rm(folder, recursive=True)
 
 
@@ -154,19 +154,25 @@ def committed(log: str) -> dict[str, dict[str, Any]]:
     fs, name = files.filesystem(files.join(log, NAME, SNAPSHOT))
     if not fs.exists(name):
         return {}
-    held = json.loads(fs.cat_file(name))
-    found = [*held["checkpoint_results"], *([held["latest_checkpoint_result"]] if held["checkpoint_results"] else [])]
-    return {one["checkpoint_dir_name"]: one["metrics"] for one in sorted(found, key=lambda one: one["metrics"]["step"])}
+    snapshot = json.loads(fs.cat_file(name))
+    results = [
+        *snapshot["checkpoint_results"],
+        *([snapshot["latest_checkpoint_result"]] if snapshot["checkpoint_results"] else []),
+    ]
+    return {
+        result["checkpoint_dir_name"]: result["metrics"]
+        for result in sorted(results, key=lambda one: one["metrics"]["step"])
+    }
 
 
-def _merge(lines: Lines, measured: list[dict[str, Any]]) -> None:
+def _add_validations(lines: JsonlLog, measured: list[dict[str, Any]]) -> None:
     """Bring validations that ended after the last row of metrics into the file."""
     rows = lines.rows()
-    known = {row["step"] for row in rows if "steps" not in row and "note" not in row}
-    lines.replace([*rows, *(row for row in measured if row["step"] not in known)])
+    logged = {row["step"] for row in rows if "steps" not in row and "note" not in row}
+    lines.replace([*rows, *(row for row in measured if row["step"] not in logged)])
 
 
-def _waiting(work: Callable[[], T], shortage: Shortage) -> T:
+def _run_interruptibly(work: Callable[[], T], shortage: CapacityWatch) -> T:
     """Call `work` on a thread and wait: on the main thread Ray Train takes Ctrl-C for itself and keeps it."""
     done: Queue[T | BaseException] = Queue()
 

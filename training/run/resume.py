@@ -15,7 +15,7 @@ from training.run.config import TrainConfig
 from training.run.ray_trainer import committed
 
 
-def settle(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
+def resolve_existing_run(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
     """Make way for the run, or raise UserError."""
     fs, root = files.filesystem(log)
     ours = fs.exists(files.join(root, artifact.CONFIG))
@@ -24,14 +24,14 @@ def settle(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapp
         return
     if fs.exists(files.join(root, artifact.MANIFEST)):
         return  # a finished run: the artifact itself says what is different
-    held = committed(log) if ours else {}
-    if not held:
+    checkpoints = committed(log) if ours else {}
+    if not checkpoints:
         if config.resume:
             raise UserError(f"--resume: {log} holds no checkpoint to go on from; leave --resume out to begin")
         return
     changed = artifact.describe_difference(log, "train", settings, inputs)
     if changed and not config.overwrite:
-        step = max(figures["step"] for figures in held.values())
+        step = max(figures["step"] for figures in checkpoints.values())
         raise UserError(
             f"{log}: holds an unfinished run at step {step}, {changed}; put that back to go on, give --fresh to start "
             "anew, or another --run"

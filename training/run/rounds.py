@@ -24,10 +24,10 @@ from training.loop.checkpoint import load_weights
 from training.loop.lora import attach_adapters, merge_adapters
 from training.loop.step import EmbedModule
 from training.run.config import TrainConfig
-from training.run.epochs import Epochs, composed, prepared, recipe, total_steps
-from training.run.jsonl_log import Lines
-from training.run.ray_trainer import Kept, committed, fit
-from training.run.resources import resources
+from training.run.epochs import EpochComposer, count_steps, epoch_settings, prepare_rows, total_steps
+from training.run.jsonl_log import JsonlLog
+from training.run.ray_trainer import RunCheckpoints, committed, fit
+from training.run.resources import plan_resources
 from training.run.run_store import METRICS
 
 
@@ -45,37 +45,37 @@ class Inputs:
 class Trained:
     """What a run left: its checkpoints, its first rows and epoch, and what is known of later versions of negatives."""
 
-    kept: Kept
+    checkpoints: RunCheckpoints
     rows: Artifact
     first: Artifact
     versions: list[dict[str, Any]]
 
 
-def rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
+def train_rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
     """Train round after round; one that an interrupted call has brought to its end is passed over."""
-    given, home = resources(config), config.places["epochs"]
-    how = recipe(config, range(given.least, given.most + 1))
-    first = rows = prepared(config, inputs.data, inputs.negatives, inputs.replayed, inputs.base)
+    cluster, home = plan_resources(config), config.paths["epochs"]
+    how = epoch_settings(config, range(cluster.min_workers, cluster.max_workers + 1))
+    first = rows = prepare_rows(config, inputs.data, inputs.negatives, inputs.replayed, inputs.base)
     negatives, start = inputs.negatives, 0
     versions: list[dict[str, Any]] = []
     for number in count():
         stop = config.refresh.stop(number) if config.refresh else None
-        if stop is None or not _over(config, number, stop):
-            with Epochs(rows, how, config, start, stop):
-                kept = fit(config, plan, stop)
-            checkpoint, step = kept.newest()
-            if stop is None or step >= total_steps(home, config.loop) or not _through(home, stop, step):
-                return Trained(kept, first, Artifact.open(epoch_path(home, 0), "epoch"), versions)
-            _mine(config, number + 1, checkpoint, step)
+        if stop is None or not _round_finished(config, number, stop):
+            with EpochComposer(rows, how, config, start, stop):
+                checkpoints = fit(config, plan, stop)
+            checkpoint, step = checkpoints.newest()
+            if stop is None or step >= total_steps(home, config.loop) or not _is_through(home, stop, step):
+                return Trained(checkpoints, first, Artifact.open(epoch_path(home, 0), "epoch"), versions)
+            _mine_again(config, number + 1, checkpoint, step)
         _clear(config.version(number + 1)["model"])
         before, negatives = negatives, Artifact.open(config.version(number + 1)["negatives"], "mine")
-        versions.append(_described(config, number + 1, composed(home, stop), before, negatives))
-        rows = prepared(config, inputs.data, negatives, inputs.replayed, inputs.base, number + 1)
+        versions.append(_describe_version(config, number + 1, count_steps(home, stop), before, negatives))
+        rows = prepare_rows(config, inputs.data, negatives, inputs.replayed, inputs.base, number + 1)
         start = stop
     raise AssertionError("a run has a last round")
 
 
-def finished(config: TrainConfig, base: Encoder, checkpoint: Path, share: float = 1.0) -> dict[str, bytes]:
+def load_trained(config: TrainConfig, base: Encoder, checkpoint: Path, share: float = 1.0) -> dict[str, bytes]:
     """Load trained weights into the base; returns the files of adapters, which are merged into it.
 
     `share` is that of the trained weights, the rest is the base's.
@@ -85,47 +85,52 @@ def finished(config: TrainConfig, base: Encoder, checkpoint: Path, share: float 
     return merge_adapters(base, adapters, config.encoder.model, share) if adapters else {}
 
 
-def _over(config: TrainConfig, number: int, stop: int) -> bool:
+def _round_finished(config: TrainConfig, number: int, stop: int) -> bool:
     """Whether a round was trained to its end and the version after it is mined."""
-    steps = [figures["step"] for figures in committed(config.places["log"]).values()]
-    mined = _whole(config.version(number + 1)["negatives"])
-    return mined and bool(steps) and _through(config.places["epochs"], stop, max(steps))
+    steps = [figures["step"] for figures in committed(config.paths["log"]).values()]
+    mined = _exists(config.version(number + 1)["negatives"])
+    return mined and bool(steps) and _is_through(config.paths["epochs"], stop, max(steps))
 
 
-def _through(home: str, stop: int, step: int) -> bool:
+def _is_through(home: str, stop: int, step: int) -> bool:
     """Whether a step is the last before epoch `stop`, or a later one; training that stops early never gets there."""
-    return all(_whole(epoch_path(home, one)) for one in range(stop)) and step >= composed(home, stop)
+    return all(_exists(epoch_path(home, epoch)) for epoch in range(stop)) and step >= count_steps(home, stop)
 
 
-def _whole(place: str) -> bool:
-    fs, root = filesystem(join(place, MANIFEST))
+def _exists(path: str) -> bool:
+    fs, root = filesystem(join(path, MANIFEST))
     return bool(fs.exists(root))
 
 
-def _mine(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None:
+def _mine_again(config: TrainConfig, number: int, checkpoint: Path, step: int) -> None:
     """Mine a version of the negatives with the weights of a checkpoint, and the settings of the first version."""
-    places = config.version(number)
+    paths = config.version(number)
     say(f"train: mines negatives anew with the model of step {step}")
     model = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
-    model.save(places["model"], extra_files=finished(config, model, checkpoint))
-    asked = read_json(join(config.places["negatives"], CONFIG))
-    asked |= {"encoder": {**asked["encoder"], "model": places["model"], "layers": None}, "candidates": None}
-    asked |= {"run": config.run, "data": config.places["data"], "out": places["negatives"], "cache": None}
-    job.run(validate(MineConfig, asked))
+    model.save(paths["model"], extra_files=load_trained(config, model, checkpoint))
+    mine_settings = read_json(join(config.paths["negatives"], CONFIG))
+    mine_settings |= {
+        "encoder": {**mine_settings["encoder"], "model": paths["model"], "layers": None},
+        "candidates": None,
+    }
+    mine_settings |= {"run": config.run, "data": config.paths["data"], "out": paths["negatives"], "cache": None}
+    job.run(validate(MineConfig, mine_settings))
 
 
-def _clear(place: str) -> None:
+def _clear(path: str) -> None:
     """Remove the model that has mined; a call that was killed right after its mining left it behind."""
-    fs, root = filesystem(place)
+    fs, root = filesystem(path)
     if fs.exists(root):
         fs.rm(root, recursive=True)
 
 
-def _described(config: TrainConfig, number: int, step: int, before: Artifact | None, after: Artifact) -> dict[str, Any]:
+def _describe_version(
+    config: TrainConfig, number: int, step: int, before: Artifact | None, after: Artifact
+) -> dict[str, Any]:
     """What is known of a version; said, and noted in the metrics of the run once."""
     assert before is not None, "refresh wants mined rows"
-    share = fresh(before, after)
-    lines, text = Lines(join(config.places["log"], METRICS)), f"{share:.1%} of the negatives are others than before"
+    share = changed_share(before, after)
+    lines, text = JsonlLog(join(config.paths["log"], METRICS)), f"{share:.1%} of the negatives are others than before"
     note = {"step": step, "note": f"epoch {config.refresh and config.refresh.stop(number - 1)}: {text}"}
     if note not in lines.rows():
         lines.append(note)
@@ -134,14 +139,16 @@ def _described(config: TrainConfig, number: int, step: int, before: Artifact | N
     return {"version": number, "step": step, "fingerprint": after.manifest.fingerprint, "fresh": round(share, 6)}
 
 
-def fresh(before: Artifact, after: Artifact) -> float:
+def changed_share(before: Artifact, after: Artifact) -> float:
     """Share of the negatives of a mining that the same rows of an earlier one do not have, file by file."""
-    every = others = 0
+    total = others = 0
     for old, new in zip(before.files("triplets"), after.files("triplets"), strict=True):
-        held, found = (_keys(read_parquet(name, "triplets", columns=["negatives"])["negatives"]) for name in (old, new))
-        every += len(found)
-        others += len(found) - (pc.sum(pc.is_in(found, held)).as_py() or 0)
-    return others / max(1, every)
+        old_keys, new_keys = (
+            _keys(read_parquet(name, "triplets", columns=["negatives"])["negatives"]) for name in (old, new)
+        )
+        total += len(new_keys)
+        others += len(new_keys) - (pc.sum(pc.is_in(new_keys, old_keys)).as_py() or 0)
+    return others / max(1, total)
 
 
 def _keys(negatives: pa.ChunkedArray) -> pa.Array:

@@ -10,13 +10,13 @@ from typing import Any
 
 from pipeline.storage import files
 from training.loop.checkpoint import CheckpointConfig, Progress, RunStore, TrainingState, find_damage
-from training.run.jsonl_log import Lines
+from training.run.jsonl_log import JsonlLog
 from training.run.tracker import MetricsWriter, Tracker
 
-METRICS, BAD, BESIDE, LEDGER = "metrics.jsonl", "bad", "validations", "ledger"
+METRICS, BAD, VALIDATIONS, LEDGER = "metrics.jsonl", "bad", "validations", "ledger"
 
 
-class RayKeeper(RunStore):
+class RayRunStore(RunStore):
     """Checkpoints by Ray Train; metrics, notes and rows of bad batches in the run's own directory `log`.
 
     A checkpoint counts when Ray's controller has committed it. `durable` and uploads `now` wait for that; one that is
@@ -29,20 +29,20 @@ class RayKeeper(RunStore):
     ) -> None:
         import ray.train
 
-        self.log_place, self.config, self.chosen, self.measured = log, config, trackers, measured
-        self.lines = Lines(files.join(log, METRICS))
+        self.log_path, self.config, self.trackers, self.measured = log, config, trackers, measured
+        self.lines = JsonlLog(files.join(log, METRICS))
         self.rank = int(ray.train.get_context().get_world_rank())
-        self.ledger = Lines(files.join(log, LEDGER, f"rank-{self.rank}.jsonl"))
-        self.beside = config.upload == "async" or (config.upload == "auto" and not self.lines.local)
+        self.ledger = JsonlLog(files.join(log, LEDGER, f"rank-{self.rank}.jsonl"))
+        self.async_upload = config.upload == "async" or (config.upload == "auto" and not self.lines.local)
         self.writers: list[MetricsWriter] = []
         self.damaged: list[str] = []
-        self.known: set[int] = set()  # steps whose validation beside training is in the metrics
+        self.logged_steps: set[int] = set()  # steps whose validation beside training is in the metrics
         self.notice: Any = None
 
     def restore(self) -> Path | None:
         """Return the newest committed checkpoint that is whole; those that are not are noted and passed over."""
         for checkpoint in _committed():
-            folder = local(checkpoint)
+            folder = local_checkpoint(checkpoint)
             wrong = find_damage(folder)
             if not wrong:
                 return folder
@@ -56,7 +56,7 @@ class RayKeeper(RunStore):
         if self.rank != 0:
             return
         rows = [row for row in self.lines.rows() if before is not None and row["step"] <= progress.step]
-        self.known = {row["step"] for row in rows if "steps" not in row and "note" not in row}
+        self.logged_steps = {row["step"] for row in rows if "steps" not in row and "note" not in row}
         notes = list(self.damaged)
         if before:
             workers = f"{progress.world} workers" if progress.world > 1 else "1 worker"
@@ -64,14 +64,14 @@ class RayKeeper(RunStore):
             notes.append(f"goes on after step {progress.step} of {progress.total} with {workers}{was}")
         self.lines.replace([*rows, *({"step": progress.step, "note": note} for note in notes)])
         self._cut_ledger(progress.step if before else 0)
-        self.writers = [one.open(self.log_place, progress.step) for one in self.chosen] + [Gauges()]
+        self.writers = [tracker.open(self.log_path, progress.step) for tracker in self.trackers] + [Gauges()]
 
     def log(self, row: dict[str, Any]) -> None:
         """Add a row of metrics, here and in every tracker; before it what was measured beside training."""
-        for one in [*self._measured_beside(), row]:
-            self.lines.append(one)
+        for item in [*self._new_async_validations(), row]:
+            self.lines.append(item)
             for writer in self.writers:
-                writer.log(one)
+                writer.log(item)
 
     def note(self, step: int, text: str) -> None:
         """Add a sentence for the user."""
@@ -84,11 +84,11 @@ class RayKeeper(RunStore):
         import ray.train
         from ray.train import CheckpointConsistencyMode, CheckpointUploadMode
 
-        now = durable or not self.beside
+        now = durable or not self.async_upload
         if self.rank == 0:
             ray.train.report(
                 metrics,
-                checkpoint=ray.train.Checkpoint.from_directory(_written(state)),
+                checkpoint=ray.train.Checkpoint.from_directory(_write_checkpoint(state)),
                 checkpoint_upload_mode=CheckpointUploadMode.SYNC if now else CheckpointUploadMode.ASYNC,
                 delete_local_checkpoint_after_upload=True,
                 validation=self.measured and milestone,
@@ -106,7 +106,7 @@ class RayKeeper(RunStore):
     def save_bad_rows(self, step: int, rows: list[dict[str, Any]]) -> None:
         """Write this rank's rows of a bad batch as a file of its own."""
         files.write_json(
-            files.join(self.log_place, BAD, f"step-{step:06d}-rank-{self.rank}.json"), {"step": step, "rows": rows}
+            files.join(self.log_path, BAD, f"step-{step:06d}-rank-{self.rank}.json"), {"step": step, "rows": rows}
         )
 
     def preempted(self) -> bool:
@@ -128,17 +128,17 @@ class RayKeeper(RunStore):
 
     def _cut_ledger(self, step: int) -> None:
         """Strike steps after the one that the run goes on from, of all ranks: they are taken again."""
-        fs, root = files.filesystem(files.join(self.log_place, LEDGER))
+        fs, root = files.filesystem(files.join(self.log_path, LEDGER))
         for name in fs.glob(files.join(root, "*.jsonl")) if fs.exists(root) else ():
-            place = Lines(fs.unstrip_protocol(name))
-            place.replace([row for row in place.rows() if row["step"] <= step])
+            ledger = JsonlLog(fs.unstrip_protocol(name))
+            ledger.replace([row for row in ledger.rows() if row["step"] <= step])
 
-    def _measured_beside(self) -> list[dict[str, Any]]:
+    def _new_async_validations(self) -> list[dict[str, Any]]:
         """Validations that were made beside training since the last row."""
         if not self.measured:
             return []
-        fresh = [row for row in beside(self.log_place) if row["step"] not in self.known]
-        self.known |= {row["step"] for row in fresh}
+        fresh = [row for row in async_validations(self.log_path) if row["step"] not in self.logged_steps]
+        self.logged_steps |= {row["step"] for row in fresh}
         return fresh
 
 
@@ -161,7 +161,7 @@ class Gauges(MetricsWriter):
             self.gauges[name].set(float(value))
 
 
-def _written(state: TrainingState) -> str:
+def _write_checkpoint(state: TrainingState) -> str:
     """Write a checkpoint to a directory of its own, which Ray removes when it is stored; nothing stays on an error."""
     folder = tempfile.mkdtemp(prefix="checkpoint-")
     try:
@@ -177,18 +177,18 @@ def _committed() -> list[Any]:
     import ray.train
     from ray.train import CheckpointConsistencyMode
 
-    found = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
-    return [one.checkpoint for one in sorted(found, key=lambda one: one.metrics["step"], reverse=True)]
+    reported = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+    return [item.checkpoint for item in sorted(reported, key=lambda one: one.metrics["step"], reverse=True)]
 
 
-def local(checkpoint: Any) -> Path:
+def local_checkpoint(checkpoint: Any) -> Path:
     """The directory of a checkpoint of Ray Train on this machine; brought here from a store."""
     path = Path(checkpoint.path)
     return path if checkpoint.filesystem.type_name == "local" else Path(checkpoint.to_directory())
 
 
-def beside(log: str) -> list[dict[str, Any]]:
+def async_validations(log: str) -> list[dict[str, Any]]:
     """Validations that were made beside training, in the order of their steps."""
-    fs, root = files.filesystem(files.join(log, BESIDE))
+    fs, root = files.filesystem(files.join(log, VALIDATIONS))
     names = fs.glob(files.join(root, "*.json")) if fs.exists(root) else []
     return sorted((json.loads(fs.cat_file(name)) for name in names), key=lambda row: row["step"])

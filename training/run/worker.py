@@ -10,8 +10,8 @@ from training.loop.lora import attach_adapters
 from training.loop.step import TrainStep
 from training.loop.trainer import Trainer
 from training.loop.validation import load_validation
-from training.run.config import Elastic, TrainConfig
-from training.run.run_store import RayKeeper
+from training.run.config import ElasticWorkers, TrainConfig
+from training.run.run_store import RayRunStore
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -25,8 +25,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(max(1, int(settings["cpus"])))
     config = validate(TrainConfig, settings["config"])
-    places = settings["places"]
-    data = Artifact.open(places["data"], "build")
+    paths = settings["paths"]
+    data = Artifact.open(paths["data"], "build")
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     encoder = Encoder.load(
@@ -36,16 +36,16 @@ def train_worker(settings: dict[str, Any]) -> None:
         attach_adapters(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
     feed = EpochFeed(
-        EpochWaiter(places["epochs"], mark_opened=ray.train.get_context().get_world_rank() == 0), settings["stop"]
+        EpochWaiter(paths["epochs"], mark_opened=ray.train.get_context().get_world_rank() == 0), settings["stop"]
     )
-    by_slot = config.loop.dropout_by_slot or isinstance(config.workers, Elastic)
+    by_slot = config.loop.dropout_by_slot or isinstance(config.workers, ElasticWorkers)
     loop = TrainStep(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
     barrier()
-    beside = config.validation.asynchronous and checks is not None
-    keeper = RayKeeper(places["log"], config.checkpoints, config.trackers, measured=beside)
+    asynchronous = config.validation.asynchronous and checks is not None
+    keeper = RayRunStore(paths["log"], config.checkpoints, config.trackers, measured=asynchronous)
     try:
         Trainer(
-            loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, asynchronous=beside
+            loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, asynchronous=asynchronous
         ).run()
     finally:
         keeper.end()

@@ -20,9 +20,9 @@ def main(argv: Sequence[str]) -> None:
     """Print texts, ids, sources, negatives with score and reason, and the versions that made them."""
     options = parser().parse_args(argv)
     from pipeline.core.config import exit_on_user_error
-    from training.run.lineage import explain, told
+    from training.run.lineage import explain, format_lineage
 
     with exit_on_user_error("explain"):
         origin = explain(options.run, options.step, options.row)
         as_json = json.dumps(origin, indent=2, ensure_ascii=False) + "\n"
-        sys.stdout.write(as_json if options.json else told(origin))
+        sys.stdout.write(as_json if options.json else format_lineage(origin))

@@ -17,7 +17,7 @@ VALIDATIONS = [{"step": 0, "ndcg@10": 0.1}, {"step": 20, "ndcg@10": 0.25}]
 def write(**settings):
     about = {"name": "Shop search", "license": "apache-2.0", "language": ["en"], "licenses": {"forum": "CC BY-SA 4.0"}}
     config = TrainConfig.model_validate({"encoder": {"model": "owner/base"}, "card": about, **settings})
-    return trained.write(config.model_dump(mode="json"), VALIDATIONS, 1234, ["catalogue", "forum"], {"data": "f00d"})
+    return trained.render(config.model_dump(mode="json"), VALIDATIONS, 1234, ["catalogue", "forum"], {"data": "f00d"})
 
 
 def test_what_training_writes():

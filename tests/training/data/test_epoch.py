@@ -287,8 +287,8 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
     from training.run.config import TrainConfig
 
     config = validate(TrainConfig, {"run": str(tmp_path), "loop": {"batch_size": 16, "epochs": 3}})
-    rows, home = artifact_of(planted(200), tmp_path / "rows"), config.places["epochs"]
-    with data.Epochs(rows, data.recipe(config, [1]), config):
+    rows, home = artifact_of(planted(200), tmp_path / "rows"), config.paths["epochs"]
+    with data.EpochComposer(rows, data.epoch_settings(config, [1]), config):
         time.sleep(0.5)
         assert sorted(path.name for path in Path(home).iterdir()) == ["epoch-00000"], "nobody has opened it yet"
         feed = EpochFeed(EpochWaiter(home, mark_opened=True))
@@ -299,10 +299,10 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
         raise OSError(28, "No space left on device", place)
 
     again = validate(TrainConfig, {"run": str(tmp_path / "full"), "loop": {"batch_size": 16, "epochs": 2}})
-    epochs = data.Epochs(rows, data.recipe(again, [1]), again)
+    epochs = data.EpochComposer(rows, data.epoch_settings(again, [1]), again)
     monkeypatch.setattr(data, "compose_epoch", broken)
     with epochs, pytest.raises(UserError, match=r"epoch 1: .*No space left on device"):
-        list(EpochFeed(EpochWaiter(again.places["epochs"], mark_opened=True)).plan(0, 20))
+        list(EpochFeed(EpochWaiter(again.paths["epochs"], mark_opened=True)).plan(0, 20))
 
 
 def test_where_a_row_came_from_is_found(tmp_path, minilm):
@@ -311,13 +311,13 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
     from pipeline.encoder.encoder import Encoder
     from pipeline.storage.files import write_json
     from training.run.config import TrainConfig
-    from training.run.epochs import Epochs, prepared, recipe
-    from training.run.lineage import explain, told
+    from training.run.epochs import EpochComposer, prepare_rows, recipe
+    from training.run.lineage import explain, format_lineage
 
     data = make_data(tmp_path)
     config = validate(TrainConfig, {"run": str(tmp_path), "encoder": {"layers": 1}, "loop": {"batch_size": 8}})
-    rows = prepared(config, data, None, None, Encoder.load(config.encoder, "cpu"))
-    epochs = Epochs(rows, recipe(config, [1, 2]), config)
+    rows = prepare_rows(config, data, None, None, Encoder.load(config.encoder, "cpu"))
+    epochs = EpochComposer(rows, recipe(config, [1, 2]), config)
     write_json(str(tmp_path / "training" / "config.json"), config.result_settings())
     found = explain(str(tmp_path), 2, 5)
     batch = EpochReader(epochs.first, 0).batch(EpochReader(epochs.first, 0).step_ref(2))
@@ -327,7 +327,7 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
         row, texts.anchors[row], texts.positives[row],
     )  # fmt: skip
     assert found["versions"]["build"]["fingerprint"] == data.manifest.fingerprint
-    assert texts.positives[row] in told(found) and "reason judged 1" in told(found)
+    assert texts.positives[row] in format_lineage(found) and "reason judged 1" in format_lineage(found)
     with pytest.raises(UserError, match="row 8: the batch of step 2 has rows 0 to 7"):
         explain(str(tmp_path), 2, 8)
     with pytest.raises(UserError, match=r"step 900: no epoch .* has it; they hold steps 0 to"):

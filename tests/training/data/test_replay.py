@@ -166,7 +166,7 @@ def test_settings(tmp_path):
     recipe.write_text(f"run: {tmp_path}/made\nbuild: {{sources: [{{type: parquet, path: qa}}]}}\n")
     config = validate(TrainConfig, {"replay": {"recipe": str(recipe)}})
     assert config.recipes() == [str(recipe)]
-    assert config.places["replay"] == f"{tmp_path}/made/data"
+    assert config.paths["replay"] == f"{tmp_path}/made/data"
     with pytest.raises(UserError, match=rf"made/data: no such directory; run `tripletail build --config {recipe}`"):
         config.replay.open()
 

@@ -11,9 +11,9 @@ from pipeline.core.config import user_cause, validate
 from pipeline.core.errors import UserError
 from pipeline.storage import artifact
 from training.run.config import TrainConfig
-from training.run.ray_trainer import NAME, SNAPSHOT, committed, tidy
-from training.run.resources import Shortage, resources
-from training.run.resume import settle
+from training.run.ray_trainer import NAME, SNAPSHOT, committed, remove_uncommitted
+from training.run.resources import CapacityWatch, plan_resources
+from training.run.resume import resolve_existing_run
 
 
 def failed(*errors: Exception) -> Exception:
@@ -45,28 +45,28 @@ def died(reason: str) -> Exception:
     ],
 )
 def test_a_failed_run_is_one_line(errors, words):
-    from training.run.failures import explained
+    from training.run.failures import explain_failure
 
-    told = explained(failed(*errors), 2, 60.0)
+    told = explain_failure(failed(*errors), 2, 60.0)
     assert told is not None and "\n" not in str(told)
     with pytest.raises(UserError, match=words):
         raise told
 
 
 def test_a_defect_keeps_its_traceback():
-    from training.run.failures import explained
+    from training.run.failures import explain_failure
 
-    assert explained(failed(KeyError("query"), ValueError("shapes")), 2, 60.0) is None
+    assert explain_failure(failed(KeyError("query"), ValueError("shapes")), 2, 60.0) is None
 
 
 def test_a_users_error_ends_a_run_without_a_restart():
     from ray.train import ControllerError
 
-    from training.run.failures import Final
+    from training.run.failures import StopOnUserError
 
     with pytest.raises(UserError, match="No space left"):
-        Final().after_exception(None, {1: RuntimeError("lost"), 0: OSError(28, "No space left on device")})
-    Final().after_exception(None, {0: died("killed")})
+        StopOnUserError().after_exception(None, {1: RuntimeError("lost"), 0: OSError(28, "No space left on device")})
+    StopOnUserError().after_exception(None, {0: died("killed")})
     assert user_cause(ControllerError(UserError("as it was"))) == "as it was"
 
 
@@ -91,33 +91,33 @@ def config(**given) -> TrainConfig:
 def test_an_unfinished_run_of_other_settings_is_refused_by_name(tmp_path: Path):
     log = tmp_path / "training"
     begun(log, SETTINGS, {"data": "a"}, [3, 9])
-    settle(config(), str(log), SETTINGS, {"data": "a"})
-    settle(config(resume=True), str(log), SETTINGS, {"data": "a"})
+    resolve_existing_run(config(), str(log), SETTINGS, {"data": "a"})
+    resolve_existing_run(config(resume=True), str(log), SETTINGS, {"data": "a"})
     changed = {"loss": {"temperature": 0.1}, "loop": {"seed": 13}}
     with pytest.raises(UserError, match=r"at step 9, with another setting of loss.temperature \(was 0.05, now 0.1\)"):
-        settle(config(), str(log), changed, {"data": "a"})
+        resolve_existing_run(config(), str(log), changed, {"data": "a"})
     with pytest.raises(UserError, match=r"from another input \(data\); .*--fresh"):
-        settle(config(resume=True), str(log), SETTINGS, {"data": "b"})
-    settle(config(overwrite=True), str(log), changed, {"data": "a"})
+        resolve_existing_run(config(resume=True), str(log), SETTINGS, {"data": "b"})
+    resolve_existing_run(config(overwrite=True), str(log), changed, {"data": "a"})
 
 
 def test_what_has_no_checkpoint_yet_is_begun_anew_but_not_resumed(tmp_path: Path):
     log = tmp_path / "training"
     begun(log, SETTINGS, {"data": "a"}, [])
-    settle(config(), str(log), {"loss": {}}, {"data": "a"})
+    resolve_existing_run(config(), str(log), {"loss": {}}, {"data": "a"})
     for place in (log, tmp_path / "nowhere"):
         with pytest.raises(UserError, match=r"--resume: .* holds no checkpoint to go on from"):
-            settle(config(resume=True), str(place), SETTINGS, {"data": "a"})
+            resolve_existing_run(config(resume=True), str(place), SETTINGS, {"data": "a"})
 
 
 def test_fresh_removes_a_run_and_nothing_else(tmp_path: Path):
     log = tmp_path / "training"
     begun(log, SETTINGS, {"data": "a"}, [3])
-    settle(config(fresh=True), str(log), SETTINGS, {"data": "a"})
+    resolve_existing_run(config(fresh=True), str(log), SETTINGS, {"data": "a"})
     assert not log.exists()
     log.mkdir()
     (log / "thesis.txt").write_text("mine")
-    settle(config(fresh=True), str(log), SETTINGS, {"data": "a"})
+    resolve_existing_run(config(fresh=True), str(log), SETTINGS, {"data": "a"})
     assert (log / "thesis.txt").exists()
 
 
@@ -146,7 +146,7 @@ def test_settings_that_contradict_each_other_are_refused(given, words):
 def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
     begun(tmp_path, SETTINGS, {}, [3, 9])
     (tmp_path / NAME / "checkpoint_half").mkdir()
-    tidy(str(tmp_path))
+    remove_uncommitted(str(tmp_path))
     assert sorted(path.name for path in (tmp_path / NAME).glob("checkpoint_?")) == ["checkpoint_3", "checkpoint_9"]
     assert not (tmp_path / NAME / "checkpoint_half").exists()
     assert [figures["step"] for figures in committed(str(tmp_path)).values()] == [3, 9]
@@ -170,8 +170,8 @@ def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
     monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
     monkeypatch.setattr(ray_session, "node_cpus", lambda: nodes)
     monkeypatch.setattr(ray_session, "gpus", lambda: gpus)
-    found = resources(config(**given))
-    assert (found.count, found.each["CPU"], found.on_gpu) == wanted
+    found = plan_resources(config(**given))
+    assert (found.count, found.per_worker["CPU"], found.on_gpu) == wanted
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     monkeypatch.setattr(ray_session, "cpus", lambda: 2)
     monkeypatch.setattr(ray_session, "node_cpus", lambda: [2])
     monkeypatch.setattr(ray_session, "gpus", lambda: 0)
-    given = resources(config(workers=2))
+    given = plan_resources(config(workers=2))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     now = iter([100.0, 110.0, 165.0])
     monkeypatch.setattr("training.run.resources.time.monotonic", lambda: next(now))
-    shortage = Shortage(given, 60.0)
+    shortage = CapacityWatch(given, 60.0)
     shortage.look()
     shortage.look()
     with pytest.raises(UserError, match="workers 2: the cluster has 1 CPU since 60 s, wanted 1 CPU each"):

@@ -234,8 +234,8 @@ class Fixed:
 def test_validation_beside_training_measures_the_checkpoint(tmp_path):
     import ray.train
 
-    from training.run.async_validation import measure
-    from training.run.run_store import beside
+    from training.run.async_validation import validate_checkpoint
+    from training.run.run_store import async_validations
 
     data = make_data(tmp_path)
     config = settings(tmp_path, loop={**SETTINGS["loop"], "learning_rate": 0.01, "max_steps": 2})
@@ -247,9 +247,9 @@ def test_validation_beside_training_measures_the_checkpoint(tmp_path):
         loop.step(loop.load_batch(batch), step)
     loop.state(Progress(2, "plan")).write(tmp_path / "checkpoint")
     checkpoint = ray.train.Checkpoint.from_directory(str(tmp_path / "checkpoint"))
-    found = measure(checkpoint, config.model_dump(mode="json"), config.places)
+    found = validate_checkpoint(checkpoint, config.model_dump(mode="json"), config.paths)
     assert found == pytest.approx(checks(encoder)) and found != pytest.approx(before)
-    assert beside(config.places["log"]) == [{"step": 2, **found}]
+    assert async_validations(config.paths["log"]) == [{"step": 2, **found}]
 
 
 def test_the_rate_rises_then_falls():

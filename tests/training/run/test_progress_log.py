@@ -1,7 +1,7 @@
 """The line that training prints: every share that a loss reports, and nothing twice."""
 
-from training.run.jsonl_log import Lines
-from training.run.progress_log import Follow, told
+from training.run.jsonl_log import JsonlLog
+from training.run.progress_log import ProgressPrinter, format_row
 
 ROW = {"step": 5, "steps": 10, "epoch": 0.5, "loss": 1.25, "learning_rate": 1e-5, "grad_norm": 2.0, "bad_steps": 0} | {
     "seconds_per_step": 0.5,
@@ -14,31 +14,33 @@ ROW = {"step": 5, "steps": 10, "epoch": 0.5, "loss": 1.25, "learning_rate": 1e-5
 
 def test_every_reported_share_is_shown():
     shares = {"masked": 0.015625, "active": 0.5, "positive_similarity": 0.75, "1_scored": 1.0, "loss_64": 2.0}
-    (line,) = told(ROW | shares, "ndcg@10")
+    (line,) = format_row(ROW | shares, "ndcg@10")
     assert "loss 1.2500, masked 0.016, active 0.500, positive similarity 0.750, 1 scored 1.000, loss 64 2.000, " in line
     assert line.startswith("train: step 5/10: ") and line.endswith("640 tokens/s, padding 12.5%, wait 1.0%, 2 s left")
     assert all(word not in line for word in ("epoch", "skipped", "rate", "slow"))
 
 
 def test_a_validation_is_a_line_of_its_metric():
-    assert told({"step": 5, "spearman": 0.8125}, "spearman") == ["train: step 5: validation spearman 0.8125"]
+    assert format_row({"step": 5, "spearman": 0.8125}, "spearman") == ["train: step 5: validation spearman 0.8125"]
 
 
 def test_a_slow_worker_is_named():
     steady = {"slowest_rank": 1, "slowest_rank_s": 0.44, "mean_rank_s": 0.4}
-    assert len(told(ROW | steady, "ndcg@10")) == 1
+    assert len(format_row(ROW | steady, "ndcg@10")) == 1
     late = {"slowest_rank": 1, "slowest_rank_s": 1.5, "mean_rank_s": 0.9}
-    assert told(ROW | late, "ndcg@10")[1:] == ["train: worker 1 is slow: 1.50 s to the gather of a step, all 0.90 s"]
+    assert format_row(ROW | late, "ndcg@10")[1:] == [
+        "train: worker 1 is slow: 1.50 s to the gather of a step, all 0.90 s"
+    ]
 
 
 def test_what_is_not_finite_is_said():
-    (line,) = told(ROW | {"loss": None, "grad_norm": None, "bad_steps": 1}, "ndcg@10")
+    (line,) = format_row(ROW | {"loss": None, "grad_norm": None, "bad_steps": 1}, "ndcg@10")
     assert "loss not finite" in line and "1 steps skipped" in line
 
 
 def test_what_was_printed_before_a_cut_is_not_printed_again(tmp_path, capsys):
-    writer = Lines(str(tmp_path / "metrics.jsonl"))
-    follow = Follow(str(tmp_path / "metrics.jsonl"), "ndcg@10")
+    writer = JsonlLog(str(tmp_path / "metrics.jsonl"))
+    follow = ProgressPrinter(str(tmp_path / "metrics.jsonl"), "ndcg@10")
     writer.replace([ROW | {"step": step} for step in (1, 2, 3)])
     follow._print()
     assert capsys.readouterr().err.count("train: step") == 3

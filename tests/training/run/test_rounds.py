@@ -26,7 +26,7 @@ from training.loop.trainer import Trainer
 from training.run import job as fit
 from training.run.config import Refresh
 from training.run.lineage import explain
-from training.run.rounds import _through, fresh
+from training.run.rounds import _is_through, changed_share
 
 ENCODER = {"layers": 1, "max_length": 32}
 SETTINGS = {
@@ -80,8 +80,8 @@ def test_a_round_that_stopped_early_is_not_through(tmp_path: Path):
     encoder, rows, config = make_parts(32, 8, batch_size=8)
     made = InMemoryEpochs(rows, encoder.tokenize, EpochSettings(config.batch_size, config.seed, 12))
     compose_epoch(made.rows, made.settings, 0, epoch_path(str(tmp_path), 0))
-    assert not _through(str(tmp_path), 2, 3)
-    assert [_through(str(tmp_path), 1, step) for step in (3, 4, 5)] == [False, True, True]
+    assert not _is_through(str(tmp_path), 2, 3)
+    assert [_is_through(str(tmp_path), 1, step) for step in (3, 4, 5)] == [False, True, True]
 
 
 def prepare(run: Path) -> Path:
@@ -136,9 +136,9 @@ def test_negatives_are_mined_anew_and_a_kill_changes_nothing(ray_session: None, 
         "version": 1,
         "step": steps,
         "fingerprint": versions[1].manifest.fingerprint,
-        "fresh": round(fresh(*versions), 6),
+        "fresh": round(changed_share(*versions), 6),
     }
-    assert one["fresh"] > 0.02 and fresh(versions[0], versions[0]) == 0.0
+    assert one["fresh"] > 0.02 and changed_share(versions[0], versions[0]) == 0.0
     for step, version in ((0, 0), (steps - 1, 0), (steps, 1)):
         found = explain(str(hit), step, 0)
         assert found["epoch"] == version

@@ -10,8 +10,8 @@ import torch
 from training.loop.checkpoint import STATE, WEIGHTS, CheckpointConfig, Progress, TrainingState, find_damage
 from training.loop.optimizer import Optimizer
 from training.run import run_store
-from training.run.jsonl_log import Lines
-from training.run.run_store import RayKeeper, _written
+from training.run.jsonl_log import JsonlLog
+from training.run.run_store import RayRunStore, _write_checkpoint
 
 
 def make_state(step: int) -> TrainingState:
@@ -32,10 +32,14 @@ def run(tmp_path: Path, monkeypatch):
     held = [SimpleNamespace(path=str(folder), filesystem=local) for folder in reversed(folders)]
     monkeypatch.setattr(run_store, "_committed", lambda: held)
     monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
-    Lines(str(tmp_path / "metrics.jsonl")).replace([{"step": step, "steps": 20, "loss": 1.0} for step in range(1, 10)])
+    JsonlLog(str(tmp_path / "metrics.jsonl")).replace(
+        [{"step": step, "steps": 20, "loss": 1.0} for step in range(1, 10)]
+    )
     for rank in (0, 1):
-        Lines(str(tmp_path / "ledger" / f"rank-{rank}.jsonl")).replace([{"step": s, "rows": [s]} for s in range(1, 10)])
-    return tmp_path, RayKeeper(str(tmp_path), CheckpointConfig(ledger=True))
+        JsonlLog(str(tmp_path / "ledger" / f"rank-{rank}.jsonl")).replace(
+            [{"step": s, "rows": [s]} for s in range(1, 10)]
+        )
+    return tmp_path, RayRunStore(str(tmp_path), CheckpointConfig(ledger=True))
 
 
 def test_the_newest_checkpoint_is_gone_on_from(run):
@@ -48,7 +52,7 @@ def test_the_newest_checkpoint_is_gone_on_from(run):
     rows = mine.lines.rows()
     assert [row["step"] for row in rows] == [*range(1, 9), 8, 9]
     assert rows[8]["note"] == "goes on after step 8 of 20 with 1 worker, 2 before"
-    mine_taken, other = (Lines(str(place / "ledger" / f"rank-{rank}.jsonl")).rows() for rank in (0, 1))
+    mine_taken, other = (JsonlLog(str(place / "ledger" / f"rank-{rank}.jsonl")).rows() for rank in (0, 1))
     assert [row["step"] for row in mine_taken] == [*range(1, 10)]
     assert [row["step"] for row in other] == [*range(1, 9)]
 
@@ -74,7 +78,7 @@ def test_a_run_without_a_checkpoint_begins_with_empty_metrics(run):
     mine.begin(Progress(0, "plan"), None)
     notes = [row["note"] for row in mine.lines.rows()]
     assert len(notes) == 3 and notes[-1] == "no checkpoint is whole: the run begins anew"
-    assert Lines(str(place / "ledger" / "rank-1.jsonl")).rows() == []
+    assert JsonlLog(str(place / "ledger" / "rank-1.jsonl")).rows() == []
 
 
 def test_rows_of_a_bad_batch_are_a_file(run):
@@ -86,7 +90,7 @@ def test_rows_of_a_bad_batch_are_a_file(run):
 
 def test_nothing_stays_of_a_checkpoint_that_could_not_be_written(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert find_damage(Path(_written(make_state(1)))) == ""
+    assert find_damage(Path(_write_checkpoint(make_state(1)))) == ""
 
     def full(self, folder):
         (folder / WEIGHTS).write_bytes(b"half")
@@ -94,7 +98,7 @@ def test_nothing_stays_of_a_checkpoint_that_could_not_be_written(tmp_path: Path,
 
     monkeypatch.setattr(TrainingState, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        _written(make_state(1))
+        _write_checkpoint(make_state(1))
     assert len(list(tmp_path.iterdir())) == 1, "the whole one"
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from training.run import tracker
-from training.run.jsonl_log import Lines
+from training.run.jsonl_log import JsonlLog
 from training.run.mlflow import MLflow
 from training.run.tensorboard import TensorBoard
 
@@ -16,26 +16,26 @@ ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.
 @pytest.mark.parametrize("place", ["{tmp}/log/metrics.jsonl", "memory://lines/metrics.jsonl"])
 def test_lines_are_appended_and_cut_back(place: str, tmp_path: Path):
     path = place.format(tmp=tmp_path)
-    writer = Lines(path)
+    writer = JsonlLog(path)
     writer.replace([])
     for row in ROWS:
         writer.append(row)
     writer.flush()
-    assert Lines(path).rows() == ROWS
-    first, end = Lines(path).read(0)
+    assert JsonlLog(path).rows() == ROWS
+    first, end = JsonlLog(path).read(0)
     assert first.count("\n") == 3
-    again = Lines(path)
+    again = JsonlLog(path)
     again.replace(ROWS[:1])
     again.append({"step": 9})
     again.flush()
-    assert Lines(path).rows() == [ROWS[0], {"step": 9}]
-    assert Lines(path).size() < end
+    assert JsonlLog(path).rows() == [ROWS[0], {"step": 9}]
+    assert JsonlLog(path).size() < end
 
 
 def test_a_line_that_is_not_whole_waits(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2, "lo')
-    lines = Lines(str(path))
+    lines = JsonlLog(str(path))
     assert lines.read(0) == ('{"step": 1}\n', 12)
     with path.open("ab") as file:
         file.write(b'ss": 3}\n')
