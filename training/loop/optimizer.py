@@ -59,11 +59,13 @@ class Optimizer:
                 group["lr"] = rate
             self.scaler.step(self.adamw)
             self.scaler.update()
-        elif scale <= 1.0 or (backward and not self._finite_unscaled(backward)):
-            self.scaler.update(scale if self.scaler.is_enabled() else None)
+        elif scale > 1.0 and backward and not self._finite_unscaled(backward):
+            self.scaler.update(scale)  # the scale is not the reason, and stays
             self._count_bad(step)
         else:
             self.scaler.update()
+            if scale <= 1.0:
+                self._count_bad(step)
         return {"grad_norm": norm, "learning_rate": rate} | ({"scale": scale} if self.scaler.is_enabled() else {})
 
     def _finite_unscaled(self, backward: Callable[[], object]) -> bool:
