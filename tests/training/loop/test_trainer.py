@@ -46,7 +46,7 @@ def written(tmp_path_factory) -> Path:
         (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-100]), f"{WEIGHTS} is not as it was written"),
         (lambda f: flip(f / OPTIMIZER), f"{OPTIMIZER} is not as it was written"),
         (lambda f: (f / OPTIMIZER).unlink(), f"{OPTIMIZER} is missing"),
-        (lambda f: (f / STATE).unlink(), f"has no {STATE}: it was not written to its end"),
+        (lambda f: (f / STATE).unlink(), f"has no {STATE}: it was not written to the end"),
         (lambda f: (f / STATE).write_text("{"), f"{STATE} is not readable"),
     ],
 )
