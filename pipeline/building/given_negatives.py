@@ -36,33 +36,33 @@ def given_triplets(pairs: pa.Table, negatives: pa.Table, judgments: pa.Table, ta
         return TABLES["triplets"].empty_table()
     right = judgments.filter(pc.greater(judgments["relevance"], 0)).to_pylist()
     by_row: dict[int, set[str]] = {}
-    known: dict[str, set[str]] = {}
+    positives: dict[str, set[str]] = {}
     scores: dict[tuple[str, str], float] = {}
     for row in right:
         by_row.setdefault(row["order"], set()).add(row["doc_id"])
-        known.setdefault(row["query_id"], set()).add(row["doc_id"])
+        positives.setdefault(row["query_id"], set()).add(row["doc_id"])
         if row["score"] is not None:
             scores.setdefault((row["query_id"], row["doc_id"]), row["score"])
-    given = _by_pair(negatives, by_row, known, tally)
+    by_pair = _by_pair(negatives, by_row, positives, tally)
     rows = []
     for pair in pairs.to_pylist():
         ids = (pair["anchor_id"], pair["positive_id"])
-        if found := given.get(ids):
-            rows.append({**pair, "negatives": list(found.values()), "teacher_score": scores.get(ids)})
+        if negatives_of_pair := by_pair.get(ids):
+            rows.append({**pair, "negatives": list(negatives_of_pair.values()), "teacher_score": scores.get(ids)})
     return pa.Table.from_pylist(rows, schema=TABLES["triplets"])
 
 
 def _by_pair(
-    negatives: pa.Table, by_row: Mapping[int, set[str]], known: Mapping[str, set[str]], tally: Counts
+    negatives: pa.Table, by_row: Mapping[int, set[str]], positives: Mapping[str, set[str]], tally: Counts
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """The negatives of each query and positive, by document, in the order of the input."""
-    given: dict[tuple[str, str], dict[str, Any]] = {}
+    by_pair: dict[tuple[str, str], dict[str, Any]] = {}
     for row in negatives.sort_by([("order", "ascending"), ("rank", "ascending")]).to_pylist():
         query, doc_id = row["query_id"], row["doc_id"]
-        if doc_id in known.get(query, ()):
+        if doc_id in positives.get(query, ()):
             tally.counts["barred"] += 1
             continue
         negative = {"doc_id": doc_id, "text": row["text"], "score": row["score"], "rank": None, "reason": "given"}
-        for positive in by_row.get(row["order"]) or known.get(query) or set():
-            given.setdefault((query, positive), {}).setdefault(doc_id, negative)
-    return given
+        for positive in by_row.get(row["order"]) or positives.get(query) or set():
+            by_pair.setdefault((query, positive), {}).setdefault(doc_id, negative)
+    return by_pair

@@ -83,9 +83,9 @@ class Squad(Paths, Templated):
             if question.get("is_impossible") or not answers:
                 parsed.tally.skip("unanswerable_question")
                 continue
-            asked, explicit_id = text(question["question"], "question"), identifier(question.get("id"), "id")
-            name = self.prefix + (explicit_id or derived_id("q", asked))
-            parsed.add("queries", id=name, mention=True, text=asked, body="", group=group, **origin)
+            question_text, explicit_id = text(question["question"], "question"), identifier(question.get("id"), "id")
+            name = self.prefix + (explicit_id or derived_id("q", question_text))
+            parsed.add("queries", id=name, mention=True, text=question_text, body="", group=group, **origin)
             spots = (int(answer.get("answer_start", 0)) for answer in answers)
             for passage in dict.fromkeys(sum(start <= max(spot, 0) for start in starts) - 1 for spot in spots):
                 ids = {"query_id": name, "doc_id": names[passage]}

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.record import ROWS, Parsed
-from pipeline.sources.reading.roles import GIVEN, ROLES, numbered
+from pipeline.sources.reading.roles import NEGATIVE_ROLES, ROLES, numbered
 from pipeline.sources.reading.values import SHORT, UnusableValue, category_path, tags
 from pipeline.storage.counts import Counts
 from pipeline.text.columns import (
@@ -160,8 +160,8 @@ class Batch:
         if any("." in name and name not in self.rows.column_names for name in mapping.fields.values() if name):
             raise NotPlain
         if kind in ("pair", "qa"):
-            given = {name for role in GIVEN for name in mapping.names(role)}
-            fields = [name for name in self.rows.column_names if name in given or numbered(name) in given]
+            names = {name for role in NEGATIVE_ROLES for name in mapping.names(role)}
+            fields = [name for name in self.rows.column_names if name in names or numbered(name) in names]
             if any(self.rows[name].null_count < len(self.rows) for name in fields):
                 raise NotPlain
 
@@ -181,8 +181,8 @@ class Batch:
 
     def _without_split(self) -> pa.Array:
         """Which rows [N] name no split, or one that is assigned by hash."""
-        known = self.each("split", lambda value: self.mapping.split_of(value) or "hash", pa.string())
-        return pc.or_(self.value("split").is_null(), pc.fill_null(pc.equal(known, "hash"), False))
+        splits = self.each("split", lambda value: self.mapping.split_of(value) or "hash", pa.string())
+        return pc.or_(self.value("split").is_null(), pc.fill_null(pc.equal(splits, "hash"), False))
 
     def _chosen(self, rows: Numbers) -> "Batch":
         selected = self.rows.take(pa.array(rows))

@@ -52,9 +52,9 @@ def types(piece: Lines, mapping: Mapping) -> pa.Schema | None:
     return pa.schema([(name, pa.string() if dtype == pa.null() else dtype) for name, dtype in sorted(dtypes.items())])
 
 
-def _further_fields(piece: Lines, mapping: Mapping, known: Collection[str]) -> set[str]:
+def _further_fields(piece: Lines, mapping: Mapping, seen: Collection[str]) -> set[str]:
     """Fields that are read and that the first lines lack: one pass tells that there is none, as a rule."""
-    names = [re.escape(name) for name in mapping.known_fields - set(known)]
+    names = [re.escape(name) for name in mapping.known_fields - set(seen)]
     names += [rf"{re.escape(name)}_?\d+" for name in mapping.names("negative")]
     pattern = rf'"({"|".join(names)})"\s*:'
     if not names or not pc.match_substring_regex(pa.array([piece.data], pa.large_binary()), pattern)[0].as_py():

@@ -116,5 +116,5 @@ def _folded(mapping: Any) -> Any:
 def _label(value: Any) -> str:
     """A label as `grades` names it: 1.0 is 1, True is true, and case does not matter."""
     name = str(value).strip().casefold()
-    whole, dot, zeros = name.partition(".")
-    return whole if dot and whole.lstrip("-").isdigit() and not zeros.strip("0") else name
+    digits, dot, zeros = name.partition(".")
+    return digits if dot and digits.lstrip("-").isdigit() and not zeros.strip("0") else name

@@ -106,9 +106,13 @@ class Mapping(Templated, LabelConfig):
                 continue
             empty = [name for name in self.names(role) if name.split(".")[0] in row]
             if empty and role not in _IDS:
-                held = lookup(row, empty[0])
-                shown = f"holds {held!r}, one of null_values" if isinstance(held, str) and held.strip() else "is empty"
-                raise UnusableRow("empty_text", f"{empty[0]} {shown}")
+                content = lookup(row, empty[0])
+                problem = (
+                    f"holds {content!r}, one of null_values"
+                    if isinstance(content, str) and content.strip()
+                    else "is empty"
+                )
+                raise UnusableRow("empty_text", f"{empty[0]} {problem}")
             present = ", ".join(list(row)[:8])
             names = " or ".join(map(repr, self.names(role)[:3]))
             raise UnusableRow("missing_field", f"no field {names} for {role}; it has {present}")
@@ -260,8 +264,8 @@ def _pair(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) 
     reason, ids = f"{mapping.kind} of {origin['source']}", [record["id"] for record in records]
     for doc_id, passage in zip(ids, positives, strict=False):
         relevance = grade if passage.relevance is None else passage.relevance
-        judged = {"query_id": query["id"], "doc_id": doc_id, "relevance": relevance, "score": passage.score}
-        parsed.add("judgments", **judged, reason=reason, **origin)
+        judgment = {"query_id": query["id"], "doc_id": doc_id, "relevance": relevance, "score": passage.score}
+        parsed.add("judgments", **judgment, reason=reason, **origin)
     for rank, (doc_id, passage) in enumerate(zip(ids[len(positives) :], negatives, strict=True), 1):
         parsed.add("negatives", query_id=query["id"], doc_id=doc_id, score=passage.score, rank=rank, **origin)
 

@@ -50,20 +50,22 @@ def passages(mapping: "Mapping", row: "Row") -> tuple[list[Passage], list[Passag
     name, value = mapping.find(row, "positive")
     documents, labels = items(value), mapping.get(row, "label")
     scores = mapping.get(row, "scores")
-    ids = _beside(mapping, row, "doc_id", documents)
+    ids = _per_document(mapping, row, "doc_id", documents)
     negatives = _negatives(mapping, row)
     if labels is not None:
         grades = [mapping.grade(label, "label") for label in _aligned(labels, documents, "labels", name)]
-        found = _make(documents, name, ids, _aligned(scores, documents, "scores", name), grades)
-        return [p for p in found if (p.relevance or 0) > 0], [p for p in found if (p.relevance or 0) <= 0] + negatives
-    positive_scores = _beside(mapping, row, "positive_score", documents)
+        graded = _make(documents, name, ids, _aligned(scores, documents, "scores", name), grades)
+        return [p for p in labeled if (p.relevance or 0) > 0], [
+            p for p in labeled if (p.relevance or 0) <= 0
+        ] + negatives
+    positive_scores = _per_document(mapping, row, "positive_score", documents)
     if scores is not None and isinstance(value, list | tuple) and not negatives:
         if name not in ("positive", "positives", "pos"):
             raise UnusableRow(
                 "unreadable_row", f"{name} and scores do not say which documents are right; give `labels` of 1 and 0"
             )
-        found = _make(documents, name, ids, _aligned(scores, documents, "scores", name))
-        return (found[:1], found[1:]) if name == "positive" else (found, [])
+        graded = _make(documents, name, ids, _aligned(scores, documents, "scores", name))
+        return (labeled[:1], labeled[1:]) if name == "positive" else (labeled, [])
     if scores is not None:
         shared = _aligned(scores, [*documents, *negatives], "scores", f"{name} and its negatives")
         positive_scores, rest = shared[: len(documents)], shared[len(documents) :]
@@ -78,8 +80,8 @@ def _negatives(mapping: "Mapping", row: "Row") -> list[Passage]:
     fields += sorted((name for name in row if numbered(name) in names), key=number_of)
     documents = [(name, item) for name in fields for item in items(mapping.value(row, name))]
     values = [item for _, item in documents]
-    ids = _beside(mapping, row, "negative_id", values)
-    scores = _beside(mapping, row, "negative_score", values)
+    ids = _per_document(mapping, row, "negative_id", values)
+    scores = _per_document(mapping, row, "negative_score", values)
     return [
         _passage(item, name, "negative", doc_id, score)
         for (name, item), doc_id, score in zip(documents, ids, scores, strict=True)
@@ -91,8 +93,8 @@ def _make(
 ) -> list[Passage]:
     relevance: list[int | None] = list(grades) if grades is not None else [None] * len(documents)
     rows = zip(documents, ids, scores, relevance, strict=True)
-    found = [_passage(item, name, "positive", doc_id, score, grade) for item, doc_id, score, grade in rows]
-    return [passage for passage in found if passage.text]
+    result = [_passage(item, name, "positive", doc_id, score, grade) for item, doc_id, score, grade in rows]
+    return [passage for passage in result if passage.text]
 
 
 def _passage(
@@ -112,7 +114,7 @@ def _scored(passage: Passage, score: Any) -> Passage:
     return Passage(passage.text, passage.title, passage.id, None if is_missing(score) else number(score, "scores"))
 
 
-def _beside(mapping: "Mapping", row: "Row", role: str, documents: list[Any]) -> list[Any]:
+def _per_document(mapping: "Mapping", row: "Row", role: str, documents: list[Any]) -> list[Any]:
     """What a role says of each document: a list of as many, one value for the only document, or nothing."""
     name, value = mapping.find(row, role)
     if isinstance(value, list | tuple) or len(documents) == 1:
@@ -120,7 +122,7 @@ def _beside(mapping: "Mapping", row: "Row", role: str, documents: list[Any]) -> 
     return [None] * len(documents)
 
 
-def _aligned(values: Any, documents: list[Any], name: str, beside: str) -> list[Any]:
+def _aligned(values: Any, documents: list[Any], name: str, documents_name: str) -> list[Any]:
     """Values of documents [N] as a list [N]; nothing for each where there are none."""
     if values is None:
         return [None] * len(documents)
@@ -128,5 +130,5 @@ def _aligned(values: Any, documents: list[Any], name: str, beside: str) -> list[
     if len(aligned) == 1 and not isinstance(values, list | tuple):
         aligned *= len(documents)
     if len(aligned) != len(documents):
-        raise UnusableRow("unreadable_row", f"{name} has {len(aligned)} values, {beside} {len(documents)}")
+        raise UnusableRow("unreadable_row", f"{name} has {len(aligned)} values, {documents_name} {len(documents)}")
     return aligned

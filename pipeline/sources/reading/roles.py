@@ -29,7 +29,7 @@ _PAIR = {
     "group": (),
     "split": (),
 }
-GIVEN = ("negative", "negative_id", "label", "scores", "positive_score", "negative_score", "prompt")
+NEGATIVE_ROLES = ("negative", "negative_id", "label", "scores", "positive_score", "negative_score", "prompt")
 ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     "document": _DOCUMENT,
     "product": _DOCUMENT

@@ -102,8 +102,8 @@ def number(value: Any, name: str) -> float:
             result = math.nan
         if math.isfinite(result):
             return result
-    shown = repr(value) if isinstance(value, str) else shape(value)
-    raise UnusableValue(f"{name} is {shown[:60]}, not a number; say what it counts by `grades`, as {{yes: 1, no: 0}}")
+    content = repr(value) if isinstance(value, str) else shape(value)
+    raise UnusableValue(f"{name} is {content[:60]}, not a number; say what it counts by `grades`, as {{yes: 1, no: 0}}")
 
 
 def items(value: Any) -> list[Any]:
@@ -152,8 +152,8 @@ def _deepest_level(value: Mapping[str, Any]) -> Any:
     levels = sorted(name for name in value if name.rstrip("0123456789") in ("lvl", "level") and name[-1].isdigit())
     if not levels or len(levels) < len(value):
         _refuse_category(value)
-    held = [value[name] for name in levels if not is_missing(value[name])]
-    return held[-1] if held else None
+    filled = [value[name] for name in levels if not is_missing(value[name])]
+    return filled[-1] if filled else None
 
 
 def _refuse_category(value: Any) -> str:
