@@ -55,9 +55,7 @@ def passages(mapping: "Mapping", row: "Row") -> tuple[list[Passage], list[Passag
     if labels is not None:
         grades = [mapping.grade(label, "label") for label in _aligned(labels, documents, "labels", name)]
         graded = _make(documents, name, ids, _aligned(scores, documents, "scores", name), grades)
-        return [p for p in labeled if (p.relevance or 0) > 0], [
-            p for p in labeled if (p.relevance or 0) <= 0
-        ] + negatives
+        return [p for p in graded if (p.relevance or 0) > 0], [p for p in graded if (p.relevance or 0) <= 0] + negatives
     positive_scores = _per_document(mapping, row, "positive_score", documents)
     if scores is not None and isinstance(value, list | tuple) and not negatives:
         if name not in ("positive", "positives", "pos"):
@@ -65,7 +63,7 @@ def passages(mapping: "Mapping", row: "Row") -> tuple[list[Passage], list[Passag
                 "unreadable_row", f"{name} and scores do not say which documents are right; give `labels` of 1 and 0"
             )
         graded = _make(documents, name, ids, _aligned(scores, documents, "scores", name))
-        return (labeled[:1], labeled[1:]) if name == "positive" else (labeled, [])
+        return (graded[:1], graded[1:]) if name == "positive" else (graded, [])
     if scores is not None:
         shared = _aligned(scores, [*documents, *negatives], "scores", f"{name} and its negatives")
         positive_scores, rest = shared[: len(documents)], shared[len(documents) :]
