@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.building.config import BuildConfig
 from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, table, unread_columns
 from pipeline.building.steps import Steps
+from pipeline.building.unmatched import check_matches
 from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
@@ -115,6 +116,7 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows]) -> Artifact:
         raise UserError(
             f"no usable document in {_source_paths(steps.config)}: {counts['rows']:,} rows read, dropped {dropped}"
         )
+    check_matches([source.label for source in steps.config.sources], steps.shuffle, counts)
     notes = _notes(steps.config, total)
     notes |= {"input_rows": [file.plain() for file in files], "unread_columns": unread_columns(files)}
     _check_strict(steps.config, notes)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from pipeline.building.judgments import JudgedQueries
 from pipeline.building.product_pairs import SimilarConfig
+from pipeline.building.unmatched import count_matches
 from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS
@@ -123,6 +124,7 @@ def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Counts) -> tup
     column = "query_id" if noun == "query" else "doc_id"
     rows = pc.index_in(judgments[column], other["id"].combine_chunks()).combine_chunks()
     matched = rows.is_valid()
+    count_matches(judgments, matched.to_numpy(False), noun, tally)
     unmatched = judgments.filter(pc.invert(matched))
     tally.drop(f"judgment_without_{noun}", unmatched.num_rows)
     for row in unmatched.slice(0, EXAMPLES).to_pylist():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.building.config import BuildConfig
 from pipeline.building.input_rows import MAX_FILES, FileRows, rows_by_file, table, unread_columns
 from pipeline.building.read import TextLimits, clean
+from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import JsonLines
 from pipeline.sources.reading.record import SCHEMAS
 from pipeline.storage.artifact import Artifact
@@ -70,6 +71,14 @@ def test_records_stand_apart_from_rows(inline: None, tmp_path: Path):
     left_out = {"duplicate_document": 1, "duplicate_judgment": 1, "judgment_without_document": 1}
     assert artifact.manifest.notes["records_dropped"] == left_out
     assert artifact.manifest.dropped == left_out | {"missing_field": 1}
+
+
+def test_judgments_that_match_nothing_are_refused_with_both_spellings(inline: None, tmp_path: Path):
+    write_jsonl(tmp_path / "d.jsonl", [{"id": str(n), "text": f"mug {n}"} for n in range(1, 4)])
+    (tmp_path / "r.csv").write_text("query,doc_id,relevance\nred mug,1.0,1\nblue mug,2.0,1\n")
+    sources = [{"type": "jsonl", "path": "d.jsonl"}, {"type": "csv", "path": "r.csv", "kind": "rated"}]
+    with pytest.raises(UserError, match=r"source csv: none of its 2 judgments finds a document: .*'1.0', .*'1';"):
+        build({"root": str(tmp_path), "sources": sources, "split": TRAIN}, tmp_path / "run")
 
 
 def test_the_sample_balances_whatever_the_cut(inline: None, tmp_path: Path):
