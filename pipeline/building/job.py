@@ -85,9 +85,9 @@ def _execute(steps: Steps) -> tuple[Counts, list[FileRows]]:
 def _run_tasks(
     steps: Steps, name: str, task: shuffle.Task, count: int, unit: str, *, streamed: bool = False
 ) -> list[Counts]:
-    progress = Progress(f"build: {name.split('-')[-1]}", count, unit)
     marks = join(steps.shuffle.path, "marks")
-    return shuffle.run_tasks(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
+    with Progress(f"build: {name.split('-')[-1]}", count, unit) as progress:
+        return shuffle.run_tasks(name, count, task, marks, lambda _: progress.add(1), streamed=streamed)
 
 
 def _add_read(steps: Steps, tallies: list[Counts], total: Counts) -> list[FileRows]:

@@ -49,37 +49,24 @@ class Task:
 def encode(plan: Sequence[Shard], task: Task, ranges: Ranges, stale: Sequence[str], pools: dict[str, Any]) -> None:
     """Have every shard that is not committed encoded by a pool; `stale` are files with vectors of earlier texts."""
     missing = [shard for shard in plan if shards.committed(task.folder, shard.name) is None]
-    progress = Pace("embed", sum(shard.rows for shard in plan), "texts")
-    progress.skip(progress.total - sum(shard.rows for shard in missing))
-    if progress.first:
-        say(f"embed: goes on after {progress.first:,} of {progress.total:,} texts")
     if not missing:
         return
+    total, remaining = sum(shard.rows for shard in plan), sum(shard.rows for shard in missing)
+    if remaining < total:
+        say(f"embed: resumes after {total - remaining:,} of {total:,} texts")
     import ray
 
     ray_session.start()
     earlier = ray.put(Earlier.read(stale)) if task.incremental and stale else None
     pool = Pool.plan(pools["num_actors"], len(missing), most=pools["max_actors"], threads=pools["threads"])
     settings = {"task": task, "ranges": ranges, "earlier": [earlier], "threads": pool.threads}
-    for done in stream([asdict(one) for one in missing], EncodeShard, settings, pool):
-        progress.tell(done)
-        progress.add(done["rows"])
-
-
-class Pace(Progress):
-    """Progress that also tells tokens a second and the share of padding."""
-
     tokens = padded = 0
-
-    def tell(self, done: dict[str, int]) -> None:
-        """Count the tokens of a shard, and with padding."""
-        self.tokens += done["tokens"]
-        self.padded += done["padded"]
-
-    def beside(self, seconds: float) -> str:
-        """Return what stands beside the rate."""
-        padding = 1 - self.tokens / self.padded if self.padded else 0.0
-        return f", {self.tokens / seconds:,.0f} tokens/s, {padding:.1%} padding"
+    with Progress("embed", total, "texts") as progress:
+        progress.skip(total - remaining)
+        for counts in stream([asdict(shard) for shard in missing], EncodeShard, settings, pool):
+            tokens, padded = tokens + counts["tokens"], padded + counts["padded"]
+            padding = 1 - tokens / padded if padded else 0.0
+            progress.add(counts["rows"], f"{tokens / progress.seconds:,.0f} tokens/s, {padding:.1%} padding")
 
 
 class EncodeShard(Worker):

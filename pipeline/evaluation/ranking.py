@@ -95,15 +95,15 @@ def rank_corpus(
     queries = len(dataset.query_ids)
     best, similarities = TopK.empty(queries, k), np.full(len(row), np.nan, np.float32)
     rankings = {variant: empty(variant, queries, k) for variant in variants}
-    progress = Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents")
     settings = {"config": config, "vectors": encoded.vectors, "queries": queries, "k": k}
     settings["shared"] = ray.put(((text, row), dataset.excluded, list(variants), ranges))
-    for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
-        best.merge(part.best)
-        for variant, ranking in zip(variants, part.variants, strict=True):
-            rankings[variant].merge(ranking)
-        similarities[part.pair] = part.similarity
-        progress.add(part.documents)
+    with Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents") as progress:
+        for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
+            best.merge(part.best)
+            for variant, ranking in zip(variants, part.variants, strict=True):
+                rankings[variant].merge(ranking)
+            similarities[part.pair] = part.similarity
+            progress.add(part.documents)
     extra = row < 0
     if extra.any():
         vectors, documents = ray.get(encoded.vectors), ray.get(encoded.extra_documents)

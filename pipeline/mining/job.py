@@ -118,12 +118,13 @@ def _encode(config: MineConfig, model: SearchModel, paths: MiningPaths, plan: Pl
         for shard, key in zip(cut, plan.keys[role], strict=True)
     ]
     missing = [item for item in items if paths.encoded(item[2]) is None]
-    progress = Progress("mine: encode", sum(shard.rows for _, shard, _ in items), "texts")
-    progress.skip(progress.total - sum(shard.rows for _, shard, _ in missing))
-    if missing:
-        pool = Pool.plan(config.num_actors, len(missing))
-        settings = {"encoder": model.config, "folder": paths.vectors, "split": config.split, "threads": pool.threads}
-        work = [(role, asdict(shard), key) for role, shard, key in missing]
+    if not missing:
+        return
+    pool = Pool.plan(config.num_actors, len(missing))
+    settings = {"encoder": model.config, "folder": paths.vectors, "split": config.split, "threads": pool.threads}
+    work = [(role, asdict(shard), key) for role, shard, key in missing]
+    with Progress("mine: encode", sum(shard.rows for _, shard, _ in items), "texts") as progress:
+        progress.skip(progress.total - sum(shard.rows for _, shard, _ in missing))
         for rows in stream(work, EncodeShard, settings, pool):
             progress.add(rows)
 
@@ -187,9 +188,10 @@ def _search(config: MineConfig, paths: MiningPaths, plan: Plan, *, rerank: bool)
 def _run(
     label: str, plan: Plan, missing: list[Shard], items: list[Any], worker: type[Worker], settings: Any, pool: Pool
 ) -> None:
-    progress = Progress(label, sum(shard.rows for shard in plan.pairs), "pairs")
-    progress.skip(progress.total - sum(shard.rows for shard in missing))
-    if items:
+    if not items:
+        return
+    with Progress(label, sum(shard.rows for shard in plan.pairs), "pairs") as progress:
+        progress.skip(progress.total - sum(shard.rows for shard in missing))
         for rows in stream(items, worker, settings, pool):
             progress.add(rows)
 

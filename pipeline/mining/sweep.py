@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,17 +156,23 @@ def sweep(
     """Count what each rule selects of the candidate files, which are read once, a batch of rows at a time."""
     statistics = [RuleStatistics() for _ in rules]
     with_keys = judgments is not None or any(rule.needs_keys for rule in rules)
-    progress = Progress("sweep", _count_rows(files), "rows")
+    columns = _COLUMNS + (_ID_COLUMNS if with_keys else [])
+    with Progress("sweep", _count_rows(files), "rows") as progress:
+        for table in _tables(files, columns):
+            arrays = CandidateArrays.from_table(table, with_keys=with_keys)
+            masks = None if judgments is None else judgments.masks(table, arrays)
+            for rule, counts in zip(rules, statistics, strict=True):
+                _count(counts, arrays, rule, masks, false_above)
+            progress.add(table.num_rows)
+    return statistics
+
+
+def _tables(files: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
+    """Yield columns of the candidate files, a batch of rows at a time."""
     for path in files:
         with open_parquet(path) as file:
-            for batch in file.iter_batches(_ROWS_PER_BATCH, columns=_COLUMNS + (_ID_COLUMNS if with_keys else [])):
-                table = pa.Table.from_batches([batch])
-                arrays = CandidateArrays.from_table(table, with_keys=with_keys)
-                masks = None if judgments is None else judgments.masks(table, arrays)
-                for rule, counts in zip(rules, statistics, strict=True):
-                    _count(counts, arrays, rule, masks, false_above)
-                progress.add(table.num_rows)
-    return statistics
+            for batch in file.iter_batches(_ROWS_PER_BATCH, columns=columns):
+                yield pa.Table.from_batches([batch])
 
 
 def _count(

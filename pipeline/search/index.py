@@ -1,7 +1,7 @@
 """What every type of index is: settings in a recipe that build it from vectors, and that open it for search."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -73,6 +73,24 @@ class ArtifactVectors(VectorBlocks):
         """Yield the vectors of one row group after the other."""
         for table in shards.read_batches(self.files, [self.column]):
             yield l2_normalize(to_matrix(table[self.column], self.ranges))
+
+
+class WatchedVectors(VectorBlocks):
+    """Vectors whose reading is reported; a sample is read in silence."""
+
+    def __init__(self, vectors: VectorBlocks, on_rows: Callable[[int], None]) -> None:
+        self.vectors, self.on_rows = vectors, on_rows
+        self.dim, self.count = vectors.dim, vectors.count
+
+    def __iter__(self) -> Iterator[Floats]:
+        """Yield blocks [n, D], and report the rows of each when it has been used."""
+        for block in self.vectors:
+            yield block
+            self.on_rows(len(block))
+
+    def sample(self, count: int) -> Floats:
+        """Return the sample of the vectors."""
+        return self.vectors.sample(count)
 
 
 class SearchIndex(Protocol):

@@ -10,11 +10,11 @@ from pydantic import Field
 
 from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import Progress, say
 from pipeline.search.approximate import recall
 from pipeline.search.exact import Rows, top_k
 from pipeline.search.faiss_index import Flat
-from pipeline.search.index import ArtifactVectors, SearchIndex, VectorBlocks
+from pipeline.search.index import ArtifactVectors, SearchIndex, VectorBlocks, WatchedVectors
 from pipeline.search.registry import AnyIndex
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, begin
@@ -58,7 +58,9 @@ def run(config: IndexConfig) -> Artifact:
     if not vectors.rows("vectors"):
         raise UserError(f"{vectors.path}: holds no vector")
     blocks, path, started = ArtifactVectors(vectors, config.column), join(out, config.index.file), time.monotonic()
-    size = config.index.build(blocks, path, config.threads, _documents(blocks.files))
+    with Progress("index", blocks.count, "vectors") as progress:
+        watched = WatchedVectors(blocks, progress.add)
+        size = config.index.build(watched, path, config.threads, _documents(blocks.files))
     seconds = time.monotonic() - started
     if not config.index.stores_documents:
         for number, file in enumerate(blocks.files):

@@ -213,11 +213,11 @@ ROWS = 1200  # ten a shard: the job lasts seconds, and a signal finds it at work
 def test_an_interrupted_and_a_killed_driver_go_on_where_they_were(tmp_path: Path, minilm: str, ray_session: None):
     path, out, shards = write_rows(tmp_path / "in.parquet", ROWS), tmp_path / "out", ROWS // 10
     code, said = stop_at(path, out, 2, signal.SIGINT)
-    assert code == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    assert code == 130 and "the same command resumes" in said and "Traceback" not in said, said
     first = files_of(out)
     assert 2 <= len(first) < shards - 10
     code, said = stop_at(path, out, len(first) + 3, signal.SIGKILL)
-    assert code == -signal.SIGKILL and f"goes on after {10 * len(first):,} of {ROWS:,}" in said, said
+    assert code == -signal.SIGKILL and f"resumes after {10 * len(first):,} of {ROWS:,}" in said, said
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         Artifact.open(str(out), "embed")
     second = files_of(out)
