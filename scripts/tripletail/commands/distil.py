@@ -29,8 +29,8 @@ class DistilConfig(JobConfig):
 def run(config: DistilConfig) -> str:
     """Write a static model that `SentenceTransformer(path)` loads, and return its directory."""
     encoder = Encoder.load(EncoderConfig(model=config.model), "auto")
-    progress = Progress("distil", len(encoder.tokenizer), "tokens")
-    static = distill(encoder, config.dim, config.method, progress.add)
+    with Progress("distil", len(encoder.tokenizer), "tokens") as progress:
+        static = distill(encoder, config.dim, config.method, progress.add)
     out = config.out or join(config.run, "static")
     static.save(out)
     say(f"distil: {out}: {len(encoder.tokenizer):,} tokens of {static.dim} dimensions")
