@@ -88,9 +88,10 @@ def _make_pass(
     rows: Artifact, settings: EpochSettings, number: int, draft: Draft, streams: dict[str, Any], name: str, seed: int
 ) -> Pass:
     """Make a pass over some streams; its files begin with `name`."""
-    tokens = sum(one["tokens"] for one in streams.values()) / max(1, sum(one["rows"] for one in streams.values()))
+    rows_in_streams = sum(stream["rows"] for stream in streams.values())
+    tokens = sum(stream["tokens"] for stream in streams.values()) / max(1, rows_in_streams)
     size = settings.bucket_rows(tokens)
-    buckets: Buckets = {key: max(1, math.ceil(one["taken"] / size)) for key, one in sorted(streams.items())}
+    buckets: Buckets = {key: max(1, math.ceil(stream["taken"] / size)) for key, stream in sorted(streams.items())}
     return Pass(
         rows.files("rows"),
         settings,

@@ -1,4 +1,4 @@
-"""Validation beside training: a task of Ray measures a checkpoint while the workers train on."""
+"""Asynchronous validation: a Ray task validates a checkpoint while the workers go on training."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from training.run.run_store import VALIDATIONS, local_checkpoint
 
 
 def validate_checkpoint(checkpoint: Any, config: dict[str, Any], paths: dict[str, str]) -> dict[str, float]:
-    """Measure the model of a checkpoint, on one machine alone, and leave the figures in the run's directory too."""
+    """Validate the model of a checkpoint on one machine; the figures are also written to the run's directory."""
     settings = validate(TrainConfig, config)
     folder = local_checkpoint(checkpoint)
     encoder = Encoder.load(settings.encoder.model_copy(update={"dtype": "float32"}), "auto")

@@ -1,4 +1,4 @@
-"""The recipe of a training run."""
+"""Settings of the training job."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from training.run.trackers import AnyTracker
 
 
 class Refresh(Config):
-    """When negatives are mined anew. An epoch trains on those of its version, which are `every` epochs old at most.
+    """When negatives are mined again by the current model (ANCE); those of an epoch are at most `every` epochs old.
 
     Version 0 is what the run began with; version n is mined by the weights after n * `every` epochs, with the settings
     of version 0. Source: Xiong et al. 2020 (ANCE, arXiv 2007.00808), whose negatives lag by an unknown number of steps.
@@ -31,11 +31,11 @@ class Refresh(Config):
     every: int = Field(1, ge=1, description="epochs from one mining to the next")
 
     def version(self, epoch: int) -> int:
-        """Which negatives an epoch takes."""
+        """Version of the negatives that an epoch trains on."""
         return epoch // self.every
 
     def stop(self, version: int) -> int:
-        """Count the epochs that come before the next version."""
+        """Number of epochs before the next version."""
         return (version + 1) * self.every
 
 
@@ -54,7 +54,7 @@ EXECUTION_SETTINGS = frozenset(  # how a run is carried out: none of it makes th
 
 
 class ElasticWorkers(Config):
-    """As many workers as the cluster has room for: a run goes on with fewer after a loss, and with more later."""
+    """Elastic training: as many workers as the cluster has room for, fewer after a loss, more when nodes come back."""
 
     min: int = Field(1, ge=1)
     max: int = Field(ge=1)
@@ -152,7 +152,7 @@ class TrainConfig(JobConfig):
 
     @property
     def paths(self) -> dict[str, str]:
-        """Absolute places of data, model directory and training log."""
+        """Absolute paths of data, model directory and training log."""
         home = files.absolute(self.run)
         return {
             "data": files.absolute(self.data) if self.data else files.join(home, "data"),
@@ -165,7 +165,7 @@ class TrainConfig(JobConfig):
         }
 
     def version(self, number: int) -> dict[str, str]:
-        """Places of a version of the mined negatives, of the rows with them, and of the model that mined them."""
+        """Paths of a version of the mined negatives, of the rows with them, and of the model that mined them."""
         paths = self.paths
         if number == 0:
             return {name: paths[name] for name in ("negatives", "rows")}
@@ -173,7 +173,7 @@ class TrainConfig(JobConfig):
         return {name: files.join(home, name) for name in ("negatives", "rows", "model")}
 
     def result_settings(self) -> dict[str, Any]:
-        """Every setting that decides the result: how the run is carried out does not."""
+        """Every setting that decides the result; those of how the run is carried out do not."""
         return {key: value for key, value in super().result_settings().items() if key not in EXECUTION_SETTINGS}
 
     def recipes(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run trains on: its rows, tokenised once, and the epochs of them, each composed while the one before trains."""
+"""Rows of a run, tokenised once, and its epochs, each composed while training reads the one before."""
 
 import math
 import threading
@@ -42,7 +42,7 @@ def prepare_rows(
     encoder: Encoder,
     version: int = 0,
 ) -> Artifact:
-    """Rows of a run, by version of its negatives, as an artifact; made anew where of other inputs or settings."""
+    """Rows of a run with a version of its negatives, as an artifact; written again where inputs or settings changed."""
     path = config.version(version)["rows"]
     settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
@@ -85,7 +85,7 @@ def _bulk_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, 
 
 
 def on_ray(marks: str) -> RunTasks:
-    """Tasks on Ray; each leaves a mark when it is through, and a killed job goes on from there."""
+    """Run tasks on Ray; each writes a mark when it is done, so that a killed job continues from there."""
     return lambda name, count, task: shuffle.run_tasks(name, count, task, marks, shuffle.ignore_progress)
 
 
@@ -122,7 +122,7 @@ def epoch_settings(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
 
 
 def count_steps(home: str, stop: int) -> int:
-    """Steps of the epochs before epoch `stop`, which are all there."""
+    """Count the steps of the epochs before epoch `stop`, all of which exist."""
     return sum(Artifact.open(epoch_path(home, number), "epoch").manifest.notes["steps"] for number in range(stop))
 
 
@@ -132,11 +132,11 @@ def total_steps(home: str, loop: LoopConfig) -> int:
 
 
 class _TrainingEnded(Exception):
-    """Training has ended: what is being composed is not needed."""
+    """Training has ended, so the epoch that is being composed is not needed."""
 
 
 class EpochComposer:
-    """Composes the epochs of a run: the first before training begins, each other once the one before is being read.
+    """Composes the epochs of a run: the first before training begins, each other while the one before is read.
 
     A run whose rows change composes those from `start` to before `stop` of the same rows.
     """
@@ -171,13 +171,13 @@ class EpochComposer:
         return compose_epoch(self.rows, self.how, number, path, spread)
 
     def _spread(self, number: int) -> RunTasks:
-        """On Ray where there are many rows, as long as training does not hold the CPUs."""
+        """Run tasks on Ray where there are many rows; only before training takes the CPUs."""
         if self.rows.rows("rows") <= LOCAL_ROWS:
             return run_in_process
         return on_ray(join(epoch_path(self.home, number), "staging", "marks"))
 
     def _run_until_ended(self, _: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
-        """Tasks in this process, until training is over."""
+        """Run tasks in this process, until training has ended."""
         counts = []
         for number in range(count):
             if self.over.is_set():
@@ -186,7 +186,7 @@ class EpochComposer:
         return counts
 
     def _compose_ahead(self) -> None:
-        """Compose epoch after epoch until there are steps enough."""
+        """Compose epochs until there are enough steps."""
         number = self.start + 1
         done, total = count_steps(self.home, number), total_steps(self.home, self.loop)
         while done < total and number != self.stop:

@@ -1,4 +1,4 @@
-"""What a failed run tells its user: which faults are final, and one line for each that is not a defect of ours."""
+"""Failures of a run: which are final, and one line for the user for each that is not a defect of this program."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from pipeline.core.errors import UserError
 
 
 class StopOnUserError(UserCallback):  # type: ignore[misc]
-    """Ends a run at once on a fault that a restart would only meet again: a user's error, a full or read-only disk."""
+    """Ends a run at once on a failure that a restart would meet again: a user's error, a full or read-only disk."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise what the user can fix; called in Ray's controller, which does not retry its own errors."""
@@ -21,7 +21,7 @@ class StopOnUserError(UserCallback):  # type: ignore[misc]
 
 
 def explain_failure(error: BaseException, failures: int, limit_s: float) -> UserError | None:
-    """One line for a run that failed by its surroundings; None for a defect, which keeps its traceback.
+    """One line for a run that failed because of the cluster; None for a defect, which keeps its traceback.
 
     `failures` is how many restarts were allowed, `limit_s` the time limit of a collective.
     """
@@ -68,7 +68,7 @@ _MESSAGES: list[tuple[tuple[str, ...], str]] = [
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:
-    """An error, what it wraps, and what the workers of a group raised."""
+    """An error, the errors that it wraps, and those that the workers of a group raised."""
     seen: dict[int, BaseException] = {}
     stack: list[BaseException | None] = [error]
     while stack:

@@ -1,4 +1,4 @@
-"""A file of JSON lines that grows: appended to here, written whole now and then on a store that cannot append."""
+"""A log of JSON lines: appended to on local disks, rewritten now and then on stores that cannot append."""
 
 import json
 import time
@@ -6,24 +6,24 @@ from typing import Any
 
 from pipeline.storage import files
 
-REWRITE_S = 20.0  # seconds between writings of the whole file, where it cannot be appended to
+REWRITE_S = 20.0  # seconds between rewrites, where the file cannot be appended to
 
 
 class JsonlLog:
-    """Rows of one writer, and what readers see of them."""
+    """A log with one writer, and readers that see its complete lines."""
 
     def __init__(self, path: str) -> None:
         self.fs, self.name = files.filesystem(path)
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
-        self.buffer: list[dict[str, Any]] | None = None  # every row, where the file is written whole
+        self.buffer: list[dict[str, Any]] | None = None  # every row, where the file cannot be appended to
         self.written = 0.0
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return every row written so far; a line that is not yet whole is left for later."""
+        """Return every row written so far, without a last line that is incomplete."""
         return [json.loads(line) for line in self.read(0)[0].splitlines()]
 
     def read(self, start: int) -> tuple[str, int]:
-        """Return whole lines from byte `start` on, and where they end."""
+        """Return the complete lines from byte `start` on, and the offset of their end."""
         if not self.fs.exists(self.name):
             return "", 0
         content: bytes = self.fs.cat_file(self.name, start=start) if self.size() > start else b""
@@ -31,17 +31,17 @@ class JsonlLog:
         return complete.decode(), start + len(complete)
 
     def cut(self, offset: int) -> bool:
-        """Whether the file no longer holds what ended at `place`: it is shorter, or no line ends there."""
+        """Whether the file has been rewritten since `offset` was its end: it is shorter, or no line ends there."""
         if self.size() < offset:
             return True
         return offset > 0 and bytes(self.fs.cat_file(self.name, start=offset - 1, end=offset)) != b"\n"
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return int(self.fs.size(self.name)) if self.fs.exists(self.name) else 0
 
     def replace(self, rows: list[dict[str, Any]]) -> None:
-        """Write the file anew with these rows."""
+        """Replace the content of the file by these rows."""
         self.buffer = None if self.local else list(rows)
         self.fs.makedirs(self.name.rsplit("/", 1)[0], exist_ok=True)
         self._write(rows)
@@ -59,7 +59,7 @@ class JsonlLog:
             self._write(self.buffer)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write buffered rows."""
         if self.buffer is not None:
             self._write(self.buffer)
 

@@ -1,4 +1,4 @@
-"""Where a row of a step came from: its texts, ids and sources, its negatives, and the versions that made them."""
+"""Lineage of a training row: its texts, ids and sources, its negatives, and the versions that made them."""
 
 from typing import Any
 
@@ -87,7 +87,7 @@ def _artifact(config: TrainConfig, row: dict[str, Any], negatives: str) -> Artif
 
 
 def _row(artifact: Artifact, kind: str, at: int) -> dict[str, Any]:
-    """Row `at` of what a kind of rows reads, under the names of triplets."""
+    """Row `at` of the table that a kind of rows is read from, under the names of triplets."""
     if kind not in STORED:
         table = next(read for name, read in READERS.items() if name == kind)(artifact)
         return dict(table.slice(at, 1).to_pylist()[0])
@@ -111,7 +111,7 @@ def _stored(paths: list[str], at: int) -> pa.Table:
 
 
 def _versions(config: TrainConfig, source: Artifact, rows: Artifact, epoch: Artifact) -> dict[str, Any]:
-    """What the row, its negatives, its tokens and its batch were made by."""
+    """Versions of the artifacts that the row, its negatives, its tokens and its batch come from."""
     artifacts = {"rows": rows, "epoch": epoch, source.manifest.kind: source}
     versions: dict[str, Any] = {
         name: {
@@ -129,7 +129,7 @@ def _versions(config: TrainConfig, source: Artifact, rows: Artifact, epoch: Arti
 
 
 def format_lineage(lineage: dict[str, Any]) -> str:
-    """The same for a terminal."""
+    """Format the lineage for a terminal."""
     lines = [
         f"step {lineage['step']} (epoch {lineage['epoch']}), slot {lineage['slot']}, row {lineage['row']} of the run"
     ]

@@ -1,4 +1,4 @@
-"""The model card: what the directory is, how it is used, what it was made of, and what was measured."""
+"""The model card: what the model is, how to use it, what it was trained on, and how it was evaluated."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ _SETTINGS = ("batch_size", "epochs", "max_steps", "learning_rate", "warmup", "we
 
 
 class CardConfig(Config):
-    """What only its maker knows about a model; it goes onto the card and decides nothing else."""
+    """Facts about a model that only its maker knows; they go onto the card and change nothing else."""
 
     name: str | None = Field(None, description="how the card calls the model")
     license: str | None = Field(None, description="identifier as the Hub has it, such as apache-2.0")

@@ -1,4 +1,4 @@
-"""The metrics file as lines on the terminal while it grows: progress, validations, notes, and a rank that is slow."""
+"""Prints the metrics of a run on the terminal: progress, validations, notes, and a rank that is slow."""
 
 import json
 import threading
@@ -34,7 +34,7 @@ class ProgressPrinter:
             self._print()
 
     def _print(self) -> None:
-        """Print what is new. Where the file was cut back to a checkpoint, that is from its newest note on."""
+        """Print new rows. Where the file was cut back to a checkpoint, print from its newest note on."""
         cut = self.file.cut(self.offset)
         text, self.offset = self.file.read(0 if cut else self.offset)
         rows = [json.loads(line) for line in text.splitlines()]
@@ -53,7 +53,7 @@ _OF_THE_RUN = frozenset(
 
 
 def format_row(row: dict[str, Any], metric: str) -> list[str]:
-    """A row of the metrics file in words."""
+    """Format a row of the metrics file."""
     if "note" in row:
         return [f"train: {row['note']}"]
     if metric in row:
@@ -77,7 +77,7 @@ def _progress(row: dict[str, Any]) -> str:
 
 
 def _slow(row: dict[str, Any]) -> list[str]:
-    """Name a rank for which the others wait."""
+    """A line about a rank that the others wait for, if there is one."""
     slowest, mean = row.get("slowest_rank_s", 0.0), row.get("mean_rank_s", 0.0)
     if slowest < SLOW * mean or slowest - mean < 0.05:
         return []
@@ -89,7 +89,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _span(seconds: float) -> str:
-    """Seconds as one reads them."""
+    """Format a duration."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

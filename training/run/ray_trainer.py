@@ -1,4 +1,4 @@
-"""Ray Train around the workers: it places them, keeps their checkpoints and restarts them when one dies."""
+"""Training with Ray Train: it places the workers, stores their checkpoints and restarts them when one dies."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"  # where Ray Train names the check
 
 @dataclass(frozen=True)
 class RunCheckpoints:
-    """Checkpoints that a run has kept, each with its figures, and what was measured on the way."""
+    """Checkpoints of a run, each with its metrics, and all its validations."""
 
     saved: list[tuple[Any, dict[str, Any]]]
     validations: list[dict[str, Any]]
@@ -37,18 +37,19 @@ class RunCheckpoints:
     log: str
 
     def best(self) -> Path:
-        """Bring the best whole checkpoint by the metric, the newest where none was measured; returns its directory."""
-        folder, figures = self._whole(lambda figures: (figures.get(self.metric, float("-inf")), figures["step"]))
+        """Fetch the best complete checkpoint, the newest where none was validated; returns its directory."""
+        folder, figures = self._first_complete(lambda row: (row.get(self.metric, float("-inf")), row["step"]))
         kind = f"best by {self.metric} {figures[self.metric]:.4f}" if self.metric in figures else "last"
         say(f"train: checkpoint of step {figures['step']}, the {kind}")
         return folder
 
     def newest(self) -> tuple[Path, int]:
-        """Bring the newest whole checkpoint; returns its directory and its step."""
-        folder, figures = self._whole(lambda figures: figures["step"])
+        """Fetch the newest complete checkpoint; returns its directory and its step."""
+        folder, figures = self._first_complete(lambda row: row["step"])
         return folder, int(figures["step"])
 
-    def _whole(self, rank: Callable[[dict[str, Any]], Any]) -> tuple[Path, dict[str, Any]]:
+    def _first_complete(self, rank: Callable[[dict[str, Any]], Any]) -> tuple[Path, dict[str, Any]]:
+        """The complete checkpoint of the highest rank, and its figures; damaged ones are skipped with a line."""
         for checkpoint, figures in sorted(self.saved, key=lambda item: rank(item[1]), reverse=True):
             folder = local_checkpoint(checkpoint)
             if wrong := find_damage(folder):
@@ -61,7 +62,7 @@ class RunCheckpoints:
 def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoints:
     """Run Ray Train to the end, or up to epoch `stop`.
 
-    Raises UserError where the surroundings failed the run: no place, a lost worker, memory, a full disk.
+    Raises UserError where the cluster failed the run: no room, a lost worker, memory, a full disk.
     """
     cluster, paths = plan_resources(config), config.paths
     say(f"train: {cluster}")
@@ -89,7 +90,7 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoin
 
 
 def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Resources, metric: str) -> Any:
-    """Put Ray Train's trainer together."""
+    """Make the trainer of Ray Train."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -133,13 +134,13 @@ def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Res
 
 
 def _set_timeouts(config: TrainConfig) -> None:
-    """Tell Ray Train how long it may wait; what the user's environment says already stays."""
+    """Set the timeouts of Ray Train in the environment, unless the user has set them."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.placement_timeout_s:g}")
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{config.collective_timeout_s:g}")
 
 
 def remove_uncommitted(log: str) -> None:
-    """Remove what an interrupted storing left: directories of checkpoints that Ray Train never committed."""
+    """Remove directories of checkpoints that Ray Train never committed, left by an interrupted upload."""
     fs, root = files.filesystem(files.join(log, NAME))
     if not fs.exists(root):
         return
@@ -161,19 +162,19 @@ def committed(log: str) -> dict[str, dict[str, Any]]:
     ]
     return {
         result["checkpoint_dir_name"]: result["metrics"]
-        for result in sorted(results, key=lambda one: one["metrics"]["step"])
+        for result in sorted(results, key=lambda entry: entry["metrics"]["step"])
     }
 
 
 def _add_validations(lines: JsonlLog, measured: list[dict[str, Any]]) -> None:
-    """Bring validations that ended after the last row of metrics into the file."""
+    """Add asynchronous validations that ended after the last row of metrics."""
     rows = lines.rows()
     logged = {row["step"] for row in rows if "steps" not in row and "note" not in row}
     lines.replace([*rows, *(row for row in measured if row["step"] not in logged)])
 
 
 def _run_interruptibly(work: Callable[[], T], shortage: CapacityWatch) -> T:
-    """Call `work` on a thread and wait: on the main thread Ray Train takes Ctrl-C for itself and keeps it."""
+    """Call `work` on a thread and wait, so that Ctrl-C works: on the main thread Ray Train would keep it for itself."""
     done: Queue[T | BaseException] = Queue()
 
     def call() -> None:
@@ -189,4 +190,4 @@ def _run_interruptibly(work: Callable[[], T], shortage: CapacityWatch) -> T:
             if isinstance(result, BaseException):
                 raise result
             return result
-        shortage.look()
+        shortage.check()

@@ -1,4 +1,4 @@
-"""What the cluster gives a run: how many workers, what each gets, and what a validation beside them gets."""
+"""Resources of a run: how many workers, and CPUs and GPUs of each worker and of asynchronous validations."""
 
 import time
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from training.run.config import ElasticWorkers, TrainConfig
 
 @dataclass(frozen=True)
 class Resources:
-    """Workers, from `least` to `most`, and the share of each."""
+    """Number of workers, fixed or elastic, and the resources of each."""
 
     min_workers: int
     max_workers: int
@@ -21,7 +21,7 @@ class Resources:
 
     @property
     def count(self) -> int | tuple[int, int]:
-        """As Ray Train takes it."""
+        """Number of workers as Ray Train takes it."""
         return self.min_workers if self.min_workers == self.max_workers else (self.min_workers, self.max_workers)
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class Resources:
 
 
 def plan_resources(config: TrainConfig) -> Resources:
-    """Divide the cluster; raises UserError where it is too small for the workers wanted."""
+    """Divide the cluster among workers; raises UserError where it is too small for them."""
     gpus, cpus = ray_session.gpus(), ray_session.cpus()
     workers = config.workers or (gpus if gpus else min(2, cpus))
     min_workers, max_workers = (workers.min, workers.max) if isinstance(workers, ElasticWorkers) else (workers, workers)
@@ -52,13 +52,13 @@ def plan_resources(config: TrainConfig) -> Resources:
 
 
 class CapacityWatch:
-    """Sees when the cluster has been too small for the fewest workers for too long."""
+    """Notices when the cluster has been too small for the run for too long."""
 
     def __init__(self, resources: Resources, limit_s: float) -> None:
         self.resources, self.limit_s, self.since, self.checked = resources, limit_s, 0.0, 0.0
 
-    def look(self) -> None:
-        """Raise UserError when nodes that are needed have not come back in time; asks every few seconds only."""
+    def check(self) -> None:
+        """Raise UserError when nodes that are needed have not come back in time; checks every few seconds only."""
         import ray
 
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a run does where an earlier one has been: go on with it, begin anew, or refuse and name what is different.
+"""What a run does where an earlier run exists: continue it, start anew, or refuse and name what is different.
 
 plain      a finished run of the same data and settings is left as it is, an unfinished one goes on at its last
 checkpoint; another one is refused, unless it lost nothing yet (no checkpoint) or --overwrite is given
@@ -16,7 +16,7 @@ from training.run.ray_trainer import committed
 
 
 def resolve_existing_run(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
-    """Make way for the run, or raise UserError."""
+    """Remove or keep an earlier run as the settings say, or raise UserError."""
     fs, root = files.filesystem(log)
     ours = fs.exists(files.join(root, artifact.CONFIG))
     if config.fresh and ours:

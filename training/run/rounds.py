@@ -33,7 +33,7 @@ from training.run.run_store import METRICS
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run trains on, and the model it begins with."""
+    """Artifacts that a run trains on, and the model that it starts from."""
 
     data: Artifact
     negatives: Artifact | None
@@ -43,7 +43,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run left: its checkpoints, its first rows and epoch, and what is known of later versions of negatives."""
+    """Result of a run: its checkpoints, its first rows and epoch, and a record of each later version of negatives."""
 
     checkpoints: RunCheckpoints
     rows: Artifact
@@ -52,7 +52,7 @@ class Trained:
 
 
 def train_rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
-    """Train round after round; one that an interrupted call has brought to its end is passed over."""
+    """Train round after round; rounds that an earlier call has finished are skipped."""
     cluster, home = plan_resources(config), config.paths["epochs"]
     how = epoch_settings(config, range(cluster.min_workers, cluster.max_workers + 1))
     first = rows = prepare_rows(config, inputs.data, inputs.negatives, inputs.replayed, inputs.base)
@@ -86,7 +86,7 @@ def load_trained(config: TrainConfig, base: Encoder, checkpoint: Path, share: fl
 
 
 def _round_finished(config: TrainConfig, number: int, stop: int) -> bool:
-    """Whether a round was trained to its end and the version after it is mined."""
+    """Whether a round has been trained to its end and the next version has been mined."""
     steps = [figures["step"] for figures in committed(config.paths["log"]).values()]
     mined = _exists(config.version(number + 1)["negatives"])
     return mined and bool(steps) and _is_through(config.paths["epochs"], stop, max(steps))
@@ -118,7 +118,7 @@ def _mine_again(config: TrainConfig, number: int, checkpoint: Path, step: int) -
 
 
 def _clear(path: str) -> None:
-    """Remove the model that has mined; a call that was killed right after its mining left it behind."""
+    """Remove the model that has mined, also where a call was killed right after its mining."""
     fs, root = filesystem(path)
     if fs.exists(root):
         fs.rm(root, recursive=True)
@@ -127,7 +127,7 @@ def _clear(path: str) -> None:
 def _describe_version(
     config: TrainConfig, number: int, step: int, before: Artifact | None, after: Artifact
 ) -> dict[str, Any]:
-    """What is known of a version; said, and noted in the metrics of the run once."""
+    """Record of a version; printed, and noted in the metrics of the run once."""
     assert before is not None, "refresh wants mined rows"
     share = changed_share(before, after)
     lines, text = JsonlLog(join(config.paths["log"], METRICS)), f"{share:.1%} of the negatives are others than before"
@@ -136,7 +136,7 @@ def _describe_version(
         lines.append(note)
         lines.flush()
         say(f"train: {note['note']}")
-    return {"version": number, "step": step, "fingerprint": after.manifest.fingerprint, "fresh": round(share, 6)}
+    return {"version": number, "step": step, "fingerprint": after.manifest.fingerprint, "changed": round(share, 6)}
 
 
 def changed_share(before: Artifact, after: Artifact) -> float:
@@ -152,7 +152,7 @@ def changed_share(before: Artifact, after: Artifact) -> float:
 
 
 def _keys(negatives: pa.ChunkedArray) -> pa.Array:
-    """One string for each negative of each row."""
+    """One key for each negative of each row."""
     lists = negatives.combine_chunks()
     row = pc.cast(pc.list_parent_indices(lists), pa.string())
     return pc.binary_join_element_wise(row, pc.struct_field(pc.list_flatten(lists), "doc_id"), ":")

@@ -1,4 +1,4 @@
-"""What a run keeps while it trains, by Ray Train: committed checkpoints, metrics as JSON lines, bad batches, notes."""
+"""Stores a run with Ray Train: committed checkpoints, metrics as JSON lines, rows of bad batches, notes."""
 
 import json
 import math
@@ -40,7 +40,7 @@ class RayRunStore(RunStore):
         self.notice: Any = None
 
     def restore(self) -> Path | None:
-        """Return the newest committed checkpoint that is whole; those that are not are noted and passed over."""
+        """Return the newest committed checkpoint that is complete; damaged ones are noted and skipped."""
         for checkpoint in _committed():
             folder = local_checkpoint(checkpoint)
             wrong = find_damage(folder)
@@ -67,7 +67,7 @@ class RayRunStore(RunStore):
         self.writers = [tracker.open(self.log_path, progress.step) for tracker in self.trackers] + [Gauges()]
 
     def log(self, row: dict[str, Any]) -> None:
-        """Add a row of metrics, here and in every tracker; before it what was measured beside training."""
+        """Add a row of metrics, here and in every tracker, after new asynchronous validations."""
         for item in [*self._new_async_validations(), row]:
             self.lines.append(item)
             for writer in self.writers:
@@ -80,7 +80,7 @@ class RayRunStore(RunStore):
     def save(
         self, metrics: dict[str, float], state: TrainingState, *, durable: bool = False, milestone: bool = False
     ) -> None:
-        """Report a checkpoint, written by rank 0; where it shall be durable, wait until the controller has it."""
+        """Report a checkpoint, written by rank 0; where `durable`, wait until the controller has committed it."""
         import ray.train
         from ray.train import CheckpointConsistencyMode, CheckpointUploadMode
 
@@ -110,7 +110,7 @@ class RayRunStore(RunStore):
         )
 
     def preempted(self) -> bool:
-        """Ask Ray whether a node of the run is to be drained or reclaimed; True once for each notice."""
+        """Whether Ray says that a node of the run will be drained or reclaimed; True once for each notice."""
         import ray.train
 
         notice = ray.train.get_preemption_info()
@@ -119,7 +119,7 @@ class RayRunStore(RunStore):
         return fresh
 
     def end(self) -> None:
-        """Write what is held back and close the trackers."""
+        """Flush the logs and close the trackers."""
         self.ledger.flush()
         if self.rank == 0:
             self.lines.flush()
@@ -127,14 +127,14 @@ class RayRunStore(RunStore):
                 writer.close()
 
     def _cut_ledger(self, step: int) -> None:
-        """Strike steps after the one that the run goes on from, of all ranks: they are taken again."""
+        """Remove steps of all ranks after the one that the run continues from: they are trained again."""
         fs, root = files.filesystem(files.join(self.log_path, LEDGER))
         for name in fs.glob(files.join(root, "*.jsonl")) if fs.exists(root) else ():
             ledger = JsonlLog(fs.unstrip_protocol(name))
             ledger.replace([row for row in ledger.rows() if row["step"] <= step])
 
     def _new_async_validations(self) -> list[dict[str, Any]]:
-        """Validations that were made beside training since the last row."""
+        """Asynchronous validations that ended since the last row."""
         if not self.measured:
             return []
         fresh = [row for row in async_validations(self.log_path) if row["step"] not in self.logged_steps]
@@ -162,7 +162,7 @@ class Gauges(MetricsWriter):
 
 
 def _write_checkpoint(state: TrainingState) -> str:
-    """Write a checkpoint to a directory of its own, which Ray removes when it is stored; nothing stays on an error."""
+    """Write a checkpoint to a new directory, which Ray removes after the upload; removed here on an error."""
     folder = tempfile.mkdtemp(prefix="checkpoint-")
     try:
         state.write(Path(folder))
@@ -178,17 +178,17 @@ def _committed() -> list[Any]:
     from ray.train import CheckpointConsistencyMode
 
     reported = ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
-    return [item.checkpoint for item in sorted(reported, key=lambda one: one.metrics["step"], reverse=True)]
+    return [item.checkpoint for item in sorted(reported, key=lambda item: item.metrics["step"], reverse=True)]
 
 
 def local_checkpoint(checkpoint: Any) -> Path:
-    """The directory of a checkpoint of Ray Train on this machine; brought here from a store."""
+    """Local directory of a checkpoint of Ray Train; downloads it from a store."""
     path = Path(checkpoint.path)
     return path if checkpoint.filesystem.type_name == "local" else Path(checkpoint.to_directory())
 
 
 def async_validations(log: str) -> list[dict[str, Any]]:
-    """Validations that were made beside training, in the order of their steps."""
+    """Asynchronous validations, in the order of their steps."""
     fs, root = files.filesystem(files.join(log, VALIDATIONS))
     names = fs.glob(files.join(root, "*.json")) if fs.exists(root) else []
     return sorted((json.loads(fs.cat_file(name)) for name in names), key=lambda row: row["step"])

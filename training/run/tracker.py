@@ -1,4 +1,4 @@
-"""What a tracker is: settings of a place where metrics go besides the run's own file, and its writer."""
+"""Base of trackers: settings of a tool that gets the metrics of a run, and the writer that it opens."""
 
 from abc import abstractmethod
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ class MetricsWriter(Protocol):
 
 
 class Tracker(Plugin):
-    """Where metrics go besides the run's own file: settings that open a writer on rank 0.
+    """A tool that gets the metrics of a run, besides the run's own file: settings that open a writer on rank 0.
 
     A tracker of your own derives from this and goes by its import path:
 

@@ -1,4 +1,4 @@
-"""What every worker of Ray Train runs: encoder, feed and loop from the settings, then the steps."""
+"""The function that every worker of Ray Train runs: it sets up the encoder, the data and the step, and trains."""
 
 from typing import Any
 

@@ -263,10 +263,10 @@ def wait(job: dict[str, Any]) -> dict[str, float]:
     ready = []
     for _, ref in loop.plan(0):
         start = time.perf_counter()
-        loop.work(ref)
+        loop.load_batch(ref)
         ready.append(time.perf_counter() - start)
     meter = ThroughputMeter(encoder)
-    for step, ref, work in meter.waited(prefetch(loop.plan(0), loop.work)):
+    for step, ref, work in meter.timed(prefetch(loop.plan(0), loop.load_batch)):
         loop.step(work, step)
         meter.add(len(ref), work.columns.values())
     return {"wait": meter.read()["wait"], "ready_ms": 1000 * float(np.median(ready))}

@@ -85,7 +85,7 @@ def test_the_trainer_trains_it_with_its_losses(saved):
         }
     )
     loop = TrainStep(encoder, InfoNCE(), rows_from(table, {}), LoopConfig(batch_size=16, epochs=6, learning_rate=0.05))
-    losses = [loop.step(loop.work(batch), step)["loss"] for step, batch in loop.plan(0)]
+    losses = [loop.step(loop.load_batch(batch), step)["loss"] for step, batch in loop.plan(0)]
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -125,7 +125,8 @@ def test_two_ranks_give_the_gradient_of_one(tmp_path):
 
 def test_what_does_not_fit_is_named():
     encoder = Encoder.load(BASE, "cpu")
-    with pytest.raises(UserError, match=r"lora\.targets \['nope'\]: no layer of this model has such a name; it has dense, key"):
+    words = r"lora\.targets \['nope'\]: no layer of this model has such a name; it has dense, key"
+    with pytest.raises(UserError, match=words):
         attach_adapters(encoder, LoraConfig(targets=["nope"]), 0)
 
 

@@ -203,7 +203,7 @@ def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     now = iter([100.0, 110.0, 165.0])
     monkeypatch.setattr("training.run.resources.time.monotonic", lambda: next(now))
     shortage = CapacityWatch(given, 60.0)
-    shortage.look()
-    shortage.look()
+    shortage.check()
+    shortage.check()
     with pytest.raises(UserError, match="workers 2: the cluster has 1 CPU since 60 s, wanted 1 CPU each"):
-        shortage.look()
+        shortage.check()

@@ -136,9 +136,9 @@ def test_negatives_are_mined_anew_and_a_kill_changes_nothing(ray_session: None, 
         "version": 1,
         "step": steps,
         "fingerprint": versions[1].manifest.fingerprint,
-        "fresh": round(changed_share(*versions), 6),
+        "changed": round(changed_share(*versions), 6),
     }
-    assert one["fresh"] > 0.02 and changed_share(versions[0], versions[0]) == 0.0
+    assert one["changed"] > 0.02 and changed_share(versions[0], versions[0]) == 0.0
     for step, version in ((0, 0), (steps - 1, 0), (steps, 1)):
         found = explain(str(hit), step, 0)
         assert found["epoch"] == version
