@@ -17,6 +17,7 @@ from pipeline.evaluation.model_card import update_card
 from pipeline.evaluation.outputs import (
     UNIT_TABLES,
     print_table,
+    queries_csv,
     read_curves,
     runs_table,
     trec_lines,
@@ -111,6 +112,8 @@ def _write(
     for model in results.docs:
         draft.write("runs", runs_table(results, model), part=model)
         write_text(join(out, f"{model}.trec"), trec_lines(results, model))
+    if table := queries_csv(results, config.metrics):
+        write_text(join(out, "queries.csv"), table)
     for name, rows in unit_tables(results).items():
         draft.write(name, rows)
     report = build_report_data(

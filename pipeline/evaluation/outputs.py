@@ -13,6 +13,7 @@ from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import unit_table
 from pipeline.metrics.registry import TASKS, metric_label
 from pipeline.report.format import decimal, p_value
+from pipeline.report.spreadsheet import csv_text
 from pipeline.search.exact import TopK
 from pipeline.storage.files import filesystem, join
 
@@ -51,6 +52,19 @@ def unit_tables(results: Results) -> dict[str, pa.Table]:
         ]
         tables["per_pair"] = pa.concat_tables(parts)
     return tables
+
+
+def queries_csv(results: Results, metrics: Sequence[str]) -> str:
+    """Return every query with its scores by model and metric, for a spreadsheet; empty without queries."""
+    dataset = results.dataset
+    if not dataset.query_ids:
+        return ""
+    columns = [(model, metric) for model in results.values for metric in metrics]
+    rows = [
+        [query, text, *(results.values[model][metric][query] for model, metric in columns)]
+        for query, text in zip(dataset.query_ids, dataset.texts, strict=False)
+    ]
+    return csv_text(["query_id", "query", *(f"{model} {metric}" for model, metric in columns)], rows)
 
 
 def trec_lines(results: Results, model: str) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.inspection.survey import Survey, TableSurvey
-from pipeline.report.format import count
+from pipeline.report.format import count, printable
 
 Cells = tuple[list[str], list[list[str]]]
 _VALUES = 12  # most frequent values of a column in the table
@@ -129,5 +129,5 @@ def one_line(value: Any, limit: int) -> str:
     """Write a value on one line, cut to `limit` characters."""
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = "; ".join(f"{item.get('doc_id', '')}: {item.get('text') or item.get('score')}" for item in value)
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value).split()))
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,5 +1,9 @@
 """How numbers and texts are written: no zero before the point, p-values, counts, shortened texts."""
 
+import re
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
 
 def decimal(value: float, digits: int = 3) -> str:
     """Write a share as .512; 1.000 and values below 0 keep their own form."""
@@ -43,3 +47,8 @@ def shorten(text: str, limit: int = 240) -> str:
     if len(line) <= limit:
         return line
     return line[: limit - 3].rsplit(" ", 1)[0] + " ..."
+
+
+def printable(text: str) -> str:
+    """Text without control characters: no escape sequence reaches a terminal, nothing turns the direction of text."""
+    return _CONTROL.sub("\ufffd", text)

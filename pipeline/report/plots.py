@@ -92,7 +92,7 @@ def histograms(groups: Mapping[str, npt.NDArray[np.float32]], span: tuple[float,
         for colour, (label, values) in zip(_SERIES, groups.items(), strict=False):
             share = np.histogram(values, edges)[0] / max(1, len(values))
             axes.stairs(share, edges, fill=True, color=colour, alpha=0.28)
-            axes.stairs(share, edges, color=colour, linewidth=1.4, label=label)
+            axes.stairs(share, edges, color=colour, linewidth=1.4, label=_plain(label))
         axes.set_xlabel("cosine")
         axes.set_ylabel("share of pairs")
         axes.set_xlim(*span)
@@ -155,7 +155,7 @@ def size_plot(lines: Mapping[str, Sequence[tuple[int, int, float]]], label: str,
                 linewidth=1.6,
                 marker="o",
                 markersize=4,
-                label=dtype,
+                label=_plain(dtype),
             )
             for size, dim, value in by_size:
                 axes.annotate(

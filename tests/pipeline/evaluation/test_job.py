@@ -273,6 +273,14 @@ def test_trec_scores_fall_where_scores_tie():
     assert found[0] == np.float32(0.5) and found[3] == np.float32(0.1)
 
 
+def test_queries_as_csv_hold_no_formula():
+    values = {"m": {"map": {"q1": 0.25, "q2": 1.0}}}
+    results = Results(None, EvalDataset(["q1", "q2"], ["=HYPERLINK(1)", 'a "b", c']), values=values)
+    table = outputs.queries_csv(results, ["map"])
+    assert table.splitlines()[1:] == ["q1,'=HYPERLINK(1),0.25", 'q2,"a ""b"", c",1.0']
+    assert outputs.queries_csv(Results(None, EvalDataset()), ["map"]) == ""
+
+
 def test_subject_of_the_headline():
     assert report_data.headline_model(["bm25", "base", "tuned", "other"], "base") == "tuned"
     assert report_data.headline_model(["bm25", "base", "other"], "base") == "other"
@@ -379,6 +387,7 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path, own_metric):
         mean = sum(value["ndcg_cut_10"] for value in theirs.values()) / 24
         assert found["models"][name]["ndcg@10"] == pytest.approx(mean)
 
+    assert len(Path(done.path, "queries.csv").read_text(encoding="utf-8-sig").splitlines()) == 1 + 24
     assert "tuned" in capsys.readouterr().out
     again = run(config)
     heard = capsys.readouterr()

@@ -1,11 +1,13 @@
 """A look at an artifact: counts that are right, repetitions found, a page that is whole."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from lxml import html as markup
+from rich.console import Console
 
 from pipeline.core import schema
 from pipeline.core.errors import UserError
@@ -13,6 +15,7 @@ from pipeline.inspection.page import render
 from pipeline.inspection.repetition import Repetition
 from pipeline.inspection.survey import open_any, survey
 from pipeline.inspection.tables import dropped, input_rows, lengths, overlaps, repeats, values, vectors
+from pipeline.inspection.terminal import show
 from pipeline.storage.artifact import Draft, begin
 from scripts.tripletail.commands import inspect
 from tests.support.corpora import build, inline, sample_recipe  # noqa: F401  a fixture
@@ -65,6 +68,23 @@ def test_the_page_is_whole_and_escaped(pairs: str):
     heads = [element.text for element in tree.iter("h2")]
     assert heads[:3] == ["Tables", "Left out", "Repetitions"] and heads[-1] == "Random rows"
     assert len(tree.findall(".//figure")) == 3 and len(tree.findall(".//svg")) == 3
+
+
+def test_hostile_texts_stay_texts(tmp_path: Path):
+    payload = "\x1b[2J[bold]<img src=x onerror=alert(1)>{{ 7 * 7 }}[/]</style>\u202e"
+    draft_ = draft(tmp_path / "data", "mine")
+    row = {"query_id": payload, "text": payload, "source": payload, "split": payload}
+    draft_.write("queries", pa.Table.from_pylist([row] * 3, schema=schema.TABLES["queries"]))
+    draft_.drop({payload: 2})
+    draft_.finish(["queries"], examples={payload: [payload]})
+    found = survey(str(tmp_path / "data"))
+    tree = markup.fromstring(render(found))
+    assert not list(tree.iter("img", "script")) and "{{ 7 * 7 }}" in tree.text_content()
+    assert not [name for name in tree.xpath("//@*") if name.attrname.startswith("on")]
+    printed = io.StringIO()
+    show(found, Console(file=printed, width=200))
+    assert "[bold]<img" in printed.getvalue(), "no markup of rich's either"
+    assert "\x1b" not in printed.getvalue() and "\u202e" not in printed.getvalue()
 
 
 def test_norms_of_vectors(tmp_path: Path):
