@@ -60,7 +60,7 @@ def queries_csv(results: Results, metrics: Sequence[str]) -> str:
     if not dataset.query_ids:
         return ""
     columns = [(model, metric) for model in results.values for metric in metrics]
-    rows = [
+    rows: list[list[str | float]] = [
         [query, text, *(results.values[model][metric][query] for model, metric in columns)]
         for query, text in zip(dataset.query_ids, dataset.texts, strict=False)
     ]
