@@ -21,7 +21,8 @@ SAMPLE = next(path for path in (PACKAGE / "sample", PACKAGE.parent / "sample") i
 # `datasets.Dataset` or a `ray.data.Dataset`. Here the catalogue is rows, and the questions are a Stack Exchange dump.
 
 # %%
-products = [json.loads(line) for line in (SAMPLE / "products.jsonl").read_text(encoding="utf-8").splitlines()]
+with (SAMPLE / "products.jsonl").open(encoding="utf-8") as lines:
+    products = [json.loads(line) for line in lines]
 data = tripletail.build(
     run=RUN,
     sources=[
