@@ -20,6 +20,8 @@ import pytest
 from pipeline.storage.artifact import Artifact
 
 ROOT = Path(__file__).resolve().parents[2]
+CONSOLE_SCRIPT = Path(sys.executable).with_name("tripletail")  # what an installation puts beside the interpreter
+TRIPLETAIL = [str(CONSOLE_SCRIPT)] if CONSOLE_SCRIPT.exists() else ["-m", "scripts.tripletail"]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 PRODUCTS = [
     {"id": f"p{number}", "title": f"{colour} {thing}", "description": f"A {colour} {thing} for every day."}
@@ -32,15 +34,15 @@ pytestmark = pytest.mark.ray
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now; all are held until all are known."""
-    held = [socket.socket() for _ in range(count)]
+    """Ports that nobody listens on now; all are bound until all are chosen."""
+    sockets = [socket.socket() for _ in range(count)]
     try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in sockets]
     finally:
-        for one in held:
-            one.close()
+        for listener in sockets:
+            listener.close()
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def head():
     try:
         started, head = time.monotonic(), Head(f"http://127.0.0.1:{dashboard}", env)
         while not head.answers():
-            said = (Path(folder) / "head.log").read_text()
-            assert process.poll() is None and time.monotonic() - started < 120, said
+            log_text = (Path(folder) / "head.log").read_text()
+            assert process.poll() is None and time.monotonic() - started < 120, log_text
             time.sleep(0.5)
         yield head
     finally:
@@ -110,8 +112,8 @@ def stop(process: subprocess.Popen) -> None:
     _, left = psutil.wait_procs(
         [*family, psutil.Process(process.pid)] if process.poll() is None else family, timeout=20
     )
-    for one in left:
-        one.kill()
+    for survivor in left:
+        survivor.kill()
     process.wait(20)
 
 
@@ -134,9 +136,9 @@ def recipe(tmp_path_factory) -> Path:
 def test_code_travels_and_nothing_else(head):
     job = head.submit("-c", "import os; print('holds', *sorted(os.listdir())); print(os.environ['HF_HUB_OFFLINE'])")
     assert job.returncode == 0, job.stdout
-    held = next(line for line in job.stdout.splitlines() if line.startswith("holds ")).split()[1:]
-    assert {"pipeline", "training", "scripts", "cluster"} <= set(held)
-    assert not {".git", ".venv", "runs", "tests", ".mypy_cache", ".ruff_cache", ".pytest_cache"} & set(held)
+    names = set(next(line for line in job.stdout.splitlines() if line.startswith("holds ")).split()[1:])
+    assert {"pipeline", "training", "scripts", "cluster"} <= names
+    assert not {".git", ".venv", "runs", "tests", ".mypy_cache", ".ruff_cache", ".pytest_cache"} & names
 
 
 def test_jobs_pass_artifacts_on_a_shared_path(head, recipe):
@@ -152,16 +154,17 @@ def test_jobs_pass_artifacts_on_a_shared_path(head, recipe):
     assert vectors.schema.field("vector").type.list_size == 384
 
     manifest = (run / "vectors" / "manifest.json").read_bytes()
-    again = head.submit("-m", "scripts.run", "--config", str(recipe))
-    assert again.returncode == 0, again.stdout
-    assert (run / "vectors" / "manifest.json").read_bytes() == manifest
+    for command in (["-m", "scripts.run"], [*TRIPLETAIL, "run"]):
+        again = head.submit(*command, "--config", str(recipe))
+        assert again.returncode == 0, again.stdout
+        assert "2 jobs in " in again.stdout and (run / "vectors" / "manifest.json").read_bytes() == manifest
 
 
 def test_a_user_error_fails_the_job_with_its_line(head, recipe, tmp_path):
     job = head.submit("-m", "scripts.embed", "--config", str(recipe), "--run", str(tmp_path / "none"))
     assert job.returncode == 1
-    said = {line for line in job.stdout.splitlines() if line.startswith("embed: error: ")}  # Ray shows the end twice
-    assert said == {f"embed: error: {tmp_path}/none/data: no such directory; run `tripletail build` first"}
+    lines = {line for line in job.stdout.splitlines() if line.startswith("embed: error: ")}  # Ray shows the end twice
+    assert lines == {f"embed: error: {tmp_path}/none/data: no such directory; run `tripletail build` first"}
     assert "Traceback" not in job.stdout
 
 
