@@ -1,4 +1,4 @@
-"""An actor pool that works off a list: its size, its share of the machine, results as they come."""
+"""A pool of Ray actors that works through a list of items: its size, its share of the machine, its results."""
 
 import json
 import os
@@ -16,65 +16,66 @@ CALLS_PER_GPU_ACTOR = 3  # one is computed while the next is read and tokenised,
 
 @dataclass(frozen=True)
 class Pool:
-    """How many actors, and what each may use."""
+    """The number of actors, and what each of them may use."""
 
     size: int
     num_cpus: float
     num_gpus: float
     threads: int
-    most: int = 0  # actors that it may grow to where the cluster grows
-    calls: int = 1  # at a time in one actor, of a worker that overlaps
+    max_size: int = 0  # actors that the pool may grow to where the cluster grows
+    calls: int = 1  # at a time in one actor, for workers that overlap
 
     @classmethod
     def plan(
         cls,
-        asked: int | None,
-        work: int,
+        num_actors: int | None,
+        num_items: int,
         *,
         on_gpus: bool = True,
-        most: int | None = None,
+        max_actors: int | None = None,
         threads: int | None = None,
     ) -> "Pool":
-        """Divide the cluster: an actor a GPU, else one for each four CPUs, unless `asked`; never more than work.
+        """Divide the cluster: an actor a GPU, else one for each four CPUs, unless `num_actors`; at most one an item.
 
-        A pool keeps its actors to the end, so that one logical CPU is left to the other tasks of Ray Data.
+        One logical CPU is left to the other tasks of Ray Data, since a pool keeps its actors to the end.
         """
         cpus, gpus = ray_session.cpus(), ray_session.gpus() if on_gpus else 0
-        size = asked or gpus or max(1, cpus // CPUS_PER_ACTOR)
-        size = max(1, min(size, work))
+        size = num_actors or gpus or max(1, cpus // CPUS_PER_ACTOR)
+        size = max(1, min(size, num_items))
         share = ray_session.cpus_per_actor(size, max(0.01, int(100 * max(cpus - 1, cpus / 2) / size) / 100))
-        ceiling = max(size, min(most or size, work))
+        ceiling = max(size, min(max_actors or size, num_items))
         threads = threads or int(ray_session.cpus_per_actor(size, max(1, cpus // size)))
         return cls(size, share, min(1.0, gpus / size), threads, ceiling, CALLS_PER_GPU_ACTOR if gpus else 1)
 
 
 class Worker:
-    """An actor: `work` takes and returns what JSON can hold.
+    """An actor of a pool; `work` takes and returns values that JSON can hold.
 
-    Of one that says so (`overlaps`) several threads call `work` on a GPU, and it guards what only one may do.
+    Where `overlaps` is True several threads call `work` at the same time on a GPU; the worker then locks what only one
+    may do.
     """
 
     overlaps = False
 
     def work(self, item: Any) -> Any:
-        """Do one item."""
+        """Process one item."""
         raise NotImplementedError
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        """Do the item of a row of the dataset.
+        """Process the item in a row of a Ray dataset.
 
-        What the user can mend, such as a full disk, travels as a value: Ray keeps no cause of an error.
+        An error that the user can fix, such as a full disk, is returned as a value: Ray drops the cause of an error.
         """
         try:
             return {"result": json.dumps(self.work(json.loads(row["item"]))), "error": ""}
         except (UserError, OSError) as error:
-            if (said := user_cause(error)) is None:
+            if (message := user_cause(error)) is None:
                 raise
-            return {"result": "null", "error": said}
+            return {"result": "null", "error": message}
 
 
 def limit_threads(threads: int) -> None:
-    """Hold torch to `threads` threads, and to the cores that there are; tokenizers use several or one."""
+    """Limit torch to `threads` threads and to the number of cores; tokenizers then use several threads or one."""
     import torch
 
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
@@ -82,7 +83,7 @@ def limit_threads(threads: int) -> None:
 
 
 def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any], pool: Pool) -> Iterator[Any]:
-    """Hand items to the pool and yield results as they are finished; a lost actor's items are done again.
+    """Process items on a pool and yield their results; the items of an actor that was lost are processed again.
 
     Raises UserError for the first item that ended in one, or in an error of the operating system.
     """
@@ -95,7 +96,7 @@ def stream(items: Sequence[Any], worker: type[Worker], settings: dict[str, Any],
         fn_constructor_kwargs=settings,
         compute=ray.data.ActorPoolStrategy(
             min_size=pool.size,
-            max_size=max(pool.size, pool.most),
+            max_size=max(pool.size, pool.max_size),
             max_concurrent_calls_per_actor=calls,
             enable_true_multi_threading=calls is not None,
         ),

@@ -1,4 +1,4 @@
-"""The one error that a user can fix."""
+"""The error of a user, as opposed to a defect."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""The Ray session of a job: the cluster that runs us when there is one, a quiet local one when not."""
+"""The Ray session of a job: the cluster that the job was submitted to, or a quiet local one."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def start() -> None:
         ray.init(log_to_driver=False, runtime_env=_own_modules())
     else:
         ray.init(
-            address="local",  # never a stranger's cluster that happens to run on this machine
+            address="local",  # never another cluster that happens to run on this machine
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
@@ -56,33 +56,33 @@ def _own_modules() -> dict[str, Any]:
 
 
 def cpus() -> int:
-    """CPUs of the cluster, at least 1."""
+    """Return the CPUs of the cluster, at least 1."""
     import ray
 
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
 def gpus() -> int:
-    """GPUs of the cluster."""
+    """Return the GPUs of the cluster."""
     import ray
 
     return int(ray.cluster_resources().get("GPU", 0))
 
 
 def node_cpus() -> list[float]:
-    """CPUs of each node that is alive."""
+    """Return the CPUs of each node that is alive."""
     import ray
 
     return [float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def cpus_per_actor(count: int, share: float) -> float:
-    """CPUs for each of `count` actors, `share` at most, such that nodes can hold them all: an actor is on one node.
+    """Return the CPUs for each of `count` actors, at most `share`, with which they all fit on the nodes.
 
-    Where even single CPUs do not suffice it is one, or `share` where that is less.
+    An actor is on one node. Where they do not fit with one CPU each, it is one all the same, or less with `share`.
     """
-    held = node_cpus()
+    cpus_by_node = node_cpus()
     for each in [share, *range(math.ceil(share) - 1, 0, -1)]:
-        if sum(int(cpus / each + 1e-9) for cpus in held) >= count:
+        if sum(int(cpus / each + 1e-9) for cpus in cpus_by_node) >= count:
             return float(each)
     return min(share, 1.0)

@@ -1,4 +1,4 @@
-"""The contracts between jobs: the Arrow schema of every table.
+"""The Arrow schema of every table that passes between jobs.
 
 Names follow the field: (anchor, positive, negative) for training rows, (queries, corpus, qrels) for retrieval.
 """
@@ -116,38 +116,36 @@ TABLES: dict[str, pa.Schema] = {
 
 
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
-    """Schema of a vectors table: id and a fixed-size list of `dim` numbers, float32 unless said."""
+    """Return the schema of a vectors table: id and a fixed-size list of `dim` numbers, float32 by default."""
     return pa.schema([("id", pa.string()), ("vector", pa.list_(dtype or pa.float32(), dim))])
 
 
 def conform(table: pa.Table, name: str) -> pa.Table:
-    """Select and cast the columns of table `name`; columns beyond the contract are left out, optional ones filled.
+    """Select and cast the columns of table `name`; other columns are dropped, missing optional ones are filled.
 
     Raises UserError naming the first column that is missing or cannot be cast.
     """
-    wanted = TABLES[name]
+    expected = TABLES[name]
     columns = []
-    for field in wanted:
+    for field in expected:
         if (name, field.name) in OPTIONAL and field.name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
         if field.name not in table.column_names:
-            raise UserError(f"{name}: column '{field.name}' is missing; found {', '.join(table.column_names)}")
+            raise UserError(f"{name}: column '{field.name}' is missing; there are {', '.join(table.column_names)}")
         try:
             columns.append(table.column(field.name).cast(field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            found = table.schema.field(field.name).type
-            raise UserError(f"{name}: column '{field.name}' is {found}, wanted {field.type}") from error
-    return pa.table(columns, schema=wanted)
+            actual = table.schema.field(field.name).type
+            raise UserError(f"{name}: column '{field.name}' is {actual}, expected {field.type}") from error
+    return pa.table(columns, schema=expected)
 
 
-def check_schema(found: pa.Schema, name: str, where: str) -> None:
-    """Refuse a file whose schema lacks a column of table `name` or types it differently."""
+def check_schema(actual: pa.Schema, name: str, path: str) -> None:
+    """Raise UserError for a file whose schema lacks a column of table `name` or has it in another type."""
     for field in TABLES[name]:
-        index = found.get_field_index(field.name)
+        index = actual.get_field_index(field.name)
         if index < 0:
-            raise UserError(f"{where}: column '{field.name}' of table '{name}' is missing; rerun the job that wrote it")
-        if not found.field(index).type.equals(field.type):
-            raise UserError(
-                f"{where}: column '{field.name}' is {found.field(index).type}, table '{name}' wants {field.type}"
-            )
+            raise UserError(f"{path}: column '{field.name}' of table '{name}' is missing; rerun the job that wrote it")
+        if not (kind := actual.field(index).type).equals(field.type):
+            raise UserError(f"{path}: column '{field.name}' is {kind}, expected {field.type} as in table '{name}'")

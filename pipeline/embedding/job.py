@@ -1,4 +1,4 @@
-"""The embedding job: a corpus, or files of texts, into shards of vectors; it does only what is missing."""
+"""The embedding job: embed a corpus or files of texts into shards of vectors, as far as they are missing."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.embedding.unique_ids import check_ids
-from pipeline.embedding.worker import Task, calibrate, encode
+from pipeline.embedding.worker import EmbedTask, calibrate, encode
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft, begin, digest
@@ -21,9 +21,9 @@ from pipeline.storage.vectors import Dtype, Ranges, VectorFormat, check_formats,
 
 TABLES: dict[str, tuple[str, str]] = {"document": ("corpus", "doc_id"), "query": ("queries", "query_id")}
 SPEED = frozenset({"num_actors", "max_actors", "threads"})  # settings that change no vector
-GROWS = ("data", "input")  # inputs that may change: what is there of the same model is kept
+MAY_CHANGE = ("data", "input")  # inputs that may change: vectors of the same model are kept
 CALIBRATION = "calibration.json"
-MANY = 2048  # texts from which on a faster runtime is worth the seconds that it takes to be made
+RUNTIME_PAYS_FROM = 2048  # texts; below, compiling a faster runtime takes longer than it saves
 
 
 class EmbedConfig(JobConfig):
@@ -50,14 +50,14 @@ class EmbedConfig(JobConfig):
     )
     id_column: str | None = Field(None, description="default: doc_id or query_id of data, 'id' of an input")
     text_column: str = Field("text", description="column with the text that is embedded")
-    columns: list[str] = Field([], description="further columns of the input that the vectors carry along")
+    columns: list[str] = Field([], description="further columns of the input, copied beside the vectors")
     encoder: EncoderConfig | None = Field(None, description="default: the model in {run}/model")
     role: Role = Field("document", description="document embeds the corpus, query embeds the queries")
     out: str | None = Field(None, description="default {run}/vectors")
     dtype: Dtype = Field("float32", description="numbers of the column `vector`; binary: signs, eight a byte")
     dim: int | None = Field(None, ge=1, description="leading dimensions of it, for Matryoshka models; default: all")
-    also: list[VectorFormat] = Field(
-        [], description="further columns in the same pass, such as {dtype: int8, dim: 128}"
+    extra_formats: list[VectorFormat] = Field(
+        [], description="further columns of vectors from the same pass, such as {dtype: int8, dim: 128}"
     )
     calibration: str | None = Field(
         None, description="calibration.json of another artifact, for queries in the int8 of their corpus"
@@ -87,12 +87,14 @@ class EmbedConfig(JobConfig):
     @property
     def formats(self) -> tuple[VectorFormat, ...]:
         """The columns of vectors, `vector` first."""
-        return (VectorFormat(dtype=self.dtype, dim=self.dim), *self.also)
+        return (VectorFormat(dtype=self.dtype, dim=self.dim), *self.extra_formats)
 
     def result_settings(self) -> dict[str, Any]:
-        """Leave out how many work on it, how much at a time, and which files: those may grow."""
-        left = SPEED | {"input", "data"}
-        return without_batch_sizes({key: value for key, value in super().result_settings().items() if key not in left})
+        """Leave out actors and batch sizes, which change no vector, and the input files, which may change."""
+        excluded = SPEED | {"input", "data"}
+        return without_batch_sizes(
+            {key: value for key, value in super().result_settings().items() if key not in excluded}
+        )
 
 
 def run(config: EmbedConfig) -> Artifact:
@@ -107,12 +109,12 @@ def run(config: EmbedConfig) -> Artifact:
     """
     inputs, files, id_column = _source(config)
     encoder = config.encoder or EncoderConfig.model_validate({"model": join(config.run, "model")})
-    identity, dim = weighed(encoder)
+    identity, dim = model_identity(encoder)
     check_formats(config.formats, dim, config.columns)
     out = config.out or join(config.run, "vectors")
     source = {**inputs, "encoder": digest(identity)}
     draft = begin(
-        out, "embed", config.result_settings(), source, overwrite=config.overwrite, resume=True, may_change=GROWS
+        out, "embed", config.result_settings(), source, overwrite=config.overwrite, resume=True, may_change=MAY_CHANGE
     )
     if isinstance(draft, Artifact):
         say(f"embed: {out} is already done: {draft.rows('vectors'):,} vectors")
@@ -122,16 +124,16 @@ def run(config: EmbedConfig) -> Artifact:
     _check_columns(plan, config, id_column)
     check_ids(plan, id_column)
     folder = join(out, "vectors")
-    task = Task(
+    task = EmbedTask(
         encoder=encoder,
         role=config.role,
         id_column=id_column,
         text_column=config.text_column,
-        carried=tuple(config.columns),
+        extra_columns=tuple(config.columns),
         folder=folder,
         formats=config.formats,
         incremental=config.incremental,
-        fast=sum(shard.rows for shard in plan) >= MANY,
+        fast=sum(shard.rows for shard in plan) >= RUNTIME_PAYS_FROM,
     )
     stale = shards.reuse_outputs(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
@@ -142,27 +144,27 @@ def run(config: EmbedConfig) -> Artifact:
 def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
     """Return the inputs to record, the files and the id column."""
     if config.input:
-        places = [config.input] if isinstance(config.input, str) else config.input
-        files = list(dict.fromkeys(path for place in places for path in shards.find_files(place)))
+        paths = [config.input] if isinstance(config.input, str) else config.input
+        files = list(dict.fromkeys(file for path in paths for file in shards.find_files(path)))
         return {"input": shards.fingerprint(files)}, files, config.id_column or "id"
     table, id_column = TABLES[config.role]
     data = Artifact.open(config.data or join(config.run, "data"), "build")
     return {"data": data.manifest.fingerprint}, data.files(table), config.id_column or id_column
 
 
-def weighed(encoder: EncoderConfig) -> tuple[dict[str, str], int]:
-    """Load a model on the driver, where its errors are quick and plain; its description without precision, its width.
+def model_identity(encoder: EncoderConfig) -> tuple[dict[str, str], int]:
+    """Load a model on the driver, where errors show early; return its identity without precision, and its width.
 
-    The precision follows the hardware of the actors; they record it with each shard.
+    The precision depends on the hardware of the actors, which record it with each shard.
     """
-    loaded = Encoder.load(encoder, "cpu")
-    identity = dict(loaded.identity)
+    model = Encoder.load(encoder, "cpu")
+    identity = dict(model.identity)
     identity.pop("dtype")
-    return identity, loaded.dim
+    return identity, model.dim
 
 
 def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -> None:
-    """Refuse files without the columns, or with others than the first file's where they are carried along."""
+    """Raise UserError for files that lack a column, or whose extra columns differ in type from the first file's."""
     names = list(dict.fromkeys([id_column, config.text_column, *config.columns]))
     first: pa.Schema | None = None
     for shard in plan:
@@ -175,21 +177,21 @@ def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -
                 raise UserError(f"{shard.path}: columns {kinds.to_string(show_schema_metadata=False)} differ in type")
 
 
-def _ranges(config: EmbedConfig, task: Task, plan: Sequence[Shard], out: str, dim: int) -> Ranges:
-    """Calibration of int8: given, or kept from an earlier run, or measured now and kept."""
-    wanted = {str(form.dim or dim) for form in config.formats if form.dtype == "int8"}
+def _ranges(config: EmbedConfig, task: EmbedTask, plan: Sequence[Shard], out: str, dim: int) -> Ranges:
+    """Return the calibration of int8: from the recipe, from an earlier run, or measured now and saved."""
+    widths = {str(form.dim or dim) for form in config.formats if form.dtype == "int8"}
     path = join(out, CALIBRATION)
     fs, root = filesystem(path)
-    kept = path if fs.exists(root) else None
-    if (given := config.calibration or kept) is not None:
-        found: Ranges = read_json(given)["ranges"]
-        if missing := wanted - set(found):
-            raise UserError(f"{given}: has no calibration for {', '.join(sorted(missing))} dimensions")
+    earlier = path if fs.exists(root) else None
+    if (source := config.calibration or earlier) is not None:
+        ranges: Ranges = read_json(source)["ranges"]
+        if missing := widths - set(ranges):
+            raise UserError(f"{source}: has no calibration for {', '.join(sorted(missing))} dimensions")
     else:
-        found = calibrate(task, plan, config.calibration_rows)
-    if found and not kept:
-        write_json(path, {"ranges": found, "rows": None if config.calibration else config.calibration_rows})
-    return found
+        ranges = calibrate(task, plan, config.calibration_rows)
+    if ranges and not earlier:
+        write_json(path, {"ranges": ranges, "rows": None if config.calibration else config.calibration_rows})
+    return ranges
 
 
 def _read_counts(folder: str, shard: Shard) -> dict[str, Any]:
@@ -200,9 +202,9 @@ def _read_counts(folder: str, shard: Shard) -> dict[str, Any]:
 
 
 def _finish(
-    draft: Draft, plan: list[Shard], task: Task, identity: dict[str, str], dim: int, ranges: Ranges
+    draft: Draft, plan: list[Shard], task: EmbedTask, identity: dict[str, str], dim: int, ranges: Ranges
 ) -> Artifact:
-    """Count rows and ids again, remove what is not of this plan, then write the manifest."""
+    """Check the rows and ids, remove files that are not of this plan, then write the manifest."""
     folder, dtypes, copied = task.folder, set(), 0
     for shard in plan:
         counts = _read_counts(folder, shard)
@@ -220,23 +222,23 @@ def _finish(
     notes: dict[str, Any] = {"encoder": identity | {"dtype": "+".join(sorted(dtypes))}}
     notes |= {"dim": first.dim or dim, "dtype": first.dtype}
     described = [{"column": "vector", **first.model_dump()}] + [
-        {"column": one.name, **one.model_dump()} for one in task.formats[1:]
+        {"column": form.name, **form.model_dump()} for form in task.formats[1:]
     ]
     notes |= {
         "model": task.encoder.model_dump(mode="json"),
         "role": task.role,
         "formats": described,
-        "columns": list(task.carried),
+        "columns": list(task.extra_columns),
     }
     notes |= {"calibration": ranges} if ranges else {}
     artifact = draft.finish(["vectors"], **notes, copied=copied)
     if artifact.rows("vectors") != sum(shard.rows for shard in written):
         raise UserError(f"{folder}: holds files of other work; give --overwrite")
-    _tell(artifact, copied)
+    _report(artifact, copied)
     return artifact
 
 
-def _tell(artifact: Artifact, copied: int) -> None:
+def _report(artifact: Artifact, copied: int) -> None:
     notes, dropped = artifact.manifest.notes, artifact.manifest.dropped
     left = "".join(f", {count:,} left out ({reason})" for reason, count in dropped.items())
     left += f", {copied:,} copied of texts embedded before" if copied else ""
@@ -250,7 +252,7 @@ def _remove(paths: Sequence[str]) -> None:
 
 
 def written_vectors(plan: Sequence[Shard], folder: str) -> Iterator[Shard]:
-    """The outputs of a plan, as shards that can be read again."""
+    """Yield the output files of a plan, as shards that can be read."""
     for shard in plan:
         path = join(folder, f"{shard.name}.parquet")
         yield Shard(shard.index, path, 0, _read_counts(folder, shard)["rows"], 0, shard.name)

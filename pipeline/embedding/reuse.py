@@ -1,4 +1,4 @@
-"""Vectors of texts that have not changed: found again by the hash of the text, 16 bytes of memory each."""
+"""Vectors of texts that have not changed, looked up by the hash of the text; 16 bytes of memory each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """Where the vectors of earlier texts are: keys [n] rising, and the file and row of each."""
+class EarlierVectors:
+    """An index of earlier vectors: the texts' keys [n], sorted, and the file and row of each."""
 
     files: list[str]
     keys: Ints
@@ -25,29 +25,29 @@ class Earlier:
     row: npt.NDArray[np.int32]
 
     @classmethod
-    def read(cls, files: Sequence[str]) -> "Earlier":
+    def read(cls, files: Sequence[str]) -> "EarlierVectors":
         """Read the keys of files of vectors."""
         keys, file, row = [np.empty(0, np.int64)], [np.empty(0, np.int32)], [np.empty(0, np.int32)]
         for number, path in enumerate(files):
             with open_parquet(path) as parquet:
-                held = parquet.read(columns=[KEY])[KEY].to_numpy()
-            keys.append(held)
-            file.append(np.full(len(held), number, np.int32))
-            row.append(np.arange(len(held), dtype=np.int32))
-        every = np.concatenate(keys)
-        order = np.argsort(every, kind="stable")
-        return cls(list(files), every[order], np.concatenate(file)[order], np.concatenate(row)[order])
+                file_keys = parquet.read(columns=[KEY])[KEY].to_numpy()
+            keys.append(file_keys)
+            file.append(np.full(len(file_keys), number, np.int32))
+            row.append(np.arange(len(file_keys), dtype=np.int32))
+        all_keys = np.concatenate(keys)
+        order = np.argsort(all_keys, kind="stable")
+        return cls(list(files), all_keys[order], np.concatenate(file)[order], np.concatenate(row)[order])
 
     def find(self, keys: Ints) -> Ints:
-        """Places of keys among the earlier ones; -1 for none."""
+        """Return the positions of keys in the index; -1 where there is none."""
         if not len(self.keys):
             return np.full(len(keys), -1, np.int64)
         at = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return np.where(self.keys[at] == keys, at, -1)
 
-    def take(self, places: Ints, names: Sequence[str]) -> pa.Table:
-        """Columns of the rows at these places, in their order."""
-        file, row = self.file[places], self.row[places]
+    def take(self, positions: Ints, names: Sequence[str]) -> pa.Table:
+        """Read columns of the vectors at some positions, in their order."""
+        file, row = self.file[positions], self.row[positions]
         order = np.argsort(file, kind="stable")
         parts = [
             _table(self.files[number]).select(list(names)).take(pa.array(row[order][file[order] == number]))
@@ -62,6 +62,6 @@ def _table(path: str) -> pa.Table:
     return read_parquet(path)
 
 
-def keys_of(texts: Sequence[str]) -> Ints:
-    """Hash of each text as [n] int64."""
+def text_keys(texts: Sequence[str]) -> Ints:
+    """Hash texts into keys [n] int64."""
     return np.array([hash64(text) for text in texts], np.uint64).view(np.int64)

@@ -1,4 +1,4 @@
-"""Ids of shards: every row has one, none occurs twice; memory is bounded whatever their number."""
+"""A check that every row of some shards has an id and that no id occurs twice, in bounded memory."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from pipeline.storage import shards
 from pipeline.storage.shards import Shard
 from pipeline.text.normalize import hash64
 
-_IDS_A_PASS = 1 << 24  # ids whose hashes are held at once when they are compared
+_IDS_A_PASS = 1 << 24  # ids whose hashes are compared at a time
 
 
 def check_ids(plan: Sequence[Shard], id_column: str) -> None:
-    """Refuse ids that are missing or occur twice, naming the first."""
+    """Raise UserError for ids that are missing or occur more than once, naming the first."""
     passes = sum(shard.rows for shard in plan) // _IDS_A_PASS + 1
     for part in range(passes):
         hashes = np.concatenate(
@@ -47,7 +47,7 @@ def _refuse_twins(plan: Sequence[Shard], id_column: str, suspects: set[int]) -> 
     seen = Counter(name for shard in plan for name in _ids(shard, id_column) if hash64(name) in suspects)
     twins = [name for name, count in seen.items() if count > 1]
     if twins:
-        shown = ", ".join(f"'{name}'" for name in twins[:3])
+        examples = ", ".join(f"'{name}'" for name in twins[:3])
         raise UserError(
-            f"{plan[0].path}: {len(twins)} ids of '{id_column}' occur more than once ({shown}); ids must be unique"
+            f"{plan[0].path}: {len(twins)} ids of '{id_column}' occur more than once ({examples}); ids must be unique"
         )

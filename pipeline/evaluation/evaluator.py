@@ -73,7 +73,7 @@ def _evaluate_bm25(results: Results, plan: EvaluationPlan) -> None:
     best = TopK.empty(len(dataset.query_ids), depth(plan.metrics))
     excluded_queries, excluded_rows = dataset.excluded
     for query, text in enumerate(dataset.texts[: len(dataset.query_ids)]):
-        query_scores, rows = index.search(text, best.scores.shape[1], barred=excluded_rows[excluded_queries == query])
+        query_scores, rows = index.search(text, best.scores.shape[1], excluded=excluded_rows[excluded_queries == query])
         best.scores[query, : len(rows)], best.rows[query, : len(rows)] = query_scores, rows
     _score_ranking(results, BM25, best, plan)
     if dataset.triplets:

@@ -1,4 +1,4 @@
-"""BM25, the lexical baseline that every report prints."""
+"""BM25, the lexical baseline."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ _WORD = r"(?u)\b\w+\b"
 
 
 class BM25Index:
-    """An index over documents in corpus order: Lucene's BM25, lower-cased words, no stemming and no stop words.
+    """A BM25 index over documents in corpus order: Lucene's BM25, lower-cased words, no stemming and no stop words.
 
     The index holds the whole corpus in memory (about 8 bytes a distinct word of a document), unlike everything else
     here; a corpus beyond that goes without (`bm25: false`).
@@ -34,9 +34,9 @@ class BM25Index:
         """Open an index that `save` left; it stays on disk and is mapped."""
         import bm25s
 
-        made = cls.__new__(cls)
-        made._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
-        return made
+        index = cls.__new__(cls)
+        index._index = bm25s.BM25.load(folder, mmap=True, show_progress=False)
+        return index
 
     def save(self, folder: str) -> None:
         """Write the index into a folder."""
@@ -50,20 +50,20 @@ class BM25Index:
             [query], token_pattern=_WORD, stopwords=None, stemmer=None, show_progress=False, return_ids=False
         )[0]
         ids = self._index.get_tokens_ids(words)
-        found: npt.NDArray[np.float32] = self._index.get_scores_from_ids(ids)
-        return found
+        scores: npt.NDArray[np.float32] = self._index.get_scores_from_ids(ids)
+        return scores
 
     def search(
-        self, query: str, k: int, *, barred: npt.NDArray[np.int64] | None = None
+        self, query: str, k: int, *, excluded: npt.NDArray[np.int64] | None = None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Find the best k documents (score [n], row [n], n <= k) that share a word; ties by lower row.
+        """Return scores [n] and rows [n], n <= k, of the best documents that share a word; of equal ones the lower row.
 
-        `barred` are rows of documents that are never found.
+        `excluded` are rows that are never in the result.
         """
         scores = self.scores(query)
-        if barred is not None and len(barred):
+        if excluded is not None and len(excluded):
             scores = scores.copy()
-            scores[barred] = 0
+            scores[excluded] = 0
         matching = np.flatnonzero(scores > 0)
         if len(matching) > k:
             bar = np.partition(scores[matching], len(matching) - k)[len(matching) - k]

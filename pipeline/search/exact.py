@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by tiles: memory follows the tile, never queries times corpus."""
+"""Exact nearest neighbours by inner product, tile by tile: memory depends on the tile, not on queries times corpus."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ Rows = npt.NDArray[np.int64]
 Keys = npt.NDArray[np.uint64]
 
 QUERY_TILE, CORPUS_TILE = 1024, 4096
-_PAIRS = 256  # pairs whose exact product is taken at once: what the cache of a core holds
-_LARGE = 1e18  # beyond it products are not taken in bfloat16
+_PAIRS = 256  # pairs multiplied exactly at a time: as many as fit the cache of a core
+_LARGE = 1e18  # vectors with larger numbers are not multiplied in bfloat16
 _NO_KEY = np.uint64(2**64 - 1)
 
 
 @dataclass
 class TopK:
-    """The best k rows of each query so far: scores [Q, k] falling, rows [Q, k]; empty places are -inf and -1."""
+    """The best k rows of each query so far: scores [Q, k], best first, and rows [Q, k]; unfilled are -inf and -1."""
 
     scores: Floats
     rows: Rows
 
     @classmethod
     def empty(cls, queries: int, k: int) -> "TopK":
-        """No row yet."""
+        """Return a result without rows."""
         return cls(np.full((queries, k), -np.inf, np.float32), np.full((queries, k), -1, np.int64))
 
     def merge(self, other: "TopK") -> None:
-        """Take in another part of the corpus; the order of parts does not matter, equal scores go by lower row."""
+        """Merge the result of another part of the corpus, in any order; of equal scores the lower row is first."""
         scores = np.concatenate([self.scores, other.scores], axis=1)
         rows = np.concatenate([self.rows, other.rows], axis=1)
         order = np.lexsort((rows, -scores), axis=1)[:, : self.scores.shape[1]]
@@ -50,56 +50,60 @@ def top_k(
 ) -> tuple[Floats, Rows]:
     """Find the k rows of largest inner product for queries [Q, D] in corpus blocks [n, D] that follow each other.
 
-    Returns scores [Q, k] falling and rows [Q, k] counted from `first_row`; equal scores go by lower row, missing
-    places have score -inf and row -1. A score is the float64 product rounded to float32, so neither the partition
-    into blocks nor the arithmetic of a tile decides a tie: a tile's rough product (bfloat16 where the hardware has it,
-    else float32) only rules out rows that its rounding error cannot save. `barred` is (query, row) pairs that are
-    never found. Raises ValueError on widths that differ and on vectors that are not finite.
+    Returns scores [Q, k], best first, and rows [Q, k] counted from `first_row`; of equal scores the lower row is first,
+    and where there are fewer than k rows the score is -inf and the row -1. `excluded` are (query, row) pairs that are
+    never in the result. A score is the float64 product rounded to float32, so neither the partition into blocks nor the
+    arithmetic of a tile decides a tie: a tile's rough product (bfloat16 where the hardware has it, else float32) only
+    rules out rows that are too low whatever its rounding error is.
+
+    Raises ValueError on widths that differ and on vectors that are not finite.
     """
-    queries = _checked(queries, "queries", None)
+    queries = _validate(queries, "queries", None)
     if not k or not len(queries):
         best = TopK.empty(len(queries), k)
         return best.scores, best.rows
-    leaders = [_Leaders(_Rough(queries[at : at + QUERY_TILE]), k) for at in range(0, len(queries), QUERY_TILE)]
+    searches = [
+        _TopKSearch(_RoundedVectors(queries[at : at + QUERY_TILE]), k) for at in range(0, len(queries), QUERY_TILE)
+    ]
     start = first_row
-    barred_queries, barred_rows = _by_row(excluded)
+    excluded_queries, excluded_rows = _by_row(excluded)
     for block in _tiles(blocks, queries.shape[1]):
-        tile = _Rough(block)
-        near = slice(*np.searchsorted(barred_rows, [start, start + len(block)]))
-        for place, ours in enumerate(leaders):
-            owner = barred_queries[near] - place * QUERY_TILE
-            held = (owner >= 0) & (owner < QUERY_TILE)
-            ours.meet(tile, start - first_row, (owner[held], barred_rows[near][held] - start))
+        tile = _RoundedVectors(block)
+        here = slice(*np.searchsorted(excluded_rows, [start, start + len(block)]))
+        for index, search in enumerate(searches):
+            owner = excluded_queries[here] - index * QUERY_TILE
+            own = (owner >= 0) & (owner < QUERY_TILE)
+            search.add_tile(tile, start - first_row, (owner[own], excluded_rows[here][own] - start))
         start += len(block)
-    parts = [one.ranking(first_row) for one in leaders]
+    parts = [search.ranking(first_row) for search in searches]
     return np.concatenate([scores for scores, _ in parts]), np.concatenate([rows for _, rows in parts])
 
 
-def _by_row(barred: tuple[Rows, Rows] | None) -> tuple[Rows, Rows]:
-    if barred is None:
+def _by_row(excluded: tuple[Rows, Rows] | None) -> tuple[Rows, Rows]:
+    if excluded is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    order = np.argsort(barred[1], kind="stable")
-    return barred[0][order], barred[1][order]
+    order = np.argsort(excluded[1], kind="stable")
+    return excluded[0][order], excluded[1][order]
 
 
 def _tiles(blocks: Iterable[Floats], width: int) -> Iterator[Floats]:
-    for given in blocks:
-        block = _checked(given, "a corpus block", width)
+    for vectors in blocks:
+        block = _validate(vectors, "a corpus block", width)
         for first in range(0, len(block), CORPUS_TILE):
             yield block[first : first + CORPUS_TILE]
 
 
-def _checked(vectors: Floats, name: str, width: int | None) -> Floats:
+def _validate(vectors: Floats, name: str, width: int | None) -> Floats:
     checked = np.ascontiguousarray(vectors, dtype=np.float32)
     if checked.ndim != 2 or (width is not None and checked.shape[1] != width):
-        raise ValueError(f"{name}: shape {checked.shape} does not fit vectors of width {width or 'D'}; wanted [n, D]")
+        raise ValueError(f"{name}: shape {checked.shape} does not fit vectors of width {width or 'D'}; expected [n, D]")
     if not np.isfinite(checked).all():
         raise ValueError(f"{name}: holds numbers that are not finite")
     return checked
 
 
-class _Rough:
-    """Vectors [n, D] with a rounded form of them that is multiplied fast, their lengths and their rounding errors."""
+class _RoundedVectors:
+    """Vectors [n, D] with a copy in bfloat16 that is multiplied fast, their lengths and their rounding errors."""
 
     def __init__(self, vectors: Floats) -> None:
         self.exact, self.rough = vectors, _rounded(vectors)
@@ -108,8 +112,8 @@ class _Rough:
         if self.rough is not None:
             self.errors = np.linalg.norm(vectors - self.rough.float().numpy(), axis=1)
 
-    def times(self, tile: "_Rough") -> tuple[Any, Floats, float]:
-        """Products [q, n] with a tile, a bound [q] on their error, and the relative error of their own rounding.
+    def times(self, tile: "_RoundedVectors") -> tuple[Any, Floats, float]:
+        """Return products [q, n] with a tile, a bound [q] on their error, and the relative error of their rounding.
 
         |q'd' - qd| <= |q' - q| |d'| + |q| |d' - d|, and accumulation in float32 adds D 2^-24 |q'| |d'| (Higham 2002,
         eq. 3.5), counted twice since fused instructions round in their own ways.
@@ -134,7 +138,7 @@ def _fast_bfloat16() -> bool:
 
 
 def _rounded(vectors: Floats) -> Any:
-    """Vectors in bfloat16, or None where that is not fast or not possible."""
+    """Return vectors in bfloat16, or None where that is not fast or not possible."""
     if not _fast_bfloat16() or np.abs(vectors).max(initial=0.0) > _LARGE:
         return None
     import torch
@@ -142,69 +146,69 @@ def _rounded(vectors: Floats) -> Any:
     return torch.from_numpy(vectors if vectors.flags.writeable else vectors.copy()).bfloat16()
 
 
-class _Leaders:
-    """The best k rows so far of some queries: keys [q, k] rising, which order by falling score, then rising row."""
+class _TopKSearch:
+    """The search for the best k rows of some queries: sorted keys [q, k], ordered by score, then by row."""
 
-    def __init__(self, queries: _Rough, k: int) -> None:
+    def __init__(self, queries: _RoundedVectors, k: int) -> None:
         count = len(queries.exact)
         self.queries, self.k = queries, k
         self.keys = np.full((count, k), _NO_KEY, np.uint64)
         self.floor = np.full(count, -np.inf, np.float32)  # no row below it is among the best
-        self.waiting = np.full((count, k), _NO_KEY, np.uint64)
+        self.pending = np.full((count, k), _NO_KEY, np.uint64)
         self.filled = np.zeros(count, np.int64)
 
-    def meet(self, tile: _Rough, start: int, hole: tuple[Rows, Rows]) -> None:
-        """Take in a tile [n, D] whose first row is `start`; `hole` is the (query, column) pairs that are barred."""
+    def add_tile(self, tile: _RoundedVectors, start: int, excluded: tuple[Rows, Rows]) -> None:
+        """Search a tile [n, D] whose first row is `start`; `excluded` are (query, column) pairs."""
         rough, slack, relative = self.queries.times(tile)
-        rough[hole] = -np.inf
+        rough[excluded] = -np.inf
         if np.isinf(self.floor).any():
             self._raise_floor(rough, slack, relative)
         query, column = _at_least(rough, self.floor - slack)
         exact = pairwise_dot(self.queries.exact, tile.exact, query, column)
-        kept = (exact >= self.floor[query]) & ~_barred(query, column, hole, len(tile.exact))
-        self._add(query[kept], _keys(exact[kept], start + column[kept]))
+        passes = (exact >= self.floor[query]) & ~_is_excluded(query, column, excluded, len(tile.exact))
+        self._add(query[passes], _keys(exact[passes], start + column[passes]))
 
     def _raise_floor(self, rough: Any, slack: Floats, relative: float) -> None:
-        """The k-th best of one tile, less what their error may be, is a floor."""
+        """Raise the floor to the k-th best product of one tile, less its possible error."""
         if rough.shape[1] <= self.k:
             return
-        found = rough if isinstance(rough, np.ndarray) else rough.float().numpy()
-        last = np.partition(found, found.shape[1] - self.k, axis=1)[:, found.shape[1] - self.k]
+        products = rough if isinstance(rough, np.ndarray) else rough.float().numpy()
+        last = np.partition(products, products.shape[1] - self.k, axis=1)[:, products.shape[1] - self.k]
         self.floor = np.maximum(self.floor, last - relative * np.abs(last) - slack)
 
     def _add(self, query: Rows, keys: Keys) -> None:
-        """Let rows wait until there are enough of them to sort; queries rise."""
+        """Collect rows until there are enough of them to sort; queries are in order."""
         counts = np.bincount(query, minlength=len(self.filled))
         if ((self.filled + counts) > self.k).any():
-            self._settle()
+            self._sort()
         if (counts > self.k).any():
-            self.waiting = np.full((len(counts), int(counts.max())), _NO_KEY, np.uint64)
-        place = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]
-        self.waiting[query, self.filled[query] + place] = keys
+            self.pending = np.full((len(counts), int(counts.max())), _NO_KEY, np.uint64)
+        slot = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]
+        self.pending[query, self.filled[query] + slot] = keys
         self.filled += counts
         if self.filled.sum() * 4 >= self.keys.size:
-            self._settle()
+            self._sort()
 
-    def _settle(self) -> None:
-        """Sort in what waits, and raise the floors."""
-        most = int(self.filled.max(initial=0))
-        if not most:
+    def _sort(self) -> None:
+        """Sort the collected rows into the best, and raise the floors."""
+        width = int(self.filled.max(initial=0))
+        if not width:
             return
-        every = np.concatenate([self.keys, self.waiting[:, :most]], axis=1)
-        every.sort(axis=1)
-        self.keys = np.ascontiguousarray(every[:, : self.k])
-        self.waiting, self.filled = np.full((len(every), self.k), _NO_KEY, np.uint64), np.zeros(len(every), np.int64)
+        keys = np.concatenate([self.keys, self.pending[:, :width]], axis=1)
+        keys.sort(axis=1)
+        self.keys = np.ascontiguousarray(keys[:, : self.k])
+        self.pending, self.filled = np.full((len(keys), self.k), _NO_KEY, np.uint64), np.zeros(len(keys), np.int64)
         self.floor = np.maximum(self.floor, _scores(self.keys[:, -1]))
 
     def ranking(self, first_row: int) -> tuple[Floats, Rows]:
-        """Scores [q, k] and rows [q, k]."""
-        self._settle()
+        """Return scores [q, k] and rows [q, k], best first."""
+        self._sort()
         rows = (self.keys & np.uint64(0xFFFFFFFF)).astype(np.int64) + first_row
         return _scores(self.keys), np.where(self.keys == _NO_KEY, -1, rows)
 
 
 def _at_least(rough: Any, floor: Floats) -> tuple[Rows, Rows]:
-    """Where products [q, n] reach the floors [q] of their queries; in row-major order."""
+    """Return the (query, column) pairs of products [q, n] that reach the floors [q], in row-major order."""
     if isinstance(rough, np.ndarray):
         reached = rough >= floor[:, None]
     else:
@@ -225,30 +229,30 @@ def _at_least(rough: Any, floor: Floats) -> tuple[Rows, Rows]:
     return at // reached.shape[1], at % reached.shape[1]
 
 
-def _barred(query: Rows, column: Rows, hole: tuple[Rows, Rows], width: int) -> npt.NDArray[np.bool_]:
-    """Which (query, column) pairs are barred: only where no floor is yet do they come so far."""
-    if not len(hole[0]):
+def _is_excluded(query: Rows, column: Rows, excluded: tuple[Rows, Rows], width: int) -> npt.NDArray[np.bool_]:
+    """Mask of the (query, column) pairs that are excluded; they come this far only where there is no floor yet."""
+    if not len(excluded[0]):
         return np.zeros(len(query), np.bool_)
-    barred: npt.NDArray[np.bool_] = np.isin(query * width + column, hole[0] * width + hole[1])
-    return barred
+    mask: npt.NDArray[np.bool_] = np.isin(query * width + column, excluded[0] * width + excluded[1])
+    return mask
 
 
 def _keys(scores: Floats, rows: Rows) -> Keys:
-    """Keys that rise as (score falls, row rises): the bits of the score, in an order of integers, then the row."""
+    """Pack scores and rows into keys that sort by falling score, then rising row: the score's bits, then the row."""
     bits = scores.view(np.uint32)
     rising = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
     return (~rising).astype(np.uint64) << np.uint64(32) | rows.astype(np.uint64)
 
 
 def _scores(keys: Keys) -> Floats:
-    """Scores of keys; -inf where there is no row."""
+    """Unpack the scores of keys; -inf where there is no row."""
     rising = ~(keys >> np.uint64(32)).astype(np.uint32)
     bits = np.where(rising >> 31, rising & np.uint32((1 << 31) - 1), ~rising)
     return np.where(keys == _NO_KEY, np.float32(-np.inf), bits.astype(np.uint32).view(np.float32))
 
 
 def pairwise_dot(left: Floats, right: Floats, left_rows: Rows, right_rows: Rows) -> Floats:
-    """Inner products [P] of chosen row pairs, in float64 rounded to float32."""
+    """Return the inner products [P] of row pairs of two matrices, computed in float64 and rounded to float32."""
     out = np.empty(len(left_rows), np.float32)
     for first in range(0, len(left_rows), _PAIRS):
         part = slice(first, first + _PAIRS)

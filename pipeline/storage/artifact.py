@@ -91,8 +91,8 @@ class Artifact:
     def files(self, table: str) -> list[str]:
         """Full paths of the files of a table, in order."""
         if table not in self.manifest.tables:
-            held = ", ".join(sorted(self.manifest.tables)) or "none"
-            raise UserError(f"{self.path}: has no table '{table}'; it holds {held}")
+            tables = ", ".join(sorted(self.manifest.tables)) or "none"
+            raise UserError(f"{self.path}: has no table '{table}'; it holds {tables}")
         return [join(self.path, name) for name in self.manifest.tables[table].files]
 
     def rows(self, table: str) -> int:
@@ -306,8 +306,8 @@ def _read_plan(path: str) -> dict[str, Any]:
 def _alike(plan: dict[str, Any], done: dict[str, Any], may_change: Sequence[str]) -> bool:
     """Whether two plans differ in nothing but inputs that may change."""
 
-    def fixed(one: dict[str, Any]) -> dict[str, Any]:
-        return one | {"inputs": {key: value for key, value in one["inputs"].items() if key not in may_change}}
+    def fixed(plan: dict[str, Any]) -> dict[str, Any]:
+        return plan | {"inputs": {key: value for key, value in plan["inputs"].items() if key not in may_change}}
 
     return fixed(plan) == fixed(done)
 
@@ -324,8 +324,8 @@ def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings:
         return f"was made by `{done['kind']}`"
     if plan["settings"] != done["settings"]:
         changed = _changed(_read_settings(path), settings)
-        shown = [*changed[:3], *([f"{len(changed) - 3} more"] if len(changed) > 3 else [])]
-        return f"with another setting of {', '.join(shown) or 'the job'}"
+        names = [*changed[:3], *([f"{len(changed) - 3} more"] if len(changed) > 3 else [])]
+        return f"with another setting of {', '.join(names) or 'the job'}"
     changed = sorted(k for k in {*plan["inputs"], *done["inputs"]} if plan["inputs"].get(k) != done["inputs"].get(k))
     return f"from another input ({', '.join(changed)})"
 
@@ -341,9 +341,9 @@ def _changed(old: Any, new: Any, name: str = "") -> list[str]:
     """Name settings that differ as a recipe does, with the old value and the new one."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
-            one
+            change
             for key in sorted({*old, *new})
-            for one in _changed(old.get(key), new.get(key), f"{name}.{key}" if name else key)
+            for change in _changed(old.get(key), new.get(key), f"{name}.{key}" if name else key)
         ]
     return [] if old == new else [f"{name} (was {_short(old)}, now {_short(new)})"]
 

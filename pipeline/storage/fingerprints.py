@@ -40,8 +40,8 @@ def fingerprint_files(paths: Sequence[str]) -> list[str]:
     opened = [(path, *filesystem(path)) for path in paths]
     infos = [_info(path, fs, name) for path, fs, name in opened]
     keys = [_key(fs, name, info) for (_, fs, name), info in zip(opened, infos, strict=True)]
-    known = _recall([key for key in keys if key])
-    todo = [index for index, key in enumerate(keys) if not key or key not in known]
+    remembered = _recall([key for key in keys if key])
+    todo = [index for index, key in enumerate(keys) if not key or key not in remembered]
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
         pieces = {
             index: [
@@ -51,8 +51,8 @@ def fingerprint_files(paths: Sequence[str]) -> list[str]:
             for index in todo
         }
         fresh = {index: _combine([piece.result() for piece in parts]) for index, parts in pieces.items()}
-    _remember({key: fresh[index] for index in todo if (key := keys[index]) and _settled(*opened[index], key)})
-    return [fresh[index] if index in fresh else known[str(keys[index])] for index in range(len(paths))]
+    _remember({key: fresh[index] for index in todo if (key := keys[index]) and _is_stable(*opened[index], key)})
+    return [fresh[index] if index in fresh else remembered[str(keys[index])] for index in range(len(paths))]
 
 
 def fingerprint_folder(root: str, names: Iterable[str]) -> list[list[str]]:
@@ -99,7 +99,7 @@ def _key(fs: Any, name: str, info: dict[str, Any]) -> str:
     return f"{fs.unstrip_protocol(name)} {sorted(marks.items())}" if len(marks) > 1 else ""
 
 
-def _settled(path: str, fs: Any, name: str, key: str) -> bool:
+def _is_stable(path: str, fs: Any, name: str, key: str) -> bool:
     """Whether a digest may be remembered: the file did not change while it was read, nor so shortly before that a
     later change within the same tick of the clock would not show in its times.
     """

@@ -25,7 +25,7 @@ from pipeline.storage.files import filesystem
 RENEW_S = 10.0
 EXPIRE_S = 60.0  # without a renewal, as seen by the clock of the one who waits
 POLL_S = 1.0
-_HELD: dict[str, "Lease"] = {}  # leases of this process, by path
+_ACTIVE: dict[str, "Lease"] = {}  # leases of this process, by path
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Lease:
         if self.users > 0 or self._stop.is_set():
             return
         self._stop.set()
-        _HELD.pop(self.path, None)
+        _ACTIVE.pop(self.path, None)
         fs, name = _file(self.path)
         try:
             if _read(fs, name) in (None, self.holder):
@@ -108,13 +108,13 @@ def acquire(path: str, job: str, wait_s: float | None = None) -> Lease:
 
     Raises UserError naming the holder when the wait is over, and OSError where nothing can be written.
     """
-    if path in _HELD:
-        _HELD[path].users += 1
-        return _HELD[path]
+    if path in _ACTIVE:
+        _ACTIVE[path].users += 1
+        return _ACTIVE[path]
     fs, name = _file(path)
     fs.makedirs(posixpath.dirname(name), exist_ok=True)
     holder = Holder(uuid.uuid4().hex, job, _user(), socket.gethostname(), os.getpid(), _boot(), _now())
-    started, seen, changed, told = time.monotonic(), b"", time.monotonic(), False
+    started, seen, changed, announced = time.monotonic(), b"", time.monotonic(), False
     while not _create(fs, name, _content(holder)):
         content = _bytes(fs, name)
         if content != seen:
@@ -127,12 +127,12 @@ def acquire(path: str, job: str, wait_s: float | None = None) -> Lease:
             raise UserError(
                 f"{path}: is being written by {other or 'another job'}; wait for it, or choose another --run"
             )
-        if not told:
+        if not announced:
             say(f"{job}: {path} is being written by {other or 'another job'}; waiting for it")
-            told = True
+            announced = True
         time.sleep(POLL_S)
     lease = Lease(path, holder)
-    _HELD[path] = lease
+    _ACTIVE[path] = lease
     return lease
 
 
@@ -220,9 +220,9 @@ def _boot() -> str:
 
 @atexit.register
 def _release_all() -> None:
-    for lease in list(_HELD.values()):
+    for lease in list(_ACTIVE.values()):
         lease.users = 1
         lease.release()
 
 
-os.register_at_fork(after_in_child=_HELD.clear)
+os.register_at_fork(after_in_child=_ACTIVE.clear)

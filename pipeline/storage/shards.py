@@ -1,7 +1,7 @@
-"""Shards: input files cut into row ranges, always the same way, and output files named after them.
+"""Shards: row ranges of input files, and one output file for each.
 
-A shard's output is committed by a rename, and carries its row counts in the Parquet footer. So what is finished can
-be told from the directory alone, whoever was killed when.
+Files are always cut the same way, and an output is named after what it was made of. It is committed by a rename and
+holds its row counts in the Parquet footer, so that the directory alone shows which shards are finished after a kill.
 """
 
 import json
@@ -28,7 +28,7 @@ _HEAD_ROWS = 100
 
 @dataclass(frozen=True)
 class Shard:
-    """A row range of one input file and the name of what is made of it."""
+    """A row range of one input file, and the name of its output."""
 
     index: int
     path: str
@@ -39,31 +39,31 @@ class Shard:
 
 
 def find_files(path: str) -> list[str]:
-    """Find the Parquet, JSON-lines, CSV, TSV and text files of a file name, directory or glob, in order of name.
+    """Return the Parquet, JSON-lines, CSV, TSV and text files of a file name, directory or glob, sorted by name.
 
     Raises UserError when there is none.
     """
     fs, root = filesystem(path)
     if fs.isdir(root):
-        found = [name for name in fs.find(root) if not _hidden(name.removeprefix(root))]
+        names = [name for name in fs.find(root) if not _hidden(name.removeprefix(root))]
     elif any(mark in root for mark in "*?["):
-        found = fs.glob(root)
+        names = fs.glob(root)
     else:
-        found = [root] if fs.exists(root) else []
-    files = sorted(name for name in found if name.endswith(PARQUET + text_files.SUFFIXES))
+        names = [root] if fs.exists(root) else []
+    files = sorted(name for name in names if name.endswith(PARQUET + text_files.SUFFIXES))
     if not files:
         kinds = ", ".join(PARQUET + text_files.SUFFIXES)
-        raise UserError(f"input {path}: " + (f"holds no {kinds} file" if found else "no such file or directory"))
+        raise UserError(f"input {path}: " + (f"holds no {kinds} file" if names else "no such file or directory"))
     local = {"file", "local"} & set(fs.protocol if isinstance(fs.protocol, tuple) else [fs.protocol])
     return files if local else [fs.unstrip_protocol(name) for name in files]
 
 
-def _hidden(below: str) -> bool:
-    return any(part.startswith((".", "_")) for part in below.split("/"))
+def _hidden(relative: str) -> bool:
+    return any(part.startswith((".", "_")) for part in relative.split("/"))
 
 
 def fingerprint(files: Sequence[str]) -> str:
-    """Digest of the content of files, in order."""
+    """Return a digest of the content of files, in order."""
     names = [posixpath.basename(path) for path in files]
     return digest([list(pair) for pair in zip(names, fingerprint_files(files), strict=True)])
 
@@ -83,18 +83,18 @@ def plan(files: Sequence[str], rows_per_shard: int, salt: str, marks: Sequence[s
 
 
 def reuse_outputs(folder: str, plan: Sequence[Shard]) -> list[str]:
-    """Give outputs in `folder` that a plan wants under another number their new name; return those it does not want.
+    """Rename outputs in `folder` that a plan has under another number; return those that are not in the plan.
 
-    An output is known by the key in its name, so that files added before its own do not matter.
+    An output is recognised by the key in its name, so that files may be added before its own.
     """
     fs, root = filesystem(folder)
     names = map(posixpath.basename, fs.glob(join(root, "*.parquet"))) if fs.exists(root) else []
-    held = {_key(name): name for name in names}
+    existing = {_key(name): name for name in names}
     for shard in plan:
-        old, new = held.pop(_key(shard.name), None), f"{shard.name}.parquet"
+        old, new = existing.pop(_key(shard.name), None), f"{shard.name}.parquet"
         if old and old != new:
             fs.mv(join(root, old), join(root, new))
-    return [join(folder, name) for name in sorted(held.values())]
+    return [join(folder, name) for name in sorted(existing.values())]
 
 
 def _key(name: str) -> str:
@@ -109,8 +109,8 @@ def _cuts(path: str, size: int) -> Iterator[tuple[int, int, int]]:
         yield from ((start, min(size, total - start), 0) for start in range(0, total, size))
         return
     start = 0
-    found = text_files.offsets(path)
-    while chunk := list(islice(found, size)):
+    offsets = text_files.offsets(path)
+    while chunk := list(islice(offsets, size)):
         yield start, len(chunk), chunk[0]
         start += len(chunk)
 
@@ -130,7 +130,7 @@ def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
 
 
 def head(shard: Shard, columns: Sequence[str]) -> pa.Table:
-    """Read the first rows of a shard: enough to tell whether the columns are there and of which type."""
+    """Read the first rows of a shard, to see whether the columns exist and of which type they are."""
     if not shard.path.endswith(PARQUET):
         return _read_text(shard, min(_HEAD_ROWS, shard.rows), columns)
     with open_parquet(shard.path) as file:
@@ -139,30 +139,30 @@ def head(shard: Shard, columns: Sequence[str]) -> pa.Table:
 
 
 def _slices(file: pq.ParquetFile, shard: Shard, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a shard, in few rows at a time: a user's row group may hold millions."""
+    """Yield the rows of a shard in small batches, since a row group of a user's file may hold millions."""
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     ends = list(accumulate(sizes))
     end = shard.start + shard.rows
     groups = [g for g, last in enumerate(ends) if last > shard.start and last - sizes[g] < end]
-    place = ends[groups[0]] - sizes[groups[0]]
+    position = ends[groups[0]] - sizes[groups[0]]
     for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=list(columns)):
-        if place + batch.num_rows > shard.start:
-            first = max(0, shard.start - place)
-            yield batch.slice(first, end - place - first)
-        place += batch.num_rows
-        if place >= end:
+        if position + batch.num_rows > shard.start:
+            first = max(0, shard.start - position)
+            yield batch.slice(first, end - position - first)
+        position += batch.num_rows
+        if position >= end:
             return
 
 
-def _check_columns(path: str, wanted: Sequence[str], found: Sequence[str]) -> None:
-    for name in wanted:
-        if name not in found:
-            raise UserError(f"{path}: has no column '{name}'; it has {', '.join(found)}")
+def _check_columns(path: str, expected: Sequence[str], actual: Sequence[str]) -> None:
+    for name in expected:
+        if name not in actual:
+            raise UserError(f"{path}: has no column '{name}'; it has {', '.join(actual)}")
 
 
 def _read_text(shard: Shard, count: int, columns: Sequence[str]) -> pa.Table:
-    found = islice(text_files.rows(shard.path, shard.offset, shard.start), count)
-    rows = [row for row in found if row is not None]
+    parsed = islice(text_files.rows(shard.path, shard.offset, shard.start), count)
+    rows = [row for row in parsed if row is not None]
     if rows:
         _check_columns(shard.path, columns, sorted({key for row in rows for key in row}))
     return pa.table({name: _column([row.get(name) for row in rows], shard.path, name) for name in columns})
@@ -176,23 +176,23 @@ def _column(values: list[Any], path: str, name: str) -> pa.Array:
 
 
 def string_column(table: pa.Table, name: str, path: str, *, numbers: bool = False) -> pa.ChunkedArray:
-    """A column as strings; integers are turned into strings where `numbers`, all else is refused."""
+    """Return a column as strings, integers too where `numbers`; raises UserError for any other type."""
     column = table.column(name)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
     if not text and not (numbers and pa.types.is_integer(kind)):
-        raise UserError(f"{path}: column '{name}' is {column.type}, wanted strings")
+        raise UserError(f"{path}: column '{name}' is {column.type}, expected strings")
     return column.cast(pa.string())
 
 
 def commit(folder: str, name: str, table: pa.Table, counts: dict[str, Any]) -> None:
-    """Write the output of a shard, whole or not at all, with its counts in the footer."""
+    """Write the output of a shard in one step, with its counts in the footer."""
     meta = {_COUNTS: json.dumps({"rows": table.num_rows, **counts}).encode()}
     write_parquet(join(folder, f"{name}.parquet"), table.replace_schema_metadata(meta))
 
 
 def committed(folder: str, name: str) -> dict[str, Any] | None:
-    """Return the counts of a shard's output; None when it is absent or not whole."""
+    """Return the counts of a shard's output; None where it is absent or incomplete."""
     path = join(folder, f"{name}.parquet")
     fs, root = filesystem(path)
     if not fs.exists(root):
@@ -206,14 +206,14 @@ def committed(folder: str, name: str) -> dict[str, Any] | None:
 
 
 def remove_partials(folder: str) -> None:
-    """Remove what killed writers left behind."""
+    """Remove the unfinished files of writers that were killed."""
     fs, root = filesystem(folder)
     for name in fs.glob(join(root, "*.partial")):
         fs.rm(name)
 
 
 def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Stream columns of Parquet files, one row group at a time."""
+    """Yield columns of Parquet files, one row group at a time."""
     for path in files:
         with open_parquet(path) as file:
             for group in range(file.metadata.num_row_groups):

@@ -1,8 +1,8 @@
 """Shuffle through files: tasks write rows hashed into buckets, later tasks read one bucket of all of them.
 
 One Arrow IPC file a writing task holds one record batch a bucket, so that a bucket is read by seeking, the number of
-files is the number of tasks, and memory is bounded by one bucket. Names depend on the input alone: a task that runs
-again overwrites its own files, and a task that has left its mark is not run again.
+files is the number of tasks, and memory is bounded by one bucket. File names depend on the input alone: a task that
+runs again overwrites its own files, and a finished task leaves a mark file and is not run again.
 """
 
 import posixpath
@@ -22,8 +22,8 @@ from pipeline.text.columns import hash64_column, key_prefixes
 from pipeline.text.normalize import hash64
 
 Task = Callable[[int], Counts]
-Ended = tuple[int, str | None]  # index of a task, and what the user can mend
-Call = Callable[[int], Ended]
+TaskResult = tuple[int, str | None]  # index of a task, and the message of an error that the user can fix
+Call = Callable[[int], TaskResult]
 RETRIES = 10  # of a task whose worker died
 
 
@@ -35,7 +35,7 @@ class Shuffle:
     buckets: int
 
     def write(self, name: str, part: str, table: pa.Table, by: str) -> None:
-        """Stage rows under `name`, bucketed by the `numbers` of column `by`; nothing is written for no rows."""
+        """Stage rows under `name`, bucketed by column `by` (`bucket_hashes`); nothing is written for no rows."""
         if table.num_rows == 0:
             return
         fs, file_name = filesystem(join(self.path, name, f"{part}.arrow"))
@@ -84,29 +84,29 @@ class Shuffle:
 
 
 def bucket_hashes(names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.uint64]:
-    """64-bit numbers of keys [N], by which they are bucketed; numbers and keys of texts stand for themselves.
+    """Return 64-bit hashes of keys [N], which decide their buckets; numbers and keys of texts are used as they are.
 
     The seed differs from that of the splits, so that buckets do not follow them.
     """
     if pa.types.is_uint64(names.type):
-        found: npt.NDArray[np.uint64] = names.to_numpy()
-        return found
+        hashes: npt.NDArray[np.uint64] = names.to_numpy()
+        return hashes
     if pa.types.is_fixed_size_binary(names.type):
         return key_prefixes(names)
     return hash64_column(names, "bucket")
 
 
 def bucket_of(value: str, buckets: int) -> int:
-    """Bucket of a key."""
+    """Return the bucket of a key."""
     return hash64("bucket", value) % buckets
 
 
 def _batch(file: Any, bucket: int, schema: pa.Schema) -> pa.Table:
-    """Columns of `schema` of one bucket of a file, the others left packed."""
+    """Read the columns of `schema` of one bucket of a file; the others are not decompressed."""
     reader = pa.ipc.open_file(file)
     if len(schema) < len(reader.schema):
-        places = [reader.schema.get_field_index(name) for name in schema.names]
-        reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=places))
+        fields = [reader.schema.get_field_index(name) for name in schema.names]
+        reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
     return pa.Table.from_batches([reader.get_batch(bucket)]).select(schema.names)
 
 
@@ -118,11 +118,12 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 def run_tasks(
     name: str, count: int, task: Task, marks: str, on_done: Callable[[int], None], *, streamed: bool = False
 ) -> list[Counts]:
-    """Run task(0) ... task(count - 1) on Ray and return the tallies in that order.
+    """Run task(0) ... task(count - 1) on Ray and return their counts in that order.
 
-    A task leaves its tally under `marks` when it is through and a later run takes it from there: a killed job goes
-    on. Raises UserError for the first task that met one. `done` hears of each task as it ends. `streamed` goes through
-    Ray Data, whose executor takes a second to use more than one CPU; what follows in short steps are tasks.
+    A finished task leaves its counts under `marks`, where a later run finds them, so that a killed job resumes.
+    `on_done` is called with the index of each task that ends. `streamed` runs them through Ray Data instead of as plain
+    tasks; its executor needs a second to use more than one CPU, which is too long for short steps. Raises UserError
+    for the first task that ended in one.
     """
     call = partial(_call, name=name, task=task, marks=marks)
     counts: dict[int, Counts] = {}
@@ -134,8 +135,8 @@ def run_tasks(
     return [counts[index] for index in range(count)]
 
 
-def _streamed(call: Call, count: int) -> Iterator[Ended]:
-    """Call with 0 ... count - 1 as blocks of a dataset."""
+def _streamed(call: Call, count: int) -> Iterator[TaskResult]:
+    """Call with 0 ... count - 1 as blocks of a Ray dataset."""
     import ray
 
     def block(batch: pa.Table) -> pa.Table:
@@ -147,27 +148,27 @@ def _streamed(call: Call, count: int) -> Iterator[Ended]:
         yield row["id"], row["error"]
 
 
-def _tasks(call: Call, count: int) -> Iterator[Ended]:
-    """Call with 0 ... count - 1 as tasks; one whose worker died is done again."""
+def _tasks(call: Call, count: int) -> Iterator[TaskResult]:
+    """Call with 0 ... count - 1 as Ray tasks; a task whose worker died runs again."""
     import ray
 
-    remote, held = ray.remote(max_retries=RETRIES)(_remote), ray.put(call)
-    waiting = [remote.remote(held, index) for index in range(count)]
+    remote, shared_call = ray.remote(max_retries=RETRIES)(_remote), ray.put(call)
+    waiting = [remote.remote(shared_call, index) for index in range(count)]
     try:
         while waiting:
             ready, waiting = ray.wait(waiting, num_returns=1)
             yield from ray.get(ready)
     finally:
-        for one in waiting:
-            ray.cancel(one)
+        for task in waiting:
+            ray.cancel(task)
 
 
-def _remote(call: Call, index: int) -> Ended:
+def _remote(call: Call, index: int) -> TaskResult:
     return call(index)
 
 
-def _call(index: int, name: str, task: Task, marks: str) -> Ended:
-    """Run one task; what the user can mend comes back as a value, so that the engine logs no traceback for it."""
+def _call(index: int, name: str, task: Task, marks: str) -> TaskResult:
+    """Run one task; an error that the user can fix is returned as a value, so that Ray logs no traceback for it."""
     fs, mark = filesystem(_mark(marks, name, index))
     error = None
     if not fs.exists(mark):
@@ -187,4 +188,4 @@ def _mark(marks: str, name: str, index: int) -> str:
 
 
 def ignore_progress(_: Any) -> None:
-    """Hear of an ended task and say nothing."""
+    """Report nothing; an `on_done` for jobs without progress."""

@@ -36,7 +36,7 @@ def rows(path: str, offset: int, first: int) -> Iterator[Row]:
     suffix = _suffix(path)
     if suffix in TABLES:
         table = _table(path)
-        yield from (_named(table, row) for row in table.rows(offset) if _has_content(row))
+        yield from (_to_dict(table, row) for row in table.rows(offset) if _has_content(row))
         return
     lines = (line for _, line in read_lines(path, offset) if line.strip())
     if suffix in JSON_LINES:
@@ -63,9 +63,9 @@ def _has_content(row: CsvRow) -> bool:
     return isinstance(row.cells, str) or any(row.cells)
 
 
-def _named(table: CsvTable, row: CsvRow) -> Row:
-    named = named_row(table.names, row.cells)
-    return named if isinstance(named, dict) else None
+def _to_dict(table: CsvTable, row: CsvRow) -> Row:
+    cells = named_row(table.names, row.cells)
+    return cells if isinstance(cells, dict) else None
 
 
 def _parsed(line: bytes) -> Row:

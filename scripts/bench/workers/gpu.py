@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.embedding.worker import EncodeShard, Task
+from pipeline.embedding.worker import EmbedShard, EmbedTask
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage.shards import plan
 from pipeline.storage.vectors import VectorFormat
@@ -85,8 +85,8 @@ def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rat
         path = str(Path(folder) / "in.parquet")
         pq.write_table(pa.table({"id": [f"d{row}" for row in range(len(texts))], "text": texts}), path)
         items = [asdict(shard) for shard in plan([path], rows, "", None)]
-        task = Task(config, "document", "id", "text", (), folder, (VectorFormat(),), False, False)
-        worker = EncodeShard(task, {}, [None], os.cpu_count() or 1)
+        task = EmbedTask(config, "document", "id", "text", (), folder, (VectorFormat(),), False, False)
+        worker = EmbedShard(task, {}, [None], os.cpu_count() or 1)
 
         def work(name: str) -> list[dict[str, int]]:
             place = Path(folder) / name

@@ -96,7 +96,7 @@ def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatc
 def test_blank_texts_are_left_out_and_integer_ids_become_strings():
     rows = pa.table({"n": [1, 2, 3, 4], "t": ["a", None, " \n", "b"]})
     assert rows_with_text(rows, "f", "n", "t").to_pylist() == [{"id": "1", "text": "a"}, {"id": "4", "text": "b"}]
-    with pytest.raises(UserError, match="f: column 'n' is int64, wanted strings"):
+    with pytest.raises(UserError, match="f: column 'n' is int64, expected strings"):
         rows_with_text(rows, "f", "t", "n")
 
 
@@ -260,7 +260,7 @@ def test_only_what_is_new_is_embedded_and_what_is_gone_is_left_out(tmp_path: Pat
     write_lines(folder / "b.jsonl", [*rows, {"id": "x", "title": "", "text": "  "}])
     with (folder / "b.jsonl").open("a") as file:
         file.write("no json\n")
-    more = {"input": str(folder), "columns": ["title"], "also": also, "incremental": True, "dtype": "float16"}
+    more = {"input": str(folder), "columns": ["title"], "extra_formats": also, "incremental": True, "dtype": "float16"}
     first = run(settings(tmp_path / "out", **more))
     assert first.manifest.dropped == {"empty_text": 1, "unreadable_row": 1} and first.rows("vectors") == 25
     ranges = first.manifest.notes["calibration"]
@@ -286,7 +286,7 @@ def test_only_what_is_new_is_embedded_and_what_is_gone_is_left_out(tmp_path: Pat
         ours, wanted = (to_matrix(one.read("vectors")[name], ranges) for one in (third, fresh))
         assert np.abs(ours - wanted).max() < 0.02
     with pytest.raises(UserError, match="another setting of also"):
-        run(settings(tmp_path / "out", **more | {"also": []}))
+        run(settings(tmp_path / "out", **more | {"extra_formats": []}))
 
 
 def files_now(out: Path) -> dict[str, int]:

@@ -194,9 +194,9 @@ def test_the_fingerprint_follows_settings_inputs_and_rows_but_not_the_place(tmp_
 def test_a_table_that_breaks_its_contract_is_refused_when_written(place):
     draft = start(place)
     assert isinstance(draft, Draft)
-    with pytest.raises(UserError, match="queries: column 'split' is missing; found query_id, text, source"):
+    with pytest.raises(UserError, match="queries: column 'split' is missing; there are query_id, text, source"):
         draft.write("queries", QUERIES.drop_columns(["split"]))
-    with pytest.raises(UserError, match=r"qrels: column 'relevance' is string, wanted int32"):
+    with pytest.raises(UserError, match=r"qrels: column 'relevance' is string, expected int32"):
         draft.write("qrels", pa.table({key: ["high"] for key in ("query_id", "doc_id", "relevance", "split")}))
 
 
@@ -206,7 +206,7 @@ def test_a_file_of_another_schema_is_refused_when_read(tmp_path):
     with pytest.raises(UserError, match=rf"{path}: column 'text' of table 'queries' is missing; rerun the job"):
         files.read_parquet(path, "queries")
     pq.write_table(QUERIES.set_column(1, "text", pa.array([1, 2])), path)
-    with pytest.raises(UserError, match="column 'text' is int64, table 'queries' wants string"):
+    with pytest.raises(UserError, match="column 'text' is int64, expected string as in table 'queries'"):
         files.read_parquet(path, "queries")
 
 

@@ -134,7 +134,7 @@ def test_a_lease_on_an_object_store_is_exclusive(monkeypatch):
         fs = s3fs.S3FileSystem()
         fs.mkdir("leases")
         held = lease.acquire("s3://leases/out", "embed")
-        lease._HELD.clear()  # as another process sees it
+        lease._ACTIVE.clear()  # as another process sees it
         with pytest.raises(UserError, match=f"process {os.getpid()}"):
             lease.acquire("s3://leases/out", "embed", wait_s=0.1)
         held.release()

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.embedding.reuse import KEY, Earlier, keys_of
+from pipeline.embedding.reuse import KEY, EarlierVectors, text_keys
 from pipeline.storage.vectors import (
     VectorFormat,
     check_formats,
@@ -90,12 +90,12 @@ def test_what_a_model_cannot_give_is_refused():
 
 def test_vectors_of_earlier_texts_are_found_in_any_file(tmp_path, table):
     texts = [f"text {row}" for row in range(200)]
-    whole = table.append_column(KEY, pa.array(keys_of(texts)))
+    whole = table.append_column(KEY, pa.array(text_keys(texts)))
     for part in range(4):
         pq.write_table(whole.slice(part * 50, 50), tmp_path / f"{part}.parquet")
-    earlier = Earlier.read([str(tmp_path / f"{part}.parquet") for part in range(4)])
+    earlier = EarlierVectors.read([str(tmp_path / f"{part}.parquet") for part in range(4)])
     asked = ["text 170", "new", "text 3", "text 60"]
-    places = earlier.find(keys_of(asked))
+    places = earlier.find(text_keys(asked))
     assert (places >= 0).tolist() == [True, False, True, True]
     assert earlier.take(places[places >= 0], ["vector"]).equals(whole.select(["vector"]).take([170, 3, 60]))
 
