@@ -102,7 +102,7 @@ def actors(driver: int) -> list[psutil.Process]:
     found = []
     for process in psutil.Process(driver).children(recursive=True):
         with suppress(psutil.Error):
-            if any("EncodeShard" in word for word in process.cmdline()):
+            if any("EmbedShard" in word for word in process.cmdline()):
                 found.append(process)
     return found
 
