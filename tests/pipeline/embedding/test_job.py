@@ -241,7 +241,7 @@ def test_a_killed_worker_loses_no_row(tmp_path: Path, minilm: str, ray_session: 
         while len(list(out.glob("vectors/*.parquet"))) < 2:
             time.sleep(0.005)
         for process in psutil.Process().children(recursive=True):
-            if any("EncodeShard" in word for word in process.cmdline()):
+            if any("EmbedShard" in word for word in process.cmdline()):
                 process.kill()
                 killed.append(process.pid)
 
@@ -285,7 +285,7 @@ def test_only_what_is_new_is_embedded_and_what_is_gone_is_left_out(tmp_path: Pat
     for name in ("vector", "vector_int8"):
         ours, wanted = (to_matrix(one.read("vectors")[name], ranges) for one in (third, fresh))
         assert np.abs(ours - wanted).max() < 0.02
-    with pytest.raises(UserError, match="another setting of also"):
+    with pytest.raises(UserError, match="another setting of extra_formats"):
         run(settings(tmp_path / "out", **more | {"extra_formats": []}))
 
 
