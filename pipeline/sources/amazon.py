@@ -9,6 +9,7 @@ from pipeline.sources.jsonl import objects
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.values import UnusableValue, text
 
 LONGEST = 1 << 20  # bytes of a Python literal that are parsed
@@ -36,6 +37,14 @@ class Amazon(Paths, Templated):
 
     type: Literal["amazon"] = "amazon"
     holds: Literal["products", "questions"] = "products"
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """Lines with an asin: products with a title, or questions."""
+        is_product = sample.has("title", "asin") or sample.has("title", "parent_asin")
+        if not (is_product or sample.has("asin", "question") or sample.has("asin", "questions")):
+            return []
+        return [{"path": sample.path, "holds": "products" if is_product else "questions"}]
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the lines that start in the block; questions about one product stay in one split."""

@@ -24,6 +24,7 @@ from pipeline.sources.reading.record import (
     file_size,
     resolve,
 )
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.splits import Split, SplitRule
 from pipeline.storage.files import filesystem, join
 from pipeline.text.normalize import identifier
@@ -47,6 +48,12 @@ class Beir(SourceConfig, Templated, LabelConfig):
         default={}, description="name of a qrels file, without .tsv: its split, or hash: split by hash"
     )
     hashed: bool = Field(default=False, description="split by hash whatever the qrels files are called")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A folder with corpus.jsonl and queries.jsonl."""
+        names = {name.partition(".")[0] for name in sample.files if ".jsonl" in name and "/" not in name}
+        return [{"path": sample.path}] if sample.format == "folder" and {"corpus", "queries"} <= names else []
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return corpus, queries and qrels, as far as they exist."""

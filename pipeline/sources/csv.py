@@ -9,6 +9,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, check_columns
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
+from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
 
 LONGEST_CELL = 1 << 17  # characters of a cell
@@ -35,6 +36,13 @@ class Csv(Paths, Mapping):
         except (LookupError, UnicodeError) as error:
             raise ValueError(f"is no encoding of text: {error}") from error
         return encoding
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A delimited table with columns of known roles."""
+        if sample.format != "csv":
+            return []
+        return [{"path": sample.path, **settings} for settings in mapping_settings(sample)]
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into byte ranges where line ends are row ends, else one block a file."""

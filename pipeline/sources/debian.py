@@ -14,6 +14,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.paths import Paths, expand
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.sources.reading.sample import FileSample, Settings
 
 Stanza = dict[str, str]
 _MAPPING = Mapping(kind="document", fields={"id": "Package", "category": "Section"})
@@ -28,6 +29,11 @@ class Debian(Paths, Templated):
 
     type: Literal["debian"] = "debian"
     descriptions: str | list[str] | None = Field(default=None, description="Translation-en files of the same archive")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """Paragraphs that begin with Package."""
+        return [{"path": sample.path}] if sample.start.startswith(b"Package:") else []
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the indexes, then the files of descriptions."""

@@ -9,6 +9,7 @@ from pydantic import Field
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.splits import Split
 
 _COLUMN = re.compile(r"(?:^|\s)COL\s+(\S+)\s+VAL(?=\s|$)")
@@ -20,6 +21,11 @@ class Ditto(Paths):
     type: Literal["ditto"] = "ditto"
     columns: list[str] = Field(default=[], description="columns to take, in this order; all when not given")
     split: Split | None = Field(default=None, description="force all rows into one split")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """Lines of COL name VAL value."""
+        return [{"path": sample.path}] if sample.start.startswith(b"COL ") else []
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the lines that start in the block."""

@@ -13,6 +13,7 @@ from pipeline.sources.reading.labels import LabelConfig
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import expand
 from pipeline.sources.reading.record import Block, Parsed, SourceConfig, Templated, chunks
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.values import text
 
 _EXAMPLE = ("query", "query_id", "esci_label", "split")
@@ -30,6 +31,14 @@ class Esci(SourceConfig, Templated, LabelConfig):
         default={"E": 3, "S": 2, "C": 1, "I": 0}, validate_default=True, description="relevance of each label"
     )
     hashed: bool = Field(default=False, description="split by hash whatever the examples say")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A folder with the two published Parquet files."""
+        names = {part: f"shopping_queries_dataset_{part}.parquet" for part in ("examples", "products")}
+        if sample.format != "folder" or not set(names.values()) <= set(sample.files):
+            return []
+        return [{part: f"{sample.path}/{name}" for part, name in names.items()}]
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files."""

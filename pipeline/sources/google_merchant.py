@@ -12,6 +12,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.storage.compression import open_decompressed
 from pipeline.storage.csv_table import CsvTable, named_row
 from pipeline.storage.lines import excerpt, read_head
@@ -32,6 +33,14 @@ class GoogleMerchant(Paths, Templated):
     """
 
     type: Literal["google_merchant"] = "google_merchant"
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A feed in XML, or a table with id, title, link and description."""
+        names = {_plain_name(column) for column in sample.columns}
+        if sample.format not in ("xml", "csv") or not {"id", "title", "link", "description"} <= names:
+            return []
+        return [{"path": sample.path}]
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file; raises UserError for a file that is neither XML nor a table with id and title."""

@@ -16,6 +16,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
+from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.sources.reading.values import UnusableValue, items, lookup, shape
 from pipeline.storage.compression import open_decompressed
 from pipeline.storage.lines import BOM, excerpt, read_head
@@ -38,6 +39,16 @@ class Json(Paths, Mapping):
     records: str | None = Field(
         default=None, description="field that holds the rows, as `articles` or `data.items`; without it the top level"
     )
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A JSON document whose rows have fields of known roles, or that holds JSON-LD products."""
+        if sample.format != "json":
+            return []
+        is_product = any("Product" in str(row.get("@type")) for row in sample.rows)
+        found = [{"kind": "product"}] if is_product else mapping_settings(sample)
+        records = {"records": sample.records} if sample.records else {}
+        return [{"path": sample.path, **records, **settings} for settings in found]
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file; raises UserError for a file that begins neither as an array nor as an object."""

@@ -12,6 +12,7 @@ from pipeline.sources.reading.columnar import Batch
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
+from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.storage.json_lines import parse_object
 from pipeline.storage.lines import Lines, read_head
 
@@ -25,6 +26,13 @@ class JsonLines(Paths, Mapping):
     """Files with one JSON object a line."""
 
     type: Literal["jsonl"] = "jsonl"
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """JSON lines with fields of known roles."""
+        if sample.format != "json lines":
+            return []
+        return [{"path": sample.path, **settings} for settings in mapping_settings(sample)]
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut every file into byte ranges; raises UserError for a JSON array and for an object over several lines."""

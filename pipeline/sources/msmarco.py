@@ -12,6 +12,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import derived_id
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.splits import Split
 
 
@@ -22,6 +23,13 @@ class MsMarco(Paths):
     ids: bool = Field(default=False, description="the columns are ids of texts that other sources have")
     relevance: int = Field(default=1, ge=1, description="relevance of the relevant passage")
     split: Split | None = Field(default=None, description="force all rows into one split")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """Lines of three texts between tabs, without a header."""
+        is_triples = sample.format == "csv" and not sample.header and len(sample.columns) == 3
+        texts = is_triples and all(not text.replace(".", "").isdigit() for row in sample.rows for text in row.values())
+        return [{"path": sample.path}] if texts and sample.start.partition(b"\n")[0].count(b"\t") == 2 else []
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the lines that start in the block."""

@@ -19,6 +19,7 @@ from pipeline.sources.reading.mapping import Mapping, Row, check_columns
 from pipeline.sources.reading.paths import expand
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, file_size
 from pipeline.sources.reading.roles import Kind
+from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.sources.reading.splits import Split, SplitRule
 from pipeline.storage.files import filesystem, open_parquet
 
@@ -64,6 +65,20 @@ class Parquet(SourceConfig, Templated, GradeConfig):
         if bool(self.files) == bool(self.path):
             raise ValueError("give either files or path")
         return self
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """One file with columns of known roles, or a folder of tables named by their kind."""
+        if sample.format == "parquet":
+            return [{"files": [{"path": sample.path, **settings}]} for settings in mapping_settings(sample)]
+        tables = {name.partition(".")[0] for name in sample.files if name.endswith(".parquet")} & set(_KINDS)
+        splits = {name.split(".")[1] for name in sample.files if name.endswith(".parquet") and name.count(".") == 2}
+        if sample.format != "folder" or not tables:
+            return []
+        named = [name for name in ("train", "dev", "test") if name in splits]
+        ordered = [table for table in _KINDS if table in tables]
+        shapes = [["corpus", "queries", "qrels"]] if {"corpus", "queries", "qrels"} <= tables else [ordered]
+        return [{"path": sample.path, "tables": shape, **({"splits": named} if named else {})} for shape in shapes]
 
     def specs(self) -> list[ParquetFile]:
         """Every file, with those of the folder spelled out."""

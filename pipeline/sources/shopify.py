@@ -16,6 +16,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, Templated, file_size
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.storage.csv_table import CsvTable, named_row
 
 _COLUMNS = {  # names that a column has in exports and in templates, in lower case
@@ -60,6 +61,12 @@ class Shopify(Paths, Templated):
     """
 
     type: Literal["shopify"] = "shopify"
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A table with a handle and a title."""
+        is_export = sample.has("handle", "title") or sample.has("url handle", "title")
+        return [{"path": sample.path}] if sample.format == "csv" and is_export else []
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file, which names all files of the source: a product's rows may stand in several."""

@@ -15,6 +15,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import derived_id
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.values import identifier, text
 from pipeline.storage.compression import open_decompressed
 from pipeline.storage.lines import excerpt, read_head
@@ -29,6 +30,11 @@ class Squad(Paths, Templated):
 
     type: Literal["squad"] = "squad"
     passage_chars: int | None = Field(default=None, ge=50, description="cut contexts at sentence ends to this length")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A JSON object with articles of paragraphs in `data`."""
+        return [{"path": sample.path}] if sample.format == "json" and sample.has("paragraphs") else []
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file; raises UserError for a file that does not start as SQuAD JSON does."""

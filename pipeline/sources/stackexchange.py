@@ -16,6 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.paths import Paths, expand
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size, resolve
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.stackexchange_links import Links, judgments, links
 from pipeline.storage.lines import excerpt, read_head
 from pipeline.text.normalize import html_to_text
@@ -35,6 +36,14 @@ class StackExchange(Paths):
     body: bool = False  # whether the query is the title and the body, or the title alone
     links: str | None = Field(default=None, description="PostLinks.xml of the same dump")
     unjudged = "unanswered_question"
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A Posts.xml."""
+        if sample.format == "folder" and "Posts.xml" in sample.files:
+            links = {"links": f"{sample.path}/PostLinks.xml"} if "PostLinks.xml" in sample.files else {}
+            return [{"path": f"{sample.path}/Posts.xml", **links}]
+        return [{"path": sample.path}] if sample.format == "xml" and sample.has("posttypeid") else []
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the posts, then the links."""

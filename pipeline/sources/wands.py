@@ -11,6 +11,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.labels import GradeConfig
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.record import Block, Parsed, SourceConfig, Templated, chunks, resolve
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.splits import Split
 from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
 from pipeline.storage.files import filesystem, join
@@ -28,6 +29,11 @@ class Wands(SourceConfig, Templated, GradeConfig):
     )
     split: Split | None = Field(default=None, description="force all rows into one split")
     names: ClassVar[tuple[str, ...]] = ("product.csv", "query.csv", "label.csv")
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A folder with product.csv, query.csv and label.csv."""
+        return [{"path": sample.path}] if sample.format == "folder" and set(cls.names) <= set(sample.files) else []
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return those of the three files that exist."""

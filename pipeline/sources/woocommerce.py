@@ -14,6 +14,7 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, Templated, file_size
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.storage.csv_table import CsvTable, named_row
 
 _COLUMNS = ("id", "type", "sku", "name", "short description", "description", "categories", "tags", "brands", "parent")
@@ -31,6 +32,12 @@ class WooCommerce(Paths, Templated):
     """
 
     type: Literal["woocommerce"] = "woocommerce"
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """A table with the columns Type, Name and Description."""
+        is_export = sample.has("type", "name", "description")
+        return [{"path": sample.path}] if sample.format == "csv" and is_export else []
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """One block a file; raises UserError for a table without the columns of an export."""

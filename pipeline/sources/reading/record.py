@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from pipeline.core.config import Config, Plugin
 from pipeline.core.errors import UserError
+from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
 from pipeline.storage.lines import line_at
@@ -188,6 +189,14 @@ class SourceConfig(Plugin):
     def label(self) -> str:
         """Name of the source in the tables."""
         return self.name or self.type.rpartition(":")[2]
+
+    @classmethod
+    def recognise(cls, sample: FileSample) -> list[Settings]:
+        """Settings, without `type`, with which this source would read a file; none where it is of another shape.
+
+        `inspect` tries them on the file's first rows and prints those that work.
+        """
+        return []
 
     @abstractmethod
     def inputs(self, root: str) -> dict[str, str]:
