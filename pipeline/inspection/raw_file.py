@@ -24,7 +24,7 @@ from pipeline.storage.lines import read_lines
 
 ROWS = 200  # first rows that are looked at
 _START = 1 << 16  # bytes
-_WHOLE = 64 << 20  # bytes of a JSON document or of a member of an archive that is read whole
+_MAX_READ_BYTES = 64 << 20  # bytes of a JSON document or of a member of an archive that is read whole
 _FILES = 200  # names of a folder
 _LONG_TITLE = 80  # characters, above which the first row of a table holds data and not names
 Row = dict[str, Any]
@@ -94,8 +94,8 @@ def _csv(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
     has_header = not any(_is_data(name) for name in table.names)
     if not has_header:
         table = CsvTable.open(path, table.delimiter, columns=[f"column {n}" for n in range(1, len(table.names) + 1)])
-    named = (named_row(table.names, row.cells) for row in islice(table.rows(), ROWS))
-    return table.names, [row for row in named if isinstance(row, dict)], {"header": has_header}
+    named_rows = (named_row(table.names, row.cells) for row in islice(table.rows(), ROWS))
+    return table.names, [row for row in named_rows if isinstance(row, dict)], {"header": has_header}
 
 
 def _is_data(name: str) -> bool:
@@ -111,8 +111,10 @@ def _json_lines(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
 
 def _json(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
     with open_decompressed(path) as file:
-        if len(file.read(_WHOLE + 1)) > _WHOLE:
-            raise UserError(f"{path}: is a JSON document of more than {_WHOLE >> 20} MiB; write it as JSON lines")
+        if len(file.read(_MAX_READ_BYTES + 1)) > _MAX_READ_BYTES:
+            raise UserError(
+                f"{path}: is a JSON document of more than {_MAX_READ_BYTES >> 20} MiB; write it as JSON lines"
+            )
     values = documents(path)
     records = ""
     rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
@@ -191,13 +193,13 @@ def _zip(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
             item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX")
         ]
         names = tuple(item.filename for item in members[:_FILES])
-        first = next((item for item in members if 0 < item.file_size <= _WHOLE), None)
+        first = next((item for item in members if 0 < item.file_size <= _MAX_READ_BYTES), None)
         if first is None:
             return [], [], {"files": names}
         with tempfile.TemporaryDirectory() as folder:
             inside = Path(folder) / Path(first.filename).name
             with archive.open(first) as member:
-                inside.write_bytes(member.read(_WHOLE))
+                inside.write_bytes(member.read(_MAX_READ_BYTES))
             sample = read_sample(str(inside))
     return list(sample.columns), list(sample.rows), {"files": names}
 

@@ -227,7 +227,7 @@ def test_an_artifact_is_no_raw_folder(tmp_path):
 
 
 def test_a_member_that_unpacks_without_end_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.inspection.raw_file._WHOLE", 1 << 16)
+    monkeypatch.setattr("pipeline.inspection.raw_file._MAX_READ_BYTES", 1 << 16)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros.csv", "a,b\n" + "0,0\n" * 100_000)
     sample = read_sample(str(tmp_path / "bomb.zip"))
