@@ -1,1 +1,1 @@
-"""Benchmarks beside peers."""
+"""Benchmarks of the jobs against the libraries that people use in their place."""

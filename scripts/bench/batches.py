@@ -20,14 +20,14 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SETS = ("movies_msrd", "debian_packages", "covidqa", "medquad")
 MILLION = 1_000_000
 Row = dict[str, Any]
 
 
 class Memory:
-    """The most memory that a process and all below it hold together (proportional set size), in MiB."""
+    """Peak memory of a process and all its children together, as proportional set size in MiB."""
 
     def __init__(self, pid: int) -> None:
         self.root, self.peak, self.over = psutil.Process(pid), 0.0, threading.Event()
@@ -48,9 +48,9 @@ class Memory:
     def _now(self) -> float:
         total = 0
         try:
-            for one in [self.root, *self.root.children(recursive=True)]:
+            for process in [self.root, *self.root.children(recursive=True)]:
                 try:
-                    total += one.memory_full_info().pss
+                    total += process.memory_full_info().pss
                 except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue
         except psutil.NoSuchProcess:
@@ -68,25 +68,27 @@ class Bench:
 
     def add(self, name: str, ours: float, peer: float | None, unit: str, ratio: float | None, goal: str) -> None:
         """Add a row; the goal is on the ratio, or on our figure where there is no peer."""
-        sign, wanted = goal.split()
-        found = ours if ratio is None else ratio
-        met = found >= float(wanted) if sign == ">=" else found <= float(wanted)
+        sign, limit = goal.split()
+        figure = ours if ratio is None else ratio
+        met = figure >= float(limit) if sign == ">=" else figure <= float(limit)
         self.rows.append(
             {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
         )
-        beside = ("" if peer is None else f" against {peer:,.4g}") + ("" if ratio is None else f", ratio {ratio:.2f}")
-        print(f"  {name}: {ours:,.4g} {unit}{beside}; wanted {goal}: {'met' if met else 'MISSED'}", flush=True)
+        comparison = ("" if peer is None else f" against {peer:,.4g}") + (
+            "" if ratio is None else f", ratio {ratio:.2f}"
+        )
+        print(f"  {name}: {ours:,.4g} {unit}{comparison}; goal {goal}: {'met' if met else 'MISSED'}", flush=True)
 
     def measure(self, **job: Any) -> dict[str, float]:
         """Run one measurement in a process of its own, and what it starts; its memory is that of all together."""
         command = [sys.executable, "-m", "scripts.bench.workers.batches", json.dumps({"data": self.data, **job})]
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        with tempfile.TemporaryFile("w+") as said:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
             with Memory(process.pid) as memory:
                 process.wait()
-            said.seek(0)
-            text = said.read()
+            output.seek(0)
+            text = output.read()
         if process.returncode:
             raise SystemExit(f"bench_batches: {command}\n{text[-3000:]}")
         return json.loads(text.strip().splitlines()[-1]) | {"memory": memory.peak}
@@ -99,17 +101,17 @@ def compose(bench: Bench) -> None:
         rows = int(millions * MILLION)
         folder = Path(tempfile.mkdtemp(prefix="bench-batches-", dir=bench.work))
         try:
-            made = bench.measure(kind="synthetic", rows=rows, folder=str(folder))
-            found = bench.measure(kind="compose", folder=str(folder))
-            label = f"{millions:g} million rows, {made['tokens'] / rows:.0f} tokens each"
-            bench.add(f"compose, {label}", found["rows_per_s"], None, "rows/s", None, ">= 50000")
-            bench.add(f"memory of composing, {label}", found["memory"], None, "MiB", None, "<= 4096")
+            synthetic = bench.measure(kind="synthetic", rows=rows, folder=str(folder))
+            epoch = bench.measure(kind="compose", folder=str(folder))
+            label = f"{millions:g} million rows, {synthetic['tokens'] / rows:.0f} tokens each"
+            bench.add(f"compose, {label}", epoch["rows_per_s"], None, "rows/s", None, ">= 50000")
+            bench.add(f"memory of composing, {label}", epoch["memory"], None, "MiB", None, "<= 4096")
             checked = bench.measure(kind="check", folder=str(folder))
             bench.add(f"false negatives left, {label}", checked["conflicts"], None, "rows", None, "<= 0")
             bench.add(f"rows placed or listed, {label}", checked["accounted"], None, "share", None, ">= 1")
             bench.add(f"heaviest of 2 ranks, {label}", checked["heaviest_2"], None, "of the mean", None, "<= 1.05")
             bench.add(f"heaviest of 4 ranks, {label}", checked["heaviest_4"], None, "of the mean", None, "<= 1.05")
-            peaks.append(found["memory"])
+            peaks.append(epoch["memory"])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     if len(peaks) > 1:
@@ -134,22 +136,22 @@ def peer(bench: Bench) -> None:
 def balance(bench: Bench) -> None:
     """Tokens of the heaviest rank and padding on real lengths, with and without balancing."""
     for name in SETS[-1:] if bench.quick else SETS:
-        found = bench.measure(kind="balance", set=name)
+        shares = bench.measure(kind="balance", set=name)
         for ranks in (2, 4):
-            pair = found[f"dealt_{ranks}"], found[f"in_order_{ranks}"]
+            pair = shares[f"dealt_{ranks}"], shares[f"in_order_{ranks}"]
             bench.add(f"heaviest of {ranks} ranks, {name}", *pair, "of the mean", None, "<= 1.05")
-            times = found[f"worst_{ranks}"], found[f"worst_in_order_{ranks}"]
+            times = shares[f"worst_{ranks}"], shares[f"worst_in_order_{ranks}"]
             bench.add(f"heaviest of {ranks} ranks, worst batch, {name}", *times, "of the mean", None, "<= 1.1")
-        padding = found["padding"], found["padding_in_order"]
+        padding = shares["padding"], shares["padding_in_order"]
         ratio = padding[0] / padding[1]
         bench.add(f"padding, {name}, in chunks by length against one block", *padding, "share", ratio, "<= 0.75")
 
 
 def wait(bench: Bench) -> None:
     """Share of the time of training that waits for a batch."""
-    found = bench.measure(kind="wait", set="medquad", steps=6 if bench.quick else 20)
-    bench.add("wait for batches, medquad, 64 rows", found["wait"], None, "share", None, "<= 0.02")
-    bench.add("batch read and cut, medquad, 64 rows", found["ready_ms"], None, "ms", None, "<= 50")
+    waits = bench.measure(kind="wait", set="medquad", steps=6 if bench.quick else 20)
+    bench.add("wait for batches, medquad, 64 rows", waits["wait"], None, "share", None, "<= 0.02")
+    bench.add("batch read and cut, medquad, 64 rows", waits["ready_ms"], None, "ms", None, "<= 50")
 
 
 PARTS = {"compose": compose, "peer": peer, "balance": balance, "wait": wait}

@@ -46,15 +46,15 @@ class Bench:
 
     def add(self, name: str, ours: float, peer: float | None, unit: str, ratio: float | None, goal: str) -> None:
         """Add a row; the goal is on the ratio, or on our figure where there is no peer; '' for none."""
-        found = ours if ratio is None else ratio
-        sign, _, wanted = goal.partition(" ")
-        met = not goal or (found >= float(wanted) if sign == ">=" else found <= float(wanted))
+        figure = ours if ratio is None else ratio
+        sign, _, limit = goal.partition(" ")
+        met = not goal or (figure >= float(limit) if sign == ">=" else figure <= float(limit))
         row = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
         self.rows.append(row)
         against = "" if peer is None else f" against {peer:,.4g}"
-        told = "" if ratio is None else f", ratio {ratio:.2f}"
-        wish = f"; wanted {goal}: {'met' if met else 'MISSED'}" if goal else ""
-        print(f"  {name}: {ours:,.4g} {unit}{against}{told}{wish}", flush=True)
+        factor = "" if ratio is None else f", ratio {ratio:.2f}"
+        goal_text = f"; goal {goal}: {'met' if met else 'MISSED'}" if goal else ""
+        print(f"  {name}: {ours:,.4g} {unit}{against}{factor}{goal_text}", flush=True)
 
     def data(self, rows: int) -> str:
         """Folder of generated question-answer rows; made once."""
@@ -70,19 +70,19 @@ class Bench:
         command = [sys.executable, "-m", "scripts.bench.workers.build", json.dumps(job)]
         if job["cpus"] < (os.cpu_count() or 1) and shutil.which("taskset"):
             command = ["taskset", "-c", f"0-{job['cpus'] - 1}", *command]
-        with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as failed:
-            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | QUIET, stdout=said, stderr=failed)
+        with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as failed:
+            process = subprocess.Popen(command, cwd=ROOT, env=os.environ | QUIET, stdout=output, stderr=failed)
             peak, spent = 0.0, dict[int, float]()
             while process.poll() is None:
                 used, times = usage(process.pid)
                 peak, spent = max(peak, used), spent | times
                 time.sleep(POLL)
-            said.seek(0)
+            output.seek(0)
             failed.seek(0)
             if process.returncode:
                 raise SystemExit(f"bench_pipeline: {' '.join(command)}\n{failed.read()[-3000:]}")
-            found = json.loads(said.read().strip().splitlines()[-1])
-            return found | {"peak": peak, "cpu": sum(spent.values())}
+            figures = json.loads(output.read().strip().splitlines()[-1])
+            return figures | {"peak": peak, "cpu": sum(spent.values())}
 
     def turns(self, *jobs: Callable[[], dict[str, float]], repeats: int | None = None) -> list[dict[str, float]]:
         """Medians of jobs that are measured in turns."""
@@ -151,8 +151,10 @@ def memory(bench: Bench) -> None:
 def cpus(bench: Bench) -> None:
     """Two CPUs against one, to which the one build and all its processes are bound."""
     rows = bench.sizes[0]
-    two, one = bench.turns(*(partial(bench.measure, "ours", data=bench.data(rows), cpus=count) for count in (2, 1)))
-    speed = rows / two["seconds"], rows / one["seconds"]
+    double, single = bench.turns(
+        *(partial(bench.measure, "ours", data=bench.data(rows), cpus=count) for count in (2, 1))
+    )
+    speed = rows / double["seconds"], rows / single["seconds"]
     bench.add(f"build, {rows:,} rows, two CPUs against one", *speed, "rows/s", speed[0] / speed[1], ">= 1.7")
 
 
@@ -172,10 +174,12 @@ def near(bench: Bench) -> None:
     label = f"near duplicates, {rows:,} texts"
     bench.add(f"{label}, against datasketch", *speed, "texts/s", speed[0] / speed[1], "")
     bench.add(f"{label}, memory against datasketch", ours["peak"], peer["peak"], "MiB", ours["peak"] / peer["peak"], "")
-    for side, found in (("ours", ours), ("datasketch", peer)):
+    for side, figures in (("ours", ours), ("datasketch", peer)):
         goals = (">= 0.95", "<= 0.01") if side == "ours" else ("", "")
-        bench.add(f"{label}, found of {found['planted']:,} planted, {side}", found["recall"], None, "", None, goals[0])
-        bench.add(f"{label}, false among the found, {side}", found["false"], None, "", None, goals[1])
+        bench.add(
+            f"{label}, found of {figures['planted']:,} planted, {side}", figures["recall"], None, "", None, goals[0]
+        )
+        bench.add(f"{label}, false among the found, {side}", figures["false"], None, "", None, goals[1])
 
 
 PARTS = {"build": build, "memory": memory, "cpus": cpus, "near": near}
@@ -210,7 +214,7 @@ def main() -> None:
     target = Path(options.out) / "pipeline.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(bench.rows, indent=2) + "\n", encoding="utf-8")
-    print(f"{sum(row['met'] for row in bench.rows)} of {len(bench.rows)} rows as wanted; {target}")
+    print(f"{sum(row['met'] for row in bench.rows)} of {len(bench.rows)} goals met; {target}")
 
 
 if __name__ == "__main__":

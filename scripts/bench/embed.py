@@ -18,11 +18,11 @@ from typing import Any
 
 from scripts.bench.harness import medians
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = "gt:all-minilm-l6-v2"
 TEXT_SETS = ["debian_packages", "movies_msrd", "medquad"]
 RETRIEVAL_SETS = {"medquad": "qa/medquad", "covidqa": "qa/covidqa", "movies_msrd": "product/movies_msrd"}
-Found = dict[str, float]
+Figures = dict[str, float]
 
 
 class Bench:
@@ -34,22 +34,22 @@ class Bench:
         self.clock: str = options.clock
         self.rows: int = options.rows or (240 if options.quick else 600)
         self.work = Path(options.out) / "embed-models"
-        self.found: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
 
     def add(self, name: str, ours: float, peer: float | None, unit: str, ratio: float | None, goal: str) -> None:
         """Add a row; the goal is on the ratio, or on our figure where there is no peer."""
-        sign, wanted = goal.split()
+        sign, limit = goal.split()
         figure = ours if ratio is None else ratio
-        met = figure >= float(wanted) if sign == ">=" else figure <= float(wanted)
+        met = figure >= float(limit) if sign == ">=" else figure <= float(limit)
         row = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
-        self.found.append(row)
-        shown = f"{ours:,.4g} {unit}" + ("" if peer is None else f" against {peer:,.4g}")
-        shown += "" if ratio is None else f", ratio {ratio:.3f}"
-        print(f"  {name}: {shown}; wanted {goal}: {'met' if met else 'MISSED'}", flush=True)
+        self.results.append(row)
+        line = f"{ours:,.4g} {unit}" + ("" if peer is None else f" against {peer:,.4g}")
+        line += "" if ratio is None else f", ratio {ratio:.3f}"
+        print(f"  {name}: {line}; goal {goal}: {'met' if met else 'MISSED'}", flush=True)
 
-    def measure(self, **job: Any) -> Found:
+    def measure(self, **job: Any) -> Figures:
         """Run one measurement in a process of its own."""
-        given: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "data": self.data,
             "sets": TEXT_SETS,
             "rows": self.rows,
@@ -57,16 +57,16 @@ class Bench:
             "model": SAMPLE,
         }
         if job["side"] in ("ours", "peer"):
-            given["clock"] = self.clock
+            defaults["clock"] = self.clock
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, "-m", "scripts.bench.workers.embed", json.dumps(given | job)]
+        command = [sys.executable, "-m", "scripts.bench.workers.embed", json.dumps(defaults | job)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"bench_embed: {job}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}")
-        found: Found = json.loads(done.stdout.strip().splitlines()[-1])
-        return found
+        figures: Figures = json.loads(done.stdout.strip().splitlines()[-1])
+        return figures
 
-    def turns(self, *jobs: partial[Found]) -> list[Found]:
+    def turns(self, *jobs: partial[Figures]) -> list[Figures]:
         """Medians of jobs that are measured in turns."""
         return medians(self.repeats, jobs)
 
@@ -94,27 +94,27 @@ class Bench:
 
 def encode(bench: Bench) -> None:
     """Our encoder against SentenceTransformer.encode on texts of mixed length."""
-    one = partial(bench.measure, side="ours")
+    ours = partial(bench.measure, side="ours")
     peer = partial(bench.measure, side="peer")
     jobs = [
         partial(peer, dtype="float32"),
         partial(peer, dtype="bfloat16"),
-        partial(one, dtype="float32", backend="openvino"),
-        partial(one, dtype="bfloat16", backend="openvino"),
-        partial(one, dtype="float32", backend="torch"),
-        partial(one, dtype="bfloat16", backend="torch"),
-        partial(one, dtype="int8", model=bench.int8()),
+        partial(ours, dtype="float32", backend="openvino"),
+        partial(ours, dtype="bfloat16", backend="openvino"),
+        partial(ours, dtype="float32", backend="torch"),
+        partial(ours, dtype="bfloat16", backend="torch"),
+        partial(ours, dtype="int8", model=bench.int8()),
     ]
     names = ["fp32", "bf16", "openvino fp32", "openvino bf16", "torch fp32", "torch bf16", "int8"]
-    found = dict(zip(names, bench.turns(*jobs), strict=True))
-    speed = {name: one["docs_per_s"] for name, one in found.items()}
+    by_encoder = dict(zip(names, bench.turns(*jobs), strict=True))
+    speed = {name: figures["docs_per_s"] for name, figures in by_encoder.items()}
     for name, other, goal in (
         ("openvino fp32", "fp32", ">= 1.2"), ("openvino bf16", "bf16", ">= 1.2"), ("torch fp32", "fp32", ">= 1"),
         ("torch bf16", "bf16", ">= 1"), ("openvino bf16", "fp32", ">= 1"), ("int8", "fp32", ">= 3"),
     ):  # fmt: skip
         label = f"encode, {name}, against SentenceTransformer.encode in {other}"
         bench.add(label, speed[name], speed[other], "docs/s", speed[name] / speed[other], goal)
-    peaks = found["int8"]["peak"], found["fp32"]["peak"]
+    peaks = by_encoder["int8"]["peak"], by_encoder["fp32"]["peak"]
     bench.add("encode, memory, int8 against SentenceTransformer fp32", *peaks, "MiB", peaks[1] / peaks[0], ">= 0.5")
 
 
@@ -140,8 +140,8 @@ def jobs(bench: Bench) -> None:
         partial(bench.measure, side="plain_ray", **same),
     )
     for label, peer in (("Sentence Transformers' pool", pool), ("plain Ray Data map_batches", plain)):
-        for name, one in (("fp32", ours), ("int8", fast)):
-            speed = one["docs_per_s"], peer["docs_per_s"]
+        for name, figures in (("fp32", ours), ("int8", fast)):
+            speed = figures["docs_per_s"], peer["docs_per_s"]
             bench.add(f"job, {name}, two actors, against {label}", *speed, "docs/s", speed[0] / speed[1], ">= 1")
 
 
@@ -150,8 +150,8 @@ def workers(bench: Bench) -> None:
     shard, pause = 32 if bench.quick else 128, 30.0  # looks at memory would take of the second worker's CPU
     some = {"side": "job", "dtype": "bfloat16", "threads": 1, "shard": shard, "pause": pause}
     rows = bench.rows * (2 if bench.quick else 8)
-    one, two = bench.turns(*(partial(bench.measure, rows=rows, workers=count, **some) for count in (1, 2)))
-    speed = two["steady_docs_per_s"], one["steady_docs_per_s"]
+    single, double = bench.turns(*(partial(bench.measure, rows=rows, workers=count, **some) for count in (1, 2)))
+    speed = double["steady_docs_per_s"], single["steady_docs_per_s"]
     bench.add("two workers against one", *speed, "docs/s", speed[0] / speed[1], ">= 1.8")
 
 
@@ -167,8 +167,8 @@ def memory(bench: Bench) -> None:
 
 def quality(bench: Bench) -> None:
     """nDCG@10 of the fastest backend against float32, over 1,500 real queries and a part of each corpus."""
-    for name, place in RETRIEVAL_SETS.items():
-        job = {"side": "quality", "sets": [place]}
+    for name, folder in RETRIEVAL_SETS.items():
+        job = {"side": "quality", "sets": [folder]}
         job |= {"rows": 800, "queries": 200} if bench.quick else {"rows": 3000, "queries": 1500}
         plain = bench.measure(**job, dtype="float32", backend="torch")["ndcg"]
         fast = bench.measure(**job, dtype="int8", model=bench.int8())["ndcg"]
@@ -217,11 +217,11 @@ def main() -> None:
     for part in options.only:
         print(part, flush=True)
         PARTS[part](bench)
-        held = json.loads(target.read_text(encoding="utf-8")) if target.exists() else []
-        names = {row["name"] for row in bench.found}
-        rows = [row for row in held if row["name"] not in names] + bench.found
+        earlier = json.loads(target.read_text(encoding="utf-8")) if target.exists() else []
+        names = {row["name"] for row in bench.results}
+        rows = [row for row in earlier if row["name"] not in names] + bench.results
         target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    print(f"{sum(row['met'] for row in bench.found)} of {len(bench.found)} goals met; {target}")
+    print(f"{sum(row['met'] for row in bench.results)} of {len(bench.results)} goals met; {target}")
 
 
 if __name__ == "__main__":

@@ -24,64 +24,64 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from scripts.bench.harness import medians
 from scripts.bench.workers import train_step
 from scripts.bench.workers.embed import texts_of
-from scripts.bench.workers.gpu import DEVICE, Found, base, embedded, flops, fresh, peer_encoded, product_rate
+from scripts.bench.workers.gpu import DEVICE, Figures, base, embedded, flops, fresh, peer_encoded, product_rate
 
 TEXT_SETS = ["debian_packages", "movies_msrd", "medquad"]
 TILE = 1024
 
 
 class Bench:
-    """What is measured on, and the rows of the report."""
+    """Settings of the measurements, and the rows of the report."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.rows, self.cuda = options, [], DEVICE == "cuda"
-        self.asked = {"attention": options.attention, "token_budget": options.token_budget}
+        self.encoder_settings = {"attention": options.attention, "token_budget": options.token_budget}
         self.repeats: int = 1 if options.quick else options.repeats
         self.name = torch.cuda.get_device_name() if self.cuda else "cpu"
         self.models = {"MiniLM": model_directory.resolve_model(options.model)}
         self.rate = product_rate(8192 if self.cuda else 1024)
 
-    def add(self, name: str, ours: Found, peer: Found | None, unit: str, better: str = "more") -> None:
-        """Add a row: our figure and the peer's in `unit`, and what else was found."""
+    def add(self, name: str, ours: Figures, peer: Figures | None, unit: str, better: str = "more") -> None:
+        """Add a row: our figure and the peer's in `unit`, and the other figures of both."""
         key = unit.replace("/", "_per_")
         ratio = None if peer is None else ours[key] / peer[key]
         row = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "better": better}
         self.rows.append({**row, "device": self.name})
-        told = f"{_shown(ours)}" + ("" if peer is None else f" | peer {_shown(peer)} | ratio {ratio:.3g}")
-        print(f"  {name}: {told}", flush=True)
+        line = f"{_line(ours)}" + ("" if peer is None else f" | peer {_line(peer)} | ratio {ratio:.3g}")
+        print(f"  {name}: {line}", flush=True)
 
-    def turns(self, *jobs: Callable[[], Found]) -> list[Found]:
+    def turns(self, *jobs: Callable[[], Figures]) -> list[Figures]:
         """Medians of jobs that are measured in turns."""
         return medians(self.repeats, [partial(fresh, job) for job in jobs])
 
-    def step(self, model: str, **job: Any) -> Found:
+    def step(self, model: str, **job: Any) -> Figures:
         """Steps of training, with tokens a second and the share of the card's rate."""
         options = self.options
-        given = {
+        settings = {
             "side": "ours", "data": options.data, "length": 128, "layers": None, "cache": None, "tile": None,
             "fill": False, "precision": "bfloat16", "ranks": 1, "steps": 6 if options.quick else options.steps,
             "device": DEVICE, "model": self.models[model],
-        } | self.asked | job  # fmt: skip
-        found = train_step.step(given)
-        lengths = lengths_of(given["model"], options.data, given["set"], given["batch"], given["length"])
+        } | self.encoder_settings | job  # fmt: skip
+        figures = train_step.step(settings)
+        lengths = lengths_of(settings["model"], options.data, settings["set"], settings["batch"], settings["length"])
         pairs = len(lengths) / 2
-        found["tokens_per_s"] = found["pairs_per_s"] * sum(lengths) / pairs
-        arithmetic = 3 * flops(given["model"], lengths) / pairs
-        return found | {"mfu": found["pairs_per_s"] * arithmetic / self.rate}
+        figures["tokens_per_s"] = figures["pairs_per_s"] * sum(lengths) / pairs
+        arithmetic = 3 * flops(settings["model"], lengths) / pairs
+        return figures | {"mfu": figures["pairs_per_s"] * arithmetic / self.rate}
 
 
 @cache
-def lengths_of(model: str, data: str, name: str, rows: int, most: int) -> list[int]:
-    """Tokens, `most` of each, of the texts of some of the pairs of which a job has `rows` a step."""
-    encoder = Encoder.load(EncoderConfig(model=model, max_length=most, layers=1), "cpu")
-    pairs = train_step.rows_of({"data": data, "set": name, "batch": rows, "length": most, "fill": False})
+def lengths_of(model: str, data: str, name: str, rows: int, max_length: int) -> list[int]:
+    """Token counts, at most `max_length` each, of the texts of a sample of a job's pairs; `rows` is its batch size."""
+    encoder = Encoder.load(EncoderConfig(model=model, max_length=max_length, layers=1), "cpu")
+    pairs = train_step.rows_of({"data": data, "set": name, "batch": rows, "length": max_length, "fill": False})
     return [len(row) for row in encoder.tokenize([text for pair in pairs[:4000] for text in pair], "document")]
 
 
 def loss(bench: Bench) -> None:
     """Tiled against dense InfoNCE: memory and time."""
 
-    def measured(rows: int, tile: int | None) -> Found:
+    def measured(rows: int, tile: int | None) -> Figures:
         return train_step.loss({"rows": rows, "tile": tile, "repeats": 5, "device": DEVICE})
 
     rows = 32768 if bench.cuda else 2048
@@ -98,7 +98,7 @@ def plain(bench: Bench) -> None:
 
 
 def cached(bench: Bench) -> None:
-    """The same with a gradient cache, chunks of equal size on both sides."""
+    """A step with a gradient cache against Sentence Transformers' cached loss, chunks of equal size on both sides."""
     _steps(bench, "cached", 2048 if bench.cuda else 64, 128 * bench.options.mini_batch)
 
 
@@ -112,17 +112,17 @@ def _steps(bench: Bench, kind: str, rows: int, budget: int | None) -> None:
 
 def largest(bench: Bench) -> None:
     """The most rows of 128 tokens in one batch: plain until memory is out, cached as far as time allows."""
-    most = {None: 1 << 17, 65536: 1 << 15} if bench.cuda else {None: 32, 2048: 32}
-    for budget, limit in most.items():
-        rows, found = (2048 if bench.cuda else 16), {}
+    limits = {None: 1 << 17, 65536: 1 << 15} if bench.cuda else {None: 32, 2048: 32}
+    for budget, limit in limits.items():
+        rows, figures = (2048 if bench.cuda else 16), {}
         while rows <= limit:
             job = partial(bench.step, "MiniLM", set="words", batch=rows, cache=budget, tile=TILE, steps=3)
             try:
-                found = {"rows": float(rows), **fresh(job)}
+                figures = {"rows": float(rows), **fresh(job)}
             except torch.OutOfMemoryError:
                 break
             rows *= 2 if budget is None else 16
-        bench.add(f"largest batch, {'plain' if budget is None else 'cached'}", found, None, "rows")
+        bench.add(f"largest batch, {'plain' if budget is None else 'cached'}", figures, None, "rows")
 
 
 def encode(bench: Bench) -> None:
@@ -131,19 +131,19 @@ def encode(bench: Bench) -> None:
     for model in bench.models:
         texts = texts_of(bench.options.data, TEXT_SETS, rows)
         texts = (texts * -(-rows // len(texts)))[:rows]
-        config = EncoderConfig(model=bench.models[model], dtype="bfloat16", **bench.asked)
-        one = partial(embedded, config, texts, rows=4096 if bench.cuda else 64, rate=bench.rate)
+        config = EncoderConfig(model=bench.models[model], dtype="bfloat16", **bench.encoder_settings)
+        ours_with = partial(embedded, config, texts, rows=4096 if bench.cuda else 64, rate=bench.rate)
         ours, alone, peer = bench.turns(
-            partial(one, calls=CALLS_PER_GPU_ACTOR),
-            partial(one, calls=1),
+            partial(ours_with, calls=CALLS_PER_GPU_ACTOR),
+            partial(ours_with, calls=1),
             partial(peer_encoded, config, texts[: rows // 8], bench.options.peer_batch, bench.rate),
         )
         bench.add(f"encode, {model}, {CALLS_PER_GPU_ACTOR} shards at a time", ours, peer, "docs/s")
         bench.add(f"encode, {model}, one shard after another", alone, peer, "docs/s")
 
 
-def _shown(found: Found) -> str:
-    return ", ".join(f"{key} {value:,.4g}" for key, value in found.items())
+def _line(figures: Figures) -> str:
+    return ", ".join(f"{key} {value:,.4g}" for key, value in figures.items())
 
 
 PARTS = {"encode": encode, "plain": plain, "cached": cached, "loss": loss, "largest": largest}

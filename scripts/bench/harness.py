@@ -1,13 +1,13 @@
-"""Measurements in turns, so that what else a machine does falls on all sides alike."""
+"""Medians of jobs that are measured in turns, so that other load on the machine slows all of them alike."""
 
 import statistics
 from collections.abc import Callable, Sequence
 
 
 def medians(repeats: int, jobs: Sequence[Callable[[], dict[str, float]]]) -> list[dict[str, float]]:
-    """Do all jobs, one after the other, `repeats` times; the median of each figure, by job."""
-    found = [[job() for job in jobs] for _ in range(repeats)]
+    """Run all jobs, one after the other, `repeats` times, and return the median of each figure, by job."""
+    turns = [[job() for job in jobs] for _ in range(repeats)]
     return [
-        {key: statistics.median(turn[place][key] for turn in found) for key in found[0][place]}
-        for place in range(len(jobs))
+        {key: statistics.median(turn[number][key] for turn in turns) for key in turns[0][number]}
+        for number in range(len(jobs))
     ]

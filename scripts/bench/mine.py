@@ -34,14 +34,14 @@ class Bench:
 
     def add(self, name: str, ours: float, peer: float | None, unit: str, ratio: float | None, goal: str) -> None:
         """Add a row in place of an older one of its name; the goal is on the ratio, or on our figure without a peer."""
-        sign, wanted = goal.split()
-        found = ours if ratio is None else ratio
-        met = found >= float(wanted) if sign == ">=" else found <= float(wanted)
+        sign, limit = goal.split()
+        figure = ours if ratio is None else ratio
+        met = figure >= float(limit) if sign == ">=" else figure <= float(limit)
         row = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "goal": goal, "met": met}
-        self.rows = [one for one in self.rows if one["name"] != name] + [row]
+        self.rows = [older for older in self.rows if older["name"] != name] + [row]
         against = "" if peer is None else f" against {peer:.4g}"
-        shown = "" if ratio is None else f", ratio {ratio:.2f}"
-        print(f"  {name}: {ours:.4g} {unit}{against}{shown}; wanted {goal}: {'met' if met else 'MISSED'}", flush=True)
+        factor = "" if ratio is None else f", ratio {ratio:.2f}"
+        print(f"  {name}: {ours:.4g} {unit}{against}{factor}; goal {goal}: {'met' if met else 'MISSED'}", flush=True)
         self.target.parent.mkdir(parents=True, exist_ok=True)
         self.target.write_text(json.dumps(self.rows, indent=2) + "\n", encoding="utf-8")
 
@@ -53,41 +53,41 @@ class Bench:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"bench_mine: {job}\n{done.stderr[-3000:]}")
-        found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-        print(f"    {job}: {found}", flush=True)
-        return found
+        figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+        print(f"    {job}: {figures}", flush=True)
+        return figures
 
 
-def given(folder: Path, queries: int, documents: int) -> None:
-    """Vectors in files: documents around centres, each of the first ones with an anchor near it."""
+def write_vectors(folder: Path, queries: int, documents: int) -> None:
+    """Write files of vectors: documents around centres, and anchors, each near one of the first documents."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(1000, WIDTH)).astype(np.float32)
-    with (folder / "d.f32").open("wb") as told, (folder / "q.f32").open("wb") as asked:
+    with (folder / "d.f32").open("wb") as document_file, (folder / "q.f32").open("wb") as query_file:
         for first in range(0, documents, 50_000):
             count = min(50_000, documents - first)
-            made = centres[rng.integers(0, 1000, count)] + 1.2 * rng.normal(size=(count, WIDTH)).astype(np.float32)
-            made /= np.linalg.norm(made, axis=1, keepdims=True)
-            made.tofile(told)
-            near = made[: max(0, queries - first)]
+            vectors = centres[rng.integers(0, 1000, count)] + 1.2 * rng.normal(size=(count, WIDTH)).astype(np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors.tofile(document_file)
+            near = vectors[: max(0, queries - first)]
             near = near + 0.05 * rng.normal(size=near.shape).astype(np.float32)
-            (near / np.linalg.norm(near, axis=1, keepdims=True)).tofile(asked)
+            (near / np.linalg.norm(near, axis=1, keepdims=True)).tofile(query_file)
 
 
 def search(bench: Bench, queries: int, documents: int, *, memory: float) -> None:
     """Time and memory of the whole call on each side, in turns."""
     sides, repeats = bench.options.sides, 1 if bench.options.quick else bench.options.repeats
     batch = max(256, min(16_384, (4 << 30) // (4 * documents)))  # the peer's matrix of scores: at most 4 GiB
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    by_side: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
-        given(Path(folder), queries, documents)
+        write_vectors(Path(folder), queries, documents)
         common = {"kind": "search", "folder": folder, "queries": queries, "documents": documents}
         for _ in range(repeats):
             for side in sides:
                 size = {"ours": 16_384, "peer": batch, "faiss": 16_384}[side]
-                found[side].append(bench.measure(side=side, batch=size, threads=bench.options.threads, **common))
-    middle = {s: {k: statistics.median(one[k] for one in all_) for k in all_[0]} for s, all_ in found.items()}
-    if len({one["negatives"] for one in middle.values()}) > 1:
-        print(f"    negatives differ: { {side: one['negatives'] for side, one in middle.items()} }")
+                by_side[side].append(bench.measure(side=side, batch=size, threads=bench.options.threads, **common))
+    middle = {s: {k: statistics.median(turn[k] for turn in all_) for k in all_[0]} for s, all_ in by_side.items()}
+    if len({figures["negatives"] for figures in middle.values()}) > 1:
+        print(f"    negatives differ: { {side: figures['negatives'] for side, figures in middle.items()} }")
     for side in ("peer", "faiss"):
         if {"ours", side} <= set(middle):
             ours, peer = middle["ours"], middle[side]
@@ -103,31 +103,35 @@ def search(bench: Bench, queries: int, documents: int, *, memory: float) -> None
 
 
 def small(bench: Bench) -> None:
-    """10,000 x 100,000."""
+    """Search 100,000 documents for 10,000 anchors."""
     search(bench, *((1000, 10_000) if bench.options.quick else (10_000, 100_000)), memory=1)
 
 
 def large(bench: Bench) -> None:
-    """50,000 x 500,000."""
+    """Search 500,000 documents for 50,000 anchors."""
     queries, documents, memory = (2000, 50_000, 1) if bench.options.quick else (50_000, 500_000, 4)
     search(bench, queries, documents, memory=memory)
 
 
 def capped(bench: Bench) -> None:
-    """A corpus of at least ten times the memory that the process ever holds."""
+    """Search a corpus of at least ten times the peak memory of the process."""
     size, queries = (3000, 64) if bench.options.quick else (8000, 256)
     with tempfile.TemporaryDirectory() as folder:
         vectors = bench.measure(kind="corpus", size=size, folder=folder)["corpus"]
-        found = bench.measure(kind="capped", queries=queries, folder=folder)
-    name = f"{vectors:,.0f} MiB of vectors searched by a process of {found['peak']:,.0f} MiB"
-    bench.add(name, vectors / found["peak"], None, "times the memory", None, ">= 4" if bench.options.quick else ">= 10")
+        figures = bench.measure(kind="capped", queries=queries, folder=folder)
+    name = f"{vectors:,.0f} MiB of vectors searched by a process of {figures['peak']:,.0f} MiB"
+    bench.add(
+        name, vectors / figures["peak"], None, "times the memory", None, ">= 4" if bench.options.quick else ">= 10"
+    )
 
 
 def sweep(bench: Bench) -> None:
-    """20 settings over a large table."""
+    """Try 20 rules over a large table of candidates."""
     rows = 65_536 if bench.options.quick else 1_000_000
-    found = bench.measure(kind="sweep", rows=rows, width=50)
-    bench.add(f"sweep, {found['settings']} rules over {rows:,} rows of 50", found["seconds"], None, "s", None, "<= 120")
+    figures = bench.measure(kind="sweep", rows=rows, width=50)
+    bench.add(
+        f"sweep, {figures['settings']} rules over {rows:,} rows of 50", figures["seconds"], None, "s", None, "<= 120"
+    )
 
 
 def truth(bench: Bench) -> None:
@@ -136,13 +140,13 @@ def truth(bench: Bench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "scripts.drills.planted_truth", folder, "--rows", str(rows)]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    shares = json.loads(done.stdout.strip().splitlines()[-1])
     for label, key, goal in (
         ("hard negatives among the candidates", "found", ">= 0.95"),
         ("hard negatives kept", "kept", ">= 0"),
         ("false negatives kept", "false", "<= 0.01"),
     ):
-        bench.add(f"planted {label}, {rows:,} rows", found[key], None, "share", None, goal)
+        bench.add(f"planted {label}, {rows:,} rows", shares[key], None, "share", None, goal)
 
 
 PARTS = {"small": small, "large": large, "capped": capped, "sweep": sweep, "truth": truth}

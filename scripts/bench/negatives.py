@@ -1,4 +1,4 @@
-"""What mined negatives are worth: `python -m scripts.bench.negatives --root DATA [--sets ...] [--steps N] [--quick]`.
+"""Measure what mined negatives are worth in training: `python -m scripts.bench.negatives --root DATA [--quick]`.
 
 The shipped recipe of each set is trained with the same steps, rows and seeds on pairs alone (none), on the nearest
 documents that are not known to be right (naive), on what the default rule leaves of them (mined), and with BM25 beside
@@ -37,7 +37,7 @@ Values = npt.NDArray[np.float64]
 
 
 def reduced(folder: Path, group: str, share: float, out: Path) -> None:
-    """Copy a folder of Parquet files: a share of its documents, in whole groups, and what asks for those."""
+    """Copy a folder of Parquet files: a share of its documents, in whole groups, with their queries and judgments."""
 
     def chosen(values: pa.ChunkedArray) -> pa.Array:
         return pa.array([xxh3_64_intdigest(str(value).encode()) < share * 2**64 for value in values.to_pylist()])
@@ -51,8 +51,8 @@ def reduced(folder: Path, group: str, share: float, out: Path) -> None:
             tables[name] = table.filter(pc.is_in(table["doc_id"], corpus["doc_id"].combine_chunks()))
     for name, table in tables.items():
         if name.startswith("queries."):
-            asked = tables[name.replace("queries", "qrels")]["query_id"].combine_chunks()
-            tables[name] = table.filter(pc.is_in(table["query_id"], asked))
+            query_ids = tables[name.replace("queries", "qrels")]["query_id"].combine_chunks()
+            tables[name] = table.filter(pc.is_in(table["query_id"], query_ids))
         pq.write_table(tables[name], out / name)
 
 
@@ -66,7 +66,7 @@ class Bench:
             **self.recipe["train"].get("encoder", {}),
             **({"layers": options.layers} if options.layers else {}),
         }
-        self.share = float(dict(one.split("=") for one in options.share).get(name, 1))
+        self.share = float(dict(text.split("=") for text in options.share).get(name, 1))
 
     def job(self, job: str, settings: dict[str, Any], name: str, *more: str) -> None:
         """Run one job with a recipe of its own; a finished one returns at once."""
@@ -80,18 +80,18 @@ class Bench:
         if self.share < 1:
             (source,) = self.recipe["build"]["sources"]
             self.root = str((self.folder / "source").resolve())
-            given, out = Path(self.options.root) / source["path"], Path(self.root) / source["path"]
-            reduced(given, source.get("group", "doc_id"), self.share, out)
+            original, out = Path(self.options.root) / source["path"], Path(self.root) / source["path"]
+            reduced(original, source.get("group", "doc_id"), self.share, out)
         self.job("build", {"run": str(self.folder), "root": self.root, **self.recipe["build"]}, "build")
         for arm in self.options.arms:
             settings = ARMS[arm]
             if settings is not None:
-                own = {"encoder": self.encoder, "cache": str(self.folder / "vectors"), **settings}
-                place = {"run": str(self.folder), "out": str(self.folder / f"negatives-{arm}")}
-                self.job("mine", place | own, f"mine-{arm}")
+                mining = {"encoder": self.encoder, "cache": str(self.folder / "vectors"), **settings}
+                paths = {"run": str(self.folder), "out": str(self.folder / f"negatives-{arm}")}
+                self.job("mine", paths | mining, f"mine-{arm}")
 
     def train(self, arm: str, seed: int) -> str:
-        """Train one arm with one seed; returns the place of the model."""
+        """Train one arm with one seed; returns the directory of the model."""
         options, name = self.options, f"{arm}-{seed}"
         train = self.recipe["train"] | {"encoder": self.encoder, "data": str(self.folder / "data")}
         loop = {**train.get("loop", {}), "max_steps": options.steps, "batch_size": options.batch_size, "seed": seed}
@@ -106,15 +106,20 @@ class Bench:
     def measure(self, models: dict[str, str]) -> dict[str, Values]:
         """Rank the corpus by every model: the metric of each query, in one order."""
         cut = {"max_length": None, "prompts": None, "layers": None}
-        asked = {"max_queries": self.options.max_queries, **self.recipe["evaluate"], "bm25": False, "variants": None}
-        encoders = {name: {**self.encoder, "model": place, **cut} for name, place in models.items()}
-        place = {"run": str(self.folder), "out": str(self.folder / "report"), "overwrite": True}
-        self.job("evaluate", {**place, **asked, "models": encoders}, "evaluate")
+        evaluation = {
+            "max_queries": self.options.max_queries,
+            **self.recipe["evaluate"],
+            "bm25": False,
+            "variants": None,
+        }
+        encoders = {name: {**self.encoder, "model": directory, **cut} for name, directory in models.items()}
+        paths = {"run": str(self.folder), "out": str(self.folder / "report"), "overwrite": True}
+        self.job("evaluate", {**paths, **evaluation, "models": encoders}, "evaluate")
         table = Artifact.open(str(self.folder / "report"), "evaluate").read("per_query").to_pandas()
         wide = table.pivot(index="query_id", columns="model", values=METRIC)
         return {name: wide[name].to_numpy(np.float64) for name in models}
 
-    def found(self) -> dict[str, list[Values]]:
+    def per_query_metrics(self) -> dict[str, list[Values]]:
         """Prepare, train and measure; the metric of each query, by arm and seed."""
         self.prepare()
         names = {f"{arm}-{seed}": self.train(arm, seed) for arm in self.options.arms for seed in self.options.seeds}
@@ -122,9 +127,9 @@ class Bench:
         return {arm: [values[f"{arm}-{seed}"] for seed in self.options.seeds] for arm in self.options.arms}
 
 
-def compare(name: str, found: dict[str, list[Values]]) -> list[dict[str, Any]]:
+def compare(name: str, values_by_arm: dict[str, list[Values]]) -> list[dict[str, Any]]:
     """Rows of the report: means of both arms, and the paired test over queries, each the mean of its seeds."""
-    mean = {arm: np.mean(values, axis=0) for arm, values in found.items()}
+    mean = {arm: np.mean(values, axis=0) for arm, values in values_by_arm.items()}
     rows = []
     for arm, peer in TESTS:
         if {arm, peer} <= set(mean):
@@ -135,7 +140,8 @@ def compare(name: str, found: dict[str, list[Values]]) -> list[dict[str, Any]]:
                     "ours": float(ours.mean()), "peer": float(theirs.mean()), "unit": METRIC,
                     "ratio": float(ours.mean() / theirs.mean()), "goal": ">= 1",
                     "met": bool(ours.mean() >= theirs.mean()), "p": permutation_test(ours, theirs),
-                    "queries": len(ours), "by_seed": {a: [float(one.mean()) for one in v] for a, v in found.items()},
+                    "queries": len(ours),
+                    "by_seed": {a: [float(seed.mean()) for seed in v] for a, v in values_by_arm.items()},
                 }
             )  # fmt: skip
     return rows
@@ -164,13 +170,13 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run all arms of all sets and write what came of them, set by set."""
+    """Run all arms of all sets and write the results, set by set."""
     options = flags()
     rows: list[dict[str, Any]] = []
     target = Path(options.out) / "negatives.json"
     with exit_on_user_error("bench_negatives"):
         for name in options.sets:
-            new = compare(name, Bench(name, options).found())
+            new = compare(name, Bench(name, options).per_query_metrics())
             rows += new
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

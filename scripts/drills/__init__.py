@@ -1,1 +1,1 @@
-"""Kill jobs and compare what comes out."""
+"""Drills: jobs are killed and run again, and their results are compared with those of undisturbed runs."""

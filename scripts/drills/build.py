@@ -32,8 +32,8 @@ class Drill:
 
     def __init__(self, folder: Path, rows: int) -> None:
         self.folder = folder
-        made = [sys.executable, "-m", "scripts.synthesize", str(folder / "in"), "--rows", str(rows)]
-        subprocess.run([*made, "--format", "jsonl"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        synthesize = [sys.executable, "-m", "scripts.synthesize", str(folder / "in"), "--rows", str(rows)]
+        subprocess.run([*synthesize, "--format", "jsonl"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         source = {"type": "jsonl", "kind": "qa", "path": "rows/*.jsonl", "fields": {"split": "split"}}
         recipe: dict[str, Any] = {"root": str(folder / "in"), "sources": [source], "pairs": {"title_body": True}}
         recipe |= {"block_bytes": 2 << 20, "buckets": 5}
@@ -48,13 +48,13 @@ class Drill:
             )
 
     def finish(self, out: Path) -> int:
-        """Build to the end; how many tasks were seen to end."""
-        process, most = self.start(out), 0
+        """Build to the end and return how many tasks were seen to end."""
+        process, tasks = self.start(out), 0
         while process.poll() is None:
-            most = max(most, ended(out))
+            tasks = max(tasks, ended(out))
             time.sleep(0.02)
         self._passed(process)
-        return most
+        return tasks
 
     def kill_driver(self, out: Path, tasks: int) -> str:
         """Kill the driver when some tasks have ended, and give the command again."""
@@ -75,9 +75,9 @@ class Drill:
         seen, killed = _wait(process, out, tasks), False
         while process.poll() is None and not killed:
             family = psutil.Process(process.pid).children(recursive=True)
-            busy = [one for one in family if re.match(r"ray::.*(Map|Read)", _named(one))]
-            for one in busy[:1]:
-                one.kill()
+            busy = [child for child in family if re.match(r"ray::.*(Map|Read)", _command_line(child))]
+            for worker in busy[:1]:
+                worker.kill()
                 killed = True
         process.wait()
         self._passed(process)
@@ -102,7 +102,7 @@ def _wait(process: subprocess.Popen[bytes], out: Path, tasks: int) -> int:
     return ended(out)
 
 
-def _named(process: Any) -> str:
+def _command_line(process: Any) -> str:
     import psutil
 
     try:
@@ -111,14 +111,14 @@ def _named(process: Any) -> str:
         return ""
 
 
-def told(out: Path) -> dict[str, Any]:
-    """Rows and digest of every table, drops, and whether anything staged was left."""
+def fingerprint(out: Path) -> dict[str, Any]:
+    """Count and digest of the rows of every table, drops, and whether staged files were left."""
     artifact = Artifact.open(str(out / "data"), "build")
-    found: dict[str, Any] = {"dropped": artifact.manifest.dropped, "left": (out / "data" / "staging").exists()}
+    content: dict[str, Any] = {"dropped": artifact.manifest.dropped, "left": (out / "data" / "staging").exists()}
     for name in artifact.manifest.tables:
         rows = sorted(json.dumps(row, sort_keys=True) for row in artifact.read(name).to_pylist())
-        found[name] = [len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest()]
-    return found
+        content[name] = [len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest()]
+    return content
 
 
 def flags() -> argparse.Namespace:
@@ -131,20 +131,20 @@ def flags() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Build once in peace, then under fire."""
+    """Build once undisturbed, then once for each kill, and compare."""
     options = flags()
     draw = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="drill-") as name:
         drill = Drill(Path(name), options.rows)
         tasks = drill.finish(Path(name) / "peace")
-        wanted = told(Path(name) / "peace")
-        print(f"uninterrupted: {tasks} tasks, {wanted['pairs'][0]:,} pairs", flush=True)
+        expected = fingerprint(Path(name) / "peace")
+        print(f"uninterrupted: {tasks} tasks, {expected['pairs'][0]:,} pairs", flush=True)
         failed = 0
         for number in range(options.kills):
             out = Path(name) / f"run{number}"
             kill = (drill.kill_driver, drill.kill_worker)[number % 2]
             happened = kill(out, draw.randint(1, max(1, tasks - 2)))
-            same = told(out) == wanted
+            same = fingerprint(out) == expected
             failed += not same
             print(f"{happened}: {'equal' if same else 'DIFFERENT'}", flush=True)
     print(f"drill_build: {options.kills - failed} of {options.kills} builds equal the uninterrupted one")

@@ -1,4 +1,4 @@
-"""Questions and answers that a drill trains on, every row of a thing of its own, so that none repeats another."""
+"""Questions and answers that a drill trains on; every row is about another thing, so that none repeats another."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from pipeline.storage import artifact
 THINGS = ["kettle", "tent", "drill", "camera", "lamp", "stroller", "hose", "pan", "mouse", "tripod"]
 
 
-def make_data(place: Path, rows: int) -> None:
-    """Questions and answers to train on."""
-    draft = artifact.begin(str(place), "build", {"made": "by a drill"}, {}, overwrite=False)
+def make_data(folder: Path, rows: int) -> None:
+    """Write a build artifact of `rows` questions and answers to train on."""
+    draft = artifact.begin(str(folder), "build", {"made": "by a drill"}, {}, overwrite=False)
     assert isinstance(draft, artifact.Draft)
     same = {"source": "drill", "split": "train", "relevance": 1.0, "reason": "judged 1"}
     names = [f"{THINGS[n % len(THINGS)]}{n}" for n in range(rows)]

@@ -51,13 +51,13 @@ class Drill:
         words = [str(word) for item in settings.items() for word in item]
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         env |= {"HF_HUB_OFFLINE": "1"} | ({"RAY_ADDRESS": address} if address else {})
-        with (self.folder / "said").open("a") as said:
+        with (self.folder / "log.txt").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "scripts.embed", *words],
                 cwd=ROOT,
                 env=env,
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
             )
 
     @property
@@ -65,25 +65,25 @@ class Drill:
         """Shards of an uninterrupted run."""
         return -(-self.rows // 64)
 
-    def said(self) -> str:
-        """What the jobs said."""
-        return (self.folder / "said").read_text()[-2000:]
+    def output(self) -> str:
+        """The last 2,000 characters that the jobs printed."""
+        return (self.folder / "log.txt").read_text()[-2000:]
 
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[Any]:
-    """A head and further nodes on this machine."""
+    """A Ray cluster of a head and further nodes on this machine."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    ray_cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
-        made.wait_for_nodes()
-        yield made, [made.add_node(num_cpus=2) for _ in range(nodes - 1)]
+        ray_cluster.wait_for_nodes()
+        yield ray_cluster, [ray_cluster.add_node(num_cpus=2) for _ in range(nodes - 1)]
     finally:
-        made.shutdown()
+        ray_cluster.shutdown()
 
 
-def held(out: Path) -> dict[str, tuple[int, int]]:
+def committed(out: Path) -> dict[str, tuple[int, int]]:
     """Inode and time of every committed shard."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.glob("vectors/*.parquet")}
 
@@ -91,39 +91,39 @@ def held(out: Path) -> dict[str, tuple[int, int]]:
 def wait_for(drill: Drill, driver: subprocess.Popen[bytes], out: Path, shards: int) -> None:
     """Wait until so many shards are committed."""
     deadline = time.monotonic() + 180
-    while len(held(out)) < shards:
+    while len(committed(out)) < shards:
         if driver.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"drill: the job ended or stood still at {len(held(out))} shards\n{drill.said()}")
+            raise SystemExit(f"drill: the job ended or stood still at {len(committed(out))} shards\n{drill.output()}")
         time.sleep(0.002)
 
 
 def actors(driver: int) -> list[psutil.Process]:
     """Embedding actors below a driver."""
-    found = []
+    processes = []
     for process in psutil.Process(driver).children(recursive=True):
         with suppress(psutil.Error):
             if any("EmbedShard" in word for word in process.cmdline()):
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
-def killed(drill: Drill, kind: str, rng: random.Random, out: Path) -> dict[str, Any]:
-    """Run once with one kill; returns what was there at the kill and what became of it."""
+def run_with_kill(drill: Drill, kind: str, rng: random.Random, out: Path) -> dict[str, Any]:
+    """Run once with one kill; returns how many shards were committed at the kill and how many of those were redone."""
     at = rng.randint(1, drill.shards - 2 * ACTORS - 1)
     pause = rng.random() * 0.2
     if kind == "node":
-        with cluster(3) as (made, nodes):
-            driver = drill.start(out, made.address)
+        with cluster(3) as (ray_cluster, nodes):
+            driver = drill.start(out, ray_cluster.address)
             wait_for(drill, driver, out, at)
             time.sleep(pause)
-            before = held(out)
-            made.remove_node(rng.choice(nodes), allow_graceful=False)
+            before = committed(out)
+            ray_cluster.remove_node(rng.choice(nodes), allow_graceful=False)
             code = driver.wait(300)
     else:
         driver = drill.start(out)
         wait_for(drill, driver, out, at)
         time.sleep(pause)
-        before = held(out)
+        before = committed(out)
         if kind == "driver":
             os.kill(driver.pid, signal.SIGKILL)
         else:
@@ -133,37 +133,37 @@ def killed(drill: Drill, kind: str, rng: random.Random, out: Path) -> dict[str, 
             rng.choice(victims).kill()
         code = driver.wait(300)
     if kind == "driver":
-        before = _settled(out)
+        before = _committed_at_rest(out)
         code = drill.start(out).wait(300)
     if code:
-        raise SystemExit(f"drill: {kind}: the job ended with {code}\n{drill.said()}")
-    after = held(out)
+        raise SystemExit(f"drill: {kind}: the job ended with {code}\n{drill.output()}")
+    after = committed(out)
     again = sum(after.get(name) != mark for name, mark in before.items())
     return {"kind": kind, "at": at, "committed": len(before), "redone": again}
 
 
-def _settled(out: Path) -> dict[str, tuple[int, int]]:
+def _committed_at_rest(out: Path) -> dict[str, tuple[int, int]]:
     """Wait until the actors of a killed driver write no more."""
-    last = held(out)
+    last = committed(out)
     while True:
         time.sleep(2)
-        if (now := held(out)) == last:
+        if (now := committed(out)) == last:
             return now
         last = now
 
 
-def compare(out: Path, whole: Path) -> str | None:
-    """What is wrong with the output of an interrupted run; None for nothing."""
-    ours, wanted = (
-        pa.concat_tables([pq.read_table(path) for path in sorted(one.glob("vectors/*.parquet"))])
-        for one in (out, whole)
+def compare(out: Path, reference: Path) -> str | None:
+    """Describe how the output of an interrupted run differs from the reference; None where it does not."""
+    ours, expected = (
+        pa.concat_tables([pq.read_table(path) for path in sorted(directory.glob("vectors/*.parquet"))])
+        for directory in (out, reference)
     )
     ids = ours["id"].to_pylist()
     if len(ids) != len(set(ids)):
         return "an id is there twice"
-    if ids != wanted["id"].to_pylist():
+    if ids != expected["id"].to_pylist():
         return "ids or their order differ"
-    left, right = (table["vector"].combine_chunks().flatten().to_numpy() for table in (ours, wanted))
+    left, right = (table["vector"].combine_chunks().flatten().to_numpy() for table in (ours, expected))
     if not np.array_equal(left, right):
         return f"vectors differ by up to {np.abs(left - right).max():.1e}"
     return None if not list(out.glob("vectors/*.partial")) else "half a file is left"
@@ -182,14 +182,14 @@ def main() -> None:
     rng, seen = random.Random(options.seed), []
     with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         drill = Drill(Path(folder), options.rows, options.layers)
-        whole = Path(folder) / "whole"
-        if drill.start(whole).wait(300):
-            raise SystemExit(f"drill: the uninterrupted run failed\n{drill.said()}")
+        reference = Path(folder) / "reference"
+        if drill.start(reference).wait(300):
+            raise SystemExit(f"drill: the uninterrupted run failed\n{drill.output()}")
         for number in range(options.runs):
             kind = options.kinds[number % len(options.kinds)]
             out = Path(folder) / f"run{number}"
-            row = killed(drill, kind, rng, out)
-            row["wrong"] = compare(out, whole)
+            row = run_with_kill(drill, kind, rng, out)
+            row["wrong"] = compare(out, reference)
             row["met"] = row["wrong"] is None and row["redone"] == 0
             seen.append(row)
             print(f"{number + 1:3} {kind:7} {row}", flush=True)

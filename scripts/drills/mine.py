@@ -32,33 +32,33 @@ class Drill:
         command = [sys.executable, "-m", "scripts.synthesize", str(folder / "planted"), "--rows", str(options.rows)]
         subprocess.run([*command, "--workers", "1", "--format", "jsonl"], cwd=ROOT, check=True)
         source = {"type": "jsonl", "kind": "qa", "path": str(folder / "planted" / "rows" / "*.jsonl")}
-        mine = {
+        mining = {
             "encoder": {"layers": 1}, "rows_per_shard": 64, "block_rows": 64, "num_actors": options.actors,
             "cache": str(folder / "vectors"), "lexical": {}, "rule": {"max_lexical_percentage": 0.95},
         }  # fmt: skip
-        settings = {"run": str(folder), "build": {"sources": [source]}, "mine": mine}
+        settings = {"run": str(folder), "build": {"sources": [source]}, "mine": mining}
         self.recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.start("build").wait()
 
     def start(self, job: str, *more: str) -> subprocess.Popen[bytes]:
         """Start a job in a session of its own."""
-        with (self.folder / "said").open("a") as said:
+        with (self.folder / "log.txt").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", f"scripts.{job}", "--config", str(self.recipe), *more],
                 cwd=ROOT,
                 env=os.environ | {"HF_HUB_OFFLINE": "1"},
-                stdout=said,
-                stderr=said,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
             )
 
-    def whole(self, out: Path) -> Artifact:
-        """Mine to the end."""
+    def mine_to_the_end(self, out: Path) -> Artifact:
+        """Run the job to its end and return its artifact."""
         if self.start("mine", "--out", str(out)).wait():
-            raise SystemExit((self.folder / "said").read_text()[-3000:])
+            raise SystemExit((self.folder / "log.txt").read_text()[-3000:])
         return Artifact.open(str(out), "mine")
 
-    def killed(self, out: Path, after: int) -> dict[str, int]:
+    def mine_and_kill(self, out: Path, after: int) -> dict[str, int]:
         """Mine until `after` shards are committed, then kill; return the files that were there, with their times."""
         process = self.start("mine", "--out", str(out))
         while process.poll() is None and len(times(out)) < after:
@@ -75,7 +75,7 @@ def times(out: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    """Kill and compare."""
+    """Kill runs of the job, resume them and compare."""
     parser = argparse.ArgumentParser("python -m scripts.drills.mine", description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, default=3000)
@@ -85,16 +85,16 @@ def main() -> None:
     rng, bad = random.Random(options.seed), 0
     with tempfile.TemporaryDirectory(prefix="drill-") as folder:
         drill = Drill(Path(folder), options)
-        wanted = drill.whole(Path(folder) / "whole")
-        shards = len(times(Path(folder) / "whole"))
+        expected = drill.mine_to_the_end(Path(folder) / "reference")
+        shards = len(times(Path(folder) / "reference"))
         for run in range(options.runs):
             out = Path(folder) / f"killed-{run}"
-            before = drill.killed(out, rng.randint(1, shards - 1))
-            found = drill.whole(out)
-            equal = all(wanted.read(table).equals(found.read(table)) for table in TABLES)
+            before = drill.mine_and_kill(out, rng.randint(1, shards - 1))
+            resumed = drill.mine_to_the_end(out)
+            equal = all(expected.read(table).equals(resumed.read(table)) for table in TABLES)
             again = sum(times(out)[name] != when for name, when in before.items())
-            kept = f"killed after {len(before)} of {shards} shards, {again} of them made again"
-            say(f"drill_mine: run {run}: {kept}, equal: {equal}")
+            summary = f"killed after {len(before)} of {shards} shards, {again} of them made again"
+            say(f"drill_mine: run {run}: {summary}, equal: {equal}")
             bad += not equal or again > 0
     raise SystemExit(1 if bad else 0)
 

@@ -1,7 +1,7 @@
 """Mine the generator's planted truth with the jobs: `python -m scripts.drills.planted_truth FOLDER [--rows N]`.
 
 Rows with planted copies, false and hard negatives are built (near duplicates clustered), mined with BM25 beside the
-vectors, and several rules are held against the truth: what share of the planted hard negatives is among the candidates
+vectors, and several rules are compared with the truth: what share of the planted hard negatives is among the candidates
 and kept, and what share of the planted false ones is kept. Prints a table on stderr and the recommended rule's figures
 as JSON on stdout.
 """
@@ -20,7 +20,7 @@ from pipeline.core.config import validate
 from pipeline.core.progress import say
 from pipeline.mining.candidate_arrays import as_array, list_positions
 from pipeline.mining.config import MineConfig
-from pipeline.mining.job import run as mine
+from pipeline.mining.job import run as run_mining
 from pipeline.mining.selection import select_from_table
 from pipeline.mining.threshold_rule import ThresholdRule
 from pipeline.storage.artifact import Artifact
@@ -34,8 +34,8 @@ RULES = {
 RECOMMENDED = "default and words"
 
 
-def made(folder: Path, options: argparse.Namespace) -> tuple[Artifact, Artifact]:
-    """Plant, build and mine."""
+def build_and_mine(folder: Path, options: argparse.Namespace) -> tuple[Artifact, Artifact]:
+    """Generate rows with planted truth, build and mine them."""
     command = [sys.executable, "-m", "scripts.synthesize", str(folder / "planted"), "--rows", str(options.rows)]
     subprocess.run(
         [*command, "--format", "jsonl", "--false-negatives", "0.1", "--hard-negatives", "0.1"],
@@ -45,46 +45,46 @@ def made(folder: Path, options: argparse.Namespace) -> tuple[Artifact, Artifact]
     run = {"run": str(folder / "run")}
     data = build(validate(BuildConfig, run | {"sources": [source], "near_duplicates": {"threshold": 0.7}}))
     settings = {"encoder": {"layers": options.layers}, "lexical": {}, "top_k": options.top_k}
-    return data, mine(validate(MineConfig, run | settings))
+    return data, run_mining(validate(MineConfig, run | settings))
 
 
 def planted(folder: Path, data: Artifact, mined: set[str]) -> dict[str, set[tuple[str, str]]]:
     """Planted (question id, document id) by kind, of the questions that were mined for."""
-    judged = data.read("qrels", ["query_id", "doc_id"]).to_pylist()
-    document = {row["query_id"]: row["doc_id"] for row in judged}
-    found: dict[str, set[tuple[str, str]]] = {"hard_negative": set(), "false_negative": set()}
+    qrels = data.read("qrels", ["query_id", "doc_id"]).to_pylist()
+    document = {row["query_id"]: row["doc_id"] for row in qrels}
+    truth: dict[str, set[tuple[str, str]]] = {"hard_negative": set(), "false_negative": set()}
     for file in sorted((folder / "planted" / "truth").glob("*.parquet")):
         for row in pq.read_table(file).to_pylist():
-            asked, told = f"r{row['of']}", document.get(f"r{row['row']}")
-            if row["kind"] in found and asked in mined and told and told != document.get(asked):
-                found[row["kind"]].add((asked, told))
-    return found
+            query_id, doc_id = f"r{row['of']}", document.get(f"r{row['row']}")
+            if row["kind"] in truth and query_id in mined and doc_id and doc_id != document.get(query_id):
+                truth[row["kind"]].add((query_id, doc_id))
+    return truth
 
 
-def held(negatives: Artifact, truth: dict[str, set[tuple[str, str]]]) -> dict[str, dict[str, float]]:
-    """Share of each kind among the candidates, and among what each rule takes."""
+def shares_of_truth(negatives: Artifact, truth: dict[str, set[tuple[str, str]]]) -> dict[str, dict[str, float]]:
+    """Share of each kind among the candidates, and among what each rule selects."""
     seen: dict[str, set[tuple[str, str]]] = {name: set() for name in ("candidates", *RULES)}
     for file in negatives.files("candidates"):
         table = pq.read_table(file)
         column = as_array(table["candidates"])
-        row, place, _ = list_positions(column)
-        asked = table["anchor_id"].to_pylist()
-        pairs = list(zip([asked[at] for at in row], column.flatten().field("doc_id").to_pylist(), strict=True))
-        taken = {
-            name: select_from_table(table, ThresholdRule.model_validate(rule))[0].selected[row, place]
+        row, column_index, _ = list_positions(column)
+        query_ids = table["anchor_id"].to_pylist()
+        pairs = list(zip([query_ids[at] for at in row], column.flatten().field("doc_id").to_pylist(), strict=True))
+        selected = {
+            name: select_from_table(table, ThresholdRule.model_validate(rule))[0].selected[row, column_index]
             for name, rule in RULES.items()
         }
         seen["candidates"].update(pairs)
-        for name, hit in taken.items():
-            seen[name].update(pair for pair, one in zip(pairs, hit, strict=True) if one)
+        for name, hit in selected.items():
+            seen[name].update(pair for pair, is_selected in zip(pairs, hit, strict=True) if is_selected)
     return {
-        name: {kind: len(wanted & found) / max(1, len(wanted)) for kind, wanted in truth.items()}
-        for name, found in seen.items()
+        name: {kind: len(true_pairs & pairs_of_rule) / max(1, len(true_pairs)) for kind, true_pairs in truth.items()}
+        for name, pairs_of_rule in seen.items()
     }
 
 
 def main() -> None:
-    """Hold the rules against the truth."""
+    """Compare what each rule selects with the planted truth."""
     parser = argparse.ArgumentParser("python -m scripts.drills.planted_truth", description=__doc__)
     parser.add_argument("folder", help="a new directory for rows, data and negatives")
     parser.add_argument("--rows", type=int, default=6000)
@@ -92,20 +92,20 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=50)
     options = parser.parse_args()
     folder = Path(options.folder)
-    data, negatives = made(folder, options)
+    data, negatives = build_and_mine(folder, options)
     mined = {name for part in negatives.files("candidates") for name in pq.read_table(part)["anchor_id"].to_pylist()}
     truth = planted(folder, data, mined)
-    shares = held(negatives, truth)
-    say(f"drill_truth: {', '.join(f'{len(found):,} {kind}' for kind, found in truth.items())}")
-    for name, found in shares.items():
-        say(f"  {name:<20} hard {found['hard_negative']:.4f}  false {found['false_negative']:.4f}")
+    shares = shares_of_truth(negatives, truth)
+    say(f"drill_truth: {', '.join(f'{len(pairs):,} {kind}' for kind, pairs in truth.items())}")
+    for name, figures in shares.items():
+        say(f"  {name:<20} hard {figures['hard_negative']:.4f}  false {figures['false_negative']:.4f}")
     best = shares[RECOMMENDED]
-    found = {
+    figures = {
         "found": shares["candidates"]["hard_negative"],
         "kept": best["hard_negative"],
         "false": best["false_negative"],
     }
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

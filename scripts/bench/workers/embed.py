@@ -38,28 +38,28 @@ def texts_of(data: str, names: list[str], count: int, seed: int = 13) -> list[st
 
 
 class Peak(threading.Thread):
-    """The most memory (proportional set size, so that shared pages count once) of this process and its children."""
+    """Peak memory of this process and its children, as proportional set size, so that shared pages count once."""
 
     def __init__(self, pause: float) -> None:
         super().__init__(daemon=True)
-        self.pause, self.most, self.over = pause, 0.0, threading.Event()
+        self.pause, self.peak, self.over = pause, 0.0, threading.Event()
 
     def run(self) -> None:
-        """Look again and again: each look costs milliseconds a process."""
+        """Measure again and again; each measurement costs milliseconds a process."""
         while not self.over.wait(self.pause):
-            self.most = max(self.most, sum(map(_pss, family())))
+            self.peak = max(self.peak, sum(map(_pss, family())))
 
     def stop(self) -> float:
-        """Return the most that was seen, in MiB."""
+        """Return the peak in MiB."""
         self.over.set()
-        return max(self.most, sum(map(_pss, family()))) / 1024
+        return max(self.peak, sum(map(_pss, family()))) / 1024
 
 
 def family() -> list[int]:
     """Return this process and all below it."""
-    own = psutil.Process()
-    below: list[int] = [child.pid for child in own.children(recursive=True)]
-    return [own.pid, *below]
+    process = psutil.Process()
+    below: list[int] = [child.pid for child in process.children(recursive=True)]
+    return [process.pid, *below]
 
 
 def _pss(pid: int) -> float:
@@ -192,32 +192,32 @@ def quality(job: dict[str, Any]) -> dict[str, float]:
     from pipeline.metrics import retrieval as metrics
     from pipeline.search import exact as search
 
-    place = Path(job["data"]) / job["sets"][0]
-    judged: dict[str, dict[str, int]] = {}
-    for row in _both(place, "qrels"):
-        judged.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
-    asked = {row["query_id"]: row["text"] for row in _both(place, "queries")}
-    judged = {key: held for key, held in judged.items() if key in asked and any(held.values())}
-    chosen = random.Random(13).sample(sorted(judged), min(len(judged), job["queries"]))
-    judged = {key: judged[key] for key in chosen}
-    wanted = {doc for held in judged.values() for doc, grade in held.items() if grade > 0}
-    corpus = pq.read_table(place / "corpus.parquet", columns=["doc_id", "title", "text"]).to_pylist()
+    folder = Path(job["data"]) / job["sets"][0]
+    qrels: dict[str, dict[str, int]] = {}
+    for row in _both(folder, "qrels"):
+        qrels.setdefault(row["query_id"], {})[row["doc_id"]] = row["relevance"]
+    query_texts = {row["query_id"]: row["text"] for row in _both(folder, "queries")}
+    qrels = {key: grades for key, grades in qrels.items() if key in query_texts and any(grades.values())}
+    chosen = random.Random(13).sample(sorted(qrels), min(len(qrels), job["queries"]))
+    qrels = {key: qrels[key] for key in chosen}
+    relevant = {doc for grades in qrels.values() for doc, grade in grades.items() if grade > 0}
+    corpus = pq.read_table(folder / "corpus.parquet", columns=["doc_id", "title", "text"]).to_pylist()
     random.Random(13).shuffle(corpus)
-    corpus.sort(key=lambda row: row["doc_id"] not in wanted)
-    corpus = corpus[: max(job["rows"], len(wanted))]
+    corpus.sort(key=lambda row: row["doc_id"] not in relevant)
+    corpus = corpus[: max(job["rows"], len(relevant))]
     title = "" if "medquad" in job["sets"][0] else "title"
     embed = ours(job)
-    queries = embed([asked[key] for key in chosen])
+    queries = embed([query_texts[key] for key in chosen])
     documents = embed([f"{row.get(title) or ''} {row['text']}".strip() for row in corpus])
     from pipeline.storage.vectors import l2_normalize
 
     _, rows = search.top_k(l2_normalize(queries), [l2_normalize(documents)], 10)
-    found = {key: [corpus[row]["doc_id"] for row in best] for key, best in zip(chosen, rows.tolist(), strict=True)}
-    return {"ndcg": metrics.mean(metrics.retrieval(found, judged, ["ndcg@10"])["ndcg@10"])}
+    ranking = {key: [corpus[row]["doc_id"] for row in best] for key, best in zip(chosen, rows.tolist(), strict=True)}
+    return {"ndcg": metrics.mean(metrics.retrieval(ranking, qrels, ["ndcg@10"])["ndcg@10"])}
 
 
-def _both(place: Path, table: str) -> list[dict[str, Any]]:
-    return [row for split in ("train", "dev") for row in pq.read_table(place / f"{table}.{split}.parquet").to_pylist()]
+def _both(folder: Path, table: str) -> list[dict[str, Any]]:
+    return [row for split in ("train", "dev") for row in pq.read_table(folder / f"{table}.{split}.parquet").to_pylist()]
 
 
 SIDES = {"ours": ours, "peer": peer, "peer_pool": peer_pool, "plain_ray": plain_ray, "job": our_job}
@@ -245,10 +245,10 @@ def main() -> None:
     seconds = clock() - started
     if vectors is not None and not all(math.isfinite(value) for value in vectors[0].tolist()):
         raise SystemExit("measure_embed: vectors are not finite")
-    found = {"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}
+    figures = {"docs_per_s": len(texts) / seconds, "seconds": seconds, "peak": peak.stop()}
     if "steady_docs_per_s" in job:
-        found["steady_docs_per_s"] = job["steady_docs_per_s"]
-    print(json.dumps(found))
+        figures["steady_docs_per_s"] = job["steady_docs_per_s"]
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

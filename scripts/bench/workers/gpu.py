@@ -1,4 +1,4 @@
-"""What `scripts.bench.gpu` measures with: clocks and counts of a GPU, and texts embedded by us and by the peer."""
+"""Measurements of `scripts.bench.gpu`: clocks and counts of a GPU, and texts embedded by us and by the peer."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ from pipeline.storage.vectors import VectorFormat
 from scripts.bench.workers import train_step
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-Found = dict[str, float]
+Figures = dict[str, float]
 
 
 def product_rate(size: int) -> float:
@@ -35,7 +35,7 @@ def product_rate(size: int) -> float:
 
 
 def timed(job: Callable[[], Any]) -> float:
-    """Seconds of a job, what it left to the GPU included."""
+    """Seconds of a job, the GPU's queued work included."""
     synchronize()
     start = time.perf_counter()
     job()
@@ -49,8 +49,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def fresh(job: Callable[[], Found]) -> Found:
-    """Do a job with nothing left of those before it: neither in the GPU's memory nor of torch's settings."""
+def fresh(job: Callable[[], Figures]) -> Figures:
+    """Run a job after freeing the GPU's memory and resetting torch's settings, so that no earlier job affects it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(True)  # as torch has it; our encoder turns it off
@@ -74,12 +74,12 @@ def base(folder: str, sample: str, layers: int) -> str:
     encoder = Encoder.load(EncoderConfig(model=sample, layers=1), "cpu")
     torch.manual_seed(0)
     encoder.transformer = BertModel(BertConfig(num_hidden_layers=layers))
-    place = str(Path(folder) / "bert-base")
-    encoder.save(place)
-    return place
+    directory = str(Path(folder) / "bert-base")
+    encoder.save(directory)
+    return directory
 
 
-def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rate: float) -> Found:
+def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rate: float) -> Figures:
     """Texts in shards of some rows through the worker of the job, `calls` at a time."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "in.parquet")
@@ -89,9 +89,9 @@ def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rat
         worker = EmbedShard(task, {}, [None], os.cpu_count() or 1)
 
         def work(name: str) -> list[dict[str, int]]:
-            place = Path(folder) / name
-            place.mkdir()
-            worker.task = replace(task, folder=str(place))
+            target = Path(folder) / name
+            target.mkdir()
+            worker.task = replace(task, folder=str(target))
             with ThreadPoolExecutor(calls) as pool:
                 return list(pool.map(worker.work, items))
 
@@ -100,24 +100,24 @@ def embedded(config: EncoderConfig, texts: list[str], calls: int, rows: int, rat
         seconds = timed(lambda: done.extend(work("timed")))
         busy = kernel_seconds(lambda: work("profiled")) if torch.cuda.is_available() else seconds
         lengths = [len(row) for row in worker.encoder.tokenize(texts, "document")]
-    tokens, padded = (sum(one[key] for one in done) for key in ("tokens", "padded"))
+    tokens, padded = (sum(counts[key] for counts in done) for key in ("tokens", "padded"))
     return _rates(config.model, lengths, seconds, busy, rate) | {"padding": 1 - tokens / padded}
 
 
-def peer_encoded(config: EncoderConfig, texts: list[str], rows: int, rate: float) -> Found:
+def peer_encoded(config: EncoderConfig, texts: list[str], rows: int, rate: float) -> Figures:
     """Texts in batches of some rows by `SentenceTransformer.encode`."""
     from sentence_transformers import SentenceTransformer
 
-    found = SentenceTransformer(config.model, device=DEVICE, model_kwargs={"torch_dtype": torch.bfloat16})
-    work = partial(found.encode, batch_size=rows, show_progress_bar=False, convert_to_tensor=True)
+    model = SentenceTransformer(config.model, device=DEVICE, model_kwargs={"torch_dtype": torch.bfloat16})
+    work = partial(model.encode, batch_size=rows, show_progress_bar=False, convert_to_tensor=True)
     work(texts)  # all shapes of its batches have been seen then
     seconds = timed(lambda: work(texts))
     busy = kernel_seconds(lambda: work(texts)) if torch.cuda.is_available() else seconds
-    lengths = [len(row) for row in found.tokenizer(texts, truncation=True)["input_ids"]]
+    lengths = [len(row) for row in model.tokenizer(texts, truncation=True)["input_ids"]]
     return _rates(config.model, lengths, seconds, busy, rate)
 
 
-def _rates(model: str, lengths: list[int], seconds: float, busy: float, rate: float) -> Found:
+def _rates(model: str, lengths: list[int], seconds: float, busy: float, rate: float) -> Figures:
     arithmetic = flops(model, lengths)
     return {
         "docs_per_s": len(lengths) / seconds,
@@ -132,7 +132,7 @@ def kernel_seconds(job: Callable[[], Any]) -> float:
     """Seconds that the GPU computed or copied during a job."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         job()
         synchronize()
-    return sum(one.self_device_time_total for one in found.key_averages()) / 1e6
+    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6

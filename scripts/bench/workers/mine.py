@@ -1,6 +1,6 @@
 """One measurement of mining in one process: `python -m scripts.bench.workers.mine '{"kind": ...}'`; JSON on stdout.
 
-Kinds: search (ours, peer or faiss over given vectors), corpus and capped (vector files, and a search in them), sweep
+Kinds: search (ours, peer or faiss over vectors in files), corpus and capped (vector files, and a search in them), sweep
 (settings over a large candidate table).
 """
 
@@ -20,8 +20,8 @@ WIDTH = 384
 Floats = npt.NDArray[np.float32]
 
 
-class Given:
-    """A model whose vectors are given: text `d7` is row 7 of the documents' file, `q7` of the anchors'."""
+class FileModel:
+    """A model that reads its vectors from files: text `d7` is row 7 of the documents' file, `q7` of the anchors'."""
 
     device = "cpu"
 
@@ -56,7 +56,7 @@ class Given:
 
 
 def peak() -> float:
-    """Most memory that the process held, in MiB."""
+    """Peak memory of the process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -78,9 +78,9 @@ def search(side: str, folder: str, queries: int, documents: int, batch: int, thr
         settings |= {"use_faiss": side == "faiss"}
     before, spent = peak(), time.process_time()
     begun = time.perf_counter()
-    found = mine_hard_negatives(data, Given(folder), **settings)
+    triplets = mine_hard_negatives(data, FileModel(folder), **settings)
     seconds = time.perf_counter() - begun
-    negatives = sum(len(row) - 1 for row in found["positive"])
+    negatives = sum(len(row) - 1 for row in triplets["positive"])
     spent = time.process_time() - spent
     return {"seconds": seconds, "cpu_seconds": spent, "peak": peak(), "before": before, "negatives": negatives}
 
@@ -114,9 +114,9 @@ def capped(queries: int, folder: str) -> dict[str, float]:
 
 def base(rows: int, seed: int) -> Floats:
     """Unit vectors [N, D], rounded to half precision."""
-    made = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
-    made /= np.linalg.norm(made, axis=1, keepdims=True)
-    return made.astype(np.float16).astype(np.float32)
+    vectors = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float16).astype(np.float32)
 
 
 def corpus_files(size: int, folder: str) -> tuple[list[str], int]:
@@ -178,24 +178,24 @@ def sweep(rows: int, width: int, folder: str) -> dict[str, float]:
     percentages = (None, 1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
     rules = [ThresholdRule(max_percentage=share, skip_top=skip) for share in percentages for skip in (0, 5)]
     begun = time.perf_counter()
-    told = run_sweep(files, rules)
-    assert all(one.rows == rows for one in told)
+    results = run_sweep(files, rules)
+    assert all(result.rows == rows for result in results)
     return {"seconds": time.perf_counter() - begun, "peak": peak(), "settings": len(rules)}
 
 
 def main() -> None:
-    """Measure what the argument asks for."""
+    """Run the measurement that the argument describes."""
     job = json.loads(sys.argv[1])
     kind = job.pop("kind")
     folder = None
     if "folder" not in job:
         folder = job["folder"] = tempfile.mkdtemp()
     try:
-        found = {"search": search, "corpus": corpus, "capped": capped, "sweep": sweep}[kind](**job)
+        figures = {"search": search, "corpus": corpus, "capped": capped, "sweep": sweep}[kind](**job)
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps(found))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

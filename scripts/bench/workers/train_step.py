@@ -25,7 +25,7 @@ RATE, WARM_STEPS = 5e-5, 2
 
 
 def peak(device: str, *, reset: bool = False) -> float:
-    """Most memory in MiB since the last reset: resident memory of this process, or the GPU's allocations."""
+    """Peak memory in MiB since the last reset: resident memory of this process, or the GPU's allocations."""
     import torch
 
     if device == "cuda":
@@ -51,19 +51,19 @@ def loss(job: dict[str, Any]) -> dict[str, float]:
         ids = torch.arange(rows, device=job["device"])
         return local_batch(*columns, positive_id=ids + rows, query_id=ids, relevant_id=ids[:, None] + rows)
 
-    def spend(given: Batch) -> float:
+    def spend(inputs: Batch) -> float:
         start = time.perf_counter()
-        objective(given, {}).loss.backward()
-        float(given.query.grad[0, 0])
+        objective(inputs, {}).loss.backward()
+        float(inputs.query.grad[0, 0])
         return time.perf_counter() - start
 
     spend(batch(256))
-    given = batch(job["rows"])
+    large = batch(job["rows"])
     before = peak(job["device"], reset=True)
     seconds = []
     for _ in range(job["repeats"]):
-        given.query.grad = given.positive.grad = None
-        seconds.append(spend(given))
+        large.query.grad = large.positive.grad = None
+        seconds.append(spend(large))
     return {"seconds": statistics.median(seconds), "peak": peak(job["device"]) - before}
 
 
@@ -75,16 +75,16 @@ def pairs(data: str, name: str, count: int) -> list[tuple[str, str]]:
     folder = Path(data) / SETS[name]
     if (folder / "pairs.train.parquet").exists():
         table = pq.read_table(folder / "pairs.train.parquet")
-        found = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
+        text_pairs = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
     else:
         queries, corpus, qrels = (
             pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
         )
         texts = {row["query_id"]: row["text"] for row in queries}
         documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
-        found = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
-    found.sort(key=lambda pair: xxh3_64_intdigest("\t".join(pair).encode()))
-    return found[:count]
+        text_pairs = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
+    text_pairs.sort(key=lambda pair: xxh3_64_intdigest("\t".join(pair).encode()))
+    return text_pairs[:count]
 
 
 def invented(count: int, length: int) -> list[tuple[str, str]]:
@@ -97,11 +97,11 @@ def rows_of(job: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs for a job; with `fill`, both texts are long enough to fill the length of the model."""
     if job["set"] == "words":
         return invented(job["batch"], job["length"])
-    found = pairs(job["data"], job["set"], 20 * job["batch"])
+    text_pairs = pairs(job["data"], job["set"], 20 * job["batch"])
     if job["fill"]:
-        found = [(positive + " " + anchor, positive) for anchor, positive in found]
-        found = [tuple(text * (1 + 10 * job["length"] // len(text)) for text in pair) for pair in found]
-    return found
+        text_pairs = [(positive + " " + anchor, positive) for anchor, positive in text_pairs]
+        text_pairs = [tuple(text * (1 + 10 * job["length"] // len(text)) for text in pair) for pair in text_pairs]
+    return text_pairs
 
 
 def ours(job: dict[str, Any]) -> list[float]:
@@ -121,7 +121,7 @@ def ours(job: dict[str, Any]) -> list[float]:
     ends: list[float] = []
 
     class Clock(RunStore):
-        """Keeps nothing but the time of each line."""
+        """A store that keeps only the time of each logged line."""
 
         def log(self, row: dict[str, Any]) -> None:
             """Note the time."""
@@ -130,8 +130,8 @@ def ours(job: dict[str, Any]) -> list[float]:
     anchors, positives = zip(*rows_of(job), strict=True)
     ids = [f"{i}" for i in range(len(anchors))]
     table = pa.table({"anchor_id": ids, "anchor": anchors, "positive_id": ids, "positive": positives})
-    asked = {key: job[key] for key in ("model", "attention", "token_budget") if job.get(key)}
-    config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32", **asked)
+    overrides = {key: job[key] for key in ("model", "attention", "token_budget") if job.get(key)}
+    config = EncoderConfig(max_length=job["length"], layers=job["layers"], dtype="float32", **overrides)
     settings = {"batch_size": job["batch"], "max_steps": job["steps"], "epochs": job["steps"], "learning_rate": RATE}
     settings |= {"precision": job["precision"], "cache_tokens": job["cache"], "validations": 0, "log_every": 1}
     loop = TrainStep(
@@ -206,7 +206,7 @@ def step(job: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure what the one argument says."""
+    """Run the measurement that the argument describes."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     job = json.loads(sys.argv[1])
