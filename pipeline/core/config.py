@@ -227,9 +227,9 @@ def _locate(config_class: type[BaseModel], loc: Sequence[int | str]) -> tuple[st
     names: list[str] = []
     sections, holder = [config_class], None
     for part in loc:
-        own = plugins.imported(part) if isinstance(part, str) else None
-        chosen = [own] if own else [item for item in sections if part in (plugins.tag(item), item.__name__)]
-        if own or (chosen and (len(sections) > 1 or part not in chosen[0].model_fields)):
+        plugin = plugins.imported(part) if isinstance(part, str) else None
+        chosen = [plugin] if plugin else [item for item in sections if part in (plugins.tag(item), item.__name__)]
+        if plugin or (chosen and (len(sections) > 1 or part not in chosen[0].model_fields)):
             sections, holder = chosen, chosen[0]
             continue
         names.append(str(part))

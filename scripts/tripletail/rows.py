@@ -48,13 +48,13 @@ def _as_source(source: Any, folder: str) -> Any:
         source = {"rows": source, "kind": "pair"}
     if not isinstance(source, Mapping) or "rows" not in source:
         return source
-    said = {name: value for name, value in source.items() if name != "rows"}
-    if said.pop("type", "rows") != "rows":
+    about = {name: value for name, value in source.items() if name != "rows"}
+    if about.pop("type", "rows") != "rows":
         raise UserError(f"source with rows: its type is {source['type']!r}; leave type out")
-    of_source = {name: said.pop(name) for name in list(said) if name in SourceConfig.model_fields}
+    of_source = {name: about.pop(name) for name in list(about) if name in SourceConfig.model_fields}
     label = str(of_source.setdefault("name", "rows"))
     path = write_rows(source["rows"], folder, label)
-    return {"type": "parquet", **of_source, "files": [{"path": path, "kind": "pair", **said}]}
+    return {"type": "parquet", **of_source, "files": [{"path": path, "kind": "pair", **about}]}
 
 
 def write_rows(rows: Any, folder: str, label: str) -> str:

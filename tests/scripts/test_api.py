@@ -102,9 +102,9 @@ def test_what_a_job_records_can_be_run_without_the_rows(inline, tmp_path):
 
 
 def test_rows_do_not_depend_on_how_they_are_cut(tmp_path):
-    whole = pa.Table.from_pylist([{"id": str(number), "text": f"text {number}"} for number in range(70_000)])
-    pieces = pa.concat_tables([whole.slice(start, 999) for start in range(0, 70_000, 999)])
-    assert write_rows(whole, str(tmp_path), "a") == write_rows(pieces, str(tmp_path), "a")
+    single = pa.Table.from_pylist([{"id": str(number), "text": f"text {number}"} for number in range(70_000)])
+    pieces = pa.concat_tables([single.slice(start, 999) for start in range(0, 70_000, 999)])
+    assert write_rows(single, str(tmp_path), "a") == write_rows(pieces, str(tmp_path), "a")
     assert len(list(tmp_path.iterdir())) == 1
 
 

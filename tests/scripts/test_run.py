@@ -1,4 +1,4 @@
-"""All jobs of one recipe in order: what is chosen, what is said, where it stops."""
+"""All jobs of one recipe in order: what is chosen, what is messages, where it stops."""
 
 import json
 import sys
@@ -18,11 +18,11 @@ class SizedConfig(JobConfig):
     """Stands for a job's settings."""
 
     size: int = 1
-    beside: tuple[str, ...] = ()
+    referenced: tuple[str, ...] = ()
 
     def recipes(self) -> list[str]:
         """Recipes that this job looks into."""
-        return list(self.beside)
+        return list(self.referenced)
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,9 +70,9 @@ def test_the_sections_of_the_recipe_run_in_order(ran, recipe, capsys):
         ("mine", 3, "somewhere", False),
         ("evaluate", 1, "somewhere", False),
     ]
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "[1/3] build" and said[1].startswith("[1/3] build: ") and said[1].endswith(" s")
-    assert said[-1].startswith("3 jobs in ")
+    messages = capsys.readouterr().err.splitlines()
+    assert messages[0] == "[1/3] build" and messages[1].startswith("[1/3] build: ") and messages[1].endswith(" s")
+    assert messages[-1].startswith("3 jobs in ")
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,10 @@ def test_dry_run_prints_a_recipe_and_starts_nothing(ran, recipe, capsys, tmp_pat
 
 @pytest.fixture
 def guard(recipe, tmp_path):
-    """A recipe beside the run's own, which two of its jobs look into."""
+    """Another recipe, which two of the jobs refer to."""
     path = tmp_path / "guard.yaml"
     path.write_text("run: apart\nbuild: {size: 7}\ntrain: {size: 8}\n", encoding="utf-8")
-    recipe.write_text(f"build: {{size: 2}}\nmine: {{beside: [{path}]}}\nevaluate: {{beside: [{path}]}}\n")
+    recipe.write_text(f"build: {{size: 2}}\nmine: {{referenced: [{path}]}}\nevaluate: {{referenced: [{path}]}}\n")
     return path
 
 
@@ -129,7 +129,7 @@ def test_only_what_the_chosen_jobs_look_into_is_built(ran, recipe, guard):
     assert [name for name, *_ in ran] == ["build"] and ran[0][1] == 2
 
 
-def test_a_recipe_beside_is_checked_before_the_first_job(ran, recipe, guard, capsys):
+def test_a_referenced_recipe_is_checked_before_the_first_job(ran, recipe, guard, capsys):
     guard.write_text("run: apart\nbuild: {sise: 7}\n")
     assert stops("--config", str(recipe)) == 2
     assert ran == []
@@ -162,8 +162,8 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
 def test_a_recipe_without_the_jobs_is_answered_in_one_line(ran, recipe, capsys, text, argv, part):
     recipe.write_text(text)
     assert stops("--config", str(recipe), *argv) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].startswith("run: error: ") and part in said[0]
+    messages = capsys.readouterr().err.splitlines()
+    assert len(messages) == 1 and messages[0].startswith("run: error: ") and part in messages[0]
 
 
 def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):

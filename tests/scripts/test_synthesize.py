@@ -45,8 +45,8 @@ def test_what_is_planted_is_there(tmp_path: Path, kind: str):
             assert len(a & b) / len(a | b) == pytest.approx(planted["jaccard"]) and planted["jaccard"] < 1
         leaks = planted["kind"].startswith("leak")
         assert (row["split"] == "train" and of["split"] != "train") if leaks else row["split"] == of["split"]
-        subject, told = normalise(of[short]).casefold().split()[:3], normalise(row[long]).casefold().split()
-        shared = sum(word in told for word in subject)
+        subject, words = normalise(of[short]).casefold().split()[:3], normalise(row[long]).casefold().split()
+        shared = sum(word in words for word in subject)
         assert shared == {"hard_negative": 2}.get(planted["kind"], 3)
 
 
@@ -58,17 +58,17 @@ def test_nothing_else_repeats(tmp_path: Path):
         if number not in copies:
             for shingle in shingles(row["answer"]):
                 seen[shingle].append(number)
-    shared = Counter((a, b) for found in seen.values() for a in found for b in found if a < b)
+    shared = Counter((a, b) for numbers in seen.values() for a in numbers for b in numbers if a < b)
     assert max(shared.values(), default=0) <= 5  # of 34: subject and topic only
 
 
 def test_rows_depend_on_neither_shards_nor_format(tmp_path: Path):
-    whole, truth, _ = write(tmp_path / "a")
+    single, truth, _ = write(tmp_path / "a")
     pieces, again, _ = write(tmp_path / "b", "--rows-per-shard", "700", "--format", "jsonl", "--workers", "2")
     assert len(list((tmp_path / "b" / "rows").iterdir())) == 5
-    assert pieces == whole and again == truth
+    assert pieces == single and again == truth
     other, _, _ = write(tmp_path / "c", "--seed", "1")
-    assert other != whole
+    assert other != single
 
 
 @pytest.mark.parametrize("flags", [("--near", "0.9"), ("--jaccard", "1.5"), ("--words", "3")])

@@ -38,12 +38,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    (site, beside) = (
+    (site, others) = (
         Path(subprocess.run([name, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
         for name in (python, sys.executable)
     )
     # A path file adds a folder without the .pth files in it, and so without an editable install of the checkout.
-    (site / "others.pth").write_text(f"{beside}\n")
+    (site / "others.pth").write_text(f"{others}\n")
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index"]
     subprocess.run([*command, str(wheel)], check=True)
     return folder / "bin"

@@ -192,8 +192,8 @@ def json_lines(table: pa.Table) -> bytes:
         parts += [f'{before}"{field.name}": {quote}', pc.cast(table[field.name], pa.string())]
         before = f"{quote}, "
     rows = pc.binary_join_element_wise(*parts, before.removesuffix(", ") + "}\n", "").combine_chunks()
-    whole = pa.ListArray.from_arrays([0, len(rows)], rows)
-    return bytes(pc.binary_join(whole, "")[0].as_buffer())
+    document = pa.ListArray.from_arrays([0, len(rows)], rows)
+    return bytes(pc.binary_join(document, "")[0].as_buffer())
 
 
 def parser() -> argparse.ArgumentParser:
