@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.core.errors import UserError
-    from pipeline.encoder.encoder import Encoder
     from pipeline.search.query import Searcher
     from pipeline.storage.artifact import Artifact
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Artifact",
-    "Encoder",
     "Searcher",
     "UserError",
     "build",
