@@ -20,6 +20,7 @@ from pipeline.storage.counts import EXAMPLES, Counts
 from pipeline.storage.shuffle import Shuffle, bucket_hashes
 from pipeline.text.columns import key_prefixes
 
+ALIKE = 0.5  # score from which the texts of a labelled pair count as alike
 NOUNS = {"documents": "document", "queries": "query"}
 _ID, _KEY, _SPLIT = (SCHEMAS["documents"].field(name) for name in ("id", "key", "split"))
 IDS = pa.schema([_ID, _KEY, _SPLIT, *(SCHEMAS["documents"].field(name) for name in ("source", "order", "mention"))])
@@ -173,13 +174,15 @@ def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
 def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
     """One row for each pair of texts, held-out splits before train; repeated ones are counted.
 
-    Pairs that stand there with several scores say nothing and are left out, counted as `contradicting_labels`.
+    A pair that is called alike in one row and unlike in another (scores on both sides of one half) says nothing and is
+    left out, counted as `contradicting_labels`. Of graded scores that differ less, as two annotators' may, one stays.
     """
     pair = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f")
     rows, firsts = _grouped(rows.append_column("id", pair), "id", "order")
     first = firsts == np.arange(rows.num_rows)
     scores = rows["score"].to_numpy()
-    contradicting = np.isin(firsts, firsts[scores != scores[firsts]])
+    alike = scores >= ALIKE
+    contradicting = np.isin(firsts, firsts[alike != alike[firsts]])
     _drop(tally, "contradicting_labels", rows, contradicting)
     tally.drop("duplicate_labelled", int((~first & ~contradicting).sum()))
     return rows.filter(pa.array(first & ~contradicting))
