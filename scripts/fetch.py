@@ -74,7 +74,7 @@ def show(root: Path) -> None:
     """Print the corpora and which are there."""
     table = Table("name", "task", "licence", "MB", "folder", box=None)
     for corpus in CORPORA.values():
-        size = sum(item.size or 0 for item in corpus.downloads) / 1e6
+        size = sum(item.size for item in corpus.downloads) / 1e6
         folder = root / corpus.folder
         there = str(folder) if (folder / RECORD).exists() else "-"
         table.add_row(corpus.name, corpus.task, corpus.licence, f"{size:.1f}", there)

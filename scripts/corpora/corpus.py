@@ -18,7 +18,7 @@ PAIR = pa.schema({"anchor": pa.string(), "positive": pa.string()})
 
 @dataclass(frozen=True)
 class Download:
-    """One file of a corpus.
+    """One file of a corpus: what to call it, its address, its digest and its size in bytes (about).
 
     `sha256` is of the bytes of the file, or, with `unpacked`, of what they hold (see `download.digest`): the bytes of
     an archive that a server packs on demand may change while its members do not.
@@ -27,7 +27,7 @@ class Download:
     name: str
     url: str
     sha256: str
-    size: int | None = None
+    size: int
     unpacked: bool = False
     mirrors: tuple[str, ...] = ()
 

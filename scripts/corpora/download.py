@@ -7,6 +7,7 @@ import tarfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
 from scripts.corpora.corpus import Download
 
+KB = 1000
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60.0
 AGENT = "tripletail (python -m scripts.fetch)"
@@ -51,40 +53,33 @@ def download(item: Download, folder: Path, mirror: str = "") -> Path:
     )
 
 
-def receive(address: str, path: Path, size: int | None) -> None:
+def receive(address: str, path: Path, size: int) -> None:
     """Write what an address answers into `path`, by way of `path.part`, which the next call continues."""
     part = path.with_name(f"{path.name}.part")
     offset = part.stat().st_size if part.exists() else 0
-    if size is not None and offset >= size:
-        part.unlink()
-        offset = 0
     headers = {"User-Agent": AGENT} | ({"Range": f"bytes={offset}-"} if offset else {})
     request = urllib.request.Request(address, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            continued = answer.status == 206
-            save(answer, part, offset if continued else 0, size)
+            save(answer, part, offset if answer.status == HTTPStatus.PARTIAL_CONTENT else 0, size)
     except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        part.unlink()
-        receive(address, path, size)
-        return
+        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink()
+        raise
     part.replace(path)
 
 
-def save(answer: HTTPResponse, part: Path, offset: int, size: int | None) -> None:
-    """Append the body of an answer to the part at `offset`, and say how far it is."""
+def save(answer: HTTPResponse, part: Path, offset: int, size: int) -> None:
+    """Append the body of an answer to the part at `offset`, and show how far it is."""
     length = answer.headers.get("Content-Length")
-    total = size or (offset + int(length) if length else 0)
-    progress = Progress(f"fetch: {part.stem}", max(total, 1), "bytes")
-    progress.skip(offset)
-    with part.open("r+b" if offset else "wb") as file:
+    total = offset + int(length) if length else size
+    with Progress(f"fetch: {part.stem}", total // KB, "kB") as progress, part.open("r+b" if offset else "wb") as file:
         file.seek(offset)
+        progress.skip(offset // KB)
         while chunk := answer.read(CHUNK_BYTES):
             file.write(chunk)
-            progress.add(len(chunk))
-    if total and part.stat().st_size < total:
+            progress.add(file.tell() // KB - progress.done)
+    if length and part.stat().st_size < total:
         raise OSError(f"the connection ended after {part.stat().st_size:,} of {total:,} bytes")
 
 

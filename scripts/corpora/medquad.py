@@ -124,6 +124,7 @@ MEDQUAD = Corpus(
         Download(
             "medquad.tar.gz",
             f"https://codeload.github.com/abachaa/MedQuAD/tar.gz/{COMMIT}",
+            size=7_300_000,
             sha256="419b57555ac2daa27a91f4e1e77aedb8d0a802fc12224e83d2534f0fe3a375bf",
             unpacked=True,
         ),
