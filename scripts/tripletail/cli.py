@@ -15,6 +15,7 @@ from .jobs import JOBS
 HELP = Path(__file__).parent / "help"
 TOOLS = {
     "run": "Run the jobs of a recipe in order: build, mine, train, embed, evaluate.",
+    "fetch": "Fetch a published corpus and prepare it for its recipe.",
     "search": "Show the nearest documents of a text.",
     "inspect": "Show what an artifact holds: counts, lengths, random rows.",
     "explain": "Show where a row of a training step came from.",

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from pipeline.core.errors import UserError
-from scripts import fetch
-from scripts.corpora.corpus import PAIR, Corpus, Download, Outputs
-from scripts.corpora.registry import CORPORA
+from scripts.tripletail.commands import fetch
+from scripts.tripletail.corpora.corpus import PAIR, Corpus, Download, Outputs
+from scripts.tripletail.corpora.registry import CORPORA
+from scripts.tripletail.recipe import RECIPES
 
 TEXT = "a question\tan answer\n"
 
@@ -42,19 +43,18 @@ def copy(tmp_path: Path) -> str:
     return (tmp_path / "copy").as_uri()
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def command(*arguments: str) -> int:
     """Run the command in this process and return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["fetch", *arguments])
     try:
-        fetch.main()
+        fetch.main(arguments)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
 
 
-def test_a_corpus_is_fetched_and_prepared(faq: Corpus, copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_corpus_is_fetched_and_prepared(faq: Corpus, copy: str, tmp_path: Path):
     root = tmp_path / "data"
-    assert command(monkeypatch, "faq", "--root", str(root), "--mirror", copy) == 0
+    assert command("faq", "--root", str(root), "--mirror", copy) == 0
     folder = root / "qa" / "faq"
     assert sorted(path.name for path in folder.iterdir()) == ["pairs.train.parquet", "raw", "source.json"]
     assert pq.read_table(folder / "pairs.train.parquet").to_pylist() == [
@@ -94,25 +94,35 @@ def test_preparation_that_fails_leaves_no_folder(faq: Corpus, copy: str, tmp_pat
     assert (tmp_path / "qa/faq/pairs.train.parquet").exists()
 
 
-def test_out_of_reach_is_one_line_and_exit_code_2(
-    faq: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    assert command(monkeypatch, "faq", "--root", str(tmp_path), "--mirror", "http://127.0.0.1:1") == 2
+def test_out_of_reach_is_one_line_and_exit_code_2(faq: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command("faq", "--root", str(tmp_path), "--mirror", "http://127.0.0.1:1") == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("fetch: error: cannot fetch faq.tsv: http://127.0.0.1:1/example.org")
 
 
-def test_an_unknown_name_is_refused_with_the_choices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    assert command(monkeypatch, "medqua", "--root", str(tmp_path)) == 2
+def test_an_unknown_name_is_refused_with_the_choices(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert command("medqua", "--root", str(tmp_path)) == 2
     assert "no corpus medqua: choose from medquad, covidqa" in capsys.readouterr().err
 
 
 def test_without_a_name_the_corpora_are_listed(
-    faq: Corpus, copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    faq: Corpus, copy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     fetch.fetch(faq, tmp_path, copy)
-    assert command(monkeypatch, "--root", str(tmp_path)) == 0
+    assert command("--root", str(tmp_path)) == 0
     listing = capsys.readouterr().out
     assert all(name in listing for name in CORPORA) and "CC BY 4.0" in listing
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(RECIPES.glob("*.yaml")) - {RECIPES / "quickstart.yaml"}), ids=lambda path: path.stem
+)
+def test_recipes_read_what_the_command_writes(path: Path):
+    text = path.read_text(encoding="utf-8")
+    build = yaml.safe_load(text)["build"]
+    folders = {corpus.folder: corpus.name for corpus in CORPORA.values()}
+    names = [
+        next(folders[folder] for folder in folders if source["path"].startswith(folder)) for source in build["sources"]
+    ]
+    assert build["root"] == "data"
+    assert all(f"scripts.fetch {name}" in text for name in names)

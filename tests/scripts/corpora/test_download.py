@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import UserError
-from scripts.corpora.corpus import Download
-from scripts.corpora.download import digest, download
+from scripts.tripletail.corpora.corpus import Download
+from scripts.tripletail.corpora.download import digest, download
 
 CONTENT = bytes(range(256)) * 20_000
 

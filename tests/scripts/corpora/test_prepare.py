@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from lxml import etree
 
-from scripts.corpora import benchmarks, covidqa, debian, medquad, products, stackexchange
-from scripts.corpora.corpus import Corpus, Outputs
-from scripts.corpora.download import digest
-from scripts.corpora.registry import CORPORA
-from scripts.corpora.splits import read_splits
+from scripts.tripletail.corpora import benchmarks, covidqa, debian, medquad, products, stackexchange
+from scripts.tripletail.corpora.corpus import Corpus, Outputs
+from scripts.tripletail.corpora.download import digest
+from scripts.tripletail.corpora.registry import CORPORA
+from scripts.tripletail.corpora.splits import read_splits
 
 
 def rows(outputs: Outputs, name: str) -> list[dict[str, Any]]:

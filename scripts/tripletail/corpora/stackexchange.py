@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from lxml import etree
 
-from scripts.corpora.corpus import (
+from .corpus import (
     DOCUMENT,
     JUDGMENT,
     PAIR,
@@ -19,7 +19,7 @@ from scripts.corpora.corpus import (
     rows_table,
     split_tables,
 )
-from scripts.corpora.splits import read_splits
+from .splits import read_splits
 
 QUERY_WITH_BODY = QUERY.append(pa.field("body", pa.string()))
 LICENCE = "CC BY-SA 3.0"

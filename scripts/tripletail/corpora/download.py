@@ -13,7 +13,8 @@ from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
-from scripts.corpora.corpus import Download
+
+from .corpus import Download
 
 KB = 1000
 CHUNK_BYTES = 1 << 20

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from scripts.corpora.corpus import Corpus, Outputs, github
+from .corpus import Corpus, Outputs, github
 
-SCORED_PAIR = pa.schema({"sentence1": pa.string(), "sentence2": pa.string(), "score": pa.float64()})
+SCORED_PAIR = pa.schema({"sentence1": pa.string(), "sentence2": pa.string(), "score": pa.float32()})
 STSB_COMMIT = "30de0dec4ee199b7f42351d3f1a0b19592955385"
 DBPEDIA_COMMIT = "7a1376ca20a006b470e3bbb4a08b17affd380d90"
 

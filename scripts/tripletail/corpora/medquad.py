@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from lxml import etree
 
-from scripts.corpora.corpus import DOCUMENT, JUDGMENT, PAIR, QUERY, Corpus, Download, Outputs, rows_table, split_tables
-from scripts.corpora.splits import read_splits
+from .corpus import DOCUMENT, JUDGMENT, PAIR, QUERY, Corpus, Download, Outputs, rows_table, split_tables
+from .splits import read_splits
 
 COMMIT = "577bd37b96c02d1833b2c9eed2de9f96964e96cb"
 HELD_OUT_FIRST = ("unused", "dev", "train")

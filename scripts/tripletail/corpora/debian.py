@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.sources.reading.splits import SplitConfig
-from scripts.corpora.corpus import DOCUMENT, PAIR, Corpus, Download, Outputs, rows_table, split_tables
+
+from .corpus import DOCUMENT, PAIR, Corpus, Download, Outputs, rows_table, split_tables
 
 TAGGED_DOCUMENT = DOCUMENT.append(pa.field("tags", pa.string()))
 PAIR_OF_DOCUMENT = pa.schema([pa.field("doc_id", pa.string()), *PAIR])

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from scripts.corpora.corpus import (
+from .corpus import (
     DOCUMENT,
     JUDGMENT,
     PAIR,
@@ -19,7 +19,7 @@ from scripts.corpora.corpus import (
     rows_table,
     split_tables,
 )
-from scripts.corpora.splits import read_splits
+from .splits import read_splits
 
 MAX_ATTRIBUTE_CHARS = 600
 MAX_TITLE_CHARS = 60

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.corpora.corpus import DOCUMENT, JUDGMENT, QUERY, Corpus, Outputs, github, rows_table, split_tables
-from scripts.corpora.splits import read_splits
+from .corpus import DOCUMENT, JUDGMENT, QUERY, Corpus, Outputs, github, rows_table, split_tables
+from .splits import read_splits
 
 MAX_CHARS = 900
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\n+")
