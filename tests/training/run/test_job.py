@@ -21,7 +21,7 @@ from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
 from training.loop.step import LoopConfig, TrainStep, learning_rate_at
 from training.loop.trainer import milestones
-from training.loop.validation import ValidationConfig, load_validation, sample
+from training.loop.validation import ValidationConfig, load_validation, sample_corpus
 from training.losses.infonce import InfoNCE
 from training.run import job
 
@@ -209,7 +209,7 @@ def test_validation_does_not_rank_the_query_itself():
     queries = {"q1": "Is it safe?", "q2": "Only me"}
     corpus = {"d1": "IS IT safe?", "d2": "It is.", "q1": "Is it safe? With a body.", "x": "only me"}
     judgments = {"q1": {"d2": 1, "d1": 1}, "q2": {"x": 1}}
-    found = sample(queries, corpus, judgments, max_queries=9, max_documents=10, order={})
+    found = sample_corpus(queries, corpus, judgments, max_queries=9, max_documents=10, order={})
     assert found.judgments == {"q1": {"d2": 1}}, "q2 has no relevant document but itself"
     assert list(found.documents) == ["d1", "d2", "q1", "x"]
     assert [array.tolist() for array in found.barred] == [[0, 0], [0, 2]]
