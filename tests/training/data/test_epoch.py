@@ -311,13 +311,13 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
     from pipeline.encoder.encoder import Encoder
     from pipeline.storage.files import write_json
     from training.run.config import TrainConfig
-    from training.run.epochs import EpochComposer, prepare_rows, recipe
+    from training.run.epochs import EpochComposer, epoch_settings, prepare_rows
     from training.run.lineage import explain, format_lineage
 
     data = make_data(tmp_path)
     config = validate(TrainConfig, {"run": str(tmp_path), "encoder": {"layers": 1}, "loop": {"batch_size": 8}})
     rows = prepare_rows(config, data, None, None, Encoder.load(config.encoder, "cpu"))
-    epochs = EpochComposer(rows, recipe(config, [1, 2]), config)
+    epochs = EpochComposer(rows, epoch_settings(config, [1, 2]), config)
     write_json(str(tmp_path / "training" / "config.json"), config.result_settings())
     found = explain(str(tmp_path), 2, 5)
     batch = EpochReader(epochs.first, 0).batch(EpochReader(epochs.first, 0).step_ref(2))
