@@ -395,7 +395,7 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path, own_metric):
     assert again.manifest.fingerprint == done.manifest.fingerprint
 
     page = Path(done.path, "report.html").read_text()
-    assert "unseen queries" in page and "scripts.evaluate" in page
+    assert "unseen queries" in page and "tripletail evaluate" in page
     with pytest.raises(UserError, match="max_queries"):
         run(config_for(data, minilm, num_actors=2, max_queries=5))
 
