@@ -214,7 +214,6 @@ def _finish(
         draft.drop({"empty_text": empty, "unreadable_row": counts["unreadable"]})
         dtypes.add(counts["dtype"])
         copied += counts["copied"]
-    shards.remove_partials(folder)
     _remove(shards.reuse_outputs(folder, plan))
     written = list(written_vectors(plan, folder))
     check_ids(written, "id")

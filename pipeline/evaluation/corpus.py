@@ -92,7 +92,11 @@ class Corpus:
         """Values of some columns of these rows: {row number: {column: value}}."""
         row_numbers = np.unique(np.fromiter(rows, np.int64))
         values: dict[int, dict[str, Any]] = {}
+        if not len(row_numbers):
+            return values
         for first, batch in self.batches(columns):
+            if first > row_numbers[-1]:
+                break
             low, high = np.searchsorted(row_numbers, [first, first + batch.num_rows])
             local = row_numbers[low:high] - first
             for index, row in zip(local, batch.take(pa.array(local)).to_pylist(), strict=True):

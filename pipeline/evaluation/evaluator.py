@@ -235,10 +235,9 @@ def check_same_model(path: str, sample: Sample, encoded: Floats, count: int = 64
 
     Raises UserError naming the document that differs most, and its cosine.
     """
-    rows = sample.rows[:count]
-    stored = Corpus(Artifact.open(path, "embed"), "vectors", "id").take(rows, ["id", "vector"])
-    if not rows:
+    if not (rows := sample.rows[:count]):
         return
+    stored = Corpus(Artifact.open(path, "embed"), "vectors", "id").take(rows, ["id", "vector"])
     vectors = l2_normalize(np.array([stored[row]["vector"] for row in rows], np.float32))
     cosines = (vectors * encoded[: len(rows)]).sum(axis=1)
     worst = int(np.argmin(cosines))

@@ -15,7 +15,6 @@ from pipeline.mining.config import MineConfig
 from pipeline.mining.plan import Plan, SearchModel, describe_model, group_shards, plan_mining, resolve_precision
 from pipeline.mining.reranker import Reranker
 from pipeline.search.approximate import approximate_recall
-from pipeline.storage import shards
 from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, read_parquet
 from pipeline.storage.shards import Shard
@@ -214,7 +213,6 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         encoded = [paths.encoded(key) or {} for key in plan.keys["document"]]
         draft.drop({"empty_document": sum(counts["empty"] for counts in encoded)})
     for table in TABLES:
-        shards.remove_partials(join(paths.out, table))
         _remove_other_files(join(paths.out, table), {f"{shard.name}.parquet" for shard in plan.pairs})
     notes |= {
         "negatives_per_row": {str(number): histogram[number] for number in sorted(histogram)},

@@ -5,7 +5,6 @@ on an object store), renewed while its holder lives, and taken over when it was 
 waits: when the first one ends, it finds what that one left and goes on or returns at once.
 """
 
-import atexit
 import getpass
 import json
 import os
@@ -75,9 +74,12 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Give the directory free, once every one who acquired the lease in this process has done so."""
+        """Give the directory free, once every one who acquired the lease in this process has done so.
+
+        A forked child, which has copies of its parent's objects and drops them when it ends, gives nothing free.
+        """
         self.users -= 1
-        if self.users > 0 or self._stop.is_set():
+        if self.users > 0 or self._stop.is_set() or os.getpid() != self.holder.pid:
             return
         self._stop.set()
         _ACTIVE.pop(self.path, None)
@@ -216,13 +218,6 @@ def _boot() -> str:
             return file.read().strip()
     except OSError:
         return ""
-
-
-@atexit.register
-def _release_all() -> None:
-    for lease in list(_ACTIVE.values()):
-        lease.users = 1
-        lease.release()
 
 
 os.register_at_fork(after_in_child=_ACTIVE.clear)

@@ -205,13 +205,6 @@ def committed(folder: str, name: str) -> dict[str, Any] | None:
         return None
 
 
-def remove_partials(folder: str) -> None:
-    """Remove the unfinished files of writers that were killed."""
-    fs, root = filesystem(folder)
-    for name in fs.glob(join(root, "*.partial")):
-        fs.rm(name)
-
-
 def read_batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Yield columns of Parquet files, one row group at a time."""
     for path in files:

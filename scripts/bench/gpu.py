@@ -21,7 +21,7 @@ import torch
 from pipeline.core.actor_pool import CALLS_PER_GPU_ACTOR
 from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from scripts.bench.harness import medians
+from scripts.bench.harness import SETS, medians
 from scripts.bench.workers import train_step
 from scripts.bench.workers.embed import texts_of
 from scripts.bench.workers.gpu import DEVICE, Figures, base, embedded, flops, fresh, peer_encoded, product_rate
@@ -163,7 +163,7 @@ def flags() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps of one measurement, two of them to warm up")
     parser.add_argument("--mini-batch", type=int, default=512, help="texts of a chunk of the cached loss, both sides")
     parser.add_argument("--peer-batch", type=int, default=256, help="batch_size of SentenceTransformer.encode")
-    parser.add_argument("--sets", nargs="+", choices=train_step.SETS, default=list(train_step.SETS))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--attention", default="auto", help="of our encoder")
     parser.add_argument("--token-budget", type=int, help="of our encoder")
     return parser.parse_args()

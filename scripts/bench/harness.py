@@ -1,7 +1,18 @@
-"""Medians of jobs that are measured in turns, so that other load on the machine slows all of them alike."""
+"""What benchmarks share: the sets that they read, and medians of jobs that are measured in turns.
+
+In turns, other load on the machine slows all of them alike.
+"""
 
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+SETS = {
+    "movies_msrd": "product/movies_msrd",
+    "debian_packages": "product/debian_packages",
+    "covidqa": "qa/covidqa",
+    "medquad": "qa/medquad",
+}
 
 
 def medians(repeats: int, jobs: Sequence[Callable[[], dict[str, float]]]) -> list[dict[str, float]]:
@@ -11,3 +22,19 @@ def medians(repeats: int, jobs: Sequence[Callable[[], dict[str, float]]]) -> lis
         {key: statistics.median(turn[number][key] for turn in turns) for key in turns[0][number]}
         for number in range(len(jobs))
     ]
+
+
+def read_text_pairs(data: str, name: str) -> list[tuple[str, str]]:
+    """Training pairs (query, relevant document) of one of `SETS` below the folder of the corpora, in file order."""
+    import pyarrow.parquet as pq
+
+    folder = Path(data) / SETS[name]
+    if (folder / "pairs.train.parquet").exists():
+        table = pq.read_table(folder / "pairs.train.parquet")
+        return list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
+    queries, corpus, qrels = (
+        pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
+    )
+    texts = {row["query_id"]: row["text"] for row in queries}
+    documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
+    return [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]

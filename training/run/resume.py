@@ -20,7 +20,7 @@ def resolve_existing_run(config: TrainConfig, log: str, settings: dict[str, Any]
     fs, root = files.filesystem(log)
     ours = fs.exists(files.join(root, artifact.CONFIG))
     if config.fresh and ours:
-        fs.rm(root, recursive=True)
+        artifact.clear(log)
         return
     if fs.exists(files.join(root, artifact.MANIFEST)):
         return  # a finished run: the artifact itself says what is different

@@ -9,20 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from scripts.bench.harness import read_text_pairs
+
 SIZE, SEED = 64, 13
 CHUNK = 65_536
-SETS = {
-    "movies_msrd": "product/movies_msrd",
-    "debian_packages": "product/debian_packages",
-    "covidqa": "qa/covidqa",
-    "medquad": "qa/medquad",
-}
 
 
 def planted(first: int, count: int, total: int) -> tuple[Any, Any, Any]:
@@ -194,19 +189,7 @@ def _conflicts(document: Any, relevant: Any) -> int:
 
 def pairs(data: str, name: str, count: int) -> pa.Table:
     """Training pairs of a set as rows of a build, at most `count`."""
-    import pyarrow.parquet as pq
-
-    folder = Path(data) / SETS[name]
-    if (folder / "pairs.train.parquet").exists():
-        table = pq.read_table(folder / "pairs.train.parquet")
-        text_pairs = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
-    else:
-        queries, corpus, qrels = (
-            pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
-        )
-        texts = {row["query_id"]: row["text"] for row in queries}
-        documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
-        text_pairs = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
+    text_pairs = read_text_pairs(data, name)
     anchors, positives = zip(*text_pairs[:: max(1, len(text_pairs) // count)][:count], strict=True)
     columns = {"anchor_id": anchors, "anchor": anchors, "positive_id": positives, "positive": positives}
     return pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})

@@ -14,12 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SETS = {
-    "movies_msrd": "product/movies_msrd",
-    "debian_packages": "product/debian_packages",
-    "covidqa": "qa/covidqa",
-    "medquad": "qa/medquad",
-}
+from scripts.bench.harness import read_text_pairs
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 RATE, WARM_STEPS = 5e-5, 2
 
@@ -69,20 +65,9 @@ def loss(job: dict[str, Any]) -> dict[str, float]:
 
 def pairs(data: str, name: str, count: int) -> list[tuple[str, str]]:
     """Training pairs of a set, at most `count`, in a shuffled order that is always the same."""
-    import pyarrow.parquet as pq
     from xxhash import xxh3_64_intdigest
 
-    folder = Path(data) / SETS[name]
-    if (folder / "pairs.train.parquet").exists():
-        table = pq.read_table(folder / "pairs.train.parquet")
-        text_pairs = list(zip(table["anchor"].to_pylist(), table["positive"].to_pylist(), strict=True))
-    else:
-        queries, corpus, qrels = (
-            pq.read_table(folder / f"{part}.parquet").to_pylist() for part in ("queries.train", "corpus", "qrels.train")
-        )
-        texts = {row["query_id"]: row["text"] for row in queries}
-        documents = {row["doc_id"]: f"{row['title'] or ''} {row['text']}".strip() for row in corpus}
-        text_pairs = [(texts[row["query_id"]], documents[row["doc_id"]]) for row in qrels if row["relevance"] > 0]
+    text_pairs = read_text_pairs(data, name)
     text_pairs.sort(key=lambda pair: xxh3_64_intdigest("\t".join(pair).encode()))
     return text_pairs[:count]
 

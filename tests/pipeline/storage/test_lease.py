@@ -108,6 +108,26 @@ def test_a_failed_job_in_a_longer_process_blocks_nobody(tmp_path):
     assert not (tmp_path / "out.lease").exists()
 
 
+def test_a_forked_child_that_drops_its_copy_gives_nothing_free(tmp_path):
+    draft = begin(str(tmp_path / "out"), "embed", {}, {}, overwrite=False)
+    assert isinstance(draft, Draft)
+    child = os.fork()
+    if child == 0:
+        draft._release()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "out.lease").exists()
+    del draft
+    assert not (tmp_path / "out.lease").exists()
+
+
+def test_a_process_that_ends_without_a_manifest_leaves_no_lease(tmp_path):
+    code = "import sys; from pipeline.storage.artifact import begin; "
+    code += "draft = begin(sys.argv[1], 'embed', {}, {}, overwrite=False)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=True)
+    assert (tmp_path / "out").is_dir() and not (tmp_path / "out.lease").exists()
+
+
 def test_a_finished_artifact_is_returned_where_nothing_can_be_written(tmp_path, monkeypatch):
     make(tmp_path / "out")
     monkeypatch.setattr(artifact, "acquire", lambda *_: pytest.fail("a lease for reading"))
