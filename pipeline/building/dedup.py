@@ -5,15 +5,15 @@ are its aliases. Duplicates are looked for among keys only: ids, keys of texts a
 whole records only where an alias takes over the one of its canonical id. All others stay where they were staged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.building.ambiguous_ids import AmbiguousId
 from pipeline.sources.reading.record import ORDER_BITS, SCHEMAS
 from pipeline.sources.reading.splits import HELD_OUT_ORDER
 from pipeline.storage.counts import EXAMPLES, Counts
@@ -26,32 +26,9 @@ _ID, _KEY, _SPLIT = (SCHEMAS["documents"].field(name) for name in ("id", "key", 
 IDS = pa.schema([_ID, _KEY, _SPLIT, *(SCHEMAS["documents"].field(name) for name in ("source", "order", "mention"))])
 KEYED = pa.schema([_ID, _KEY, _SPLIT])
 ALIASES = pa.schema([("id", pa.string()), ("canonical_id", pa.string())])
+CONFLICTING = pa.schema([_ID, SCHEMAS["documents"].field("order")])
 ROW_NUMBERS = pa.schema([("row", pa.uint64())])
 Numbers = npt.NDArray[np.uint64]
-
-
-class AmbiguousId(Exception):
-    """One id has two texts: the rows (`IDS`) that say so."""
-
-    def __init__(self, noun: str, first: dict[str, Any], second: dict[str, Any]) -> None:
-        super().__init__(noun, first, second)
-        self.noun, self.first, self.second = noun, first, second
-
-    def message(self, locate: Callable[[int], str]) -> str:
-        """Say in one line what is wrong and how to mend it; `locate` names the file and line of a row's order."""
-        name, places = self.first["id"], [locate(row["order"]) for row in (self.first, self.second)]
-        if self.first["source"] != self.second["source"]:
-            return (
-                f"{self.noun} id '{name}' has one text in source '{self.first['source']}' and another in "
-                f"'{self.second['source']}' ({places[0]} and {places[1]}); give one of them a `prefix`"
-            )
-        role = "doc_id" if self.noun == "document" and self.second["mention"] else "id"
-        mend = (
-            f"where it is no id, `fields: {{{role}: null}}` makes ids from the texts; where ids start anew in every "
-            "file, make each file a source with a `prefix`"
-        )
-        where = f"{self.noun} id '{name}' of source '{self.first['source']}'"
-        return f"{where} has two texts: {' and '.join(places)}; {mend}; `repeated_ids: first` keeps the first text"
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,9 @@ class DedupSteps:
         tally = Counts()
         for kind, noun in NOUNS.items():
             rows = self.shuffle.read(kind, bucket, IDS)
-            firsts = unique_ids(rows, noun, tally, self.lenient)
+            firsts, left_out = unique_ids(rows, noun, tally, self.lenient)
+            if len(left_out):
+                self._single_bucket.write(f"conflicting_{kind}", _part(bucket), left_out, by="order")
             if len(firsts) < len(rows):
                 table = pa.table([firsts], schema=ROW_NUMBERS)
                 self._single_bucket.write(f"unique_{kind}", _part(bucket), table, by="row")
@@ -94,6 +73,16 @@ class DedupSteps:
             copies = copies.append_column("canonical_id", copies["id"]).set_column(index, "id", aliases["id"])
             self.shuffle.write(f"copies_{kind}", _part(bucket), copies, by="id")
         return Counts()
+
+    def without_conflicting(self, judgments: pa.Table, kind: str, bucket: int) -> pa.Table:
+        """Judgments or negatives of a bucket without those of rows whose text was left out: they are of that text."""
+        left_out = self._single_bucket.part(f"conflicting_{kind}", _part(bucket), CONFLICTING)
+        if left_out is None:
+            return judgments
+        column = {"queries": "query_id", "documents": "doc_id"}[kind]
+        conflicting = {(row["order"], row["id"]) for row in left_out.to_pylist()}
+        rows = zip(judgments["order"].to_pylist(), judgments[column].to_pylist(), strict=True)
+        return judgments.filter(pa.array([row not in conflicting for row in rows], pa.bool_()))
 
     def read(self, kind: str, bucket: int, names: list[str] | None = None) -> pa.Table:
         """Read the records of all ids of a bucket, with all or some of their columns and their `canonical_id`."""
@@ -134,12 +123,12 @@ def canonical_rows(rows: pa.Table) -> pa.Table:
     return rows.filter(pc.equal(rows["id"], rows["canonical_id"])).sort_by("id")
 
 
-def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] = ()) -> Numbers:
+def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] = ()) -> tuple[Numbers, pa.Table]:
     """Row numbers in `IDS` of the first row of each id: held-out splits before train, then in input order.
 
     The same id again with the same text is a duplicate. Raises AmbiguousId where it comes with another text: then the
     id means two things, and judgments and pairs that name it would be joined with the wrong one. Of a `lenient` source
-    the first text is kept and the others are counted.
+    the first text is kept and the others are counted; returned are also those (`CONFLICTING`) whose rows state a pair.
     """
     repeated = _repeated(bucket_hashes(rows["id"]))
     again = rows.filter(pa.array(repeated)).append_column("row", pa.array(np.flatnonzero(repeated)))
@@ -149,12 +138,15 @@ def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] 
     mention = pc.fill_null(again["mention"], False).to_numpy()
     source = again["order"].to_numpy() >> ORDER_BITS
     tolerated = np.isin(source, lenient) & (source == source[firsts])
-    for row in np.flatnonzero(later & ~same & ~tolerated)[:1]:
-        first, second = (again.slice(int(index), 1).to_pylist()[0] for index in (firsts[row], row))
-        raise AmbiguousId(noun, first, second)
+    if len(conflicts := np.flatnonzero(later & ~same & ~tolerated)):
+        first, second = (again.slice(int(index), 1).to_pylist()[0] for index in (firsts[conflicts[0]], conflicts[0]))
+        both = np.concatenate([conflicts, firsts[conflicts]])
+        stated_by = frozenset(source[both].tolist()) if mention[both].all() else frozenset()
+        raise AmbiguousId(noun, first, second, stated_by)
     _drop(tally, f"duplicate_{noun}", again, later & same & ~mention)
     _drop(tally, f"conflicting_{noun}_id", again, later & ~same)
-    return np.sort(np.concatenate([np.flatnonzero(~repeated), again["row"].to_numpy()[~later]])).astype(np.uint64)
+    kept = np.sort(np.concatenate([np.flatnonzero(~repeated), again["row"].to_numpy()[~later]])).astype(np.uint64)
+    return kept, again.filter(pa.array(later & ~same & mention)).select(CONFLICTING.names)
 
 
 def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:

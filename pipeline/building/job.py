@@ -7,8 +7,10 @@ number of blocks, buckets or CPUs.
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+from pipeline.building.ambiguous_ids import has_ambiguous, with_derived_ids
 from pipeline.building.config import BuildConfig
 from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, table, unread_columns
 from pipeline.building.steps import Steps
@@ -16,7 +18,7 @@ from pipeline.building.unmatched import check_matches
 from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
-from pipeline.sources.reading.record import Block
+from pipeline.sources.reading.record import Block, IdKind
 from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact, begin
 from pipeline.storage.counts import Counts
@@ -24,6 +26,7 @@ from pipeline.storage.files import filesystem, join
 from pipeline.storage.fingerprints import fingerprint_files
 from pipeline.storage.shuffle import Shuffle
 
+DerivedIds = tuple[tuple[str, IdKind], ...]  # sources whose ids of a kind are made from the texts
 TABLE_NAMES = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
 BUCKET_BYTES = 64 << 20
 MIN_BLOCK_BYTES, MAX_BLOCK_BYTES, BLOCKS = 32 << 20, 128 << 20, 128  # every bucket is read from as many files as blocks
@@ -47,7 +50,7 @@ def run(config: BuildConfig) -> Artifact:
     say(f"build: {len(config.sources)} sources, {size / 1e6:,.1f} MB in {len(blocks)} blocks, {buckets} buckets")
     ray_session.start()
     steps = Steps(config, draft, blocks, Shuffle(join(config.path, "staging"), buckets))
-    return _finish(steps, *_execute(steps))
+    return _finish(*_execute(steps))
 
 
 def _blocks(config: BuildConfig) -> list[Block]:
@@ -68,8 +71,11 @@ def _fingerprints(config: BuildConfig) -> dict[str, str]:
     return dict(zip(names, fingerprint_files([paths[name] for name in names]), strict=True))
 
 
-def _execute(steps: Steps) -> tuple[Counts, list[FileRows]]:
-    """Run all steps on Ray and return the sum of their counts, and the rows of each input file."""
+def _execute(steps: Steps, derived: DerivedIds = ()) -> tuple[Steps, Counts, list[FileRows], DerivedIds]:
+    """Run all steps on Ray and return them with the sum of their counts, and the rows of each input file.
+
+    Where ids of rows that state their own pair are ambiguous, the input is read once more without these ids.
+    """
     buckets, total = steps.shuffle.buckets, Counts()
     read = _run_tasks(steps, "read", steps.read, len(steps.blocks), "blocks", streamed=True)
     files = _add_read(steps, read, total)
@@ -79,7 +85,22 @@ def _execute(steps: Steps) -> tuple[Counts, list[FileRows]]:
             continue
         for counts in _run_tasks(steps, f"{number}-{step.__name__}", step, buckets, "buckets"):
             total.add(counts)
-    return total, files
+        if has_ambiguous(total):
+            return _execute(*_without_ambiguous_ids(steps, total, derived))
+    return steps, total, files, derived
+
+
+def _without_ambiguous_ids(steps: Steps, total: Counts, derived: DerivedIds) -> tuple[Steps, DerivedIds]:
+    """The same steps with ids made from the texts of the sources whose ids were found to be ambiguous."""
+    config, found = with_derived_ids(steps.config, total.counts)
+    if set(found) & set(derived):
+        raise UserError(f"ids made from the texts repeat: {total.examples['ambiguous_ids'][0]}")
+    for label, kind in found:
+        say(f"build: source {label}: ids of {kind} stand for several texts; made from the texts instead, read again")
+    for example in total.examples["ambiguous_ids"]:
+        say(f"build: ambiguous_ids: {example}")
+    shuffle = replace(steps.shuffle, path=join(steps.shuffle.path, "derived"))
+    return replace(steps, config=config, shuffle=shuffle), (*derived, *found)
 
 
 def _run_tasks(
@@ -108,7 +129,7 @@ def _add_read(steps: Steps, tallies: list[Counts], total: Counts) -> list[FileRo
     return files
 
 
-def _finish(steps: Steps, total: Counts, files: list[FileRows]) -> Artifact:
+def _finish(steps: Steps, total: Counts, files: list[FileRows], derived: DerivedIds) -> Artifact:
     """Refuse an empty result, remove the staged files and write the manifest."""
     path, counts = steps.config.path, total.counts
     if not counts["table corpus"] and not counts["table labelled"]:
@@ -119,8 +140,9 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows]) -> Artifact:
     check_matches([source.label for source in steps.config.sources], steps.shuffle, counts)
     notes = _notes(steps.config, total)
     notes |= {"input_rows": [file.plain() for file in files], "unread_columns": unread_columns(files)}
+    notes["derived_ids"] = {kind: sorted(label for label, k in derived if k == kind) for _, kind in derived}
     _check_strict(steps.config, notes)
-    fs, staging = filesystem(steps.shuffle.path)
+    fs, staging = filesystem(join(steps.config.path, "staging"))
     fs.rm(staging, recursive=True)
     steps.draft.drop(total.dropped)
     artifact = steps.draft.finish(TABLE_NAMES, **notes)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.building.ambiguous_ids import AmbiguousId, count_ambiguous, has_ambiguous
 from pipeline.building.cluster_splits import ClusterSplitSteps
 from pipeline.building.config import BuildConfig
 from pipeline.building.decontamination_steps import TEXT_COLUMNS, DecontaminationSteps, write_table
-from pipeline.building.dedup import AmbiguousId, DedupSteps, canonical_rows, unique_labelled
+from pipeline.building.dedup import DedupSteps, canonical_rows, unique_labelled
 from pipeline.building.given_negatives import NEGATIVES_WITH_TEXT, given_triplets, join_canonical
 from pipeline.building.judgments import JudgedQueries, resolve_judgments
 from pipeline.building.near_duplicates import NearDuplicateSteps
@@ -59,7 +60,6 @@ from pipeline.building.triplets import (
     sample_products,
     with_positives,
 )
-from pipeline.core.errors import UserError
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS, Block, split_order
 from pipeline.sources.reading.splits import SplitConfig
@@ -99,7 +99,7 @@ class Steps:
         try:
             tally = self._dedup.unique_ids(bucket)
         except AmbiguousId as problem:
-            raise UserError(problem.message(self._locate)) from problem
+            return count_ambiguous(problem, self.config.all_sources, self._locate)
         rows = unique_labelled(self.shuffle.read("labelled", bucket, SCHEMAS["labelled"]), tally)
         labelled = _labelled(rows, self.config.split)
         self._decontamination.add_labelled(labelled, _part(bucket))
@@ -110,9 +110,11 @@ class Steps:
         """Join judgments with queries."""
         tally = Counts()
         judgments = self.shuffle.read("judgments", bucket, SCHEMAS["judgments"])
+        judgments = self._dedup.without_conflicting(judgments, "queries", bucket)
         joined = join_queries(judgments, self._dedup.read("queries", bucket, ["tags"]), tally)
         self.shuffle.write("judgments_with_query", _part(bucket), joined, by="doc_id")
         negatives = self.shuffle.read("negatives", bucket, SCHEMAS["negatives"])
+        negatives = self._dedup.without_conflicting(negatives, "queries", bucket)
         if len(negatives):
             negatives, _ = join_canonical(negatives, self._dedup.read("queries", bucket, []), "query_id", tally)
             self.shuffle.write("negatives_with_query", _part(bucket), negatives, by="doc_id")
@@ -123,6 +125,7 @@ class Steps:
         tally, config = Counts(), self.config
         documents = self._with_clusters(self._dedup.read("documents", bucket, self._columns("documents")))
         judgments = self.shuffle.read("judgments_with_query", bucket, JUDGMENTS_WITH_QUERY)
+        judgments = self._dedup.without_conflicting(judgments, "documents", bucket)
         grade = judgments["relevance"].to_numpy()
         need_text = grade >= config.pairs.min_relevance
         if config.triplets.judged:
@@ -130,6 +133,7 @@ class Steps:
         joined = join_documents(judgments, documents, need_text, config.pairs, tally)
         self.shuffle.write("judgments_with_document", _part(bucket), joined, by="query_id")
         negatives = self.shuffle.read("negatives_with_query", bucket, SCHEMAS["negatives"])
+        negatives = self._dedup.without_conflicting(negatives, "documents", bucket)
         if len(negatives):
             negatives, rows = join_canonical(negatives, documents, "doc_id", tally)
             negatives = negatives.append_column("text", documents["text"].take(rows))
@@ -243,6 +247,8 @@ class Steps:
         total = Counts()
         for step in self.after_reading():
             total.add(step(bucket))
+            if has_ambiguous(total):
+                break
         return total
 
     def after_reading(self) -> list[Callable[[int], Counts]]:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from pipeline.sources.reading import lines
-from pipeline.sources.reading.mapping import Mapping, check_columns
+from pipeline.sources.reading.mapping import MappedSource, check_columns
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
@@ -15,7 +15,7 @@ from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
 LONGEST_CELL = 1 << 17  # characters of a cell
 
 
-class Csv(Paths, Mapping):
+class Csv(Paths, MappedSource):
     """A delimited table; columns are matched by name, or by name in lower case with underscores."""
 
     type: Literal["csv"] = "csv"

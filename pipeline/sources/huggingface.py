@@ -8,14 +8,14 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.labels import UnusableRow
-from pipeline.sources.reading.mapping import Mapping, check_columns
-from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, resolve
+from pipeline.sources.reading.mapping import MappedSource, check_columns
+from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, resolve
 from pipeline.sources.reading.roles import Kind
 from pipeline.sources.reading.splits import Split
 from pipeline.storage.files import filesystem
 
 
-class HuggingFace(SourceConfig, Mapping):
+class HuggingFace(MappedSource):
     """Rows of a data set, split by hash of their group, or with `forced` as the data set splits them."""
 
     type: Literal["huggingface"] = "huggingface"

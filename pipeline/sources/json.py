@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import SURROGATE, writable
 from pipeline.sources.reading import lines
-from pipeline.sources.reading.mapping import Mapping, Row
+from pipeline.sources.reading.mapping import MappedSource, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
@@ -27,7 +27,7 @@ _PRODUCT_IDS = ("sku", "productID", "productGroupID", "gtin", "gtin13", "gtin12"
 _PRODUCT_ATTRIBUTES = ("brand", "color", "material", "size", "pattern", "model")
 
 
-class Json(Paths, Mapping):
+class Json(Paths, MappedSource):
     """Files that hold their rows in one JSON value: an array, or an object with the array inside it.
 
     `records` names the field with the rows, as `articles` or `data.items`; of JSON-LD it is `@graph` by default.

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.core.errors import UserError
 from pipeline.sources.reading import json_columns, lines
 from pipeline.sources.reading.columnar import Batch
-from pipeline.sources.reading.mapping import Mapping, Row
+from pipeline.sources.reading.mapping import MappedSource, Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
@@ -22,7 +22,7 @@ PIECE_BYTES, LEAST_LINES = 8 << 20, 256
 NumberedLine = tuple[int, tuple[int, bytes]]
 
 
-class JsonLines(Paths, Mapping):
+class JsonLines(Paths, MappedSource):
     """Files with one JSON object a line."""
 
     type: Literal["jsonl"] = "jsonl"

@@ -17,7 +17,16 @@ from pipeline.sources.reading.columnar import Batch, Numbers
 from pipeline.sources.reading.labels import GradeConfig
 from pipeline.sources.reading.mapping import Mapping, Row, check_columns
 from pipeline.sources.reading.paths import expand
-from pipeline.sources.reading.record import CHUNK_ROWS, Block, Parsed, SourceConfig, Templated, chunks, file_size
+from pipeline.sources.reading.record import (
+    CHUNK_ROWS,
+    Block,
+    IdKind,
+    Parsed,
+    SourceConfig,
+    Templated,
+    chunks,
+    file_size,
+)
 from pipeline.sources.reading.roles import Kind
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.sources.reading.splits import Split, SplitRule
@@ -97,6 +106,17 @@ class Parquet(SourceConfig, Templated, GradeConfig):
             ParquetFile(path=path, kind=kind, split=None if split == "hash" else split, **labels)
             for path, split in names
         ]
+
+    def with_derived_ids(self, kind: IdKind) -> "Parquet | None":
+        """Return the source with the ids of the files whose rows state pairs made from the texts; None without such."""
+        specs = self.specs()
+        fields = [spec.fields_without_ids(kind) for spec in specs]
+        if not any(fields):
+            return None
+        files = [
+            spec if f is None else spec.model_copy(update={"fields": f}) for spec, f in zip(specs, fields, strict=True)
+        ]
+        return self.model_copy(update={"files": files})
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files."""

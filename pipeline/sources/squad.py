@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import derived_id
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
+from pipeline.sources.reading.record import Block, IdKind, Parsed, Templated, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.values import identifier, text
 from pipeline.storage.compression import open_decompressed
@@ -30,6 +30,11 @@ class Squad(Paths, Templated):
 
     type: Literal["squad"] = "squad"
     passage_chars: int | None = Field(default=None, ge=50, description="cut contexts at sentence ends to this length")
+    question_ids: bool = Field(default=True, description="keep the ids of questions; else they are made from the texts")
+
+    def with_derived_ids(self, kind: IdKind) -> "Squad | None":
+        """Return the source without the ids of its questions; those of contexts are made from their texts anyway."""
+        return self.model_copy(update={"question_ids": False}) if kind == "queries" else None
 
     @classmethod
     def recognise(cls, sample: FileSample) -> list[Settings]:
@@ -90,7 +95,7 @@ class Squad(Paths, Templated):
                 parsed.tally.skip("unanswerable_question")
                 continue
             question_text, explicit_id = text(question["question"], "question"), identifier(question.get("id"), "id")
-            name = self.prefix + (explicit_id or derived_id("q", question_text))
+            name = self.prefix + (explicit_id if self.question_ids and explicit_id else derived_id("q", question_text))
             parsed.add("queries", id=name, mention=True, text=question_text, body="", group=group, **origin)
             spots = (int(answer.get("answer_start", 0)) for answer in answers)
             for passage in dict.fromkeys(sum(start <= max(spot, 0) for start in starts) - 1 for spot in spots):

@@ -15,9 +15,10 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.paths import Paths, expand
-from pipeline.sources.reading.record import Block, Parsed, chunks, file_size, resolve
+from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.stackexchange_links import Links, judgments, links
+from pipeline.storage.files import filesystem
 from pipeline.storage.lines import excerpt, read_head
 from pipeline.text.normalize import html_to_text
 
@@ -28,13 +29,18 @@ _WRAPPERS = (b"<?xml", b"<posts", b"</posts", b"<!--")
 class StackExchange(Paths):
     """A Posts.xml; ids are q<Id> and a<Id>, the group of a row is its question.
 
+    A pattern such as `*/Posts.xml` reads the dumps of several sites, each in a folder of its own. Their numbers mean
+    different posts, so the folder's name stands before the ids: `coffee-q1`. Files of one folder are one dump.
+
     With `links`, questions that were closed as duplicates are paired with the questions that they repeat, which become
     documents too, and all questions that are the same share a group.
     """
 
     type: Literal["stackexchange"] = "stackexchange"
     body: bool = False  # whether the query is the title and the body, or the title alone
-    links: str | None = Field(default=None, description="PostLinks.xml of the same dump")
+    links: str | None = Field(
+        default=None, description="PostLinks.xml of the same dump, or a pattern for several sites"
+    )
     unjudged = "unanswered_question"
 
     @classmethod
@@ -47,30 +53,42 @@ class StackExchange(Paths):
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the posts, then the links."""
-        return {**expand(self.path, root), **({self.links: resolve(root, self.links)} if self.links else {})}
+        return {**expand(self.path, root), **(expand(self.links, root) if self.links else {})}
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into byte ranges; raises UserError for a file that does not start as Posts.xml does.
 
         The blocks carry the place of the links in their path: a task may run where the recipe is not known.
         """
-        more = resolve(root, self.links) if self.links else ""
-        folders = sorted({path.rpartition("/")[0] for path in expand(self.path, root).values()})
-        if len(folders) > 1:
-            raise UserError(
-                f"source {self.path}: the posts of {len(folders)} folders, whose numbers mean different questions "
-                f"({folders[0]}, {folders[1]}); make a source of each, with a `prefix`"
-            )
+        prefixes = _site_prefixes(list(expand(self.path, root).values()))
+        links_of = self._links_by_folder(root, list(prefixes))
         blocks = []
         for file, (display, path) in enumerate(self.inputs(root).items()):
-            size, part = file_size(path, display), int(path == more)
+            size, part = file_size(path, display), int(path in links_of.values())
             _check_start(path, display, "PostLinks.xml" if part else "Posts.xml")
+            folder = next(f for f in links_of if links_of[f] == path) if part else _folder(path)
+            site = Block(index, file, path, part=part, extra_files=links_of.get(folder, ""), prefix=prefixes[folder])
             cuts = lines.cut(path, size, index, file, block_bytes)
-            blocks += [replace(block, part=part, extra_files=more) for block in cuts]
+            blocks += [replace(site, start=block.start, end=block.end, size=block.size) for block in cuts]
         return blocks
+
+    def _links_by_folder(self, root: str, folders: list[str]) -> dict[str, str]:
+        """The links of each folder with posts; raises UserError for links that belong to none of several."""
+        paths = list(expand(self.links, root).values()) if self.links else []
+        if len(folders) == 1 and len(paths) < 2:
+            return dict(zip(folders, paths, strict=False))
+        by_folder = {_folder(path): path for path in paths}
+        if strange := sorted(set(by_folder) - set(folders)):
+            raise UserError(
+                f"source {self.path}: {by_folder[strange[0]]} lies in no folder of posts: which are its posts?"
+            )
+        return by_folder
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""
+        if block.prefix:
+            site = self.model_copy(update={"prefix": self.prefix + block.prefix})
+            return site.parse(replace(block, prefix=""))
         if block.part:
             return judgments(block, self.label, self.prefix)
         linked = links(block.extra_files) if block.extra_files else None
@@ -129,6 +147,21 @@ class StackExchange(Paths):
         parsed.add("documents", id=doc_id, title="", text=text, body=text, tags=[], line=line, **origin)
         judgment = {"relevance": grade(score), "reason": f"answer score {score}"}
         parsed.add("judgments", query_id=query_id, doc_id=doc_id, **judgment, **origin)
+
+
+def _folder(path: str) -> str:
+    fs, name = filesystem(path)
+    return str(fs.unstrip_protocol(name)).rpartition("/")[0]
+
+
+def _site_prefixes(paths: list[str]) -> dict[str, str]:
+    """What stands before the ids of the posts in each folder: nothing for one, else as much of its name as differs."""
+    folders = sorted(set(map(_folder, paths)))
+    if len(folders) == 1:
+        return {folders[0]: ""}
+    parts = [folder.split("/") for folder in folders]
+    shared = next((n for n, names in enumerate(zip(*parts, strict=False)) if len(set(names)) > 1), min(map(len, parts)))
+    return {folder: "-".join([*names[shared:], ""]) for folder, names in zip(folders, parts, strict=True)}
 
 
 def _check_start(path: str, display: str, expected: str) -> None:

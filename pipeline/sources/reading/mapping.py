@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.labels import LabelConfig, UnusableRow
 from pipeline.sources.reading.passages import Passage, passages
-from pipeline.sources.reading.record import Parsed, Templated, described
+from pipeline.sources.reading.record import IdKind, Parsed, SourceConfig, Templated, described
 from pipeline.sources.reading.roles import ROLES, Kind, numbered
 from pipeline.sources.reading.splits import Split
 from pipeline.sources.reading.values import (
@@ -29,6 +29,11 @@ from pipeline.sources.reading.values import (
 from pipeline.text.normalize import html_to_text, key, looks_like_html, normalise
 
 Row = dict[str, Any]
+_STATED: dict[Kind, tuple[IdKind, ...]] = {  # whose texts a row states beside the judgment that joins them
+    "pair": ("queries", "documents"),
+    "qa": ("queries", "documents"),
+    "rated": ("queries",),
+}
 _IDS = ("id", "query_id", "doc_id", "relevance", "score")
 
 
@@ -77,6 +82,12 @@ class Mapping(Templated, LabelConfig):
             return ROLES[self.kind].get(role, ())
         name = self.fields[role]
         return () if name is None else (name,)
+
+    def fields_without_ids(self, kind: IdKind) -> dict[str, str | None] | None:
+        """Return `fields` without ids of queries or documents; None where a row does not state these texts itself."""
+        if kind not in _STATED.get(self.kind, ()):
+            return None
+        return self.fields | dict.fromkeys(("id",) if kind == "queries" else ("doc_id", "negative_id"))
 
     def value(self, row: Row, name: str) -> Any:
         """Return the value of a field, None for one that says nothing; what says nothing in a list is None too."""
@@ -174,6 +185,15 @@ class Mapping(Templated, LabelConfig):
         """Return the relevance that a row states, as a whole number."""
         name, value = self.find(row, "relevance")
         return default if value is None and default is not None else self.grade(value, name)
+
+
+class MappedSource(SourceConfig, Mapping):
+    """A source whose rows are read through one mapping."""
+
+    def with_derived_ids(self, kind: IdKind) -> "MappedSource | None":
+        """Return the source without the role of the ids, where its rows state both sides of a pair."""
+        fields = self.fields_without_ids(kind)
+        return None if fields is None else self.model_copy(update={"fields": fields})
 
 
 @lru_cache(maxsize=64)

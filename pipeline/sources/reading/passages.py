@@ -48,7 +48,8 @@ def passages(mapping: "Mapping", row: "Row") -> tuple[list[Passage], list[Passag
     Raises UnusableValue or UnusableRow for a shape that says neither which documents are right nor which are not.
     """
     name, value = mapping.find(row, "positive")
-    documents, labels = items(value), mapping.get(row, "label")
+    documents = [_without_ids(mapping, "doc_id", item) for item in items(value)]
+    labels = mapping.get(row, "label")
     scores = mapping.get(row, "scores")
     ids = _per_document(mapping, row, "doc_id", documents)
     negatives = _negatives(mapping, row)
@@ -76,7 +77,11 @@ def _negatives(mapping: "Mapping", row: "Row") -> list[Passage]:
     names = mapping.names("negative")
     fields = [name for name in names if name in row or "." in name]
     fields += sorted((name for name in row if numbered(name) in names), key=number_of)
-    documents = [(name, item) for name in fields for item in items(mapping.value(row, name))]
+    documents = [
+        (name, _without_ids(mapping, "negative_id", item))
+        for name in fields
+        for item in items(mapping.value(row, name))
+    ]
     values = [item for _, item in documents]
     ids = _per_document(mapping, row, "negative_id", values)
     scores = _per_document(mapping, row, "negative_score", values)
@@ -84,6 +89,13 @@ def _negatives(mapping: "Mapping", row: "Row") -> list[Passage]:
         _passage(item, name, "negative", doc_id, score)
         for (name, item), doc_id, score in zip(documents, ids, scores, strict=True)
     ]
+
+
+def _without_ids(mapping: "Mapping", role: str, document: Any) -> Any:
+    """Return a document without the ids inside it, where the rows have no such role."""
+    if mapping.fields.get(role, role) is not None or not isinstance(document, Dict):
+        return document
+    return {name: value for name, value in document.items() if name not in _IDS}
 
 
 def _make(

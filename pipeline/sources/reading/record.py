@@ -18,6 +18,7 @@ from pipeline.storage.files import filesystem, join
 from pipeline.storage.lines import line_at
 
 T = TypeVar("T")
+IdKind = Literal["queries", "documents"]  # records that have ids
 CHUNK_ROWS = 20_000
 FILE_BITS, OFFSET_BITS = 16, 40  # of a row's order: 65,536 files a source, 1 TB (unpacked) a file
 ORDER_BITS = FILE_BITS + OFFSET_BITS  # above them is the source
@@ -106,6 +107,7 @@ class Block:
     size: int = 0  # bytes, for progress and for the number of buckets
     part: int = 0  # which of the source's tables the file belongs to
     extra_files: str = ""  # paths of other files that the task reads with it, one a line
+    prefix: str = ""  # of the ids in this file, after that of the source
 
     def order(self, offset: int) -> int:
         """Return the rank of a row among all rows of all sources; it does not depend on how the file was cut."""
@@ -180,8 +182,10 @@ class SourceConfig(Plugin):
     prompts: Prompts | None = Field(
         default=None, description="put before its queries and documents in the tables, as {query: ..., document: ...}"
     )
-    repeated_ids: Literal["refuse", "first"] = Field(
-        default="refuse", description="an id with two texts ends the build; first: its first text is kept alone"
+    repeated_ids: Literal["derive", "refuse", "first"] = Field(
+        default="derive",
+        description="where an id has two texts: ids are made from the texts if each row states its own pair, else the "
+        "build ends; refuse: it always ends; first: the first text is kept alone",
     )
     unjudged: ClassVar[str] = "query_without_judgment"
 
@@ -197,6 +201,13 @@ class SourceConfig(Plugin):
         `inspect` tries them on the file's first rows and prints those that work.
         """
         return []
+
+    def with_derived_ids(self, kind: IdKind) -> "SourceConfig | None":
+        """Return the source with ids of queries or documents made from their texts, whatever ids its rows give.
+
+        None where other rows refer to these ids: then a row does not state its pair alone.
+        """
+        return None
 
     @abstractmethod
     def inputs(self, root: str) -> dict[str, str]:

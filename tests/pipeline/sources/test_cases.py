@@ -24,31 +24,6 @@ def pairs(artifact: Artifact) -> list[tuple[str, str]]:
     return sorted((row["anchor"], row["positive"]) for row in table(artifact, "pairs"))
 
 
-@pytest.mark.parametrize("kind", ["qa", "pair"])
-def test_an_id_with_two_texts_is_refused_with_both_lines(inline: None, tmp_path: Path, kind: str):
-    names = {"qa": ("id", "question", "answer"), "pair": ("query_id", "anchor", "positive")}[kind]
-    rows = [
-        dict(zip(names, row, strict=True))
-        for row in (("bill", "How to pay?", "By card."), ("bill", "Invoice?", "Here."))
-    ]
-    write_jsonl(tmp_path / "faq.jsonl", rows)
-    source = {"type": "jsonl", "path": "faq.jsonl", "kind": kind, "name": "faq"}
-    with pytest.raises(
-        UserError, match=r"query id 'bill' of source 'faq' has two texts: .*faq.jsonl:1 and .*faq.jsonl:2"
-    ):
-        read(tmp_path, source)
-    artifact = read(tmp_path, {**source, "fields": {"id": None}})
-    assert pairs(artifact) == [("How to pay?", "By card."), ("Invoice?", "Here.")]
-
-
-def test_ids_that_start_anew_in_every_file_are_refused(inline: None, tmp_path: Path):
-    for name in ("oil", "tyre"):
-        rows = [{"id": n, "question": f"Which {name} {n}?", "answer": f"{name} grade {n}"} for n in range(3)]
-        write_jsonl(tmp_path / f"{name}.jsonl", rows)
-    with pytest.raises(UserError, match=r"query id '0' .* two texts: .*oil.jsonl:1 and .*tyre.jsonl:1; .*`prefix`"):
-        read(tmp_path, {"type": "jsonl", "path": "*.jsonl", "kind": "qa"})
-
-
 SQUAD = {"question": "How long is the reef?", "answers": {"text": ["300 km", "300 km long"], "answer_start": [12, 12]}}
 NO_ANSWER = {"question": "Who owns it?", "answers": {"text": [], "answer_start": []}}
 
@@ -232,14 +207,6 @@ def test_control_characters_in_a_dump_cost_no_row(inline: None, tmp_path: Path):
     (tmp_path / "Posts.xml").write_text("<posts>\n" + "\n".join(rows) + "\n</posts>\n")
     artifact = read(tmp_path, {"type": "stackexchange", "path": "Posts.xml"})
     assert pairs(artifact) == [("How do I switch tabs?", "Press Cmd-1.")] and not artifact.manifest.dropped
-
-
-def test_dumps_of_two_sites_are_two_sources(inline: None, tmp_path: Path):
-    for site in ("coffee", "tea"):
-        (tmp_path / site).mkdir()
-        (tmp_path / site / "Posts.xml").write_text(f'<posts>\n<row Id="1" PostTypeId="1" Title="{site}?" />\n</posts>')
-    with pytest.raises(UserError, match="the posts of 2 folders, whose numbers mean different questions"):
-        read(tmp_path, {"type": "stackexchange", "path": "*/Posts.xml"})
 
 
 def test_labels_that_contradict_each_other_are_left_out(inline: None, tmp_path: Path):
