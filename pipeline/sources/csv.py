@@ -10,9 +10,7 @@ from pipeline.sources.reading.mapping import MappedSource, check_columns
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
-from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
-
-LONGEST_CELL = 1 << 17  # characters of a cell
+from pipeline.storage.csv_table import LONGEST_CELL, CsvRow, CsvTable, named_row
 
 
 class Csv(Paths, MappedSource):
@@ -20,7 +18,19 @@ class Csv(Paths, MappedSource):
 
     type: Literal["csv"] = "csv"
     delimiter: str | None = Field(
-        default=None, min_length=1, max_length=1, description="by default the most frequent of , ; tab | in line one"
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="by default what a line `sep=;` says, else the one of , ; tab | that parts all rows alike",
+    )
+    escape: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="what stands before a quote inside a cell, as \\ in dumps of MySQL; by default it is doubled",
+    )
+    longest_cell: int = Field(
+        default=LONGEST_CELL, ge=1, description="characters of a quoted cell; a longer one is an unreadable row"
     )
     encoding: str | None = Field(default=None, description="by default UTF-8, or what a byte-order mark says")
     columns: list[str] = Field(default=[], description="names of the columns where the file has no header")
@@ -49,7 +59,7 @@ class Csv(Paths, MappedSource):
         blocks: list[Block] = []
         for file, (display, path) in enumerate(self.inputs(root).items()):
             size = file_size(path, display)
-            table = CsvTable.open(path, self.delimiter, self.encoding, self.columns)
+            table = CsvTable.open(path, self.delimiter, self.encoding, self.columns, self.escape)
             if table.names:
                 check_columns(self, table.names, display)
             if table.splits_by_bytes and not self.quotes:
@@ -60,18 +70,19 @@ class Csv(Paths, MappedSource):
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""
-        table = CsvTable.open(block.path, self.delimiter, self.encoding, self.columns)
+        table = CsvTable.open(block.path, self.delimiter, self.encoding, self.columns, self.escape)
         names = [name if self.reads(name) else name.lower().replace(" ", "_") for name in table.names]
 
         def take(numbered: CsvRow, parsed: Parsed) -> None:
-            line, offset, cells = numbered
+            line, offset, cells, count = numbered
             row = named_row(names, cells)
             parsed.tally.counts["rows"] += 1
             if isinstance(row, str):
-                parsed.tally.offend(line, "unreadable_row", row)
+                parsed.tally.counts["lines_of_unreadable_rows"] += count
+                parsed.tally.offend(line, "unreadable_row", row + (f"; it takes {count:,} lines" if count > 1 else ""))
             else:
                 self.take(row, line, {"source": self.label, "order": block.order(offset)}, self.prefix, parsed)
 
         if self.quotes:
-            return chunks(table.rows(longest_cell=LONGEST_CELL), take)
+            return chunks(table.rows(longest_cell=self.longest_cell), take)
         return chunks(table.unquoted_rows(block.start, block.end), take)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from lxml import etree
 
 from pipeline.core.errors import UserError
-from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
@@ -112,7 +111,7 @@ def _plain_name(name: str) -> str:
 def _table(path: str) -> Iterator[NumberedRow]:
     table = CsvTable.open(path)
     names = [_plain_name(name) for name in table.names]
-    for line, _, cells in table.rows(longest_cell=LONGEST_CELL):
+    for line, _, cells, _ in table.rows():
         row = named_row(names, cells)
         yield line, row if isinstance(row, str) else {name: cell for name, cell in row.items() if cell.strip()}
 

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from pipeline.core.errors import UserError
-from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
@@ -123,7 +122,7 @@ def _rows(path: str, file: int) -> Iterator[ExportRow]:
     """Yield the rows of a file with the columns that are read."""
     table = CsvTable.open(path, ",")
     names = [_COLUMNS.get(name.lower(), name) for name in table.names]
-    for line, _, cells in table.rows(longest_cell=LONGEST_CELL):
+    for line, _, cells, _ in table.rows():
         row = named_row(names, cells)
         wanted = row if isinstance(row, str) else {name: row[name] for name in _COLUMNS.values() if row.get(name)}
         yield ExportRow(file, line, wanted)

@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.errors import UserError
-from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.labels import GradeConfig
 from pipeline.sources.reading.mapping import Mapping, Row
@@ -58,7 +57,7 @@ class Wands(SourceConfig, Templated, GradeConfig):
         names = [name.replace(" ", "_") for name in table.names]
 
         def take(numbered: CsvRow, parsed: Parsed) -> None:
-            line, offset, cells = numbered
+            line, offset, cells, _ = numbered
             row = named_row(names, cells)
             parsed.tally.counts["rows"] += 1
             if isinstance(row, str):
@@ -67,7 +66,7 @@ class Wands(SourceConfig, Templated, GradeConfig):
                 origin = {"source": self.label, "order": block.order(offset)}
                 mapping.take(_shaped(row), line, origin, self.prefix, parsed)
 
-        return chunks(table.rows(longest_cell=LONGEST_CELL), take)
+        return chunks(table.rows(), take)
 
     def mapping(self, name: str) -> Mapping:
         """Return the mapping that reads a file's columns."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pipeline.core.errors import UserError
-from pipeline.sources.csv import LONGEST_CELL
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
@@ -93,7 +92,7 @@ def _rows(path: str) -> Iterator[NumberedRow]:
     """Yield the rows of a file with the columns that are read, names in lower case, without empty cells."""
     table = CsvTable.open(path)
     names = [name.lower() for name in table.names]
-    for line, _, cells in table.rows(longest_cell=LONGEST_CELL):
+    for line, _, cells, _ in table.rows():
         row = named_row(names, cells)
         if isinstance(row, dict):
             row = {name: cell.strip() for name, cell in row.items() if _is_read(name) and cell.strip()}

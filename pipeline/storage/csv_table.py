@@ -3,8 +3,11 @@
 import codecs
 import csv
 import io
+import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from pipeline.core.errors import UserError
@@ -12,6 +15,7 @@ from pipeline.storage.compression import open_decompressed
 from pipeline.storage.lines import read_lines
 
 DELIMITERS = ",;\t|"
+LONGEST_CELL = 1 << 24  # characters, above which a quote is taken for one that nobody closed
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -20,61 +24,77 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _LINE_END_IS_ONE_BYTE = ("utf-8", "ascii", "iso8859-1", "cp1252")
-_HEAD_BYTES = 1 << 16
+_HEAD_BYTES, _HEAD_ROWS = 1 << 16, 200  # from which the delimiter is told
+_SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # with which Excel names the delimiter
+_ESCAPED_QUOTE = '; where quotes are escaped by a backslash, say `escape: "\\\\"`'
 
 
 class CsvRow(NamedTuple):
-    """A row of a table: number of its first line, byte offset of it, and its cells, or what is wrong with it."""
+    """A row of a table: number of its first line, byte offset of it, its cells or what is wrong with it, its lines."""
 
     line: int
     offset: int
     cells: list[str] | str
+    lines: int = 1
 
 
 @dataclass(frozen=True)
 class CsvTable:
-    """A delimited file: its delimiter, its encoding, the length of its byte-order mark, the names of its columns."""
+    """A delimited file: its delimiter, its encoding, the bytes and lines before its first row, its columns' names."""
 
     path: str
     delimiter: str
     encoding: str
-    mark: int
+    mark: int  # bytes before the first row: a byte-order mark, and the line that names the delimiter
     names: list[str]
     has_header: bool
+    escape: str | None = None
+    sep_line: bool = False  # whether the file begins with a line that names the delimiter
 
     @classmethod
     def open(
-        cls, path: str, delimiter: str | None = None, encoding: str | None = None, columns: Sequence[str] = ()
+        cls,
+        path: str,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        columns: Sequence[str] = (),
+        escape: str | None = None,
     ) -> "CsvTable":
         """Look at the beginning of a file; its first row is the header unless `columns` names the columns.
 
-        The delimiter is by default the most frequent of , ; tab | in line one, the encoding UTF-8 or what a byte-order
-        mark says. Raises UserError for a header that is not CSV.
+        The delimiter is by default what a first line `sep=;` says, else the one of , ; tab | by which most rows have as
+        many cells as the first; the encoding is UTF-8 or what a byte-order mark says. Raises UserError for a header
+        that is not CSV.
         """
         with open_decompressed(path) as file:
             start = bytes(file.read(_HEAD_BYTES))
         encoding, mark = _encoding(start, encoding)
-        with io.TextIOWrapper(io.BytesIO(start[mark:]), encoding, errors="replace", newline="") as text:
-            first = next((line for line in text if line.strip()), "")
-            delimiter = delimiter or max(DELIMITERS, key=first.count)
-            text.seek(0)
-            try:
-                cells = next((row for row in csv.reader(text, delimiter=delimiter) if row), [])
-            except csv.Error as error:
-                raise UserError(f"{path}: has no readable header: {error}") from error
+        with io.TextIOWrapper(io.BytesIO(start[mark:]), encoding, errors="replace", newline="") as wrapper:
+            text = wrapper.read()
+        first = text.splitlines(keepends=True)[0] if text else ""
+        said = _SEP_LINE.fullmatch(first)
+        if said:
+            mark, text = mark + len(first.encode(encoding, "replace")), text[len(first) :]
+        delimiter = delimiter or (said[1] if said else _delimiter(text, len(columns), len(start) == _HEAD_BYTES))
+        try:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, escapechar=escape)
+            cells = next((row for row in reader if row), [])
+        except csv.Error as error:
+            raise UserError(f"{path}: has no readable header: {error}") from error
         names = list(columns) or [cell.strip() for cell in cells]
-        return cls(path, delimiter, encoding, mark, names, not columns)
+        return cls(path, delimiter, encoding, mark, names, not columns, escape, said is not None)
 
     @property
     def splits_by_bytes(self) -> bool:
         """Whether every line end is the byte of one, so that a file without quoted cells can be cut anywhere."""
         return codecs.lookup(self.encoding).name in _LINE_END_IS_ONE_BYTE
 
-    def rows(self, offset: int = 0, longest_cell: int = 1 << 26) -> Iterator[CsvRow]:
+    def rows(self, offset: int = 0, longest_cell: int = LONGEST_CELL) -> Iterator[CsvRow]:
         """Yield the rows from byte `offset` on, where a row must begin, by the rules of CSV; blank lines are no rows.
 
-        Cells may be quoted and hold line ends. An unclosed quote costs the rows up to the next quote or up to
-        `longest_cell` characters, and gives one row that says so: lenient reading would join them in silence.
+        Cells may be quoted and hold line ends. A row with a cell that is not closed by these rules, or not within
+        `longest_cell` characters, says what is wrong. Where the lines that it took are rows by themselves, the quote
+        opened no cell: it costs the line that it stands in, and reading goes on with the next line.
         """
         header = self.has_header and offset == 0
         offset = max(offset, self.mark)
@@ -82,39 +102,94 @@ class CsvTable:
             open_decompressed(self.path, offset) as raw,
             io.TextIOWrapper(raw, self.encoding, self._errors, newline="") as text,
         ):
-            lines = _CountedLines(text, self.encoding, self._errors)
-            reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+            lines = _CountedLines(text, self.encoding, self._errors, self._null_mark, 1 + self.sep_line)
+            reader = csv.reader(lines, delimiter=self.delimiter, escapechar=self.escape, strict=True)
             while True:
-                line, start = reader.line_num + 1, offset + lines.bytes
+                lines.begin_row()
+                line, start = lines.number, offset + lines.bytes
                 try:
                     cells: list[str] | str = _next(reader, longest_cell)
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    cells = f"not CSV: {error}"
+                    cells = self._problem(str(error), lines.row)
+                if len(lines.row) > 1 and self._is_stray(cells, lines.row):
+                    cells = cells if isinstance(cells, str) else "not CSV: a quote that opens no cell"
+                    lines.go_back_to_second()
                 if not cells or cells == [""]:
                     continue
                 if header:
                     header = False
                     continue
-                yield CsvRow(line, start, cells)
+                yield CsvRow(line, start, cells, len(lines.row))
+
+    def _is_stray(self, cells: list[str] | str, lines: Sequence[str]) -> bool:
+        """Whether a quote that opens no cell has joined several lines: each of the others is a row by itself.
+
+        Where the joined row looks sound, only in a file with tabs, which the text of a cell does not hold.
+        """
+        sound = not isinstance(cells, str) and _is_row_of(cells, len(self.names))
+        if sound and self.delimiter != "\t":
+            return False
+        others = lines if sound else [line for line in lines[1 : _HEAD_ROWS + 1] if line.strip()]
+        rows = csv.reader(others, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+        return sum(_is_row_of(row, len(self.names)) for row in rows) >= 0.9 * len(others)
+
+    def _problem(self, error: str, lines: Sequence[str]) -> str:
+        hint = _ESCAPED_QUOTE if self.escape is None and any('\\"' in line for line in lines) else ""
+        return f"not CSV: {error}{hint}"
 
     def unquoted_rows(self, start: int = 0, end: int = -1) -> Iterator[CsvRow]:
         """Yield the lines that start in a byte range, cut at every delimiter; quotes have no meaning."""
+        first = self.mark if self.sep_line else 0
         for line, (offset, raw) in enumerate(read_lines(self.path, start, end), 1):
-            if raw.strip() and not (self.has_header and offset == 0):
+            if raw.strip() and offset >= first and not (self.has_header and offset == first):
                 yield CsvRow(line, offset, raw.decode(self.encoding, self._errors).split(self.delimiter))
 
     @property
     def _errors(self) -> str:
         return "replace" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
+    @property
+    def _null_mark(self) -> re.Pattern[str] | None:
+        r"""What finds the cells `\N` of a dump whose escape is a backslash: its reader would make them `N`."""
+        cell = rf"(?:(?<=^)|(?<={re.escape(self.delimiter)}))\\N(?={re.escape(self.delimiter)}|\s*$)"
+        return re.compile(cell) if self.escape == "\\" else None
+
+
+def _delimiter(text: str, width: int, cut_off: bool) -> str:
+    """The delimiter by which most rows have as many cells as the first, or as there are names; `,` where none parts.
+
+    Of several that part all rows alike, the one after which no blank follows, as commas of a sentence have it.
+    """
+    return max(DELIMITERS, key=lambda delimiter: _consistency(text, delimiter, width, cut_off))
+
+
+def _consistency(text: str, delimiter: str, width: int, cut_off: bool) -> tuple[float, float, int]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        rows = [row for row in islice(reader, _HEAD_ROWS) if row]
+    except csv.Error:
+        return (0, 0, 0)
+    rows = rows[:-1] if cut_off and len(rows) > 2 else rows
+    wanted = width or (len(rows[0]) if rows else 0)
+    if wanted < 2:
+        return (0, 0, 0)
+    fitting = [row for row in rows if _is_row_of(row, wanted)]
+    blanks = sum(cell.startswith(" ") for row in fitting for cell in row[1:])
+    return (len(fitting) / len(rows), -blanks / max(1, len(fitting) * (wanted - 1)), wanted)
+
+
+def _is_row_of(cells: list[str] | str, width: int) -> bool:
+    """Whether a row has as many cells as the table columns; empty ones beyond the last column do not count."""
+    return len(cells) >= width and not any(cells[width:])
+
 
 def named_row(names: Sequence[str], cells: list[str] | str) -> dict[str, str] | str:
     """Make a row of named cells, or say what is wrong with it; empty cells beyond the last column are ignored."""
     if isinstance(cells, str):
         return cells
-    if len(cells) < len(names) or any(cells[len(names) :]):
+    if not _is_row_of(cells, len(names)):
         return f"{len(cells)} columns, the header has {len(names)}"
     try:
         "".join(cells).encode()
@@ -127,18 +202,40 @@ def named_row(names: Sequence[str], cells: list[str] | str) -> dict[str, str] | 
 
 
 class _CountedLines:
-    """Lines of a text, and how many bytes of the file those that were read are."""
+    """Lines of a text with their number and place in the file; those of the row that is read can be read again."""
 
-    def __init__(self, text: io.TextIOWrapper, encoding: str, errors: str) -> None:
-        self.text, self.encoding, self.errors, self.bytes = text, encoding, errors, 0
+    def __init__(
+        self, text: io.TextIOWrapper, encoding: str, errors: str, null_mark: re.Pattern[str] | None, number: int
+    ) -> None:
+        self.text, self.encoding, self.errors, self.null_mark = text, encoding, errors, null_mark
+        self.number, self.bytes = number, 0  # of the line that comes next, and of those before it
+        self.row: list[str] = []  # lines of the row that is read
+        self.again: deque[str] = deque()
 
     def __iter__(self) -> "_CountedLines":
         return self
 
     def __next__(self) -> str:
-        line = next(self.text)
-        self.bytes += len(line.encode(self.encoding, self.errors))
-        return line
+        line = self.again.popleft() if self.again else next(self.text)
+        self.row.append(line)
+        self.number += 1
+        self.bytes += self._size(line)
+        return self.null_mark.sub(r"\\\\N", line) if self.null_mark else line
+
+    def begin_row(self) -> None:
+        """Forget the lines of the row before."""
+        self.row = []
+
+    def go_back_to_second(self) -> None:
+        """Read all lines of the row but the first again."""
+        back = self.row[1:]
+        self.again.extendleft(reversed(back))
+        self.row = self.row[:1]
+        self.number -= len(back)
+        self.bytes -= sum(map(self._size, back))
+
+    def _size(self, line: str) -> int:
+        return len(line.encode(self.encoding, self.errors))
 
 
 def _next(reader: Iterator[list[str]], longest_cell: int) -> list[str]:

@@ -84,3 +84,80 @@ def test_a_row_has_a_cell_for_each_name():
     assert named_row(["a", "b"], ["1"]) == "1 columns, the header has 2"
     assert named_row(["a", "a"], ["1", "2"]) == {"a": "1"}
     assert "encoding" in str(named_row(["a"], ["\udcff"]))
+
+
+def cells_of(tmp_path: Path, content: str, **settings: str) -> list[list[str] | str]:
+    (tmp_path / "a.csv").write_bytes(content.encode())
+    table = CsvTable.open(str(tmp_path / "a.csv"), **settings)
+    return [table.names, *(row.cells for row in table.rows())]
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", 'sep=";"\n'.replace('"', ""), '"sep=;"\r\n', "SEP=;\r\n", "\ufeffsep=;\n"])
+def test_a_first_line_that_names_the_delimiter(tmp_path: Path, first: str):
+    content = first + "a, b;c\n1, 2;3, 4, 5\n"
+    assert cells_of(tmp_path, content) == [["a, b", "c"], ["1, 2", "3, 4, 5"]]
+    table = CsvTable.open(str(tmp_path / "a.csv"))
+    (row,) = table.rows()
+    assert row.line == 3 and (tmp_path / "a.csv").read_bytes()[row.offset :].startswith(b"1, 2")
+    assert [(line.offset, line.cells) for line in table.unquoted_rows()] == [(row.offset, row.cells)]
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter"),
+    [
+        ("Question (short, plain);Answer (long, plain)\nHow much, roughly?;Ten, or eleven\nWhen?;Now\n", ";"),
+        ("Question, asked;Answer\nHow much, roughly?;Ten\nWhen, please?;Now\n", ";"),
+        ("a|b;c\tquestion, answer\n1\t2\n3\t4\n", "\t"),
+        ("a,b\n1,2\n", ","),
+        ("a, b\n1, 2\n", ","),
+        ("text\nOne, two, three.\nFour; five.\n", ","),
+        ('"a;b",c\n"1;2",3\n', ","),
+        ("a;b\n1,5;2,5\n3,5;4,5\n", ";"),
+    ],
+)
+def test_the_delimiter_is_told_by_the_lines(tmp_path: Path, content: str, delimiter: str):
+    (tmp_path / "a.csv").write_text(content)
+    assert CsvTable.open(str(tmp_path / "a.csv")).delimiter == delimiter
+
+
+def test_a_quote_that_opens_no_cell_costs_its_own_line(tmp_path: Path):
+    content = 'q\ta\n"Fits 24 inch racks?\tYes\nHow tall?\tTwo metres\nWhich?\tRed "wine"\nHeavy?\tNo\n"Open\tend\nx\ty\n'
+    names, first, *rows, last, end = cells_of(tmp_path, content)
+    assert names == ["q", "a"] and str(first).startswith("not CSV") and str(last).startswith("not CSV")
+    assert rows == [["How tall?", "Two metres"], ["Which?", 'Red "wine"'], ["Heavy?", "No"]] and end == ["x", "y"]
+
+
+def test_a_quote_in_a_file_with_tabs_joins_no_rows_that_look_sound(tmp_path: Path):
+    content = 'q\ta\n"Fits 24\tYes\nHow tall?\tAbout 12"\tand more\n'.replace("\tand more", "")
+    names, first, second = cells_of(tmp_path, content)
+    assert str(first).startswith("not CSV") and second == ["How tall?", 'About 12"']
+    sound = 'q\ta\n"one\nline"\t"two\nlines"\n'
+    assert cells_of(tmp_path, sound)[1:] == [["one\nline", "two\nlines"]]
+
+
+def test_cells_over_lines_stay_whole_and_broken_ones_name_their_lines(tmp_path: Path):
+    content = 'q,a\n"Hello, my\nquestion, this","yes, it\nis"\n"a" b,"c\nd, e, f\ng",1\nlast,row\n'
+    names, whole, *rest = cells_of(tmp_path, content)
+    assert whole == ["Hello, my\nquestion, this", "yes, it\nis"] and rest[-1] == ["last", "row"]
+    content = 'q,a\n"one\ntwo and three\nfour" five,x\nlast,row\n'
+    (tmp_path / "a.csv").write_text(content)
+    broken, last = CsvTable.open(str(tmp_path / "a.csv")).rows()
+    assert (broken.line, broken.lines, str(broken.cells)[:7]) == (2, 3, "not CSV") and last.cells == ["last", "row"]
+
+
+def test_quotes_escaped_by_a_backslash(tmp_path: Path):
+    content = '"id","text"\n"1","What does \\"hub\\" mean?"\n"2",\\N\n\\N,"a\\\nb"\n'
+    assert cells_of(tmp_path, content, escape="\\")[1:] == [
+        ["1", 'What does "hub" mean?'],
+        ["2", "\\N"],
+        ["\\N", "a\nb"],
+    ]
+    assert "say `escape:" in str(cells_of(tmp_path, content)[1])
+
+
+def test_a_long_cell_is_read_and_one_beyond_the_limit_is_a_row_by_itself(tmp_path: Path):
+    long = "x" * 300_000
+    content = f'a,b\n1,"{long}"\n2,y\n'
+    assert cells_of(tmp_path, content)[1:] == [["1", long], ["2", "y"]]
+    first, second = CsvTable.open(str(tmp_path / "a.csv")).rows(longest_cell=1000)
+    assert "field larger than field limit (1000)" in str(first.cells) and second.cells == ["2", "y"]
