@@ -97,6 +97,12 @@ def table(files: Sequence[FileRows]) -> list[str]:
     ]
 
 
+def shortened(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - MAX_FILES:,} more" if len(names) > MAX_FILES else ""
+    return ", ".join(names[:MAX_FILES]) + more
+
+
 def _sum(source: str, files: Sequence[FileRows]) -> FileRows:
     total = FileRows(source, f"{len(files):,} files", "")
     for file in files:

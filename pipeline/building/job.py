@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.building.ambiguous_ids import has_ambiguous, with_derived_ids
 from pipeline.building.config import BuildConfig
-from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, table, unread_columns
+from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, shortened, table, unread_columns
 from pipeline.building.steps import Steps
 from pipeline.building.unmatched import check_matches
 from pipeline.core import ray_session
@@ -139,6 +139,8 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows], derived: Derived
         )
     check_matches([source.label for source in steps.config.sources], steps.shuffle, counts)
     notes = _notes(steps.config, total)
+    left_out = {source.label: source.left_out(steps.config.root) for source in steps.config.all_sources}
+    notes["left_out_files"] = {label: names for label, names in left_out.items() if names}
     notes |= {"input_rows": [file.plain() for file in files], "unread_columns": unread_columns(files)}
     notes["derived_ids"] = {kind: sorted(label for label, k in derived if k == kind) for _, kind in derived}
     _check_strict(steps.config, notes)
@@ -153,6 +155,10 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows], derived: Derived
     say(f"build: records left out: {_counted(total.records_dropped())}")
     for label, columns in notes["unread_columns"].items():
         say(f"build: source {label}: columns not read: {', '.join(columns)}")
+    for label, names in notes["left_out_files"].items():
+        say(f"build: source {label}: hidden files left out: {shortened(names)}")
+    if empty := [file.file for file in files if not file.read]:
+        say(f"build: files without rows: {shortened(empty)}")
     if notes["leakage"]:
         say(f"build: leakage: {_leakage_message(notes['leakage'])}")
     for reason, examples in sorted(total.examples.items()):

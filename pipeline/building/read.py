@@ -22,6 +22,13 @@ BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "lab
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right")}
 _SIDE_TEXTS = ("title", "body")
 _ID_COLUMNS = {"queries": "query_id", "documents": "doc_id"}  # by which judgments refer to records
+_WORD_LETTERS = (  # first and last of kana, ideographs, Hangul, compatible ideographs, further ideographs
+    ("\u3040", "\u30ff"),
+    ("\u3400", "\u9fff"),
+    ("\uac00", "\ud7a3"),
+    ("\uf900", "\ufaff"),
+    ("\U00020000", "\U000323af"),
+)
 _STAGED_BYTES = 64 << 20  # records in memory before they are staged
 
 
@@ -125,8 +132,8 @@ def _clean_texts(
 
 
 def _is_word(text: str) -> bool:
-    """Whether a text of one character is a word all the same, as in Chinese and Japanese."""
-    return any("\u3040" <= letter <= "\u30ff" or "\u3400" <= letter <= "\u9fff" for letter in text)
+    """Whether a text of one character is a word all the same, as in Chinese, Japanese and Korean."""
+    return any(first <= letter <= last for letter in text for first, last in _WORD_LETTERS)
 
 
 def _leave_out(

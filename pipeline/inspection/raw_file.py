@@ -16,6 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.amazon import literal
 from pipeline.sources.json import documents
 from pipeline.sources.reading.sample import FileFormat, FileSample
+from pipeline.sources.xlsx import sheet_rows
 from pipeline.storage.artifact import MANIFEST
 from pipeline.storage.compression import open_decompressed
 from pipeline.storage.csv_table import CsvTable, named_row
@@ -57,7 +58,7 @@ def read_sample(path: str) -> FileSample:
         raise UserError(f"{path}: is empty")
     file_format = _format(start)
     columns, rows, more = _READERS[file_format](path)
-    return FileSample(path, file_format, tuple(columns), tuple(rows), start=start, **more)
+    return FileSample(path, more.pop("format", file_format), tuple(columns), tuple(rows), start=start, **more)
 
 
 def _names(path: str) -> list[str]:
@@ -171,14 +172,8 @@ def _text(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
 
 
 def _xlsx(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
-    try:
-        from openpyxl import load_workbook
-    except ImportError as error:
-        raise UserError(f"{path}: Excel files need openpyxl; pip install 'tripletail[excel]'") from error
-    fs, name = filesystem(path)
-    with fs.open(name, "rb") as file, _readable(path, "an Excel file"):
-        sheet = load_workbook(file, read_only=True, data_only=True).worksheets[0]
-        lines = [["" if cell is None else cell for cell in row] for row in islice(sheet.values, ROWS + 1)]
+    with _readable(path, "an Excel file"):
+        lines = [["" if cell is None else cell for cell in row] for _, row in islice(sheet_rows(path), ROWS + 1)]
     if not lines:
         raise UserError(f"{path}: its first sheet is empty")
     names = [str(cell).strip() for cell in lines[0]]
@@ -186,7 +181,7 @@ def _xlsx(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
 
 
 def _zip(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
-    """The members of an archive, and the beginning of the first that can be read."""
+    """The members of an archive, and the beginning of the first that can be read; its format is that of the member."""
     fs, name = filesystem(path)
     with _readable(path, "a zip archive"), fs.open(name, "rb") as file, zipfile.ZipFile(file) as archive:
         members = [
@@ -201,7 +196,8 @@ def _zip(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
             with archive.open(first) as member:
                 inside.write_bytes(member.read(_MAX_READ_BYTES))
             sample = read_sample(str(inside))
-    return list(sample.columns), list(sample.rows), {"files": names}
+    more = {"files": names, "format": sample.format, "records": sample.records, "header": sample.header}
+    return list(sample.columns), list(sample.rows), more
 
 
 @contextmanager

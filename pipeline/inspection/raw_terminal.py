@@ -9,11 +9,7 @@ from pipeline.inspection.terminal import plain, terminal_table
 from pipeline.report.format import count, reason
 from pipeline.sources.reading.sample import FileSample
 
-_NO_SOURCE = {
-    "zip": "No source reads a zip archive: unpack it and inspect what was inside.",
-    "xlsx": "No source reads Excel files: save the sheet as CSV and inspect that.",
-}
-_UNKNOWN = "No source recognises it; name its columns by `fields` in a source of type csv, jsonl, json or parquet."
+_UNKNOWN = "No source recognises it; name its columns by `fields` in a source such as csv, jsonl, json, parquet, xlsx."
 _FILES = 20
 
 
@@ -52,7 +48,7 @@ def _cells(column: ColumnProfile) -> list[str]:
 def _show_suggestions(sample: FileSample, console: Console) -> None:
     suggestions = suggest(sample)
     if not suggestions:
-        console.print(_NO_SOURCE.get(sample.format, _UNKNOWN), soft_wrap=True)
+        console.print(_UNKNOWN, soft_wrap=True)
         return
     head = ["Source", "Kind", "Rows", "Used", "Gives", "First row not used"]
     console.print(terminal_table("Sources that can read it", head, [_suggestion_cells(item) for item in suggestions]))

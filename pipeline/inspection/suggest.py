@@ -55,7 +55,7 @@ def suggest(sample: FileSample) -> list[Suggestion]:
         for source in classes
         for settings in source.recognise(sample)
     ]
-    is_own = {source.model_fields["type"].default for source in classes} - {"csv", "json", "jsonl", "parquet"}
+    is_own = {source.model_fields["type"].default for source in classes} - {"csv", "json", "jsonl", "parquet", "xlsx"}
     tried = [suggestion for settings in candidates if (suggestion := _try(settings)).records]
     return sorted(tried, key=lambda item: (item.usable < 0.5, item.settings["type"] not in is_own, bool(item.needs)))
 

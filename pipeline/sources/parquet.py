@@ -16,7 +16,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading.columnar import Batch, Numbers
 from pipeline.sources.reading.labels import GradeConfig
 from pipeline.sources.reading.mapping import Mapping, Row, check_columns
-from pipeline.sources.reading.paths import expand
+from pipeline.sources.reading.paths import expand, hidden_files
 from pipeline.sources.reading.record import (
     CHUNK_ROWS,
     Block,
@@ -121,6 +121,10 @@ class Parquet(SourceConfig, Templated, GradeConfig):
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files."""
         return {display: path for spec in self.specs() for display, path in expand(spec.path, root).items()}
+
+    def left_out(self, root: str) -> list[str]:
+        """Return the hidden files that the patterns match and that are not read."""
+        return [name for spec in self.specs() for name in hidden_files(spec.path, root)]
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut into runs of row groups; raises UserError for a file that is not Parquet or lacks a mapped column."""

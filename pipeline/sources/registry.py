@@ -21,12 +21,14 @@ from pipeline.sources.squad import Squad
 from pipeline.sources.stackexchange import StackExchange
 from pipeline.sources.wands import Wands
 from pipeline.sources.woocommerce import WooCommerce
+from pipeline.sources.xlsx import Xlsx
 
 Source = Annotated[
     StackExchange
     | JsonLines
     | Json
     | Csv
+    | Xlsx
     | Parquet
     | Beir
     | HuggingFace

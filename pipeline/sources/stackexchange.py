@@ -150,6 +150,10 @@ class StackExchange(Paths):
 
 
 def _folder(path: str) -> str:
+    """The folder of a file; of a member of an archive below the archive."""
+    inside, _, archive = path.removeprefix("zip://").partition("::")
+    if archive:
+        return f"{archive}/{inside}".rpartition("/")[0]
     fs, name = filesystem(path)
     return str(fs.unstrip_protocol(name)).rpartition("/")[0]
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import Block
+from pipeline.storage.archives import container
 from pipeline.storage.compression import compression
 from pipeline.storage.lines import Lines, read_lines, read_pieces
 
@@ -10,16 +12,26 @@ _EXPANSION = 4  # bytes of text in a byte of a compressed file, about
 
 
 def cut(path: str, size: int, source: int, file: int, block_bytes: int) -> list[Block]:
-    """Cut a file of lines into blocks; a compressed file is one block."""
-    if compression(path):
-        return [Block(source, file, path, 0, -1, _EXPANSION * size)]
+    """Cut a file of lines into blocks; a compressed file and a member of an archive are one block.
+
+    Raises UserError for a file that holds no text by its first bytes, as an archive does.
+    """
+    if compression(path) or "::" in path:
+        return [single_block(path, size, source, file)]
+    _check_text(path)
     starts = range(0, max(size, 1), block_bytes)
     return [Block(source, file, path, s, min(s + block_bytes, size), min(block_bytes, size - s)) for s in starts]
 
 
 def single_block(path: str, size: int, source: int, file: int) -> Block:
-    """Return one block of a file that cannot be cut."""
+    """Return one block of a file that cannot be cut; raises UserError for one that holds no text."""
+    _check_text(path)
     return Block(source, file, path, 0, -1, size * (_EXPANSION if compression(path) else 1))
+
+
+def _check_text(path: str) -> None:
+    if found := container(path):
+        raise UserError(f"source {path}: is no text but {found}")
 
 
 def read(block: Block) -> Iterator[tuple[int, bytes]]:

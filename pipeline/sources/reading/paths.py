@@ -2,26 +2,31 @@
 
 import glob
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.record import FILE_BITS, Block, SourceConfig, file_size, resolve
+from pipeline.storage.archives import is_zip, member_path, zip_members
 from pipeline.storage.files import filesystem
 
 _MAGIC = re.compile(r"[*?\[]")
 
 
 class Paths(SourceConfig):
-    """A source of files; the order of its rows is that of the paths, then of the names that match."""
+    """A source of files; the order of its rows is that of the paths, then of the names that match.
+
+    The members of a zip archive are files like any other.
+    """
 
     path: str | list[str] = Field(min_length=1, description="a file, a pattern, or a list of both")
+    reads_archives: ClassVar[bool] = False  # whether a zip archive is one file of the format, and not several
 
     def inputs(self, root: str) -> dict[str, str]:
         """Return the files, in order."""
-        return expand(self.path, root)
+        return expand(self.path, root, unpack=not self.reads_archives)
 
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut every file into byte ranges."""
@@ -29,15 +34,27 @@ class Paths(SourceConfig):
         cuts = [lines.cut(path, file_size(path, display), index, file, block_bytes) for file, (display, path) in files]
         return [block for blocks in cuts for block in blocks]
 
+    def left_out(self, root: str) -> list[str]:
+        """Return the hidden files that the patterns match and that are not read."""
+        return hidden_files(self.path, root, unpack=not self.reads_archives)
 
-def expand(path: str | list[str], root: str) -> dict[str, str]:
-    """Return the files of paths and patterns, {name to show: path to open}; a file named twice is read once."""
+
+def expand(path: str | list[str], root: str, *, unpack: bool = True) -> dict[str, str]:
+    """Return the files of paths and patterns, {name to show: path to open}; a file named twice is read once.
+
+    Hidden files are left out of patterns and of zip archives, of which `unpack` takes the members.
+    """
     files: dict[str, str] = {}
     seen: set[str] = set()
-    for item in [path] if isinstance(path, str) else path:
-        for display, name in _matches(item, root).items():
+    for item in _as_list(path):
+        matched = {name: full for name, full in _matches(item, root).items() if not _is_left_out(name, full)}
+        if not matched:
+            raise UserError(f"source {item}: no file matches but hidden ones, which are left out")
+        for display, name in _members(matched).items() if unpack else matched.items():
+            if name.startswith("zip://") and _is_hidden(display):
+                continue
             fs, full_path = filesystem(name)
-            if (full := fs.unstrip_protocol(full_path)) not in seen:
+            if (full := name if "::" in name else fs.unstrip_protocol(full_path)) not in seen:
                 seen.add(full)
                 files[display] = name
     if len(files) > 1 << FILE_BITS:
@@ -47,7 +64,50 @@ def expand(path: str | list[str], root: str) -> dict[str, str]:
     return files
 
 
+def hidden_files(path: str | list[str], root: str, *, unpack: bool = True) -> list[str]:
+    """Return the files that `expand` leaves out: those of a Mac's finder and others whose name begins with a dot."""
+    matched = {name: full for item in _as_list(path) for name, full in _matches(item, root).items()}
+    hidden = [name for name, full in matched.items() if _is_left_out(name, full)]
+    visible = {name: full for name, full in matched.items() if not _is_left_out(name, full)}
+    members = _members(visible) if unpack else {}
+    return hidden + [name for name, full in members.items() if full.startswith("zip://") and _is_hidden(name)]
+
+
+def _as_list(path: str | list[str]) -> list[str]:
+    return [path] if isinstance(path, str) else path
+
+
+def _members(files: dict[str, str]) -> dict[str, str]:
+    """The files with those that are zip archives replaced by their members."""
+    result: dict[str, str] = {}
+    for display, path in files.items():
+        if not (_exists(path) and is_zip(path)):
+            result[display] = path
+            continue
+        result |= {f"{display}#{member}": member_path(path, member) for member in zip_members(path)}
+    return result
+
+
+def _exists(path: str) -> bool:
+    fs, name = filesystem(path)
+    return bool(fs.isfile(name))
+
+
+def _is_left_out(display: str, path: str) -> bool:
+    """Whether a file that a pattern matched is hidden; one that is named itself is read."""
+    return "#" in display and _is_hidden(display)
+
+
+def _is_hidden(display: str) -> bool:
+    """Whether a name, or that of a folder below the pattern's own, begins with a dot or is a Mac's `__MACOSX`."""
+    pattern, _, inside = display.rpartition("#")
+    if pattern.rpartition("/")[2].startswith("."):  # hidden files are asked for
+        return False
+    return any(part.startswith(".") or part == "__MACOSX" for part in inside.split("/"))
+
+
 def _matches(path: str, root: str) -> dict[str, str]:
+    """All files of a path or pattern; those of a pattern are shown with it before a `#`."""
     full = resolve(root, path)
     magic = _MAGIC.search(path)
     if not magic:
@@ -55,9 +115,7 @@ def _matches(path: str, root: str) -> dict[str, str]:
     fs, pattern = filesystem(full)
     if fs.isfile(pattern):
         return {path: full}
-    hidden = pattern.rpartition("/")[2].startswith(".")
     names = sorted(name for name in fs.glob(_literal_folders(fs, pattern)) if fs.isfile(name))
-    names = [name for name in names if hidden or not name.rpartition("/")[2].startswith(".")]
     if not names:
         raise UserError(f"source {path}: no file matches")
     fixed = pattern[: len(pattern) - len(path) + magic.start()].rpartition("/")[0]

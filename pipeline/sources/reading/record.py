@@ -213,6 +213,10 @@ class SourceConfig(Plugin):
     def inputs(self, root: str) -> dict[str, str]:
         """Files to fingerprint: the name that the recipe uses, and the path to open."""
 
+    def left_out(self, root: str) -> list[str]:
+        """Return files that stand where the source reads and that it leaves out, to be said."""
+        return []
+
     @abstractmethod
     def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
         """Cut the input into blocks of about `block_bytes`; a file of another format raises UserError."""

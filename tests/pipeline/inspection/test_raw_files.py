@@ -180,7 +180,7 @@ def test_columns_shapes_and_empty_cells(tmp_path):
     ]
 
 
-def test_excel_and_archives_are_shown_with_the_way_on(tmp_path, capsys):
+def test_excel_and_archives_are_shown_with_a_recipe(tmp_path, capsys):
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
     for row in [list(QA[0]), *(list(row.values()) for row in QA)]:
@@ -188,13 +188,13 @@ def test_excel_and_archives_are_shown_with_the_way_on(tmp_path, capsys):
     book.save(tmp_path / "faq.xlsx")
     inspect.main([str(tmp_path / "faq.xlsx"), "--rows", "1"])
     printed = capsys.readouterr().out
-    assert "xlsx, 3 columns" in printed and "How do I clean a kettle?" in printed and "save the sheet as CSV" in printed
+    assert "xlsx, 3 columns" in printed and "How do I clean a kettle?" in printed and "type: xlsx" in printed
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         archive.writestr("__MACOSX/._faq.csv", "x")
         archive.write(question_table(tmp_path), "inside/faq.csv")
     inspect.main([str(tmp_path / "data.zip"), "--rows", "0"])
     printed = capsys.readouterr().out
-    assert "inside/faq.csv" in printed and "Question" in printed and "unpack it" in printed
+    assert "inside/faq.csv" in printed and "Question" in printed and "type: csv" in printed
     assert "__MACOSX" not in printed
 
 

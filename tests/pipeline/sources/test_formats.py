@@ -140,7 +140,7 @@ def test_an_unclosed_quote_does_not_take_the_file(tmp_path: Path, lifted: None):
     rows[5] = '5,"never closed'
     write_lines(tmp_path / "a.csv", "id,text", *rows)
     kinds, tally = records(Csv(path="a.csv"), tmp_path)
-    assert [int(row["id"]) for row in kinds["documents"]] == [n for n in range(3000) if n not in (5, 6)]
+    assert [int(row["id"]) for row in kinds["documents"]] == [n for n in range(3000) if n != 5]
     assert tally.dropped == {"unreadable_row": 1}
     assert tally.examples["unreadable_row"][0].startswith("a.csv:7 not CSV: ")
     write_lines(
