@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
+from pipeline.embedding.rehearsal import rehearse
 from pipeline.embedding.unique_ids import check_ids
 from pipeline.embedding.worker import EmbedTask, calibrate, encode
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
@@ -109,7 +110,8 @@ def run(config: EmbedConfig) -> Artifact:
     """
     inputs, files, id_column = _source(config)
     encoder = config.encoder or EncoderConfig.model_validate({"model": join(config.run, "model")})
-    identity, dim = model_identity(encoder)
+    model = Encoder.load(encoder, "cpu")  # on the driver, where errors show early
+    identity, dim = model_identity(model), model.dim
     check_formats(config.formats, dim, config.columns)
     out = config.out or join(config.run, "vectors")
     source = {**inputs, "encoder": digest(identity)}
@@ -137,6 +139,7 @@ def run(config: EmbedConfig) -> Artifact:
     )
     stale = shards.reuse_outputs(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
+    rehearse(task, model, ranges, plan, out)
     encode(plan, task, ranges, stale, {name: getattr(config, name) for name in SPEED})
     return _finish(draft, plan, task, identity, dim, ranges)
 
@@ -152,15 +155,9 @@ def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
     return {"data": data.manifest.fingerprint}, data.files(table), config.id_column or id_column
 
 
-def model_identity(encoder: EncoderConfig) -> tuple[dict[str, str], int]:
-    """Load a model on the driver, where errors show early; return its identity without precision, and its width.
-
-    The precision depends on the hardware of the actors, which record it with each shard.
-    """
-    model = Encoder.load(encoder, "cpu")
-    identity = dict(model.identity)
-    identity.pop("dtype")
-    return identity, model.dim
+def model_identity(model: Encoder) -> dict[str, str]:
+    """Identity of a model without its precision: that depends on the hardware of the actors, which record it."""
+    return {name: value for name, value in model.identity.items() if name != "dtype"}
 
 
 def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -> None:

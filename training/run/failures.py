@@ -10,14 +10,42 @@ from pipeline.core.config import user_cause
 from pipeline.core.errors import UserError
 
 
-class StopOnUserError(UserCallback):  # type: ignore[misc]
-    """Ends a run at once on a failure that a restart would meet again: a user's error, a full or read-only disk."""
+class StopOnRepeatableError(UserCallback):  # type: ignore[misc]
+    """Ends a run at once on a failure that a restart would meet again, so that only faults are restarted.
+
+    Such are a user's error, a full or read-only disk, and a defect: an exception of the program itself.
+    """
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise what the user can fix; called in Ray's controller, which does not retry its own errors."""
+        """Raise what is no fault; called in Ray's controller, which does not retry its own errors."""
         for _, error in sorted(worker_exceptions.items()):
             if cause := user_cause(error):
                 raise UserError(cause)
+        for rank, error in sorted(worker_exceptions.items()):
+            if is_defect(error):
+                raise RuntimeError(f"worker {rank} failed, and would again: {describe(error)}") from error
+
+
+_DEFECTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
+_FAULTS = ("connect", "timed out", "timeout", "peer", "socket", "store", "broken pipe", "memory", "cuda", "nccl")
+
+
+def is_defect(error: BaseException) -> bool:
+    """Whether an error of a worker is the program's own: the same step would end in it again.
+
+    What a machine, a network or another worker's death can cause is none, so RuntimeErrors count by what they say.
+    """
+    cause = getattr(error, "cause", None)
+    while isinstance(cause, BaseException):
+        error, cause = cause, getattr(cause, "cause", None)
+    if isinstance(error, (*_DEFECTS, NotImplementedError)):
+        return True
+    return type(error) is RuntimeError and not any(mark in str(error).lower() for mark in _FAULTS)
+
+
+def describe(error: BaseException) -> str:
+    """Error and traceback of a worker, which `train_worker` has noted on it, since Ray keeps the error alone."""
+    return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
 
 
 def explain_failure(error: BaseException, failures: int, limit_s: float) -> UserError | None:

@@ -1,18 +1,22 @@
 """The training job: check the inputs, train on Ray, leave a model directory."""
 
+from collections.abc import Mapping
+
 from pipeline.core import ray_session
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import artifact
-from pipeline.storage.artifact import Artifact
+from pipeline.storage.artifact import Artifact, Draft
 from training.data.epoch import REPLAY
 from training.data.guide_vectors import open_guide
 from training.data.read_rows import open_mined
 from training.losses.any_loss import check_rows
 from training.run import model_card
 from training.run.config import TrainConfig
+from training.run.rehearsal import rehearse_end
 from training.run.resume import resolve_existing_run
 from training.run.rounds import Inputs, load_trained, train_rounds
+from training.run.tracker import tell_trackers
 
 
 def run(config: TrainConfig) -> str:
@@ -46,9 +50,17 @@ def run(config: TrainConfig) -> str:
     if isinstance(draft, Artifact):
         say(f"train: already done: {paths['model']}")
         return paths["model"]
+    rehearse_end(config, base)
     ray_session.start()
+    with tell_trackers(config.trackers, paths["log"]):
+        return _train(config, draft, Inputs(data, negatives, replayed, base), inputs)
+
+
+def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[str, str]) -> str:
+    """Train, save the model and finish the run; returns the path of the model."""
+    paths, base = config.paths, made_of.base
     plan = artifact.digest([draft.settings, draft.inputs])
-    trained = train_rounds(config, Inputs(data, negatives, replayed, base), plan)
+    trained = train_rounds(config, made_of, plan)
     measured, notes = trained.checkpoints.validations, trained.rows.manifest.notes
     extra_files = load_trained(config, base, trained.checkpoints.best(), config.interpolation)
     run_rows = sum(stream["rows"] for name, stream in notes["streams"].items() if name != REPLAY)

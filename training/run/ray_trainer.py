@@ -95,7 +95,7 @@ def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Res
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from training.run.async_validation import validate_checkpoint
-    from training.run.failures import StopOnUserError
+    from training.run.failures import StopOnRepeatableError
 
     settings = {"config": config.model_dump(mode="json"), "paths": config.paths}
     checked = ray.train.ValidationConfig(
@@ -127,7 +127,7 @@ def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Res
                 checkpoint_score_attribute=metric if config.loop.validations else None,
                 checkpoint_score_order="max",
             ),
-            callbacks=[StopOnUserError()],
+            callbacks=[StopOnRepeatableError()],
         ),
         validation_config=checked if config.validation.asynchronous else None,
     )

@@ -1,11 +1,14 @@
 """Base of trackers: settings of a tool that gets the metrics of a run, and the writer that it opens."""
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from pipeline.core.config import Plugin
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 
 
 class MetricsWriter(Protocol):
@@ -36,6 +39,26 @@ class Tracker(Plugin):
     @abstractmethod
     def open(self, log: str, step: int) -> MetricsWriter:
         """Open for a run that begins after `step`; `log` is the directory of the run's logs."""
+
+    def end(self, log: str, *, failed: bool) -> None:
+        """Say that training has ended, well or not; called once on the driver, whatever became of the workers."""
+        return None
+
+
+@contextmanager
+def tell_trackers(trackers: Sequence[Tracker], log: str) -> Iterator[None]:
+    """Tell trackers when the training inside ends, and whether in an error; none of them can hide that error."""
+    try:
+        yield
+    except BaseException:
+        for tracker in trackers:
+            try:
+                tracker.end(log, failed=True)
+            except Exception as error:
+                say(f"train: tracker {tracker.type}: {error}")
+        raise
+    for tracker in trackers:
+        tracker.end(log, failed=False)
 
 
 def figures(row: dict[str, Any]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The function that every worker of Ray Train runs: it sets up the encoder, the data and the step, and trains."""
 
+import traceback
 from typing import Any
 
 from pipeline.core.config import validate
@@ -15,7 +16,15 @@ from training.run.run_store import RayRunStore
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """Run on every worker of Ray Train."""
+    """Run on every worker of Ray Train; an error carries its traceback as a note, which Ray would lose."""
+    try:
+        _train(settings)
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)))
+        raise
+
+
+def _train(settings: dict[str, Any]) -> None:
     import os
 
     import ray.train

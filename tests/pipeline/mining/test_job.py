@@ -115,6 +115,16 @@ def test_more_candidates_asked_than_the_corpus_has(tmp_path: Path):
     assert candidates.doc_ids == [["d0", "d2"]] and len(candidates.scores) == 2
 
 
+def test_an_anchor_is_no_candidate_of_itself(tmp_path: Path):
+    """A document with the id of the anchor is the anchor, whatever it reads like."""
+    files = encoded(tmp_path, np.eye(3, 4, dtype=np.float16), ["a", "b", "c"], [None] * 3, [])
+    block = AnchorBlock(
+        ["d2"], np.ones((1, 4), np.float32), text_keys(["a question"]), np.array([0]), ["d1"], text_keys(["b"]), [None]
+    )
+    positives = AnchorKeys(np.array([0]), id_keys(["d1"]))
+    assert find(block, files, positives, NO_KEYS, Exclude(), 3).doc_ids == [["d0"]]
+
+
 def test_known_positives_come_from_every_split_and_only_from_relevance_above_zero(data: str):
     block = AnchorBlock(
         ["q1", "q0", "q21"], np.zeros((3, 4), np.float32), text_keys(["", "", ""]), np.array([0, 1, 2]), [], [], []

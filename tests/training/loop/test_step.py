@@ -179,3 +179,12 @@ def test_the_scale_is_part_of_the_state():
     other = small(torch.float16)[1]
     other.load_state_dict(optimizer.state_dict())
     assert other.scaler.get_scale() == 32768.0
+
+
+def test_biases_norms_and_scalars_do_not_decay():
+    module = torch.nn.ModuleDict({"linear": torch.nn.Linear(3, 2), "norm": torch.nn.LayerNorm(2)})
+    module.register_parameter("scale", torch.nn.Parameter(torch.tensor(1.0)))
+    groups = Optimizer(module, torch.float32, weight_decay=0.5, max_grad_norm=1.0, max_bad_steps=0).adamw.param_groups
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    found = {name: decays[id(parameter)] for name, parameter in module.named_parameters()}
+    assert found == {"linear.weight": 0.5, "linear.bias": 0, "norm.weight": 0, "norm.bias": 0, "scale": 0}

@@ -62,12 +62,41 @@ def test_a_defect_keeps_its_traceback():
 def test_a_users_error_ends_a_run_without_a_restart():
     from ray.train import ControllerError
 
-    from training.run.failures import StopOnUserError
+    from training.run.failures import StopOnRepeatableError
 
     with pytest.raises(UserError, match="No space left"):
-        StopOnUserError().after_exception(None, {1: RuntimeError("lost"), 0: OSError(28, "No space left on device")})
-    StopOnUserError().after_exception(None, {0: died("killed")})
+        StopOnRepeatableError().after_exception(
+            None, {1: RuntimeError("lost"), 0: OSError(28, "No space left on device")}
+        )
+    StopOnRepeatableError().after_exception(None, {0: died("killed")})
     assert user_cause(ControllerError(UserError("as it was"))) == "as it was"
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (KeyError("query"), True),
+        (ValueError("shapes do not fit"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied (8x384 and 256x1)"), True),
+        (RuntimeError("gather: rank 1 has columns 2, rank 0 has 1: ranks are out of step"), True),
+        (died("worker process has died"), False),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:1"), False),
+        (RuntimeError("Timed out waiting 60000ms for recv operation to complete"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (MemoryError(), False),
+        (ConnectionError("the store did not answer"), False),
+    ],
+)
+def test_a_defect_is_not_restarted_as_a_fault_is(error, again):
+    """One rank fails; the other one sees its connection closed, as it does when a machine is lost."""
+    from training.run.failures import StopOnRepeatableError
+
+    failures = {0: RuntimeError("Connection closed by peer"), 1: error}
+    if not again:
+        return StopOnRepeatableError().after_exception(None, failures)
+    error.add_note("Traceback (most recent call last): ... line 7, in step")
+    with pytest.raises(RuntimeError, match=r"worker 1 failed, and would again: (?s:.*)line 7, in step"):
+        StopOnRepeatableError().after_exception(None, failures)
 
 
 def begun(log: Path, settings: dict, inputs: dict, steps: list[int]) -> None:

@@ -1,5 +1,6 @@
 """Where metrics go: the file of lines, TensorBoard, MLflow."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from training.run import tracker
 from training.run.jsonl_log import JsonlLog
 from training.run.mlflow import MLflow
 from training.run.tensorboard import TensorBoard
+from training.run.tracker import Tracker, tell_trackers
 
 ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.5}, {"step": 2, "ndcg@10": 0.5}]
 
@@ -67,12 +69,48 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch):
     from mlflow.tracking import MlflowClient
 
     uri = (tmp_path / "store").as_uri()
-    for row in (ROWS[0], ROWS[2]):
-        writer = MLflow(uri=uri).open(str(tmp_path), 0)
+    settings = {"loss": {"type": "infonce", "tile": None}, "loop": {"batch_size": 64}, "rows": ["pairs", "mined"]}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    client, told = MlflowClient(uri), MLflow(uri=uri)
+    told.end(str(tmp_path), failed=True)  # nothing was opened yet: there is nothing to end
+
+    def the_run():
+        (run,) = client.search_runs([client.get_experiment_by_name("tripletail").experiment_id])
+        return run
+
+    for number, row in enumerate((ROWS[0], ROWS[2])):
+        writer = told.open(str(tmp_path), 0)
         writer.log(row)
         writer.close()
-    client = MlflowClient(uri)
-    number = client.get_experiment_by_name("tripletail").experiment_id
-    (run,) = client.search_runs([number])
-    assert run.data.metrics == {"loss": 2.0, "ndcg_at_10": 0.5}
-    assert run.info.status == "FINISHED"
+        assert the_run().info.status == "RUNNING"
+        told.end(str(tmp_path), failed=number == 0)
+        assert the_run().info.status == ["FAILED", "FINISHED"][number]
+    assert the_run().data.metrics == {"loss": 2.0, "ndcg_at_10": 0.5}
+    assert the_run().data.params == {"loss.type": "infonce", "loop.batch_size": "64", "rows": "['pairs', 'mined']"}
+
+
+class Recorder(Tracker):
+    """Remembers how training ended."""
+
+    broken: bool = False
+
+    def open(self, log, step):
+        raise NotImplementedError
+
+    def end(self, log, *, failed):
+        if self.broken:
+            raise ConnectionError("the server is gone")
+        ENDS.append((log, failed))
+
+
+ENDS: list[tuple[str, bool]] = []
+
+
+def test_trackers_are_told_how_a_training_ended(capsys):
+    ENDS.clear()
+    with tell_trackers([Recorder(), Recorder()], "first"):
+        pass
+    with pytest.raises(KeyError, match="a defect"), tell_trackers([Recorder(broken=True), Recorder()], "second"):
+        raise KeyError("a defect")
+    assert ENDS == [("first", False), ("first", False), ("second", True)]
+    assert "the server is gone" in capsys.readouterr().err, "and the error of the training is not hidden by it"
