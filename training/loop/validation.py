@@ -28,6 +28,7 @@ class RetrievalValidation:
     documents: Mapping[str, str]
     judgments: Mapping[str, Mapping[str, int]]
     barred: tuple[np.ndarray, np.ndarray] | None = None  # (query, document) indices: the document is the query itself
+    note: str = ""  # what the user is told of the sample
 
     def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Score the encoder: {"ndcg@10": ...}; every rank encodes its part and all get the same figures.
@@ -76,9 +77,11 @@ def sample_corpus(
     max_documents: int,
     order: Mapping[str, int],
 ) -> RetrievalValidation:
-    """Sample queries, all their judged documents, and other documents, by a stable hash `order`.
+    """Sample queries, their judged documents, and other documents, by a stable hash `order`.
 
-    A document that is the query itself is neither ranked nor counted, as in `evaluate`.
+    Where the queries have more judged documents than `max_documents`, each keeps as many as the others, relevant ones
+    first, and its other judgments do not count; one whose turn does not come is left out. A document that is the query
+    itself is neither ranked nor counted, as in `evaluate`.
     """
     itself = _self_matches(queries, corpus, judgments)
     others_only = {q: {d: g for d, g in j.items() if d not in itself.get(q, ())} for q, j in judgments.items()}
@@ -86,17 +89,57 @@ def sample_corpus(
         q: j for q, j in others_only.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())
     }
     chosen = sorted(judged_queries, key=lambda q: order.get(q, 0))[:max_queries]
-    relevant = {d for q in chosen for d in judged_queries[q] if d in corpus}
+    judged, note = _within(max_documents, {q: judged_queries[q] for q in chosen}, corpus, order)
+    relevant = {d for grades in judged.values() for d in grades if d in corpus}
     others = sorted((d for d in corpus if d not in relevant), key=lambda d: order.get(d, 0))
     documents = sorted([*relevant, *others[: max(0, max_documents - len(relevant))]])
     index_of = {doc: index for index, doc in enumerate(documents)}
-    barred = [(i, index_of[doc]) for i, q in enumerate(chosen) for doc in sorted(itself.get(q, ())) if doc in index_of]
+    barred = [(i, index_of[doc]) for i, q in enumerate(judged) for doc in sorted(itself.get(q, ())) if doc in index_of]
     return RetrievalValidation(
-        {q: queries[q] for q in chosen},
+        {q: queries[q] for q in judged},
         {d: corpus[d] for d in documents},
-        {q: judged_queries[q] for q in chosen},
+        judged,
         (np.array([i for i, _ in barred], np.int64), np.array([j for _, j in barred], np.int64)),
+        note,
     )
+
+
+def _within(
+    max_documents: int, judged: dict[str, dict[str, int]], corpus: Mapping[str, str], order: Mapping[str, int]
+) -> tuple[dict[str, dict[str, int]], str]:
+    """Judgments of queries whose documents in the corpus are at most `max_documents`, and a line where that is fewer.
+
+    Judged documents that are not in the corpus stay judged, since every model misses them.
+    """
+    count = len({d for grades in judged.values() for d in grades if d in corpus})
+    if count <= max_documents:
+        return judged, ""
+    sampled = _sample_judged(judged, corpus, max_documents, order)
+    fewer = {q: {d: g for d, g in j.items() if d in sampled or d not in corpus} for q, j in judged.items()}
+    fewer = {q: j for q, j in fewer.items() if any(g > 0 and d in sampled for d, g in j.items())}
+    return fewer, (
+        f"validation: {len(sampled):,} of the {count:,} judged documents of {len(judged):,} queries, of which "
+        f"{len(fewer):,} keep a relevant one (validation.max_documents)"
+    )
+
+
+def _sample_judged(
+    judged: Mapping[str, Mapping[str, int]], corpus: Mapping[str, str], count: int, order: Mapping[str, int]
+) -> set[str]:
+    """At most `count` judged documents: of each query in turn its next one, relevant ones first."""
+    waiting = [
+        iter(sorted((d for d in grades if d in corpus), key=lambda d: (grades[d] <= 0, order.get(d, 0), d)))
+        for grades in judged.values()
+    ]
+    sampled: set[str] = set()
+    while waiting and len(sampled) < count:
+        for documents in list(waiting):
+            document = next(documents, None)
+            if document is None:
+                waiting.remove(documents)
+            elif len(sampled) < count:
+                sampled.add(document)
+    return sampled
 
 
 def _self_matches(
@@ -128,7 +171,7 @@ class ValidationConfig(Config):
 
     split: Literal["dev", "test"] = "dev"
     max_queries: int = Field(200, ge=1)
-    max_documents: int = Field(1000, ge=10)
+    max_documents: int = Field(1000, ge=10, description="a bound: judged documents too are sampled, by query")
     max_pairs: int = Field(2000, ge=2, description="labelled pairs, where spearman is measured")
     metric: Literal["auto", "ndcg@10", "mrr@10", "spearman"] = Field(
         "auto",

@@ -36,6 +36,7 @@ class RayRunStore(RunStore):
         self.async_upload = config.upload == "async" or (config.upload == "auto" and not self.lines.local)
         self.writers: list[MetricsWriter] = []
         self.damaged: list[str] = []
+        self.opening_notes: list[str] = []  # what else the user is told when the run begins
         self.logged_steps: set[int] = set()  # steps whose validation beside training is in the metrics
         self.notice: Any = None
 
@@ -57,7 +58,7 @@ class RayRunStore(RunStore):
             return
         rows = [row for row in self.lines.rows() if before is not None and row["step"] <= progress.step]
         self.logged_steps = {row["step"] for row in rows if "steps" not in row and "note" not in row}
-        notes = list(self.damaged)
+        notes = [*self.damaged, *self.opening_notes]
         if before:
             workers = f"{progress.world} workers" if progress.world > 1 else "1 worker"
             was = "" if before.world == progress.world else f", {before.world} before"

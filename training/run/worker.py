@@ -10,7 +10,7 @@ from training.data.epoch_reader import EpochFeed, EpochWaiter
 from training.loop.lora import attach_adapters
 from training.loop.step import TrainStep
 from training.loop.trainer import Trainer
-from training.loop.validation import load_validation
+from training.loop.validation import RetrievalValidation, load_validation
 from training.run.config import ElasticWorkers, TrainConfig
 from training.run.run_store import RayRunStore
 
@@ -52,6 +52,8 @@ def _train(settings: dict[str, Any]) -> None:
     barrier()
     asynchronous = config.validation.asynchronous and checks is not None
     keeper = RayRunStore(paths["log"], config.checkpoints, config.trackers, measured=asynchronous)
+    if isinstance(checks, RetrievalValidation) and checks.note:
+        keeper.opening_notes.append(checks.note)
     try:
         Trainer(
             loop, keeper, checks, settings["plan"], settings["metric"], config.checkpoints, asynchronous=asynchronous

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
 from tests.support.runs import SETTINGS, make_data, settings
+from training.data.batching import stable_id
 from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
 from training.loop.step import LoopConfig, TrainStep, learning_rate_at
@@ -203,6 +204,29 @@ def test_validation_sample_holds_every_relevant_document(tmp_path):
     assert len(found.queries) == 5
     assert len(found.documents) == 20
     assert all(doc in found.documents for grades in found.judgments.values() for doc in grades)
+
+
+def test_more_judged_documents_than_the_bound_are_sampled_by_query():
+    """Thirty queries with eight right documents and two wrong ones each, and a bound of a hundred documents."""
+    corpus = {f"d{n}": f"text {n}" for n in range(400)}
+    queries = {f"q{n}": f"question {n}" for n in range(30)}
+    judgments = {f"q{n}": {f"d{10 * n + m}": int(m < 8) for m in range(10)} | {"gone": 1} for n in range(30)}
+    order = {name: stable_id(name) for name in (*queries, *corpus)}
+    found = sample_corpus(queries, corpus, judgments, max_queries=20, max_documents=100, order=order)
+    assert len(found.queries) == 20 and len(found.documents) == 100
+    for query, grades in found.judgments.items():
+        kept = {doc: grade for doc, grade in grades.items() if doc != "gone"}
+        assert len(kept) == 5 and set(kept.values()) == {1} and kept.keys() <= found.documents.keys()
+        assert "gone" in grades, "what is not in the corpus is missed still"
+        assert kept.keys() <= judgments[query].keys()
+    said = "validation: 100 of the 200 judged documents of 20 queries, of which 20 keep a relevant one"
+    assert found.note == f"{said} (validation.max_documents)"
+    few = sample_corpus(queries, corpus, judgments, max_queries=20, max_documents=12, order=order)
+    assert len(few.documents) == 12 and len(few.queries) == 12, "a query whose turn does not come is left out"
+    every = sample_corpus(queries, corpus, judgments, max_queries=20, max_documents=200, order=order)
+    assert (
+        not every.note and len(every.documents) == 200 and all(len(grades) == 11 for grades in every.judgments.values())
+    )
 
 
 def test_validation_does_not_rank_the_query_itself():

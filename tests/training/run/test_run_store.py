@@ -81,6 +81,13 @@ def test_a_run_without_a_checkpoint_begins_with_empty_metrics(run):
     assert JsonlLog(str(place / "ledger" / "rank-1.jsonl")).rows() == []
 
 
+def test_what_the_user_is_told_at_the_beginning_is_a_note(run):
+    _, store = run
+    store.opening_notes.append("validation: a sample")
+    store.begin(Progress(), None)
+    assert store.lines.rows() == [{"step": 0, "note": "validation: a sample"}]
+
+
 def test_rows_of_a_bad_batch_are_a_file(run):
     place, mine = run
     mine.save_bad_rows(7, [{"query": "how?", "query.weight": "nan"}])
