@@ -8,6 +8,7 @@ str(card)
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
@@ -16,6 +17,34 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from pipeline.storage.files import filesystem, join
 
 FILE = "README.md"
+
+
+def public_name(name: str) -> str:
+    """Name of a model, a source or a run as a card may show it: where it lies on this machine or a store is left out.
+
+    >>> public_name("/home/me/models/base"), public_name("s3://bucket/base"), public_name("owner/base")
+    ('base', 'base', 'owner/base')
+    """
+    if is_path(name):
+        return name.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or "model"
+    return name
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is a place on this machine or a store, and not a name of the Hub or of a source."""
+    local = name.startswith(("/", ".", "~")) or re.match(r"[A-Za-z]:[\\/]", name) or name.count("/") > 1
+    return bool("://" in name or local or Path(name).exists())
+
+
+def public_text(text: str, run: str) -> str:
+    """A text with commands of a run, in which places are told from the run's directory on; relative ones stay."""
+    parent = run.rstrip("/").rpartition("/")[0]
+    told = parent and (parent.startswith(("/", "~", "..")) or "://" in parent)
+    shortened = text.replace(f"{parent}/", "") if told else text
+    return _PLACE.sub(lambda found: public_name(found[0]), shortened)
+
+
+_PLACE = re.compile(r"(?<![\w.*-])(?:[a-z][a-z0-9+]*://|~?/)[^\s'\"`]+")
 
 
 def create(data: ModelCardData, body: str) -> ModelCard:

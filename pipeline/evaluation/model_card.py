@@ -41,9 +41,13 @@ def measured_part(report: ReportData) -> str:
         _variants(report),
         _guards(report),
         "\n".join(f"- {sentence}" for sentence in leakage(report)),
-        "Made by:\n\n```\n" + "\n".join(report.commands) + "\n```" if report.commands else "",
+        "Made by:\n\n```\n" + _commands(report) + "\n```" if report.commands else "",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _commands(report: ReportData) -> str:
+    return "\n".join(model_card.public_text(line, report.run) for line in report.commands)
 
 
 def _models(report: ReportData) -> str:
@@ -102,7 +106,7 @@ def _eval_results(report: ReportData) -> list[EvalResult]:
         EvalResult(
             task_type="information-retrieval" if report.queries else "semantic-similarity",
             dataset_type="tripletail",
-            dataset_name=report.run,
+            dataset_name=model_card.public_name(report.run),
             dataset_split=report.split,
             metric_type=hub_metric_type(name),
             metric_name=report.label(name),

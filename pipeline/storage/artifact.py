@@ -6,6 +6,7 @@ A directory without a manifest is unfinished and no reader takes it. Paths are l
 import hashlib
 import json
 import posixpath
+import re
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -216,10 +217,31 @@ def begin(
         _make_way(fs, root, path, plan, existing, resumable=resume, may_change=may_change)
         fs.makedirs(root, exist_ok=True)
         write_json(join(path, PLAN), plan)
-        write_json(join(path, CONFIG), settings)
+        write_json(join(path, CONFIG), without_secrets(settings))
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return draft
+
+
+def without_secrets(settings: Any) -> Any:
+    """Settings as they are written down: passwords and tokens inside addresses are masked.
+
+    >>> without_secrets({"path": "sftp://me:secret@host/a", "url": "https://host/a?token=abc&page=2"})
+    {'path': 'sftp://me:***@host/a', 'url': 'https://host/a?token=***&page=2'}
+    """
+    if isinstance(settings, dict):
+        return {name: without_secrets(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [without_secrets(value) for value in settings]
+    if isinstance(settings, str) and "://" in settings:
+        return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***@", settings))
+    return settings
+
+
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^@/\s]+@")
+_SECRET_PARAMETER = re.compile(
+    r"([?&](?:[\w-]*(?:token|key|secret|signature|password|credential)[\w-]*|sig)=)[^&\s#]+", re.IGNORECASE
+)
 
 
 def _acquire(path: str, kind: str) -> Lease:
@@ -323,7 +345,7 @@ def _difference(path: str, plan: dict[str, Any], done: dict[str, Any], settings:
     if plan["kind"] != done["kind"]:
         return f"was made by `{done['kind']}`"
     if plan["settings"] != done["settings"]:
-        changed = _changed(_read_settings(path), settings)
+        changed = _changed(_read_settings(path), without_secrets(settings))
         names = [*changed[:3], *([f"{len(changed) - 3} more"] if len(changed) > 3 else [])]
         return f"with another setting of {', '.join(names) or 'the job'}"
     changed = sorted(k for k in {*plan["inputs"], *done["inputs"]} if plan["inputs"].get(k) != done["inputs"].get(k))

@@ -45,6 +45,7 @@ def render(
     """
     about = CardConfig.model_validate(settings.get("card") or {})
     base = settings["encoder"]["model"]
+    base_name, sources = model_card.public_name(base), [model_card.public_name(name) for name in sources]
     title = about.name or "Sentence-embedding model trained with Tripletail"
     data = ModelCardData(
         license=about.license,
@@ -57,7 +58,7 @@ def render(
     parts = [
         f"# {title}",
         about.note or "",
-        f"Started from `{base}`; trained on {rows:,} rows from {', '.join(sources)} with the "
+        f"Started from `{base_name}`; trained on {rows:,} rows from {', '.join(sources)} with the "
         f"`{settings['loss']['type']}` loss, global batches of {settings['loop']['batch_size']} rows, "
         f"negatives shared by all workers{_adapters(settings)}.",
         f"## Use\n\n{_USE}",
@@ -73,8 +74,8 @@ def render(
 
 def _on_the_hub(name: str) -> bool:
     """Whether a base can be a link on the Hub: an owner and a name, and no path."""
-    owner, slash, rest = name.partition("/")
-    return bool(slash) and "/" not in rest and not name.startswith((".", "~", "/")) and ":" not in owner
+    owner, slash, _ = name.partition("/")
+    return bool(slash) and not model_card.is_path(name) and ":" not in owner
 
 
 def _adapters(settings: dict[str, Any]) -> str:
@@ -119,4 +120,6 @@ def _lineage(lineage: Mapping[str, str]) -> str:
 
 def _licence(about: CardConfig, base: str) -> str:
     model_license, base_license = about.license or "not stated", model_card.stated_license(base) or "see there"
-    return f"This model: {model_license}. Its base, `{base}`: {base_license}. The data: see above."
+    return (
+        f"This model: {model_license}. Its base, `{model_card.public_name(base)}`: {base_license}. The data: see above."
+    )

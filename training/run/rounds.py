@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pipeline.core.config import validate
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.model_card import public_name
 from pipeline.mining import job
 from pipeline.mining.config import MineConfig
 from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
@@ -82,7 +83,7 @@ def load_trained(config: TrainConfig, base: Encoder, checkpoint: Path, share: fl
     """
     adapters = attach_adapters(base, config.lora, config.loop.seed) if config.lora else None
     load_weights(EmbedModule(base, config.loss.learnable()), checkpoint, 1.0 if adapters else share)
-    return merge_adapters(base, adapters, config.encoder.model, share) if adapters else {}
+    return merge_adapters(base, adapters, public_name(config.encoder.model), share) if adapters else {}
 
 
 def _round_finished(config: TrainConfig, number: int, stop: int) -> bool:

@@ -46,7 +46,37 @@ def test_the_card_decides_nothing(tmp_path):
 
 def test_the_base_states_its_licence(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Base\n")
-    assert f"Its base, `{tmp_path}`: mit." in write(encoder={"model": str(tmp_path)})
+    assert f"Its base, `{tmp_path.name}`: mit." in write(encoder={"model": str(tmp_path)})
+
+
+PLACES = ["/srv/hidden/base", "~/hidden/base", "../hidden/base", "memory://hidden/base"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_card_does_not_say_where_things_lie(place, tmp_path):
+    config = TrainConfig.model_validate({"encoder": {"model": place}})
+    settings = config.model_dump(mode="json")
+    text = trained.render(settings, VALIDATIONS, 10, [f"{place}.jsonl", "forum"], {})
+    assert place not in text and "`base`" in text and "| base.jsonl |" in text and "| forum |" in text
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "README.md").write_text(text)
+    commands = [f"tripletail {job} --config {place}/{job}/config.json --run {place}" for job in ("build", "train")]
+    assert update_card(str(folder), replace(support.report_data(), run=place, commands=commands))
+    card = (folder / "README.md").read_text()
+    assert "tripletail build --config" in card and "build/config.json --run base" in card
+    assert "hidden" not in card
+
+
+def test_names_of_the_hub_and_of_sources_stay(tmp_path, monkeypatch):
+    assert [model_card.public_name(name) for name in ("owner/base", "gt:small", "forum")] == [
+        "owner/base",
+        "gt:small",
+        "forum",
+    ]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "base").mkdir(parents=True)
+    assert model_card.public_name("models/base") == "base", "a folder of this machine that looks like a name of the Hub"
 
 
 def test_evaluation_fills_in_what_it_measured_and_keeps_the_rest(tmp_path):

@@ -132,6 +132,26 @@ def test_another_kind_at_the_same_place_is_refused(place):
         begin(place, "mine", SETTINGS, INPUTS, overwrite=False)
 
 
+def test_no_password_is_written_down_and_another_one_is_no_other_setting(place):
+    settings = {
+        "sources": [{"path": "sftp://me:pa55word@host/rows.jsonl", "name": "a:b@c"}],
+        "model": "https://host/m?X-Amz-Signature=5ecret&versionId=3&sig=5ecret#5",
+        "uri": "s3://bucket/a:b@c",
+    }
+    draft = begin(place, "build", settings, {}, overwrite=False)
+    written = (Path(place) / "config.json").read_text()
+    assert "pa55word" not in written and "5ecret" not in written
+    assert json.loads(written) == {
+        "sources": [{"path": "sftp://me:***@host/rows.jsonl", "name": "a:b@c"}],
+        "model": "https://host/m?X-Amz-Signature=***&versionId=3&sig=***#5",
+        "uri": "s3://bucket/a:b@c",
+    }
+    assert isinstance(draft, Draft)
+    draft.finish([])
+    with pytest.raises(UserError, match=r"with another setting of uri \(was"):
+        begin(place, "build", settings | {"uri": "s3://bucket/other"}, {}, overwrite=False)
+
+
 def test_an_unfinished_artifact_is_cleared(place):
     draft = start(place)
     assert isinstance(draft, Draft)
