@@ -17,7 +17,7 @@ QUIET = {
 
 
 def start() -> None:
-    """Connect to Ray once; a local session listens on loopback only.
+    """Connect to Ray once; a local session shows its dashboard on loopback, and Ray wants its token on every port.
 
     Under `ray job submit` (RAY_ADDRESS is set) this joins the job's cluster and changes nothing of its settings. The
     user's own modules that a recipe has named go to every worker.

@@ -6,7 +6,6 @@ A directory without a manifest is unfinished and no reader takes it. Paths are l
 import hashlib
 import json
 import posixpath
-import re
 import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pipeline.core import schema
 from pipeline.core.errors import UserError
 from pipeline.storage.files import filesystem, join, read_json, read_parquet, write_json, write_parquet
 from pipeline.storage.lease import Lease, acquire
+from pipeline.storage.masking import without_secrets
 
 MANIFEST, CONFIG, PLAN = "manifest.json", "config.json", "plan.json"
 
@@ -221,27 +221,6 @@ def begin(
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
     return draft
-
-
-def without_secrets(settings: Any) -> Any:
-    """Settings as they are written down: passwords and tokens inside addresses are masked.
-
-    >>> without_secrets({"path": "sftp://me:secret@host/a", "url": "https://host/a?token=abc&page=2"})
-    {'path': 'sftp://me:***@host/a', 'url': 'https://host/a?token=***&page=2'}
-    """
-    if isinstance(settings, dict):
-        return {name: without_secrets(value) for name, value in settings.items()}
-    if isinstance(settings, list | tuple):
-        return [without_secrets(value) for value in settings]
-    if isinstance(settings, str) and "://" in settings:
-        return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1***@", settings))
-    return settings
-
-
-_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^@/\s]+@")
-_SECRET_PARAMETER = re.compile(
-    r"([?&](?:[\w-]*(?:token|key|secret|signature|password|credential)[\w-]*|sig)=)[^&\s#]+", re.IGNORECASE
-)
 
 
 def _acquire(path: str, kind: str) -> Lease:

@@ -83,3 +83,10 @@ def test_bytes_moved_from_one_file_to_another_are_another_identity(model: Path):
     (model / "vocab.json").write_bytes(b"a")
     (model / "merges.txt").write_bytes(b"bc")
     assert content_digest(str(model)) != before
+
+
+def test_a_renamed_file_is_another_identity(model: Path):
+    (model / "merges.txt").write_bytes(b"a b")
+    before = content_digest(str(model))
+    (model / "merges.txt").rename(model / "added_tokens.json")
+    assert content_digest(str(model)) != before

@@ -94,6 +94,15 @@ def test_barred_pairs_are_never_found():
     np.testing.assert_array_equal(found, full[:, 2:12])
 
 
+def test_barred_rows_raise_no_floor_and_are_not_found_where_there_is_none():
+    """The best rows are barred, more of them than are asked for; and fewer rows than asked, all but one barred."""
+    queries, corpus = np.ones((1, 2), np.float32), np.stack([np.arange(30, 0, -1)] * 2, axis=1).astype(np.float32)
+    best = (np.zeros(12, np.int64), np.arange(12))
+    np.testing.assert_array_equal(top_k(queries, [corpus], 10, excluded=best)[1], [np.arange(12, 22)])
+    few = (np.zeros(2, np.int64), np.array([0, 2]))
+    np.testing.assert_array_equal(top_k(queries, [corpus[:3]], 5, excluded=few)[1], [[1, -1, -1, -1, -1]])
+
+
 def test_first_row_shifts_and_partial_results_merge_in_any_order():
     rng = np.random.default_rng(2)
     corpus = l2_normalize(rng.normal(size=(60, 8)).astype(np.float32))[rng.integers(0, 20, 60)]

@@ -209,6 +209,23 @@ def test_the_fingerprint_follows_settings_inputs_and_rows_but_not_the_place(tmp_
     assert isinstance(draft, Draft)
     draft.write("queries", QUERIES)
     assert draft.finish(["queries"]).manifest.fingerprint != one.manifest.fingerprint
+    draft = start(str(tmp_path / "d"))
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES.slice(0, 1))
+    assert draft.finish(["queries"]).manifest.fingerprint != one.manifest.fingerprint, "fewer rows of the same inputs"
+    draft = start(str(tmp_path / "e"), settings={**SETTINGS, "seed": 8})
+    assert isinstance(draft, Draft)
+    draft.write("queries", QUERIES)
+    assert draft.finish(["queries"]).manifest.fingerprint != one.manifest.fingerprint
+
+
+def test_nothing_of_a_finished_artifact_is_gone_on_with_when_it_is_replaced(place):
+    """Its manifest cannot be read, so that nobody knows which of its files are whole."""
+    finished(place)
+    (Path(place) / "manifest.json").write_text("{")
+    (Path(place) / "queries" / "part-00007.parquet").write_bytes(b"of the earlier one")
+    assert isinstance(start(place, overwrite=True, keep=True), Draft)
+    assert sorted(path.name for path in Path(place).iterdir()) == ["config.json", "plan.json"]
 
 
 def test_a_table_that_breaks_its_contract_is_refused_when_written(place):

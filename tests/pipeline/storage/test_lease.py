@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -80,6 +81,30 @@ def test_a_renewed_lease_is_waited_for_and_its_holder_named(tmp_path, monkeypatc
     (tmp_path / "out.lease").write_bytes(lease._content(OTHER))
     with pytest.raises(UserError, match=r"being written by `embed` of ada on another-host \(process 1, since 2026"):
         lease.acquire(str(tmp_path / "out"), "embed", wait_s=0.3)
+
+
+def test_a_lease_that_is_renewed_again_and_again_does_not_expire(tmp_path, monkeypatch):
+    """Its holder, of another machine, is heard of for four times as long as one that is silent is waited for."""
+    monkeypatch.setattr(lease, "EXPIRE_S", 0.8)
+    monkeypatch.setattr(lease, "POLL_S", 0.05)
+    path = tmp_path / "out.lease"
+    path.write_bytes(lease._content(OTHER))
+    over = threading.Event()
+
+    def renew():
+        while not over.wait(0.2):
+            aside = tmp_path / "renewed"
+            aside.write_bytes(lease._content(OTHER))
+            aside.replace(path)
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="being written by `embed` of ada on another-host"):
+            lease.acquire(str(tmp_path / "out"), "embed", wait_s=3.2)
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_job_whose_place_was_taken_publishes_nothing(tmp_path, monkeypatch):
