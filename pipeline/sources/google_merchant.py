@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from lxml import etree
 
@@ -21,6 +21,7 @@ _TEXTS = ("id", "title", "description", "item_group_id", "product_type", "google
 _FIELDS: dict[str, str | None] = {"id": "id", "title": "title", "text": "description", "group": "item_group_id"}
 _MAPPING = Mapping(kind="product", html=True, fields={**_FIELDS, "category": "category", "tags": None})
 _ITEMS = ("item", "entry")
+LONGEST_ITEM = 64 << 20  # bytes of XML from one item to the next
 _NO_ITEM = "no item of a feed"
 NumberedRow = tuple[int, Row | str]  # line, row or what is wrong with it
 
@@ -117,20 +118,40 @@ def _table(path: str) -> Iterator[NumberedRow]:
 
 
 def _items(path: str) -> Iterator[NumberedRow]:
-    """Yield number and fields of every item; entities are not resolved, and broken XML raises UserError."""
+    """Yield number and fields of every item; entities are not resolved, and broken XML raises UserError.
+
+    So does an item, or what lies between two of them, that does not end: a small file may unpack to any size.
+    """
     number = 0
-    with open_decompressed(path) as file:
+    with open_decompressed(path) as packed:
+        file = _Counted(packed, path)
         try:
             for _, element in etree.iterparse(file, events=("end",), resolve_entities=False, no_network=True):
                 if not isinstance(element.tag, str) or etree.QName(element).localname not in _ITEMS:
                     continue
-                number += 1
+                number, file.since = number + 1, 0
                 yield number, _fields(element) or _NO_ITEM
                 element.clear()
                 while element.getprevious() is not None:
                     del element.getparent()[0]
         except etree.XMLSyntaxError as error:
             raise UserError(f"{path}: not readable as XML: {' '.join(str(error).split())}") from error
+
+
+class _Counted:
+    """A file that counts what was read of it since the last item, and ends in a UserError where that is too much."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self.file, self.path, self.since = file, path, 0
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.since += len(data)
+        if self.since > LONGEST_ITEM:
+            raise UserError(
+                f"{self.path}: {LONGEST_ITEM >> 20} MiB without the end of an item; it is no feed of products"
+            )
+        return data
 
 
 def _fields(item: Any) -> Row:
