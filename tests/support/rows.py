@@ -5,8 +5,9 @@ import pyarrow as pa
 
 from pipeline.core.schema import TABLES
 from pipeline.storage import artifact
+from training.data.relevance import add_relevant, relevant_table
 from training.data.rows import Rows
-from training.data.tokenized import id_columns, optional_columns, tokenise_rows
+from training.data.tokenized import id_columns, optional_columns, ragged, tokenise_rows
 
 
 def made(folder, kind: str, **tables) -> artifact.Artifact:
@@ -40,12 +41,14 @@ def siblings():
 
 
 def token_table(rows: Rows) -> pa.Table:
-    """Rows as epochs hold them, one token a text."""
+    """Tokenised rows, one token a text."""
     return tokenise_rows(rows, lambda texts, role: [[1]] * len(texts))
 
 
 def gathered_columns(rows: Rows, indices: list[int] | None = None) -> dict[str, np.ndarray]:
     """The id columns that are gathered with the embeddings of some rows, or all."""
-    table = token_table(rows)
-    selected = table if indices is None else table.take(indices)
-    return id_columns(selected, optional_columns(table), rows.relevant_id.shape[1])
+    selected = token_table(rows)
+    selected = selected if indices is None else selected.take(indices)
+    batch = add_relevant(selected, np.zeros(len(selected), np.int64), relevant_table(rows))
+    width = max(int(ragged(batch[name])[1].max(initial=1)) for name in ("relevant_id", "relevant_cluster"))
+    return id_columns(batch, optional_columns(batch), width)

@@ -1,19 +1,24 @@
 """Global batches as a pure function of (rows, seed, epoch), independent of the number of ranks and of the machine.
 
-Rows are shuffled by a hash, then batches are filled in that order. Inside one global batch no document is the positive
-or negative of a row if it is a known positive of another: such rows are deferred to a later batch.
+Rows are shuffled by a hash, then batches are filled in that order. A row with a document that is a known positive of
+another row of the batch is deferred to a later one, as long as enough others are there. Those that must share a batch
+are masked against each other by id in the loss, so that every row trains.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
+
+DEFERRED_BATCHES = 4  # rows of so many batches may wait for a batch without a conflict
 
 
 def stable_id(text: str) -> int:
@@ -96,42 +101,80 @@ class Ragged:
         starts = (ends - self.counts)[rows].tolist()
         return [self.values[a:b].tolist() for a, b in zip(starts, ends[rows].tolist(), strict=True)]
 
+    def take(self, rows: Ints) -> "Ragged":
+        """Lists of the given rows, end to end."""
+        counts = self.counts[rows]
+        starts = (np.cumsum(self.counts) - self.counts)[rows]
+        index = np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+        return Ragged(self.values[index], counts)
+
 
 @dataclass(frozen=True)
 class RowKeys:
     """Ids by which batches are composed, of n rows in the order of their epoch: 64 bits, below 0 for none.
 
-    `documents` are those that a row brings into its batch, positive and negatives; `relevant` those that are known to
-    be relevant to its query.
+    `documents` are those that a row brings into its batch, positive and negatives; `query` [n] is the query of each
+    row, an index into `relevant`: the documents that are known to be relevant to each of the Q queries.
     """
 
     documents: Ragged
+    query: Ints
     relevant: Ragged
 
     def __len__(self) -> int:
-        return len(self.documents.counts)
+        return len(self.query)
+
+    def shared(self) -> "RowKeys":
+        """Keep what makes conflicts, under dense ids: of a query the documents that rows of other queries bring.
+
+        A query of several rows is itself a document that each of them brings, and that is relevant to it: its rows
+        know each other, however many documents are relevant to it.
+        """
+        number, relevant, documents = _dense(self.documents.values, self.relevant.values)
+        existing = number >= 0
+        first, last = _first_and_last(number[existing], self.query[self.documents.owner][existing], documents)
+        owner = self.relevant.owner
+        elsewhere = (relevant >= 0) & ((first[relevant] != owner) | (last[relevant] != owner))
+        wanted = np.zeros(documents, dtype=bool)
+        wanted[relevant[elsewhere]] = True
+        existing[existing] = wanted[number[existing]]
+        several = np.bincount(self.query, minlength=len(self.relevant.counts)) > 1
+        rows, queries = np.flatnonzero(several[self.query]), np.flatnonzero(several)
+        return RowKeys(
+            _ragged(
+                np.concatenate([self.documents.owner[existing], rows]),
+                np.concatenate([number[existing], documents + self.query[rows]]),
+                len(self),
+            ),
+            self.query,
+            _ragged(
+                np.concatenate([owner[elsewhere], queries]),
+                np.concatenate([relevant[elsewhere], documents + queries]),
+                len(several),
+            ),
+        )
 
     def conflicting(self) -> npt.NDArray[np.bool_]:
-        """Boolean [n]: rows that would make a false negative in a batch with some other row, or be one."""
-        values = np.concatenate([self.documents.values, self.relevant.values])
-        if not len(values):
-            return np.zeros(len(self), dtype=bool)
-        number = pa.array(values).dictionary_encode().indices.to_numpy().astype(np.int64)
-        cut = len(self.documents.values)
-        docs, relevant = (number[:cut], self.documents.owner), (number[cut:], self.relevant.owner)
-        docs, relevant = (
-            (pair[0][part >= 0], pair[1][part >= 0])
-            for pair, part in ((docs, self.documents.values), (relevant, self.relevant.values))
-        )
-        conflicting = np.zeros(len(self), dtype=bool)
-        for (ids, owner), (others, other_owner) in ((docs, relevant), (relevant, docs)):
-            first, last = _first_and_last(others, other_owner, int(number.max()) + 1)
-            conflicting[owner[((first[ids] != owner) | (last[ids] != owner)) & (last[ids] >= 0)]] = True
+        """Boolean [n], of `shared` keys: rows that would make a false negative in some batch, or be one."""
+        conflicting: npt.NDArray[np.bool_] = (self.documents.counts > 0) | (self.relevant.counts[self.query] > 0)
         return conflicting
 
 
+def _dense(documents: Ints, relevant: Ints) -> tuple[Ints, Ints, int]:
+    """Number documents and relevant ids among the distinct documents, -1 for others; and say how many these are."""
+    encoded = pa.array(documents).dictionary_encode()
+    number: Ints = np.where(documents >= 0, encoded.indices.to_numpy().astype(np.int64), -1)
+    found = pc.fill_null(pc.index_in(pa.array(relevant), value_set=encoded.dictionary), -1)
+    return number, np.where(relevant >= 0, found.to_numpy().astype(np.int64), -1), len(encoded.dictionary)
+
+
+def _ragged(owner: Ints, values: Ints, rows: int) -> Ragged:
+    """Lists of `rows` rows, of values in any order of their owners."""
+    return Ragged(values[np.argsort(owner, kind="stable")], np.bincount(owner, minlength=rows))
+
+
 def _first_and_last(ids: Ints, owner: Ints, count: int) -> tuple[Ints, Ints]:
-    """First and last row [count] that holds each id; (huge, -1) where none does."""
+    """First and last owner [count] of each id; (huge, -1) where it has none."""
     first, last = np.full(count, np.iinfo(np.int64).max), np.full(count, -1, dtype=np.int64)
     np.minimum.at(first, ids, owner)
     np.maximum.at(last, ids, owner)
@@ -156,16 +199,18 @@ class ComposedBatches:
 
 
 def compose_batches(keys: RowKeys, size: int, *, last: bool = True) -> ComposedBatches:
-    """Fill global batches of `size` rows in order; a row that would be or make a false negative is deferred.
+    """Fill global batches of `size` rows in order; rows that know each other are put as far apart as that allows.
 
-    Deferred rows come first in the next batch. With `last` a short batch may end the epoch: below a quarter of `size`
-    (and whenever its rows are fewer than 2) it is left out. Rows that conflict with no other are taken in runs.
+    A row that would be or make a false negative is deferred, and deferred rows come first in the next batch. Where so
+    many wait that batches could not be filled otherwise (every answer repeats, say), those that conflict least with a
+    batch fill it: the loss masks them against each other by id, and every row trains. With `last` a short batch may end
+    the epoch: below a quarter of `size` (and whenever its rows are fewer than 2) it is left out.
     """
     filler = _BatchFiller(keys, size)
     batches: list[Ints] = []
     while True:
         batches += filler.runs()
-        batch = filler.fill()
+        batch = filler.fill(to_the_end=last)
         if len(batch) < size:
             break
         batches.append(batch)
@@ -179,12 +224,16 @@ class _BatchFiller:
     """Fills one batch after the other; only conflicting rows are compared one by one."""
 
     def __init__(self, keys: RowKeys, size: int) -> None:
+        keys = keys.shared()
         conflicting = np.flatnonzero(keys.conflicting())
+        queries = np.unique(keys.query[conflicting])
+        relevant = dict(zip(queries.tolist(), map(frozenset, keys.relevant.lists(queries)), strict=True))
         self.size, self.count, self.position, self.deferred = size, len(keys), 0, list[int]()
         self.conflicting, self.next = conflicting.tolist(), 0
+        known = [relevant[query] for query in keys.query[conflicting].tolist()]
+        brought, quota = keys.documents.lists(conflicting), _quotas(keys, size)[conflicting].tolist()
+        self.keys = dict(zip(self.conflicting, zip(brought, known, quota, strict=True), strict=True))
         self.conflicting.append(self.count)
-        self.documents = dict(zip(self.conflicting, keys.documents.lists(conflicting), strict=False))
-        self.relevant = dict(zip(self.conflicting, map(_existing, keys.relevant.lists(conflicting)), strict=False))
 
     def runs(self) -> list[Ints]:
         """Take the full batches before the next conflicting row."""
@@ -192,38 +241,91 @@ class _BatchFiller:
         start, self.position = self.position, self.position + count * self.size
         return list(np.arange(start, self.position, dtype=np.int64).reshape(count, self.size))
 
-    def fill(self) -> Ints:
-        """Fill one batch, first from the deferred rows, then from new ones."""
-        batch: list[int] = []
-        documents, relevant, deferred = set[int](), set[int](), list[int]()
-
-        def try_row(row: int) -> None:
-            row_documents, row_relevant = self.documents[row], self.relevant[row]
-            if relevant.isdisjoint(row_documents) and documents.isdisjoint(row_relevant):
-                batch.append(row)
-                documents.update(row_documents)
-                relevant.update(row_relevant)
-            else:
-                deferred.append(row)
-
-        tried = 0
-        while tried < len(self.deferred) and len(batch) < self.size:
-            try_row(self.deferred[tried])
-            tried += 1
-        deferred += self.deferred[tried:]
-        while len(batch) < self.size and self.position < self.count:
-            run = min(self.size - len(batch), self.conflicting[self.next] - self.position)
+    def fill(self, *, to_the_end: bool) -> Ints:
+        """Fill one batch: from the deferred rows, then from new ones, then with the deferred that conflict least."""
+        batch = _Batch(self.size)
+        self.deferred = self._add(batch, self.deferred, 0)[0]
+        while not batch.full and self.position < self.count and len(self.deferred) < DEFERRED_BATCHES * self.size:
+            run = min(self.size - len(batch.rows), self.conflicting[self.next] - self.position)
             batch.extend(range(self.position, self.position + run))
             self.position += run
-            if len(batch) < self.size and self.position < self.count:
-                try_row(self.position)
+            if not batch.full and self.position < self.count:
+                self.deferred += self._add(batch, [self.position], 0)[0]
                 self.position, self.next = self.position + 1, self.next + 1
-        self.deferred = deferred
-        return np.array(batch, dtype=np.int64)
+        conflicts = 1
+        while not batch.full and self.deferred and (to_the_end or self.position < self.count):
+            self.deferred, fewest = self._add(batch, self.deferred, conflicts)
+            conflicts = max(fewest, conflicts + conflicts // 2)
+        return np.array(batch.rows, dtype=np.int64)
+
+    def _add(self, batch: "_Batch", rows: list[int], allowed: int) -> tuple[list[int], int]:
+        """Add rows with at most `allowed` conflicts, or their quota; returns the others and the fewest that one has."""
+        others, fewest = list[int](), sys.maxsize
+        for number, row in enumerate(rows):
+            if batch.full:
+                return others + rows[number:], fewest
+            documents, relevant, quota = self.keys[row]
+            most = quota if quota > allowed else allowed
+            conflicts = batch.conflicts(documents, relevant, most)
+            if conflicts <= most:
+                batch.add(row, documents, relevant)
+            else:
+                others.append(row)
+                fewest = conflicts if conflicts < fewest else fewest
+        return others, fewest
 
 
-def _existing(ids: list[int]) -> list[int]:
-    return [value for value in ids if value >= 0]
+class _Batch:
+    """A batch in the making, with how often each document is in it and how often one is relevant to a query of it."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.rows, self.full = size, list[int](), False
+        self.documents, self.relevant = dict[int, int](), dict[int, int]()
+
+    def extend(self, rows: range) -> None:
+        """Take rows that conflict with none."""
+        self.rows.extend(rows)
+        self.full = len(self.rows) >= self.size
+
+    def conflicts(self, documents: list[int], relevant: frozenset[int], allowed: int) -> int:
+        """How many of its rows know one of the documents, or have one that is relevant to the row's query.
+
+        Only whether there are any is looked at where none is `allowed`.
+        """
+        if not allowed:
+            for document in documents:
+                if document in self.relevant:
+                    return 1
+            return 0 if self.documents.keys().isdisjoint(relevant) else 1
+        others = self.documents.keys() & relevant
+        return sum(self.relevant.get(d, 0) for d in documents) + sum(self.documents[r] for r in others)
+
+    def add(self, row: int, documents: list[int], relevant: frozenset[int]) -> None:
+        """Take a row."""
+        self.rows.append(row)
+        self.full = len(self.rows) >= self.size
+        for counts, ids in ((self.documents, documents), (self.relevant, relevant)):
+            for number in ids:
+                counts[number] = counts.get(number, 0) + 1
+
+
+def _quotas(keys: RowKeys, size: int) -> Ints:
+    """Conflicts [n] that a row of `shared` keys meets in a batch of evenly spread rows, 0 where they are below 4.
+
+    A row that meets others in any batch (an answer that a tenth of all questions share) is not deferred for as many as
+    that, or its like would fill the last batches alone. Two rows that know each other are two conflicts.
+    """
+    if not len(keys):
+        return np.zeros(0, dtype=np.int64)
+    documents, relevant = keys.documents, keys.relevant
+    total = 1 + max(-1, *(int(ids.values.max(initial=-1)) for ids in (documents, relevant)))
+    rows = np.bincount(keys.query, minlength=len(relevant.counts))
+    bring = np.bincount(documents.values, minlength=total)
+    know = np.bincount(relevant.values, weights=rows[relevant.owner], minlength=total)
+    known = np.bincount(documents.owner, weights=know[documents.values], minlength=len(keys))
+    brought = np.bincount(relevant.owner, weights=bring[relevant.values], minlength=len(relevant.counts))
+    expected = (known + brought[keys.query]) * (size / len(keys))
+    return np.where(expected >= 4, np.ceil(expected), 0).astype(np.int64)
 
 
 def assign_slots(cost: Ints, slots: int) -> Ints:

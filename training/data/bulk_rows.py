@@ -38,8 +38,7 @@ from training.data.epoch import RunTasks
 from training.data.guide_vectors import load_guide as vectors_of
 from training.data.read_rows import READERS, Kind, as_triplets, source_shares
 from training.data.rows import rows_from
-from training.data.rows_artifact import row_notes, write_part
-from training.data.tokenized import tokenise_rows
+from training.data.rows_artifact import row_notes, tokenise_piece, write_part
 
 BLOCK_ROWS = 65_536
 BUCKET_BYTES = 16 << 20  # compressed, about a fourth of the texts themselves
@@ -187,7 +186,7 @@ class BulkRows:
         if self.guide:
             rows = replace(rows, guide=vectors_of(self.guide, rows.query_id, rows.positive_id, rows.negative_id))
         encoder = _encoder(self.encoder.model_dump_json())
-        return write_part(self.out, bucket, tokenise_rows(rows, encoder.tokenize, table["row"].to_numpy()))
+        return write_part(self.out, bucket, tokenise_piece(rows, encoder.tokenize, table["row"].to_numpy()))
 
     def steps(self) -> list[tuple[str, int, Callable[[int], Counts]]]:
         """Steps in order, each with its number of tasks; each needs all tasks of the one before."""
@@ -270,4 +269,4 @@ def write_bulk_rows(
         tallies = spread(name, count, task)
     fs, staging = filesystem(bulk.shuffle.path)
     fs.rm(staging, recursive=True)
-    return draft.finish(["rows"], **row_notes(tallies))
+    return draft.finish(["rows", "relevant"], **row_notes(tallies))

@@ -17,12 +17,15 @@ import pyarrow.compute as pc
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, open_parquet, write_parquet
 from pipeline.storage.shuffle import Shuffle
-from training.data.batching import Ints, assign_slots, compose_batches, select_rows
-from training.data.tokenized import SCHEMA, row_keys, sample_negatives, token_counts
+from training.data.batching import Ints, Words, assign_slots, compose_batches, select_rows
+from training.data.relevance import RELEVANT, add_relevant, distinct_queries, in_buckets, row_keys
+from training.data.tokenized import SCHEMA, sample_negatives, token_counts
 
 BUCKET_TOKENS = 16 << 20  # of a bucket: 64 MB
 GROUP_TOKENS = 1 << 20  # of a row group
 ORDERED = SCHEMA.append(pa.field("position", pa.uint64()))
+BUCKET = pa.field("bucket", pa.uint64())
+RELEVANT_TO = "relevant"  # ends the name of what is staged of the queries of rows
 LEFT_OUT = pa.schema([("row", pa.int64()), ("stream", pa.string()), ("reason", pa.string())])
 REPLAY = "replay"  # the stream of replayed rows
 
@@ -54,6 +57,7 @@ class Pass:
     """One pass over some streams of the rows, in an order of its own."""
 
     files: list[str]  # of the rows
+    relevant: list[str]  # files of their queries, one beside each file of rows
     settings: EpochSettings
     seed: int
     epoch: int
@@ -66,8 +70,7 @@ class Pass:
 
     def stage(self, part: int) -> Counts:
         """Stage the rows of one file by their position in the order of the epoch."""
-        with open_parquet(self.files[part]) as file:
-            table = file.read()
+        table, relevant = _read_table(self.files[part]), _read_table(self.relevant[part])
         tally = Counts()
         for stream, count in self.buckets.items():
             in_stream = pc.equal(table["stream"], stream)
@@ -77,9 +80,12 @@ class Pass:
             index, position = select_rows(rows["row"].to_numpy(), None if once else share, self.seed, self.epoch)
             tally.counts["skipped"] += 0 if once else len(rows) - len(np.unique(index))
             rows = self._sample_negatives(rows if once else rows.take(pa.array(index)))
-            staged = _add_bucket(rows.append_column("position", pa.array(position)), position, count)
-            shuffle = Shuffle(self.shuffle.path, count)
-            shuffle.write(self._staged(stream, 0, 0), f"{part:06d}", staged, by="bucket")
+            bucket = _bucket(position, count)
+            staged = rows.append_column("position", pa.array(position)).append_column("bucket", pa.array(bucket))
+            queries = in_buckets(relevant, rows["query_id"].to_numpy(), bucket)
+            shuffle, name = Shuffle(self.shuffle.path, count), self._staged(stream, 0, 0)
+            shuffle.write(name, f"{part:06d}", staged, by="bucket")
+            shuffle.write(f"{name}-{RELEVANT_TO}", f"{part:06d}", queries, by="bucket")
         return tally
 
     def _sample_negatives(self, rows: pa.Table) -> pa.Table:
@@ -94,20 +100,21 @@ class Pass:
         At the last level they are listed as left out, with the reason.
         """
         stream, bucket = _bucket_of_task(buckets, number)
-        table = self._read(stream, level, bucket)
+        table, relevant = self._read(stream, level, bucket)
         last = buckets[stream] == 1
         table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["position"].to_numpy()))))
-        composed = compose_batches(row_keys(table), self.settings.batch_size, last=last and stream != REPLAY)
+        keys = row_keys(table, relevant)
+        composed = compose_batches(keys, self.settings.batch_size, last=last and stream != REPLAY)
         tally = Counts()
         if composed.batches:
-            self._write(table, composed.batches, self.part(stream, level, bucket), tally)
+            self._write(table, relevant, composed.batches, self.part(stream, level, bucket), tally)
         if not last:
             remaining = table.take(pa.array(np.sort(composed.left_out)))
-            remaining = remaining.append_column("bucket", pa.array(np.zeros(len(remaining), np.uint64)))
-            next_level = Shuffle(self.shuffle.path, 1)
-            next_level.write(
-                self._staged(stream, level + 1, bucket // self.fan_in), f"{bucket:06d}", remaining, by="bucket"
-            )
+            to = np.zeros(len(remaining), np.uint64)
+            queries = in_buckets(relevant, remaining["query_id"].to_numpy(), to)
+            next_level, name = Shuffle(self.shuffle.path, 1), self._staged(stream, level + 1, bucket // self.fan_in)
+            next_level.write(name, f"{bucket:06d}", remaining.append_column("bucket", pa.array(to)), by="bucket")
+            next_level.write(f"{name}-{RELEVANT_TO}", f"{bucket:06d}", queries, by="bucket")
         else:
             self._write_left_out(table, stream, composed.remainder, composed.deferred, tally)
         return tally
@@ -123,17 +130,19 @@ class Pass:
     def _staged(self, stream: str, level: int, bucket: int) -> str:
         return f"{self.name}-{stream_name(stream)}-{level}" + (f"-{bucket:06d}" if level else "")
 
-    def _read(self, stream: str, level: int, bucket: int) -> pa.Table:
-        schema = ORDERED.append(pa.field("bucket", pa.uint64()))
+    def _read(self, stream: str, level: int, bucket: int) -> tuple[pa.Table, pa.Table]:
+        """Rows of a bucket, and their queries in order of ids."""
         shuffle = Shuffle(self.shuffle.path, 1 if level else self.buckets[stream])
-        table = shuffle.read(self._staged(stream, level, bucket), 0 if level else bucket, schema)
-        return table.drop_columns(["bucket"]).combine_chunks()
+        name, part = self._staged(stream, level, bucket), 0 if level else bucket
+        table = shuffle.read(name, part, ORDERED.append(BUCKET)).drop_columns(["bucket"]).combine_chunks()
+        relevant = shuffle.read(f"{name}-{RELEVANT_TO}", part, RELEVANT.append(BUCKET)).drop_columns(["bucket"])
+        return table, distinct_queries(relevant)
 
-    def _write(self, table: pa.Table, batches: list[Ints], name: str, tally: Counts) -> None:
+    def _write(self, table: pa.Table, relevant: pa.Table, batches: list[Ints], name: str, tally: Counts) -> None:
         """Write batches in order of (step, slot); the last may be short."""
         costs = token_counts(table)
         index, step, slot = layout(batches, costs, self.settings.batch_size, self.settings.slots)
-        dealt = table.take(pa.array(index)).drop_columns(["share", "position"])
+        dealt = add_relevant(table.take(pa.array(index)).drop_columns(["share", "position"]), step, relevant)
         dealt = dealt.append_column("step", pa.array(step, pa.int32()))
         dealt = dealt.append_column("slot", pa.array(slot, pa.int16()))
         write_parquet(join(self.out, "rows", f"{name}.parquet"), dealt, self.group_steps * self.settings.batch_size)
@@ -174,10 +183,14 @@ def stream_name(stream: str) -> str:
     return "".join(letter if letter.isalnum() else f"_{ord(letter):x}" for letter in stream) or "own"
 
 
-def _add_bucket(rows: pa.Table, position: np.ndarray, count: int) -> pa.Table:
-    """Add the number of the bucket of each row: buckets are equal ranges of the position."""
-    bucket = ((position >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
-    return rows.append_column("bucket", pa.array(bucket))
+def _bucket(position: Words, count: int) -> Words:
+    """The bucket [n] of each row: buckets are equal ranges of the position."""
+    return ((position >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)
+
+
+def _read_table(path: str) -> pa.Table:
+    with open_parquet(path) as file:
+        return file.read()
 
 
 def _bucket_of_task(buckets: Buckets, number: int) -> tuple[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.counts import Counts
@@ -18,6 +19,8 @@ from training.data.batching import stable_id
 from training.data.epoch import REPLAY, Buckets, EpochSettings, Pass, RunTasks, run_in_process
 
 STEPS = pa.schema([("step", pa.int64()), ("file", pa.int32()), ("index", pa.int32()), ("rows", pa.int32())])
+
+WARN_LEFT_OUT, MAX_LEFT_OUT = 0.05, 0.5  # shares of an epoch's rows that are in no batch
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def _make_pass(
     buckets: Buckets = {key: max(1, math.ceil(stream["taken"] / size)) for key, stream in sorted(streams.items())}
     return Pass(
         rows.files("rows"),
+        rows.files("relevant"),
         settings,
         seed,
         number,
@@ -148,6 +152,24 @@ def _replay_steps(
     return steps.first(count)
 
 
+def _check_left_out(total: Counts, batch_size: int) -> None:
+    """Warn where more than a twentieth of an epoch's rows found no batch, refuse where more than half of them did."""
+    left = {reason: count for reason, count in total.dropped.items() if reason != "not_this_epoch" and count}
+    count, trained = sum(left.values()), total.counts["rows"]
+    if not count:
+        return
+    share = count / (count + trained)
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in left.items())
+    message = (
+        f"{count:,} of {count + trained:,} training rows ({share:.0%}) are in no batch of {batch_size} ({reasons}); "
+        "lower loop.batch_size"
+    )
+    if share > MAX_LEFT_OUT:
+        raise UserError(message)
+    if share > WARN_LEFT_OUT:
+        say(f"train: warning: {message}")
+
+
 def _finish(
     draft: Draft, settings: EpochSettings, streams: list[StreamSteps], total: Counts, rows: Artifact
 ) -> Artifact:
@@ -156,6 +178,7 @@ def _finish(
     table = interleave(streams, [[names.index(name) for name in steps.files] for steps in streams], settings.batch_size)
     draft.write("steps", table)
     draft.drop(total.dropped)
+    _check_left_out(total, settings.batch_size)
     fs, staging = filesystem(join(draft.path, "staging"))
     if fs.exists(staging):
         fs.rm(staging, recursive=True)

@@ -150,7 +150,7 @@ class EpochFeed:
         if ranks > reader.notes["slots"]:  # fewer that do not divide them only balance less well
             raise UserError(indivisible(reader.notes["slots"], ranks))
         slot = batch["slot"].to_numpy()
-        width = int(ragged(batch["relevant_id"])[1].max())
+        width = max(int(ragged(batch[name])[1].max()) for name in ("relevant_id", "relevant_cluster"))
         local = batch.take(pa.array(np.flatnonzero(slot % ranks == rank))).combine_chunks()
         slots, counts = np.unique(slot[slot % ranks == rank], return_counts=True)
         return RankRows(

@@ -1,7 +1,7 @@
 """Training rows in memory: texts, 64-bit ids for batches and masks, and the scores that graded losses need."""
 
 import builtins
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,8 +16,9 @@ from training.data.guide_vectors import Guide
 class Rows:
     """Training rows in memory: texts, 64-bit ids for masks and batches, and the scores that graded losses need.
 
-    `relevant_id` [n, K] are the documents known to be relevant to the row's query (its own positive among them), padded
-    with -1; `relevant_cluster` [n, K] their near-duplicate clusters, -1 for none. Lists hold one array a row.
+    `relevant_id` are the documents known to be relevant to the row's query (its own positive among them), in order of
+    ids, any number of them; `relevant_cluster` their near-duplicate clusters. Lists hold one array a row, and the rows
+    of one query share it.
     """
 
     anchors: list[str]
@@ -26,7 +27,7 @@ class Rows:
     query_id: Ints
     positive_id: Ints
     negative_id: list[Ints]
-    relevant_id: Ints
+    relevant_id: list[Ints]
     label: Ints | None = None  # [n] class of the row
     score: Floats | None = None  # [n] similarity or judged relevance of anchor and positive
     weight: Floats | None = None  # [n]
@@ -35,7 +36,7 @@ class Rows:
     negative_teacher: list[Floats] | None = None
     positive_cluster: Ints | None = None  # [n]
     negative_cluster: list[Ints] | None = None
-    relevant_cluster: Ints | None = None
+    relevant_cluster: list[Ints] | None = None
     share: Floats | None = None  # [n] how often an epoch trains on the row, by its source; once where None
     guide: Guide | None = None
     source: list[str] | None = None
@@ -61,13 +62,13 @@ def rows_from(
     num_negatives: int | None = None,
     clusters: Mapping[str, str] | None = None,
     mix: Mapping[str, float] | None = None,
-    same_text: Mapping[str, list[str]] | None = None,
+    same_text: Mapping[str, Collection[str]] | None = None,
 ) -> Rows:
     """Make rows of a table of pairs, triplets, judged or labelled rows.
 
-    `relevant` maps a query id to every document id known to be relevant to it; at most 64 a row are kept for masks,
-    with the documents that have the anchor's own text first: nothing is a negative of itself.
-    Where the table has a column `right`, the document of a row whose `right` is false is not known to be relevant.
+    `relevant` maps a query id to every document id known to be relevant to it; so are the documents that have the
+    anchor's own text: nothing is a negative of itself. Where the table has a column `right`, the document of a row
+    whose `right` is false is not known to be relevant.
     `num_negatives` limits the negatives of a row; `clusters` maps a document id to its near-duplicate cluster;
     `mix` says how often an epoch trains on the rows of a source; `same_text` maps a query to the documents that have
     its text, where the table does not hold them all.
@@ -77,15 +78,11 @@ def rows_from(
     anchor_ids, positive_ids = table["anchor_id"].to_pylist(), table["positive_id"].to_pylist()
     negatives = [(row or [])[:num_negatives] for row in _optional(table, "negatives") or [None] * len(table)]
     negative_ids = [[n["doc_id"] for n in row] for row in negatives]
-    relevant_ids = _relevant_documents(anchor_ids, positive_ids, _optional(table, "right"), relevant)
-    same = (
-        _documents_with_anchor_text(table, negatives)
-        if same_text is None
-        else [same_text.get(anchor, []) for anchor in anchor_ids]
+    same: Mapping[str, Collection[str]] = (
+        _documents_with_anchor_text(table, negatives) if same_text is None else same_text
     )
-    relevant_ids = [
-        list(dict.fromkeys([*row[:1], *alike, *row]))[:64] for row, alike in zip(relevant_ids, same, strict=True)
-    ]
+    relevant_documents = _relevant_documents(anchor_ids, positive_ids, _optional(table, "right"), relevant, same)
+    relevant_ids = {query: np.unique(_ids(docs)) for query, docs in relevant_documents.items()}
     return Rows(
         anchors=table["anchor"].to_pylist(),
         positives=table["positive"].to_pylist(),
@@ -93,7 +90,7 @@ def rows_from(
         query_id=_ids(anchor_ids),
         positive_id=_ids(positive_ids),
         negative_id=[_ids(row) for row in negative_ids],
-        relevant_id=_padded(relevant_ids),
+        relevant_id=[relevant_ids[query] for query in anchor_ids],
         label=_ids([str(label) for label in table["label"].to_pylist()]) if "label" in table.column_names else None,
         score=_numbers(_optional(table, "relevance")),
         weight=_numbers(_optional(table, "weight"), missing=1.0),
@@ -102,7 +99,7 @@ def rows_from(
         negative_teacher=_ragged_numbers([[n.get("score") for n in row] for row in negatives], negative_ids, np.nan),
         positive_cluster=_ids([clusters.get(doc) for doc in positive_ids]) if clusters else None,
         negative_cluster=[_ids([clusters.get(doc) for doc in row]) for row in negative_ids] if clusters else None,
-        relevant_cluster=_padded([[clusters.get(doc) for doc in row] for row in relevant_ids]) if clusters else None,
+        relevant_cluster=_clusters_by_query(anchor_ids, relevant_documents, clusters) if clusters else None,
         share=np.array([mix.get(source, 1.0) for source in table["source"].to_pylist()]) if mix else None,
         source=_optional(table, "source"),
         table=_optional(table, "table"),
@@ -111,47 +108,50 @@ def rows_from(
 
 
 def _relevant_documents(
-    anchors: list[str], positives: list[str], right: list[bool] | None, relevant: dict[str, list[str]]
-) -> list[list[str]]:
-    """Documents known to be relevant to the query of each row, the positive of the row first."""
+    anchors: list[str],
+    positives: list[str],
+    right: list[bool] | None,
+    relevant: Mapping[str, Collection[str]],
+    same_text: Mapping[str, Collection[str]],
+) -> dict[str, set[str]]:
+    """Documents known to be relevant to each query of the rows."""
+    documents = {query: {*relevant.get(query, ()), *same_text.get(query, ())} for query in dict.fromkeys(anchors)}
     counts = [True] * len(anchors) if right is None else [value is not False for value in right]
-    siblings: dict[str, list[str]] = {}
-    for anchor, positive, counted in zip(anchors, positives, counts, strict=True):
+    for query, positive, counted in zip(anchors, positives, counts, strict=True):
         if counted:
-            siblings.setdefault(anchor, []).append(positive)
-    return [
-        list(dict.fromkeys([*([p] if counted else []), *siblings.get(a, ()), *relevant.get(a, ())]))
-        for a, p, counted in zip(anchors, positives, counts, strict=True)
-    ]
+            documents[query].add(positive)
+    return documents
 
 
-def _documents_with_anchor_text(table: pa.Table, negatives: list[list[dict[str, Any]]]) -> list[list[str]]:
-    """Documents of the table that have the text of the row's anchor."""
+def _clusters_by_query(anchors: list[str], relevant: Mapping[str, set[str]], clusters: Mapping[str, str]) -> list[Ints]:
+    """Near-duplicate clusters of the documents that are relevant to the query of each row."""
+    named = {query: {clusters[doc] for doc in docs if doc in clusters} for query, docs in relevant.items()}
+    ids = {query: np.unique(_ids(sorted(names))) for query, names in named.items()}
+    return [ids[query] for query in anchors]
+
+
+def _documents_with_anchor_text(table: pa.Table, negatives: list[list[dict[str, Any]]]) -> dict[str, set[str]]:
+    """Documents of the table that have the text of each query."""
     anchors = table["anchor"].to_pylist()
-    documents: dict[str, dict[str, None]] = {text: {} for text in anchors}
+    documents: dict[str, set[str]] = {text: set() for text in anchors}
     for doc, text in zip(table["positive_id"].to_pylist(), table["positive"].to_pylist(), strict=True):
         if text in documents:
-            documents[text][doc] = None
+            documents[text].add(doc)
     for negative in (negative for row in negatives for negative in row):
         if negative["text"] in documents:
-            documents[negative["text"]][negative["doc_id"]] = None
-    return [list(documents[text]) for text in anchors]
+            documents[negative["text"]].add(negative["doc_id"])
+    by_query: dict[str, set[str]] = {}
+    for query, text in zip(table["anchor_id"].to_pylist(), anchors, strict=True):
+        by_query.setdefault(query, set()).update(documents[text])
+    return by_query
 
 
 def _optional(table: pa.Table, column: str) -> list[Any] | None:
     return table[column].to_pylist() if column in table.column_names else None
 
 
-def _ids(names: Sequence[str | None]) -> Ints:
+def _ids(names: Collection[str | None]) -> Ints:
     return np.array([-1 if name is None else stable_id(name) for name in names], dtype=np.int64)
-
-
-def _padded(rows: Sequence[Sequence[str | None]]) -> Ints:
-    """Ids of ragged rows as a matrix, padded with -1."""
-    padded = np.full((len(rows), max([1, *map(len, rows)])), -1, dtype=np.int64)
-    for cells, row in zip(padded, rows, strict=True):
-        cells[: len(row)] = _ids(row)
-    return padded
 
 
 def _numbers(values: Sequence[float | None] | None, missing: float = np.nan) -> Floats | None:

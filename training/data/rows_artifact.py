@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import join, write_parquet
+from training.data.batching import Ints
 from training.data.epoch import GROUP_TOKENS
+from training.data.relevance import distinct_queries, relevant_table
 from training.data.rows import Rows
 from training.data.tokenized import Tokenize, optional_columns, token_counts, tokenise_rows
 
@@ -20,33 +23,55 @@ PIECE = 16_384  # rows tokenised at once
 PART_TOKENS = 8 << 20  # tokens of a file, unless one piece has more
 
 
-def tokenise_in_pieces(rows: Rows, tokenize: Tokenize) -> Iterator[pa.Table]:
+@dataclass(frozen=True)
+class Piece:
+    """Some rows, tokenised, and the documents that are relevant to their queries."""
+
+    rows: pa.Table
+    relevant: pa.Table
+
+
+def tokenise_piece(rows: Rows, tokenize: Tokenize, numbers: Ints) -> Piece:
+    """Tokenise rows with the given numbers."""
+    return Piece(tokenise_rows(rows, tokenize, numbers), relevant_table(rows))
+
+
+def tokenise_in_pieces(rows: Rows, tokenize: Tokenize) -> Iterator[Piece]:
     """Tokenise rows, `PIECE` at a time."""
     for start in range(0, len(rows), PIECE):
         part = rows.slice(slice(start, start + PIECE))
-        yield tokenise_rows(part, tokenize, start + np.arange(len(part)))
+        yield tokenise_piece(part, tokenize, start + np.arange(len(part)))
 
 
-def join_pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Join tables of rows until they fill a file."""
-    pending: list[pa.Table] = []
+def join_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """Join pieces until they fill a file."""
+    pending: list[Piece] = []
     tokens = 0
-    for table in tables:
-        pending.append(table)
-        tokens += int(token_counts(table).sum())
+    for piece in pieces:
+        pending.append(piece)
+        tokens += int(token_counts(piece.rows).sum())
         if tokens >= PART_TOKENS:
-            yield pa.concat_tables(pending)
+            yield _joined(pending)
             pending, tokens = [], 0
     if pending:
-        yield pa.concat_tables(pending)
+        yield _joined(pending)
 
 
-def write_part(path: str, number: int, table: pa.Table) -> Counts:
-    """Write one file of rows and count its rows, tokens, sources and optional columns."""
+def _joined(pieces: list[Piece]) -> Piece:
+    relevant = distinct_queries(pa.concat_tables([piece.relevant for piece in pieces]))
+    return Piece(pa.concat_tables([piece.rows for piece in pieces]), relevant)
+
+
+def write_part(path: str, number: int, piece: Piece) -> Counts:
+    """Write one file of rows and one of their queries; count its rows, tokens, sources and optional columns."""
+    table, relevant = piece.rows, piece.relevant
     costs = token_counts(table)
     group = max(1, int(GROUP_TOKENS * len(table) / max(1, costs.sum())))
+    write_parquet(join(path, "relevant", f"part-{number:06d}.parquet"), relevant)
     write_parquet(join(path, "rows", f"part-{number:06d}.parquet"), table, min(65_536, group))
     tally = Counts()
+    if relevant["relevant_cluster"].null_count < len(relevant):
+        tally.counts["column query.relevant_cluster"] = 1
     tally.counts.update({f"column {name}": size or 1 for name, size in optional_columns(table).items()})
     tally.counts.update(
         {f"source {entry['values']}": entry["counts"] for entry in pc.value_counts(table["source"]).to_pylist()}
@@ -60,15 +85,13 @@ def write_part(path: str, number: int, table: pa.Table) -> Counts:
     return tally
 
 
-def write_rows(
-    path: str, settings: Mapping[str, Any], inputs: Mapping[str, str], tables: Iterable[pa.Table]
-) -> Artifact:
+def write_rows(path: str, settings: Mapping[str, Any], inputs: Mapping[str, str], pieces: Iterable[Piece]) -> Artifact:
     """Write rows as an artifact, or return it where it is already there."""
     draft = artifact.begin(path, "rows", dict(settings), inputs, overwrite=True, exclusive=False)
     if isinstance(draft, Artifact):
         return draft
-    tallies = [write_part(path, number, table) for number, table in enumerate(join_pieces(tables))]
-    return draft.finish(["rows"], **row_notes(tallies))
+    tallies = [write_part(path, number, piece) for number, piece in enumerate(join_pieces(pieces))]
+    return draft.finish(["rows", "relevant"], **row_notes(tallies))
 
 
 def row_notes(tallies: Iterable[Counts]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.encoder.tokenizer import Tokens
-from training.data.batching import Ints, Ragged, RowKeys, select_negatives
+from training.data.batching import Ints, select_negatives
 from training.data.rows import Rows
 
 Tokenize = Callable[[list[str], Literal["query", "document"]], Tokens]
 
-IDS, TOKEN_IDS = pa.list_(pa.int64()), pa.list_(pa.int32())
+TOKEN_IDS = pa.list_(pa.int32())
 NEGATIVE = pa.struct(
     [
         ("id", pa.int64()),
@@ -36,9 +36,7 @@ SCHEMA = pa.schema(
         ("share", pa.float64()),  # how often an epoch trains on the row
         ("query_id", pa.int64()),
         ("positive_id", pa.int64()),
-        ("relevant_id", IDS),
         ("positive_cluster", pa.int64()),
-        ("relevant_cluster", IDS),
         ("label", pa.int64()),
         ("score", pa.float64()),
         ("weight", pa.float64()),
@@ -73,7 +71,6 @@ def tokenise_rows(rows: Rows, tokenize: Tokenize, numbers: Ints | None = None) -
     """
     n = len(rows)
     counts = np.array([len(row) for row in rows.negatives], dtype=np.int64)
-    present = rows.relevant_id >= 0
     guide = rows.guide.to_binary() if rows.guide else {}
     columns = {
         "row": np.arange(n) if numbers is None else numbers,
@@ -84,17 +81,13 @@ def tokenise_rows(rows: Rows, tokenize: Tokenize, numbers: Ints | None = None) -
         "share": np.ones(n) if rows.share is None else rows.share,
         "query_id": rows.query_id,
         "positive_id": rows.positive_id,
-        "relevant_id": _lists(pa.array(rows.relevant_id[present]), present.sum(axis=1)),
         "positive_cluster": rows.positive_cluster,
-        "relevant_cluster": None
-        if rows.relevant_cluster is None
-        else _lists(pa.array(rows.relevant_cluster[present]), present.sum(axis=1)),
         **{name: getattr(rows, name) for name in ("label", "score", "weight", "teacher")},
         "query_guide": guide.get("query"),
         "positive_guide": guide.get("positive"),
-        "anchor": _token_lists(tokenize(rows.anchors, "query")),
-        "positive": _token_lists(tokenize(rows.positives, "document")),
-        "negatives": _lists(_negatives(rows, tokenize, counts, guide.get("negative")), counts),
+        "anchor": _tokenlists_of(tokenize(rows.anchors, "query")),
+        "positive": _tokenlists_of(tokenize(rows.positives, "document")),
+        "negatives": lists_of(_negatives(rows, tokenize, counts, guide.get("negative")), counts),
     }
     return pa.table([_column(columns[field.name], field.type, n) for field in SCHEMA], schema=SCHEMA)
 
@@ -103,7 +96,7 @@ def _negatives(rows: Rows, tokenize: Tokenize, counts: Ints, guide: pa.Array | N
     total = int(counts.sum())
 
     def flat(values: list[Ints] | list[npt.NDArray[np.float64]] | None) -> npt.NDArray[np.generic] | None:
-        return None if values is None else np.concatenate([np.zeros(0), *values]).astype(values[0].dtype)
+        return None if values is None else np.concatenate(values)
 
     columns = {
         "id": flat(rows.negative_id) if total else None,
@@ -112,7 +105,7 @@ def _negatives(rows: Rows, tokenize: Tokenize, counts: Ints, guide: pa.Array | N
         "teacher": flat(rows.negative_teacher) if total else None,
         "index": np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts),
         "guide": guide,
-        "tokens": _token_lists(tokenize([text for row in rows.negatives for text in row], "document")),
+        "tokens": _tokenlists_of(tokenize([text for row in rows.negatives for text in row], "document")),
     }
     return pa.StructArray.from_arrays(
         [_column(columns[field.name], field.type, total) for field in NEGATIVE], fields=list(NEGATIVE)
@@ -125,11 +118,11 @@ def _column(values: pa.Array | npt.NDArray[np.generic] | None, kind: pa.DataType
     return values if isinstance(values, pa.Array) else pa.array(values, kind)
 
 
-def _token_lists(tokens: Tokens) -> pa.Array:
+def _tokenlists_of(tokens: Tokens) -> pa.Array:
     return pa.array(tokens, TOKEN_IDS)
 
 
-def _lists(values: pa.Array, counts: Ints) -> pa.Array:
+def lists_of(values: pa.Array, counts: Ints) -> pa.Array:
     """Lay values end to end in lists of the given lengths."""
     ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(ends), values)
@@ -151,7 +144,7 @@ def sample_negatives(table: pa.Table, max_negatives: int | None, seed: int, epoc
         mask = negatives.field("index").to_numpy() < max_negatives
     else:
         mask = select_negatives(table["row"].to_numpy(), counts, max_negatives, seed, epoch)
-    sampled = _lists(negatives.take(pa.array(np.flatnonzero(mask))), np.minimum(counts, max_negatives))
+    sampled = lists_of(negatives.take(pa.array(np.flatnonzero(mask))), np.minimum(counts, max_negatives))
     return table.set_column(table.column_names.index("negatives"), "negatives", sampled)
 
 
@@ -168,35 +161,25 @@ def token_counts(table: pa.Table) -> Ints:
     return totals
 
 
-def row_keys(table: pa.Table) -> RowKeys:
-    """Ids of the rows by which batches are composed."""
-    negatives, counts = ragged(table["negatives"])
-    relevant, sizes = ragged(table["relevant_id"])
-    ids = negatives.field("id").to_numpy()
-    starts = np.cumsum(counts) - counts
-    documents = np.insert(ids, starts, table["positive_id"].to_numpy())
-    return RowKeys(Ragged(documents, counts + 1), Ragged(relevant.to_numpy(), sizes))
-
-
 def token_columns(table: pa.Table) -> dict[str, Tokens]:
     """Token ids of the rows' queries, positives and negatives, in order of rows."""
     negatives, _ = ragged(table["negatives"])
     return {
-        "query": _split_lists(*ragged(table["anchor"])),
-        "positive": _split_lists(*ragged(table["positive"])),
-        "negative": _split_lists(
+        "query": _splitlists_of(*ragged(table["anchor"])),
+        "positive": _splitlists_of(*ragged(table["positive"])),
+        "negative": _splitlists_of(
             negatives.field("tokens").flatten(), pc.list_value_length(negatives.field("tokens")).to_numpy()
         ),
     }
 
 
-def _split_lists(values: pa.Array, counts: Ints) -> Tokens:
+def _splitlists_of(values: pa.Array, counts: Ints) -> Tokens:
     flat, ends = values.to_numpy().tolist(), np.cumsum(counts).tolist()
     return [flat[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
 
 
 def id_columns(table: pa.Table, columns: dict[str, int], width: int) -> dict[str, Ints]:
-    """Columns of int64 that are gathered with the embeddings, by name; floats as the bits of float64.
+    """Columns of int64 that are gathered with the embeddings of rows of an epoch, by name; floats as bits of float64.
 
     `columns` are the optional ones that the run has, those of a guide with the bytes of its vectors; `width` is that of
     `query.relevant`. `negative.row` is the index of the row that each negative belongs to.
@@ -252,6 +235,8 @@ def optional_columns(table: pa.Table) -> dict[str, int]:
     sizes = {}
     for name, column_name in OPTIONAL.items():
         part, _, inner = column_name.partition(".")
+        if part not in table.column_names:  # what is relevant to a query stands beside the rows
+            continue
         column = negatives.field(inner) if inner else table[part]
         if column.null_count < len(column):
             sizes[name] = 0

@@ -168,12 +168,12 @@ def _document_column(positive: Tensor, negative: Tensor | None, batch: Batch, co
 
 
 def _contained(relevant: Tensor, documents: Tensor) -> Tensor:
-    """Boolean [R, C]: which of the documents [C] are among the relevant ids [R, K] of each row (-1: none).
-
-    Few documents of a batch are relevant to any of its rows, so only their columns are compared.
-    """
-    masked = torch.zeros(len(relevant), len(documents), dtype=torch.bool, device=documents.device)
-    hit = (torch.isin(documents, relevant) & (documents >= 0)).nonzero().squeeze(1)
-    for ids in relevant.unbind(dim=1):
-        masked[:, hit] |= ids[:, None] == documents[hit]
-    return masked
+    """Boolean [R, C]: which of the documents [C] are among the relevant ids [R, K] of each row (-1: none)."""
+    if not len(documents):
+        return torch.zeros(len(relevant), 0, dtype=torch.bool, device=documents.device)
+    distinct, column = torch.unique(documents, return_inverse=True)
+    place = torch.searchsorted(distinct, relevant).clamp(max=len(distinct) - 1)
+    known = (distinct[place] == relevant) & (relevant >= 0)
+    hits = torch.zeros(len(relevant), len(distinct) + 1, dtype=torch.bool, device=documents.device)
+    hits.scatter_(1, torch.where(known, place, len(distinct)), True)  # the last column takes what is not there
+    return hits[:, column]

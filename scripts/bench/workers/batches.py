@@ -9,12 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from scripts.bench.harness import read_text_pairs
+
+if TYPE_CHECKING:
+    from training.data.rows_artifact import Piece
 
 SIZE, SEED = 64, 13
 CHUNK = 65_536
@@ -42,8 +45,10 @@ def planted(first: int, count: int, total: int) -> tuple[Any, Any, Any]:
     return query, document, relevant
 
 
-def synthetic_rows(rows: int) -> Iterator[pa.Table]:
+def synthetic_rows(rows: int) -> Iterator["Piece"]:
     """Tokenised rows with planted siblings and duplicates; lengths are log-normal, about 12 and 30 tokens."""
+    from training.data.relevance import RELEVANT, distinct_queries
+    from training.data.rows_artifact import Piece
     from training.data.tokenized import NEGATIVE, SCHEMA
 
     vocabulary = np.exp(np.linspace(0, np.log(30_000), 1 << 16)).astype(np.int32)  # common words more often
@@ -63,16 +68,18 @@ def synthetic_rows(rows: int) -> Iterator[pa.Table]:
             "stream": pa.array([""] * count),
             "source": pa.array(["synthetic"] * count),
             "table": pa.array(["pairs"] * count),
-            "at": np.arange(first, first + count),
+            "table_row": np.arange(first, first + count),
             "share": np.ones(count),
             "query_id": query,
             "positive_id": document,
-            "relevant_id": pa.ListArray.from_arrays(ends, pa.array(relevant[relevant >= 0])),
             "anchor": texts(12, 64),
             "positive": texts(30, 128),
             "negatives": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), pa.array([], NEGATIVE)),
         }
-        yield pa.table([columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA)
+        table = pa.table([columns.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA], schema=SCHEMA)
+        lists = pa.ListArray.from_arrays(ends, pa.array(relevant[relevant >= 0]))
+        queries = pa.table([pa.array(query), lists, pa.nulls(count, lists.type)], schema=RELEVANT)
+        yield Piece(table, distinct_queries(queries))
 
 
 def synthetic(job: dict[str, Any]) -> dict[str, float]:
@@ -158,17 +165,17 @@ def batches(job: dict[str, Any]) -> dict[str, float]:
         halves = list(sampler)
         row_batches = [np.array(first + second) for first, second in zip(halves[::2], halves[1::2], strict=False)]
     seconds = time.perf_counter() - start
-    conflicts = sum(_conflicts(document[batch], relevant[batch]) for batch in row_batches)
+    conflicts = sum(_conflicts(document[batch], [relevant[row] for row in batch]) for batch in row_batches)
     return {"rows_per_s": sum(map(len, row_batches)) / seconds, "conflicts": conflicts}
 
 
-def _synthetic(count: int) -> tuple[Iterator[pa.Table], Any, Any]:
+def _synthetic(count: int) -> tuple[Iterator["Piece"], Any, list[Any]]:
     chunks = [planted(first, min(CHUNK, count - first), count) for first in range(0, count, CHUNK)]
     _, document, relevant = (np.concatenate(part) for part in zip(*chunks, strict=True))
-    return synthetic_rows(count), document, relevant
+    return synthetic_rows(count), document, [row[row >= 0] for row in relevant]
 
 
-def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
+def _real(job: dict[str, Any]) -> tuple[Iterator["Piece"], Any, list[Any]]:
     from training.data.rows import rows_from
     from training.data.rows_artifact import tokenise_in_pieces
 
@@ -180,9 +187,9 @@ def _real(job: dict[str, Any]) -> tuple[Iterator[pa.Table], Any, Any]:
     )
 
 
-def _conflicts(document: Any, relevant: Any) -> int:
-    """Rows of a batch that have another row's document among their negatives although it is known to be right."""
-    right = (relevant[:, :, None] == document).any(axis=1)
+def _conflicts(document: Any, relevant: list[Any]) -> int:
+    """Rows of a batch that share it with a document of another row that is known to be right for them."""
+    right = np.stack([np.isin(document, documents) for documents in relevant])
     np.fill_diagonal(right, False)
     return int(right.any(axis=1).sum())
 

@@ -13,7 +13,7 @@ from tests.support.rows import gathered_columns, made, pair, token_table
 from training.data import guide_vectors
 from training.data.batching import compose_batches, stable_id
 from training.data.read_rows import load_rows, open_mined, with_guide
-from training.data.tokenized import row_keys
+from training.data.relevance import relevant_table, row_keys
 from training.loop.step import LoopConfig, TrainStep
 from training.loop.validation import ValidationConfig, load_validation
 from training.losses.cosent import CoSENT
@@ -62,16 +62,16 @@ def test_labelled_pairs_have_scores_and_only_right_ones_are_known(data):
     rows = load_rows(["labelled"], data, None, None, None)
     assert rows.anchors[3] == "left number 1" and rows.positives[3] == "right number 3"
     assert rows.score.tolist() == [n / 8 for n in range(9)]
-    known = [[one for one in row if one >= 0] for row in rows.relevant_id.tolist()]
-    right = [[], [], [], [], ids("r4", "r5"), ids("r5", "r4"), ids("r6", "r7"), ids("r7", "r6"), ids("r8")]
-    assert known == right
+    known = [row.tolist() for row in rows.relevant_id]
+    right = [[], [], [], [], ids("r4", "r5"), ids("r4", "r5"), ids("r6", "r7"), ids("r6", "r7"), ids("r8")]
+    assert known == [sorted(documents) for documents in right]
     assert rows.teacher is None and rows.negative_score is None and not any(rows.negatives)
 
 
 def test_labelled_pairs_beside_pairs(data):
     rows = load_rows(["pairs", "labelled"], data, None, None, None)
     assert rows.score.tolist()[:5] == [3, 1, 2, 0, 1 / 8]
-    assert len(rows) == 12 and len(compose_batches(row_keys(token_table(rows)), 6).batches) == 2
+    assert len(rows) == 12 and len(compose_batches(row_keys(token_table(rows), relevant_table(rows)), 6).batches) == 2
 
 
 def test_a_judged_row_is_a_query_with_all_its_judged_documents(data):
@@ -103,7 +103,7 @@ def test_mined_rows_bring_the_miners_scores(data, tmp_path):
 def test_clusters_travel_with_documents(data):
     rows = load_rows(["pairs"], data, None, None, None)
     assert rows.positive_cluster.tolist() == [-1, *ids("c"), -1]
-    assert sorted(rows.relevant_cluster[0].tolist()) == [-1, *ids("c")]  # of d2 and d1
+    assert rows.relevant_cluster[0].tolist() == ids("c")  # of d2 and d1
 
 
 def test_missing_tables_and_scores_are_named(data, tmp_path):

@@ -1,0 +1,124 @@
+"""Documents that are known to be relevant to the queries of training rows: once a query, however many rows it has.
+
+A batch needs of them only those that are in it. So rows carry their query's id alone, a table beside them holds the
+documents of each query, any number of them, and a row of a composed batch has the few that its batch holds.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from training.data.batching import Ints, Ragged, RowKeys
+from training.data.rows import Rows
+from training.data.tokenized import lists_of, ragged
+
+IDS = pa.list_(pa.int64())
+RELEVANT = pa.schema([("query_id", pa.int64()), ("relevant_id", IDS), ("relevant_cluster", IDS)])
+AT_ONCE = 4 << 20  # ids that are compared at once
+
+
+def row_keys(table: pa.Table, relevant: pa.Table) -> RowKeys:
+    """Ids of the rows by which batches are composed; `relevant` holds their queries, in order of ids."""
+    negatives, counts = ragged(table["negatives"])
+    ids = negatives.field("id").to_numpy()
+    documents = np.insert(ids, np.cumsum(counts) - counts, table["positive_id"].to_numpy())
+    query = query_index(relevant, table["query_id"].to_numpy())
+    return RowKeys(Ragged(documents, counts + 1), query, _id_lists(relevant["relevant_id"]))
+
+
+def relevant_table(rows: Rows) -> pa.Table:
+    """Table of `RELEVANT`: the queries of the rows in order of their ids, with the documents relevant to each."""
+    queries, first = np.unique(rows.query_id, return_index=True)
+    lists = (rows.relevant_id, rows.relevant_cluster)
+    columns = [pa.nulls(len(queries), IDS) if part is None else _lists(part, first) for part in lists]
+    return pa.table([pa.array(queries), *columns], schema=RELEVANT)
+
+
+def _lists(rows: list[Ints], index: Ints) -> pa.Array:
+    chosen = Ragged.from_lists([rows[row] for row in index])
+    return lists_of(pa.array(chosen.values), chosen.counts)
+
+
+def _id_lists(column: pa.ChunkedArray) -> Ragged:
+    values, counts = ragged(column)
+    return Ragged(values.to_numpy(), counts)
+
+
+def distinct_queries(relevant: pa.Table) -> pa.Table:
+    """The table without the repetitions of a query, in order of their ids; parts of one query hold the same lists."""
+    _, first = np.unique(relevant["query_id"].to_numpy(), return_index=True)
+    return relevant.take(pa.array(first)).combine_chunks()
+
+
+def in_buckets(relevant: pa.Table, query_id: Ints, bucket: npt.NDArray[np.uint64]) -> pa.Table:
+    """The queries that rows of each bucket have, once a bucket, with column `bucket`; `relevant` is in order of ids."""
+    queries = relevant["query_id"].to_numpy()
+    pairs = np.unique(np.stack([bucket.astype(np.int64), np.searchsorted(queries, query_id)]), axis=1)
+    taken = relevant.take(pa.array(pairs[1]))
+    return taken.append_column("bucket", pa.array(pairs[0].astype(np.uint64)))
+
+
+def query_index(relevant: pa.Table, query_id: Ints) -> Ints:
+    """Rows [n] of the table, which is in order of ids, that hold the given queries [n]."""
+    return np.searchsorted(relevant["query_id"].to_numpy(), query_id)
+
+
+def add_relevant(batches: pa.Table, step: Ints, relevant: pa.Table) -> pa.Table:
+    """Add to rows, in order of their step [n], what of the documents and clusters of their batch is relevant to each.
+
+    `relevant` is in order of ids. Rows of one query in one batch have the same lists, in order of ids.
+    """
+    query = query_index(relevant, batches["query_id"].to_numpy())
+    present = {"relevant_id": ("positive_id", "id"), "relevant_cluster": ("positive_cluster", "cluster")}
+    for name, (positive, negative) in present.items():
+        owners, ids = _brought(batches, step, positive, negative)
+        lists = _restrict(_id_lists(relevant[name]), query, step, owners, ids)
+        empty = relevant[name].null_count == len(relevant) and len(relevant) > 0
+        column = pa.nulls(len(batches), IDS) if empty else lists_of(pa.array(lists.values), lists.counts)
+        batches = batches.append_column(pa.field(name, IDS), column)
+    return batches
+
+
+def _brought(batches: pa.Table, step: Ints, positive: str, negative: str) -> tuple[Ints, Ints]:
+    """Steps and ids, or clusters, of all documents of the rows."""
+    negatives, counts = ragged(batches["negatives"])
+    parts = (batches[positive].combine_chunks(), negatives.field(negative))
+    ids = np.concatenate([part.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) for part in parts])
+    return np.concatenate([step, np.repeat(step, counts)]), ids
+
+
+def _restrict(relevant: Ragged, query: Ints, step: Ints, owners: Ints, ids: Ints) -> Ragged:
+    """Of the list of each row's query [n] the ids that are in its step, given the steps and ids of all documents."""
+    known = np.unique(ids[ids >= 0])
+    held = np.unique(owners[ids >= 0] * len(known) + np.searchsorted(known, ids[ids >= 0]))
+    place = np.searchsorted(known, relevant.values)
+    listed = place < len(known)
+    listed[listed] = known[place[listed]] == relevant.values[listed]
+    shortened = Ragged(place[listed], np.bincount(relevant.owner[listed], minlength=len(relevant.counts)))
+    pairs, pair = np.unique(np.stack([step, query]), axis=1, return_inverse=True)
+    parts = [shortened.values[:0]], [np.zeros(0, np.int64)]
+    for start, stop in _chunks(shortened.counts[pairs[1]]):
+        lists = shortened.take(pairs[1][start:stop])
+        owner = lists.owner
+        kept = _contains(held, pairs[0][start:stop][owner] * len(known) + lists.values)
+        parts[0].append(lists.values[kept])
+        parts[1].append(np.bincount(owner[kept], minlength=stop - start))
+    of_pairs = Ragged(known[np.concatenate(parts[0])] if len(known) else known, np.concatenate(parts[1]))
+    return of_pairs.take(pair.reshape(-1))
+
+
+def _contains(ordered: Ints, values: Ints) -> npt.NDArray[np.bool_]:
+    """Boolean [v]: which values are in an ordered array."""
+    place = np.searchsorted(ordered, values)
+    inside: npt.NDArray[np.bool_] = place < len(ordered)
+    inside[inside] = ordered[place[inside]] == values[inside]
+    return inside
+
+
+def _chunks(counts: Ints) -> Iterator[tuple[int, int]]:
+    """Ranges of lists that hold about `AT_ONCE` ids together, one list at least."""
+    part = (np.cumsum(counts) - counts) // AT_ONCE
+    starts = np.flatnonzero(np.concatenate([[True], part[1:] != part[:-1]])[: len(part)]).tolist()
+    yield from zip(starts, [*starts[1:], len(counts)], strict=False)
