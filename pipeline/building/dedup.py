@@ -22,11 +22,10 @@ from pipeline.text.columns import key_prefixes
 
 ALIKE = 0.5  # score from which the texts of a labelled pair count as alike
 NOUNS = {"documents": "document", "queries": "query"}
-_ID, _KEY, _SPLIT = (SCHEMAS["documents"].field(name) for name in ("id", "key", "split"))
-IDS = pa.schema([_ID, _KEY, _SPLIT, *(SCHEMAS["documents"].field(name) for name in ("source", "order", "mention"))])
-KEYED = pa.schema([_ID, _KEY, _SPLIT])
+IDS = pa.schema([SCHEMAS["documents"].field(name) for name in ("id", "key", "split", "source", "order", "mention")])
+KEYED = pa.schema([IDS.field(name) for name in ("id", "key", "split", "mention")])
 ALIASES = pa.schema([("id", pa.string()), ("canonical_id", pa.string())])
-CONFLICTING = pa.schema([_ID, SCHEMAS["documents"].field("order")])
+CONFLICTING = pa.schema([IDS.field(name) for name in ("id", "order")])
 ROW_NUMBERS = pa.schema([("row", pa.uint64())])
 Numbers = npt.NDArray[np.uint64]
 
@@ -124,14 +123,14 @@ def canonical_rows(rows: pa.Table) -> pa.Table:
 
 
 def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] = ()) -> tuple[Numbers, pa.Table]:
-    """Row numbers in `IDS` of the first row of each id: held-out splits before train, then in input order.
+    """Row numbers in `IDS` of the first row of each id: held-out splits first, then records before mentions, as read.
 
     The same id again with the same text is a duplicate. Raises AmbiguousId where it comes with another text: then the
     id means two things, and judgments and pairs that name it would be joined with the wrong one. Of a `lenient` source
     the first text is kept and the others are counted; returned are also those (`CONFLICTING`) whose rows state a pair.
     """
-    repeated = _repeated(bucket_hashes(rows["id"]))
-    again = rows.filter(pa.array(repeated)).append_column("row", pa.array(np.flatnonzero(repeated)))
+    several = repeated(bucket_hashes(rows["id"]))
+    again = rows.filter(pa.array(several)).append_column("row", pa.array(np.flatnonzero(several)))
     again, firsts = _grouped(again, "id", "order")
     later = firsts != np.arange(again.num_rows)
     same = pc.equal(again["key"], again["key"].take(firsts)).to_numpy()
@@ -145,16 +144,17 @@ def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] 
         raise AmbiguousId(noun, first, second, stated_by)
     _drop(tally, f"duplicate_{noun}", again, later & same & ~mention)
     _drop(tally, f"conflicting_{noun}_id", again, later & ~same)
-    kept = np.sort(np.concatenate([np.flatnonzero(~repeated), again["row"].to_numpy()[~later]])).astype(np.uint64)
+    kept = np.sort(np.concatenate([np.flatnonzero(~several), again["row"].to_numpy()[~later]])).astype(np.uint64)
     return kept, again.filter(pa.array(later & ~same & mention)).select(CONFLICTING.names)
 
 
 def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
     """Aliases (`ALIASES`) among distinct ids (`KEYED`): those whose text another id keeps.
 
-    Of ids with one text a held-out one is canonical, then the smallest.
+    Of ids with one text a held-out one is canonical, then one of a record (a product has a group and a category, and
+    a text that a pair states has none), then the smallest.
     """
-    again, firsts = _grouped(rows.filter(pa.array(_repeated(key_prefixes(rows["key"])))), "key", "id")
+    again, firsts = _grouped(rows.filter(pa.array(repeated(key_prefixes(rows["key"])))), "key", "id")
     later = pa.array(firsts != np.arange(again.num_rows))
     aliases = pa.table([again["id"].filter(later), again["id"].take(firsts).filter(later)], schema=ALIASES)
     tally.drop(f"duplicate_{noun}", aliases.num_rows)
@@ -180,8 +180,8 @@ def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
     return rows.filter(pa.array(first & ~contradicting))
 
 
-def _repeated(hashes: Numbers) -> npt.NDArray[np.bool_]:
-    """Which of N hashes occur more than once: only such rows can be equal, and most rows are not among them."""
+def repeated(hashes: Numbers) -> npt.NDArray[np.bool_]:
+    """Return which of N hashes occur more than once: only such rows can be equal, and most rows are not among them."""
     order = np.argsort(hashes)
     same = np.zeros(len(hashes) + 1, dtype=bool)
     same[1:-1] = hashes[order[1:]] == hashes[order[:-1]] if len(hashes) else False
@@ -191,11 +191,15 @@ def _repeated(hashes: Numbers) -> npt.NDArray[np.bool_]:
 
 
 def _grouped(rows: pa.Table, by: str, then: str) -> tuple[pa.Table, np.ndarray]:
-    """Rows sorted by a column, held-out splits first within, and for each row the index of the first of its group."""
+    """Rows sorted by a column, held-out splits first within, then records before mentions.
+
+    With the index of the first row of its group for each.
+    """
     rank = pc.fill_null(pc.index_in(rows["split"], HELD_OUT_ORDER), len(HELD_OUT_ORDER))
-    rows = rows.append_column("rank", rank)
-    order = [(by, "ascending"), ("rank", "ascending")] + ([(then, "ascending")] if then != by else [])
-    rows = rows.sort_by(order).drop_columns("rank").combine_chunks()
+    if "mention" in rows.column_names:
+        rank = pc.add(pc.multiply(rank, 2), pc.cast(pc.fill_null(rows["mention"], False), pa.int32()))
+    order = [(name, "ascending") for name in dict.fromkeys([by, "rank", then])]
+    rows = rows.append_column("rank", rank).sort_by(order).drop_columns("rank").combine_chunks()
     column = rows[by]
     new = np.ones(rows.num_rows, dtype=bool)
     if rows.num_rows > 1:

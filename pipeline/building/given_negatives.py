@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.schema import TABLES
+from pipeline.building.negatives import IDENTITIES, TRIPLET_CANDIDATES, as_candidates, bar
 from pipeline.sources.reading.record import SCHEMAS
 from pipeline.storage.counts import Counts
 
-NEGATIVES_WITH_TEXT = SCHEMAS["negatives"].append(pa.field("text", pa.string()))
+NEGATIVES_WITH_TEXT = pa.schema(
+    [*SCHEMAS["negatives"], ("text", pa.string()), ("identities", IDENTITIES)]  # of the document, see `negatives`
+)
 
 
 def join_canonical(negatives: pa.Table, records: pa.Table, column: str, tally: Counts) -> tuple[pa.Table, pa.Array]:
@@ -27,13 +29,13 @@ def join_canonical(negatives: pa.Table, records: pa.Table, column: str, tally: C
 
 
 def given_triplets(pairs: pa.Table, negatives: pa.Table, judgments: pa.Table, tally: Counts) -> pa.Table:
-    """Rows of table `triplets`: pairs with the negatives (`NEGATIVES_WITH_TEXT`) that their input rows give them.
+    """Rows of `TRIPLET_CANDIDATES`: pairs with the negatives (`NEGATIVES_WITH_TEXT`) that their input rows give them.
 
     `judgments` are all that name a document, also repeated ones. A negative that any of them says is right for the
-    query is left out and counted as `barred`.
+    query is left out and counted as `barred`; of the others all that are allowed stay.
     """
     if not negatives.num_rows:
-        return TABLES["triplets"].empty_table()
+        return TRIPLET_CANDIDATES.empty_table()
     right = judgments.filter(pc.greater(judgments["relevance"], 0)).to_pylist()
     by_row: dict[int, set[str]] = {}
     positives: dict[str, set[str]] = {}
@@ -48,8 +50,10 @@ def given_triplets(pairs: pa.Table, negatives: pa.Table, judgments: pa.Table, ta
     for pair in pairs.to_pylist():
         ids = (pair["anchor_id"], pair["positive_id"])
         if negatives_of_pair := by_pair.get(ids):
-            rows.append({**pair, "negatives": list(negatives_of_pair.values()), "teacher_score": scores.get(ids)})
-    return pa.Table.from_pylist(rows, schema=TABLES["triplets"])
+            stated = list(negatives_of_pair.values())
+            own = {"negatives": stated, "identities": [negative["identities"] for negative in stated], "barred": []}
+            rows.append({**pair, **own, "max_negatives": len(stated), "teacher_score": scores.get(ids)})
+    return as_candidates(rows)
 
 
 def _by_pair(
@@ -60,9 +64,10 @@ def _by_pair(
     for row in negatives.sort_by([("order", "ascending"), ("rank", "ascending")]).to_pylist():
         query, doc_id = row["query_id"], row["doc_id"]
         if doc_id in positives.get(query, ()):
-            tally.counts["barred"] += 1
+            bar(query, doc_id, tally)
             continue
-        negative = {"doc_id": doc_id, "text": row["text"], "score": row["score"], "rank": None, "reason": "given"}
+        negative = {name: row[name] for name in ("doc_id", "text", "score", "identities")}
+        negative |= {"rank": None, "reason": "given"}
         for positive in by_row.get(row["order"]) or positives.get(query) or set():
             by_pair.setdefault((query, positive), {}).setdefault(doc_id, negative)
     return by_pair

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.building.ambiguous_ids import has_ambiguous, with_derived_ids
+from pipeline.building.answer_groups import is_large, large_group_message, messages
 from pipeline.building.config import BuildConfig
 from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, shortened, table, unread_columns
 from pipeline.building.steps import Steps
@@ -138,6 +139,9 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows], derived: Derived
             f"no usable document in {_source_paths(steps.config)}: {counts['rows']:,} rows read, dropped {dropped}"
         )
     check_matches([source.label for source in steps.config.sources], steps.shuffle, counts)
+    shared_answers = messages(steps.config.split, counts)
+    if is_large(counts):
+        shared_answers.append(large_group_message(counts, *steps.answer_groups.most_shared()))
     notes = _notes(steps.config, total)
     left_out = {source.label: source.left_out(steps.config.root) for source in steps.config.all_sources}
     notes["left_out_files"] = {label: names for label, names in left_out.items() if names}
@@ -153,6 +157,8 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows], derived: Derived
         say(f"build: {line}")
     say(f"build: rows: {tables}")
     say(f"build: records left out: {_counted(total.records_dropped())}")
+    for line in shared_answers:
+        say(f"build: splits: {line}")
     for label, columns in notes["unread_columns"].items():
         say(f"build: source {label}: columns not read: {', '.join(columns)}")
     for label, names in notes["left_out_files"].items():

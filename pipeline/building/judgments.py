@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.building.merged_groups import MergedGroups
 from pipeline.sources.reading.splits import HELD_OUT_ORDER, SplitConfig
 from pipeline.storage.counts import EXAMPLES, Counts
 
@@ -24,7 +25,7 @@ def resolve_judgments(
     judgments: pa.Table,
     splits: SplitConfig,
     unjudged: Mapping[str, str],
-    merged_groups: Mapping[str, str],
+    merged_groups: MergedGroups,
     tally: Counts,
 ) -> JudgedQueries:
     """Resolve the split and group of each query and keep one judgment for each query and document, the most relevant.
@@ -32,8 +33,8 @@ def resolve_judgments(
     A query's split is forced by its own row, else by its judgments (test before dev before train), else follows from
     the hash of its group: its own group, else the smallest of its documents' groups, else the query. A judgment forced
     into another split than its query's is left out (`held_out_query`): it would leak or change an evaluation.
-    `merged_groups` names the common group of groups that near duplicates link; `unjudged` is the reason under which a
-    source's queries without judgments are counted.
+    `merged_groups` names the common group of groups that near duplicates or answers link; `unjudged` is the reason
+    under which a source's queries without judgments are counted.
     """
     judgments = _best_first(judgments)
     row = pc.index_in(judgments["query_id"], queries["id"].combine_chunks()).to_numpy()
@@ -56,7 +57,7 @@ def resolve_judgments(
 
 
 def _split_and_group(
-    queries: pa.Table, judgments: pa.Table, row: np.ndarray, splits: SplitConfig, merged_groups: Mapping[str, str]
+    queries: pa.Table, judgments: pa.Table, row: np.ndarray, splits: SplitConfig, merged_groups: MergedGroups
 ) -> tuple[pa.Array, pa.Array]:
     """Split and group of each query."""
     none = len(HELD_OUT_ORDER)
@@ -66,8 +67,7 @@ def _split_and_group(
     group = pc.coalesce(
         _not_empty(queries["group"]), _smallest_group(queries, judgments), queries["id"].combine_chunks()
     )
-    if merged_groups:
-        group = pa.array([merged_groups.get(name, name) for name in group.to_pylist()], pa.string())
+    group = merged_groups.of(group)
     return pc.coalesce(queries["split"].combine_chunks(), by_judgments, splits.assigned(group)), group
 
 

@@ -140,15 +140,6 @@ def as_candidates(rows: Sequence[Row]) -> pa.Table:
     return table.append_column(TRIPLET_CANDIDATES.field("anchor_key"), pa.array(anchor_keys(table["anchor"])))
 
 
-def given_candidates(triplets: pa.Table) -> pa.Table:
-    """Rows of `TRIPLET_CANDIDATES` from triplets whose negatives their source states: all that are allowed stay."""
-    rows = []
-    for row in triplets.to_pylist():
-        count = len(row["negatives"])
-        rows.append(row | {"identities": [[]] * count, "barred": [], "max_negatives": count})
-    return as_candidates(rows)
-
-
 def _title_keys(titles: pa.ChunkedArray) -> pa.Array:
     """Keys [N] of titles as text; null where there is no title."""
     some = pc.fill_null(pc.not_equal(as_array(titles), ""), False)

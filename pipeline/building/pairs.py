@@ -4,7 +4,6 @@ Every corpus is read as queries, documents and judgments; a pair is a judgment t
 one bucket: all rows of a query id, then all of a document id, then all of a canonical query.
 """
 
-from collections.abc import Mapping
 from itertools import groupby
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.building.judgments import JudgedQueries
+from pipeline.building.merged_groups import MergedGroups
 from pipeline.building.product_pairs import SimilarConfig
 from pipeline.building.unmatched import count_matches
 from pipeline.core.config import Config
@@ -111,13 +111,10 @@ def with_query_tags(documents: pa.Table, judgments: pa.Table) -> pa.Table:
     return documents
 
 
-def with_merged_groups(documents: pa.Table, merged_groups: Mapping[str, str]) -> pa.Table:
-    """Documents whose group is replaced by the one it was merged into, where near duplicates link it to others."""
-    if not merged_groups:
-        return documents
-    groups = [merged_groups.get(group, group) for group in documents["group"].to_pylist()]
+def with_merged_groups(documents: pa.Table, merged_groups: MergedGroups) -> pa.Table:
+    """Documents whose group is replaced by the one it was merged into, where it is linked to others."""
     index = documents.schema.get_field_index("group")
-    return documents.set_column(index, "group", pa.array(groups, pa.string()))
+    return documents.set_column(index, "group", merged_groups.of(documents["group"]))
 
 
 def _join(judgments: pa.Table, other: pa.Table, noun: str, tally: Counts) -> tuple[pa.Table, pa.Array, np.ndarray]:

@@ -12,19 +12,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.building.ambiguous_ids import AmbiguousId, count_ambiguous, has_ambiguous
+from pipeline.building.answer_groups import AnswerGroupSteps
 from pipeline.building.cluster_splits import ClusterSplitSteps
 from pipeline.building.config import BuildConfig
 from pipeline.building.decontamination_steps import TEXT_COLUMNS, DecontaminationSteps, write_table
 from pipeline.building.dedup import DedupSteps, canonical_rows, unique_labelled
 from pipeline.building.given_negatives import NEGATIVES_WITH_TEXT, given_triplets, join_canonical
 from pipeline.building.judgments import JudgedQueries, resolve_judgments
+from pipeline.building.merged_groups import MergedGroups
 from pipeline.building.near_duplicates import NearDuplicateSteps
 from pipeline.building.negatives import (
     KNOWN_POSITIVES,
     TRIPLET_CANDIDATES,
     allowed_triplets,
     document_identities,
-    given_candidates,
     known_positives,
     titled_products,
 )
@@ -71,6 +72,9 @@ from pipeline.text.normalize import key
 
 _INPUTS = {
     "copy_to_aliases": ("aliases_documents", "aliases_queries"),
+    "link_answers": ("answered",),
+    "link_questions": ("answers",),
+    "merge_questions": ("questions",),
     "catalogue_triplets": ("members",),
     "similar_pairs": ("products_by_key",),
     "allowed_triplets": ("triplet_candidates",),
@@ -113,6 +117,7 @@ class Steps:
         judgments = self._dedup.without_conflicting(judgments, "queries", bucket)
         joined = join_queries(judgments, self._dedup.read("queries", bucket, ["tags"]), tally)
         self.shuffle.write("judgments_with_query", _part(bucket), joined, by="doc_id")
+        self.answer_groups.mark(joined, bucket)
         negatives = self.shuffle.read("negatives", bucket, SCHEMAS["negatives"])
         negatives = self._dedup.without_conflicting(negatives, "queries", bucket)
         if len(negatives):
@@ -136,9 +141,10 @@ class Steps:
         negatives = self._dedup.without_conflicting(negatives, "documents", bucket)
         if len(negatives):
             negatives, rows = join_canonical(negatives, documents, "doc_id", tally)
-            negatives = negatives.append_column("text", documents["text"].take(rows))
+            for name in ("text", "identities"):
+                negatives = negatives.append_column(NEGATIVES_WITH_TEXT.field(name), documents[name].take(rows))
             self.shuffle.write("negatives_with_text", _part(bucket), negatives, by="query_id")
-        corpus = with_merged_groups(with_query_tags(canonical_rows(documents), judgments), self._merged_groups())
+        corpus = with_merged_groups(with_query_tags(canonical_rows(documents), judgments), self._merged_groups)
         self._write("corpus", _corpus(corpus), bucket, tally)
         self._stage_documents(corpus, bucket, tally)
         return tally
@@ -170,7 +176,7 @@ class Steps:
         judgments = self.shuffle.read("judgments_with_document", bucket, JUDGMENTS_WITH_DOCUMENT)
         unjudged = {source.label: source.unjudged for source in config.sources}
         queries = self._dedup.read_canonical("queries", bucket, self._columns("queries"))
-        judged_queries = resolve_judgments(queries, judgments, config.split, unjudged, self._merged_groups(), tally)
+        judged_queries = resolve_judgments(queries, judgments, config.split, unjudged, self._merged_groups, tally)
         pairs = positives(judged_queries, config.pairs, tally)
         self._decontamination.add_queries(judged_queries, config.pairs.min_relevance, _part(bucket))
         self._write("queries", judged_queries.queries.select(TABLES["queries"].names), bucket, tally)
@@ -179,16 +185,15 @@ class Steps:
         if config.pairs.title_body:
             self._write("pairs", body_pairs(judged_queries, pairs), f"body-{bucket:05d}", tally)
         stated = self.shuffle.read("negatives_with_text", bucket, NEGATIVES_WITH_TEXT)
-        given = given_triplets(pairs, stated, judgments, tally) if len(stated) else TABLES["triplets"].empty_table()
-        self._stage_queries(pairs, judged_queries, given, bucket)
+        self._stage_queries(pairs, judged_queries, given_triplets(pairs, stated, judgments, tally), bucket)
         return tally
 
     def _stage_queries(self, pairs: pa.Table, judged_queries: JudgedQueries, given: pa.Table, bucket: int) -> None:
         """Stage the triplets of a bucket of queries, or what they need, and the positives of these queries."""
         config = self.config.triplets
-        triplets = given_candidates(given)
+        triplets = given
         if config.judged:
-            triplets = pa.concat_tables([triplets, judged_triplets(pairs, judged_queries.judgments, config)])
+            triplets = pa.concat_tables([given, judged_triplets(pairs, judged_queries.judgments, config)])
         self._stage_triplets(f"judged-{bucket:05d}", triplets)
         if config.lexical or triplets.num_rows or self.shuffle.has("members"):
             known = known_positives(judged_queries, self.config.pairs.min_relevance)
@@ -261,6 +266,7 @@ class Steps:
             *(near.steps() if near else []),
             self.join_queries,
             *([splits.link_documents, splits.link_queries, splits.merge_groups] if splits else []),
+            *self.answer_groups.steps(),
             self.join_documents,
             self.judgments,
             self.catalogue_triplets,
@@ -297,8 +303,15 @@ class Steps:
         shards = (config.shards if config else None) or max(1, math.ceil(size / SHARD_BYTES))
         return Shuffle(join(self.shuffle.path, "shards"), shards)
 
-    def _merged_groups(self) -> dict[str, str]:
-        return self._cluster_splits.merged_groups() if self._cluster_splits else {}
+    @property
+    def answer_groups(self) -> AnswerGroupSteps:
+        """The tasks that link questions by their answers."""
+        splits = self._cluster_splits
+        return AnswerGroupSteps(self.config.split, self.shuffle, splits.merged_groups if splits else None)
+
+    @property
+    def _merged_groups(self) -> MergedGroups:
+        return self.answer_groups.merged_groups()
 
     def _with_clusters(self, documents: pa.Table) -> pa.Table:
         """Documents with cluster and identities; where splits follow clusters, this is the group of one without."""

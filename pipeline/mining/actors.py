@@ -14,6 +14,7 @@ from pipeline.core.actor_pool import Worker, limit_threads
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.mining import lexical_candidates
+from pipeline.mining.candidate_arrays import Rows
 from pipeline.mining.candidates import candidates_table, exact_candidates, score_candidates
 from pipeline.mining.config import MineConfig
 from pipeline.mining.exclusions import (
@@ -22,6 +23,7 @@ from pipeline.mining.exclusions import (
     find_positions,
     group_positives,
     known_positives,
+    names_of,
 )
 from pipeline.mining.output_formats import triplets
 from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores, ids_to_score
@@ -30,12 +32,12 @@ from pipeline.mining.selection import document_texts, select_negatives, selected
 from pipeline.search.approximate import approximate
 from pipeline.search.index import FileVectors, SearchIndex
 from pipeline.storage import shards
-from pipeline.storage.files import filesystem, join, read_parquet
+from pipeline.storage.files import filesystem, join, open_parquet, read_parquet
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import l2_normalize, not_blank, to_matrix, vectors_table
 from pipeline.text.same_document import id_keys, text_keys
 
-DOCUMENT = ["doc_id", "text", "cluster_id", "category", "tags"]
+DOCUMENT = ["doc_id", "text", "title", "group_id", "cluster_id", "category", "tags"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class MiningPaths:
     out: str
     pairs: list[str]
     qrels: list[str]
+    queries: list[str]
     corpus: list[str]
     vectors: str  # folder of vector files, which have their keys as names
     documents: list[str]  # keys of the corpus, in the order of its rows
@@ -55,6 +58,11 @@ class MiningPaths:
     def encoded_corpus(self) -> list[str]:
         """Vector files of the corpus, in the order of its rows."""
         return [join(self.vectors, f"{key}.parquet") for key in self.documents]
+
+    @property
+    def encoded_anchors(self) -> list[str]:
+        """Vector files of all anchors."""
+        return [join(self.vectors, f"{key}.parquet") for key in self.anchors.values()]
 
     @property
     def work(self) -> str:
@@ -84,13 +92,17 @@ class MiningPaths:
         """Whether a shard was searched, and waits for its cross-encoder scores."""
         return shards.committed(self.searched, name) is not None
 
+    def barred(self, name: str) -> int:
+        """How many documents an earlier search for a shard left out as the same product."""
+        return int((shards.committed(self.searched, name) or {}).get("barred", 0))
+
     def mined(self, name: str) -> dict[str, Any] | None:
         """Counts of a mined shard; None when it is not there. Triplets are written last."""
         return shards.committed(join(self.out, "triplets"), name)
 
     def commit(self, shard: Shard, candidates: pa.Table, rows: pa.Table, counts: dict[str, Any]) -> None:
         """Write a shard's candidates, and its rows as tables `tuples` and, last, `triplets`."""
-        shards.commit(join(self.out, "candidates"), shard.name, candidates, {})
+        shards.commit(join(self.out, "candidates"), shard.name, candidates, {"barred": counts["barred"]})
         shards.commit(join(self.out, "tuples"), shard.name, triplets(rows), {})
         shards.commit(join(self.out, "triplets"), shard.name, rows, counts)
 
@@ -113,7 +125,7 @@ class EncodeShard(Worker):
         return shard.rows
 
     def _documents(self, shard: Shard) -> tuple[pa.Table, int]:
-        rows = shards.read(shard, DOCUMENT)
+        rows = shards.read(shard, document_columns(shard.path))
         filled = rows.filter(not_blank(rows["text"]))
         table = add_document_keys(self._encode(filled["doc_id"], filled["text"], "document"), filled)
         return table, rows.num_rows - table.num_rows
@@ -134,10 +146,22 @@ class EncodeShard(Worker):
 
 def add_document_keys(encoded: pa.Table, rows: pa.Table) -> pa.Table:
     """Encoded documents with the keys of their other columns in the corpus."""
-    for name, column in (("id_key", "doc_id"), ("cluster_key", "cluster_id"), ("category_key", "category")):
-        encoded = encoded.append_column(name, pa.array(id_keys(rows[column].to_pylist())))
+    keyed = {"id_key": "doc_id", "cluster_key": "cluster_id", "category_key": "category", "group_key": "group_id"}
+    for name, column in keyed.items():
+        values = rows[column].to_pylist() if column in rows.column_names else [None] * len(rows)
+        encoded = encoded.append_column(name, pa.array(id_keys(values)))
+    titles = rows["title"].to_pylist()
+    title_keys = np.where([bool(title) for title in titles], text_keys([title or "" for title in titles]), 0)
+    encoded = encoded.append_column("title_key", pa.array(title_keys.astype(np.uint64)))
     tags = [id_keys(row or []).tolist() for row in rows["tags"].to_pylist()]
     return encoded.append_column("tag_keys", pa.array(tags, pa.list_(pa.uint64())))
+
+
+def document_columns(path: str) -> list[str]:
+    """Columns of `DOCUMENT` that a file of the corpus has: earlier builds knew no group of a product."""
+    with open_parquet(path) as file:
+        missing = {name for _, name in schema.OPTIONAL} - set(file.schema_arrow.names)
+    return [name for name in DOCUMENT if name not in missing]
 
 
 def first_rows(pairs: pa.Table) -> pa.Table:
@@ -198,27 +222,39 @@ class SearchBlock(Worker):
                 _read_candidates(self.paths.reused, shard.name, pairs)
                 for shard, pairs in zip(block, tables, strict=True)
             ]
+            barred = [self.paths.barred(shard.name) for shard in block]
         else:
-            candidates = self._search(block, tables)
+            candidates, barred = self._search(block, tables)
         if self.config.cross_encoder and not self.paths.reused:
-            for shard, table in zip(block, candidates, strict=True):
-                shards.commit(self.paths.searched, shard.name, table, {})
+            for shard, table, count in zip(block, candidates, barred, strict=True):
+                shards.commit(self.paths.searched, shard.name, table, {"barred": count})
         else:
-            select_and_commit(self.paths, block, parts, candidates, self.config.rule)
+            select_and_commit(self.paths, block, parts, candidates, barred, self.config.rule)
         return sum(shard.rows for shard in block)
 
-    def _search(self, block: list[Shard], tables: list[pa.Table]) -> list[pa.Table]:
+    def _search(self, block: list[Shard], tables: list[pa.Table]) -> tuple[list[pa.Table], list[int]]:
+        """Candidates of each shard, and how many documents were left out as the same product."""
         files = [join(self.paths.vectors, f"{self.paths.anchors[shard.name]}.parquet") for shard in block]
-        joined = join_block(tables, [read_parquet(file) for file in files])
-        candidates = find_candidates(joined, self.paths, self.config, self.index, self.lexical)
+        anchors = [read_parquet(file) for file in files]
+        candidates, barred = find_candidates(
+            join_block(tables, anchors), self.paths, self.config, self.index, self.lexical
+        )
         ends = np.cumsum([table.num_rows for table in tables])
-        return [candidates.slice(end - t.num_rows, t.num_rows) for end, t in zip(ends, tables, strict=True)]
+        of_shards = [candidates.slice(end - t.num_rows, t.num_rows) for end, t in zip(ends, tables, strict=True)]
+        counts = np.split(barred, np.cumsum([table.num_rows for table in anchors])[:-1])
+        return of_shards, [int(count.sum()) for count in counts]
 
 
-def find_candidates(block: AnchorBlock, paths: MiningPaths, config: MineConfig, index: Any, lexical: Any) -> pa.Table:
-    """Table `candidates` of a block by the settings of a mining, with its opened indexes where it has them."""
+def find_candidates(
+    block: AnchorBlock, paths: MiningPaths, config: MineConfig, index: Any, lexical: Any
+) -> tuple[pa.Table, Rows]:
+    """Table `candidates` of a block by the settings of a mining, with its opened indexes where it has them.
+
+    With the number of documents that were left out as the same product, for each anchor [A].
+    """
     corpus = paths.encoded_corpus
-    positives = known_positives(block, paths.pairs, paths.qrels)
+    names = names_of(block, paths.encoded_anchors, paths.queries)
+    positives = known_positives(names, paths.pairs, paths.qrels)
     siblings = group_positives(block, paths.pairs) if config.exclude.same_group else NO_KEYS
     positions = find_positions(block, corpus, positives, siblings, config.exclude)
     if index is None:
@@ -226,11 +262,12 @@ def find_candidates(block: AnchorBlock, paths: MiningPaths, config: MineConfig, 
     else:
         rows = approximate(index, block.vectors, corpus, config.top_k, positions.excluded)
     if lexical is None or config.lexical is None:
-        return candidates_table(block, score_candidates(block, corpus, rows, positions))
+        return candidates_table(block, score_candidates(block, corpus, rows, positions)), positions.barred
     rows, scores, positive_scores = lexical_candidates.search(
         lexical, block, rows, positions, config.top_k, config.lexical
     )
-    return candidates_table(block, score_candidates(block, corpus, rows, positions), scores, positive_scores)
+    scored = score_candidates(block, corpus, rows, positions)
+    return candidates_table(block, scored, scores, positive_scores), positions.barred
 
 
 def select_and_commit(
@@ -238,13 +275,14 @@ def select_and_commit(
     block: Sequence[Shard],
     parts: Sequence[tuple[pa.Table, dict[str, int]]],
     candidates: Sequence[pa.Table],
+    barred: Sequence[int],
     rule: SelectionRule,
 ) -> None:
     """Select the negatives of shards and commit them; the corpus is read once for the texts of all."""
     texts = document_texts(paths.corpus, [selected_ids(table, rule) for table in candidates])
-    for shard, (pairs, dropped), table in zip(block, parts, candidates, strict=True):
+    for shard, (pairs, dropped), table, count in zip(block, parts, candidates, barred, strict=True):
         rows, counts = select_negatives(pairs, table, rule, texts)
-        paths.commit(shard, table, rows, {"dropped": dropped, **counts})
+        paths.commit(shard, table, rows, {"dropped": dropped, "barred": count, **counts})
 
 
 def _read_candidates(folder: str, name: str, pairs: pa.Table) -> pa.Table:
@@ -293,5 +331,6 @@ class RerankShard(Worker):
         top = self.reranker.config.top
         texts = document_texts(self.paths.corpus, [ids_to_score(table, top)[0]])
         scored = add_cross_scores(table, pairs, texts, self.reranker, top)
-        select_and_commit(self.paths, [shard], [(pairs, dropped)], [scored], self.config.rule)
+        barred = [self.paths.barred(shard.name)]
+        select_and_commit(self.paths, [shard], [(pairs, dropped)], [scored], barred, self.config.rule)
         return shard.rows

@@ -55,6 +55,7 @@ def run(config: MineConfig) -> Artifact:
         out=out,
         pairs=data.files("pairs"),
         qrels=data.files("qrels") if data.has("qrels") else [],
+        queries=data.files("queries") if data.has("queries") else [],
         corpus=data.files("corpus"),
         vectors=config.cache or join(out, ".work", "vectors"),
         documents=plan.keys["document"],
@@ -199,7 +200,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
     """Add up the counts of the shards, compare them with their rows, and write the manifest."""
     histogram: Counter[int] = Counter()
     refused: Counter[str] = Counter()
-    without_positive = rows = 0
+    without_positive = barred = rows = 0
     for shard in plan.pairs:
         counts = paths.mined(shard.name)
         if counts is None or counts["rows"] + sum(counts["dropped"].values()) != shard.rows:
@@ -208,6 +209,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         histogram.update({int(number): count for number, count in counts["negatives_per_row"].items()})
         refused.update(counts["refused"])
         without_positive += counts["positive_not_in_corpus"]
+        barred += counts["barred"]
         rows += counts["rows"]
     if not paths.reused:
         encoded = [paths.encoded(key) or {} for key in plan.keys["document"]]
@@ -218,6 +220,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         "negatives_per_row": {str(number): histogram[number] for number in sorted(histogram)},
         "refused": dict(sorted(refused.items())),
         "positive_not_in_corpus": without_positive,
+        "barred": barred,
     }
     artifact = draft.finish(TABLES, **notes)
     mean = sum(number * count for number, count in histogram.items()) / max(1, rows)
@@ -226,6 +229,8 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         f"mine: {paths.out}: {rows:,} triplets, {mean:.2f} negatives a row; {fewer:,} rows have fewer than "
         f"{config.rule.num_negatives}, {histogram[0]:,} of them none"
     )
+    if barred:
+        say(f"mine: barred {barred:,} times a document that is the same product as the anchor or a known positive")
     return artifact
 
 

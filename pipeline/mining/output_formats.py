@@ -79,11 +79,14 @@ def labeled_lists(rows: pa.Table, num_negatives: int = 0, *, scores: bool = Fals
 
 
 def labeled_pairs(rows: pa.Table, num_negatives: int = 0, *, scores: bool = False) -> pa.Table:
-    """Rows (anchor, document, label or score): an anchor's positives, then its negatives once."""
+    """Rows (anchor, document, label or score): an anchor's positives, then the negatives of them all, each once."""
     pairs: list[tuple[str, str, Any]] = []
     for anchor, group in _anchors(rows):
         pairs += [(anchor, row["positive"], row.get("positive_score") if scores else 1) for row in group]
-        pairs += [(anchor, item["text"], item["score"] if scores else 0) for item in group[0]["negatives"]]
+        negatives: dict[str, Any] = {}
+        for item in (item for row in group for item in row["negatives"]):
+            negatives.setdefault(item["text"], item["score"] if scores else 0)
+        pairs += [(anchor, text, value) for text, value in negatives.items()]
     columns = [list(column) for column in zip(*pairs, strict=True)] or [[], [], []]
     types = [pa.string(), pa.string(), pa.float64() if scores else pa.int64()]
     arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pipeline.core import ray_session, schema
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.precision import compute_dtype
-from pipeline.mining.actors import DOCUMENT
+from pipeline.mining.actors import document_columns
 from pipeline.mining.config import MineConfig
 from pipeline.mining.vector_cache import content_keys, search_key, vector_key
 from pipeline.storage import shards
@@ -51,11 +51,10 @@ def resolve_precision(model: SearchModel) -> SearchModel:
 def plan_mining(config: MineConfig, data: Artifact, model: SearchModel) -> Plan:
     """Cut the corpus and the pairs into shards, keyed by all that decides their vectors and candidates."""
     files = {"corpus": data.files("corpus"), "pairs": data.files("pairs")}
-    if data.has("qrels"):
-        files["qrels"] = data.files("qrels")
+    files |= {name: data.files(name) for name in ("qrels", "queries") if data.has(name)}
     cut = {table: shards.plan(names, config.rows_per_shard, table) for table, names in files.items()}
     contents = {
-        "document": content_keys(cut["corpus"], DOCUMENT),
+        "document": content_keys(cut["corpus"], document_columns(files["corpus"][0])),
         "query": content_keys(cut["pairs"], ["anchor_id", "anchor", "split"]),
     }
     identity = model.identity | {"backend": model.config.backend}
@@ -65,6 +64,7 @@ def plan_mining(config: MineConfig, data: Artifact, model: SearchModel) -> Plan:
     }
     pairs = content_keys(cut["pairs"], schema.TABLES["pairs"].names)
     judgments = content_keys(cut.get("qrels", []), ["query_id", "doc_id", "relevance"])
+    judgments += content_keys(cut.get("queries", []), ["query_id", "text"])
     key = search_key([*keys["document"], *keys["query"]], config.search_settings(), digest([pairs, judgments]))
     keyed = [replace(shard, name=f"part-{shard.index:06d}-{digest([key, shard.index])[:8]}") for shard in cut["pairs"]]
     return Plan(cut["corpus"], keyed, keys, key)

@@ -301,7 +301,7 @@ def _pair(batch: Batch) -> Tables:
     document = {"id": documents, "key": key, "mention": True, "title": "", "text": positives}
     relevance = _take_rows(pc.fill_null(batch.grades(), 1), owner)
     judgments = {"query_id": _take_rows(ids, owner), "doc_id": documents, "relevance": relevance}
-    judgments["reason"] = f"{batch.mapping.kind} of {batch.label}"
+    judgments |= {"reason": f"{batch.mapping.kind} of {batch.label}", "stated": True}
     none = pa.array([[]], _TAGS).take(pa.array(np.zeros(len(positives), np.int8)))
     return {
         "queries": query | origin,

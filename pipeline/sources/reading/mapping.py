@@ -285,7 +285,7 @@ def _pair(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) 
     for doc_id, passage in zip(ids, positives, strict=False):
         relevance = grade if passage.relevance is None else passage.relevance
         judgment = {"query_id": query["id"], "doc_id": doc_id, "relevance": relevance, "score": passage.score}
-        parsed.add("judgments", **judgment, reason=reason, **origin)
+        parsed.add("judgments", **judgment, reason=reason, stated=True, **origin)
     for rank, (doc_id, passage) in enumerate(zip(ids[len(positives) :], negatives, strict=True), 1):
         parsed.add("negatives", query_id=query["id"], doc_id=doc_id, score=passage.score, rank=rank, **origin)
 

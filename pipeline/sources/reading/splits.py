@@ -27,6 +27,9 @@ class SplitConfig(Config):
     by: Literal["group", "cluster"] = Field(
         default="group", description="cluster: near duplicates are in one split too; needs near_duplicates"
     )
+    by_answer: bool = Field(
+        default=True, description="questions to which rows of kind qa or pair state one answer are in one split"
+    )
 
     @model_validator(mode="after")
     def _check_sum(self) -> "SplitConfig":

@@ -135,7 +135,7 @@ def corpus_files(size: int, folder: str) -> tuple[list[str], int]:
         keys = pa.array(id_keys(names))
         for name in ("text_key", "id_key"):
             table = table.append_column(name, keys)
-        for name in ("cluster_key", "category_key"):
+        for name in ("cluster_key", "category_key", "group_key", "title_key"):
             table = table.append_column(name, pa.array(np.zeros(rows, np.uint64)))
         table = table.append_column("tag_keys", pa.array([[]] * rows, pa.list_(pa.uint64())))
         shards.commit(folder, f"part-{len(files):06d}", table, {})

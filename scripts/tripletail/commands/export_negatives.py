@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("out", metavar="OUT", help="a new directory for Parquet, a new file for JSON lines")
     flags.add_argument("--format", choices=OUTPUT_FORMATS, default="n-tuple", help="see below (default: n-tuple)")
     flags.add_argument("--num-negatives", type=int, default=8, help="negatives of an n-tuple (default: 8)")
-    flags.add_argument("--scores", action="store_true", help="with the cosines")
+    flags.add_argument(
+        "--scores", action="store_true", help="with the cosines; labeled-pair keeps its label beside them, in `scores`"
+    )
     return flags
 
 
@@ -56,6 +58,9 @@ def write_rows(name: str, table: pa.Table, out: Path, options: argparse.Namespac
     """Write a file's triplets in the format that the flags name; returns how many rows that makes."""
     form = OUTPUT_FORMATS[options.format]
     rows = form.convert(table, options.num_negatives, scores=options.scores)
+    if "score" in rows.column_names:  # of labelled pairs, which a score alone does not say to be right or wrong
+        labels = form.convert(table, options.num_negatives)["label"]
+        rows = rows.rename_columns({"score": "scores"}).append_column("label", labels)
     if form.json_lines:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("ab") as file:

@@ -1,6 +1,5 @@
 """Negatives are never the same product, a near duplicate or another known positive, however a triplet comes to be."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +16,11 @@ from pipeline.building.negatives import (
     document_identities,
     reading,
 )
-from pipeline.storage.artifact import Artifact
 from pipeline.storage.counts import Counts
+from tests.support.catalogues import TRAIN, catalogue_recipe, catalogues, check, given_rows, judgments, similar
 from tests.support.corpora import build, inline, table, write_jsonl
 
 __all__ = ["inline"]
-TRAIN = {"train": 1, "dev": 0, "test": 0}
-WORDS = ["red mug", "Red Mug", "blue cup", "tea pot", "steel filter coffee pot", "green lamp"]
-CATEGORIES = ["home > cups > mugs", "home > cups > glasses", "home > pots", "garden > lamps", "toys"]
-
-
-def check(artifact: Artifact) -> None:
-    """No negative shares an identity with its anchor, its positive or another known positive of the anchor's text."""
-    corpus = {row["doc_id"]: row for row in table(artifact, "corpus")}
-    triplets, queries = table(artifact, "triplets"), {row["query_id"]: row for row in table(artifact, "queries")}
-    known = defaultdict(set)
-    for row in [*table(artifact, "pairs"), *triplets]:
-        known[row["anchor"].casefold()].add(row["positive_id"])
-    for row in table(artifact, "qrels"):
-        if row["relevance"] > 0:
-            known[queries[row["query_id"]]["text"].casefold()].add(row["doc_id"])
-    for row in triplets:
-        text = row["anchor"].casefold()
-        right = {name: corpus[name] for name in {row["anchor_id"], *known[text]} & set(corpus)}
-        assert row["positive_id"] in right and row["negatives"]
-        for negative in row["negatives"]:
-            document = corpus[negative["doc_id"]]
-            assert negative["doc_id"] not in right
-            assert text not in (document["text"].casefold(), document["title"].casefold())
-            for other in right.values():
-                assert document["group_id"] is None or document["group_id"] != other["group_id"]
-                assert document["cluster_id"] is None or document["cluster_id"] != other["cluster_id"]
-                assert document["title"].casefold() != other["title"].casefold()
-
-
-products = st.fixed_dictionaries(
-    {
-        "title": st.sampled_from(WORDS),
-        "description": st.sampled_from(["a", "made of clay", "made of glass", "old and heavy"]),
-        "category": st.sampled_from(CATEGORIES),
-        "group": st.sampled_from([None, "g1", "g2", "g3"]),
-        "tags": st.lists(st.sampled_from(["t1", "t2", "t3"]), max_size=3),
-    }
-)
-judgments = st.lists(
-    st.tuples(st.sampled_from([*WORDS, "old pot", "glass"]), st.integers(0, 23), st.integers(0, 2)), max_size=25
-)
-similar = st.lists(st.sampled_from(["group", "tags", "category", "parent"]), unique=True)
 
 
 @settings(
@@ -73,8 +30,9 @@ similar = st.lists(st.sampled_from(["group", "tags", "category", "parent"]), uni
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
-    rows=st.lists(products, min_size=6, max_size=24),
+    rows=catalogues,
     judged=judgments,
+    stated=given_rows,
     by=similar,
     levels=st.sampled_from(["nearest", "medium", "easy", "both"]),
     near=st.booleans(),
@@ -87,6 +45,7 @@ def test_random_catalogues(
     tmp_path_factory: pytest.TempPathFactory,
     rows: list[dict[str, Any]],
     judged: list[tuple[str, int, int]],
+    stated: list[tuple[str, list[int]]],
     by: list[str],
     levels: str,
     near: bool,
@@ -94,22 +53,19 @@ def test_random_catalogues(
     depth: int,
     buckets: int,
 ):
+    """Triplets of the catalogue, of judgments, of BM25 and of rows that state their negatives."""
     path = tmp_path_factory.mktemp("c")
-    write_jsonl(path / "p.jsonl", [{"id": f"p{n}", **row} for n, row in enumerate(rows)])
-    grades = [{"query": q, "doc_id": f"p{n}", "relevance": grade} for q, n, grade in judged if n < len(rows)]
-    write_jsonl(path / "j.jsonl", grades)
-    sources = [{"type": "jsonl", "name": "p", "path": "p.jsonl", "kind": "product", "fields": {"group": "group"}}]
-    sources += [{"type": "jsonl", "name": "j", "path": "j.jsonl", "kind": "rated"}] if grades else []
     triplets = {"levels": levels, "anchor": anchor, "depth": depth, "negatives": 3, "judged_positive": 1}
-    recipe = {
-        "root": str(path),
-        "sources": sources,
-        "split": TRAIN,
-        "buckets": buckets,
-        "pairs": {"title_description": True, "similar": {"by": by, "min_tags": 1}},
-        "triplets": triplets | {"lexical": {"negatives": 3, "skip": 0}},
-        "near_duplicates": {"threshold": 0.5} if near else None,
-    }
+    recipe = catalogue_recipe(
+        path,
+        rows,
+        judged,
+        stated,
+        buckets=buckets,
+        pairs={"title_description": True, "similar": {"by": by, "min_tags": 1}},
+        triplets=triplets | {"lexical": {"negatives": 3, "skip": 0}},
+        near_duplicates={"threshold": 0.5} if near else None,
+    )
     check(build(recipe, path / "run"))
 
 

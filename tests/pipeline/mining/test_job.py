@@ -22,6 +22,7 @@ from pipeline.mining.exclusions import (
     find_positions,
     group_positives,
     known_positives,
+    names_of,
 )
 from pipeline.mining.job import run
 from pipeline.mining.plan import group_shards
@@ -49,6 +50,8 @@ def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[
             "id_key": id_keys([f"d{row}" for row in range(start, end)]),
             "cluster_key": id_keys(clusters[start:end]),
             "category_key": id_keys([f"k{row % 7}" for row in range(start, end)]),
+            "group_key": np.zeros(end - start, np.uint64),
+            "title_key": np.zeros(end - start, np.uint64),
         }
         for name, column in keys.items():
             table = table.append_column(name, pa.array(column))
@@ -130,7 +133,7 @@ def test_known_positives_come_from_every_split_and_only_from_relevance_above_zer
         ["q1", "q0", "q21"], np.zeros((3, 4), np.float32), text_keys(["", "", ""]), np.array([0, 1, 2]), [], [], []
     )
     artifact = Artifact.open(data, "build")
-    positives = known_positives(block, artifact.files("pairs"), artifact.files("qrels"))
+    positives = known_positives(names_of(block, [], []), artifact.files("pairs"), artifact.files("qrels"))
     owned = {(int(owner), int(key)) for owner, key in zip(positives.anchors, positives.keys, strict=True)}
     names = [(0, "d08"), (0, "d09"), (1, "d00"), (1, "d03"), (2, "d01")]
     assert owned == {(owner, int(id_keys([name])[0])) for owner, name in names}
