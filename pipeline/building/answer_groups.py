@@ -2,10 +2,11 @@
 
 Only rows that hold both texts link their questions (`judgments.stated`: kinds qa and pair). Where queries are judged
 against a corpus, as in product search, one document is right for many of them; links would join nearly all queries,
-and that a document was seen in training is what every search system is tested with.
+and that a document was seen in training is what every search system is tested with. A question whose row names a group
+follows that group alone: a question about a product has "Yes." for an answer as many others have.
 
 Groups are merged that share an answer, directly or through others. Documents named once are left out where they stand;
-of the others a few numbers move between tasks, and one task sees all of them: 25 bytes for each question of a shared
+of the others a few numbers move between tasks, and one task sees all of them: 27 bytes for each question of a shared
 answer. Groups are told apart by 64-bit hashes, so that the result depends neither on buckets nor on their order.
 """
 
@@ -37,7 +38,8 @@ QUESTIONS = pa.schema(
         ("query", pa.uint64()),
         ("group", pa.uint64()),
         ("split", pa.int8()),
-        ("forced", pa.bool_()),
+        ("forced", pa.bool_()),  # the split is stated, or follows from the group that the row names
+        ("grouped", pa.bool_()),
     ]
 )
 LARGE_SHARE, LARGE_GROUP = 0.5, 20  # of all queries, and least questions, from which one group is warned of
@@ -89,17 +91,20 @@ class AnswerGroupSteps:
         queries = DedupSteps(self.shuffle).read("queries", bucket, ["group", "split"])
         row = pc.index_in(answers["query_id"], queries["id"].combine_chunks())
         own = queries["group"].take(row)
+        own = pc.if_else(pc.equal(own, ""), None, own)
         smallest = self.shuffle.read("query_groups", bucket, QUERY_GROUPS).group_by("query_id")
         of_documents = smallest.aggregate([("group", "min")])
         position = pc.index_in(answers["query_id"], of_documents["query_id"].combine_chunks())
-        own = pc.if_else(pc.equal(own, ""), None, own)
         groups = as_array(pc.coalesce(own, of_documents["group_min"].take(position), answers["query_id"]))
         groups = MergedGroups(self.by_cluster() if self.by_cluster else {}).of(groups)
         forced = as_array(pc.coalesce(queries["split"].take(row), answers["split"]))
         split = pc.index_in(pc.coalesce(forced, self.splits.assigned(groups)), HELD_OUT_ORDER)
         columns = [answers["answer"], bucket_hashes(answers["query_id"]), bucket_hashes(groups), split.cast(pa.int8())]
-        rows = pa.table([*columns, forced.is_valid()], schema=QUESTIONS)
-        rows = rows.group_by(["answer", "query"]).aggregate([("group", "min"), ("split", "min"), ("forced", "max")])
+        grouped = as_array(own.is_valid())
+        rows = pa.table([*columns, pc.or_(forced.is_valid(), grouped), grouped], schema=QUESTIONS)
+        rows = rows.group_by(["answer", "query"]).aggregate(
+            [("group", "min"), ("split", "min"), ("forced", "max"), ("grouped", "max")]
+        )
         self._single_bucket.write("questions", f"{bucket:05d}", rows.rename_columns(QUESTIONS.names), by="answer")
         return Counts()
 
@@ -114,19 +119,24 @@ class AnswerGroupSteps:
         answer, split = rows["answer"].to_numpy(), rows["split"].to_numpy()
         tally.counts["shared_answers"] += int((count > 1).sum())
         tally.counts["shared_answers_in_several_splits_by_question"] += _in_several_splits(answer, split)
-        if self.splits.by_answer and len(rows):
-            group, query = rows["group"].to_numpy(), rows["query"].to_numpy()
-            merged = merge(answer, group)
+        if self.splits.by_answer:
+            free = rows.filter(pc.invert(rows["grouped"]))
+            merged = merge(free["answer"].to_numpy(), free["group"].to_numpy())
             self._single_bucket.write("merged_by_answer", "all", merged, by="group")
-            names = group_names(merged["merged_group"].to_numpy()[np.searchsorted(merged["group"].to_numpy(), group)])
-            by_hash = pc.index_in(self.splits.assigned(names), HELD_OUT_ORDER).to_numpy()
-            split = np.where(rows["forced"].to_numpy(), split, by_hash)
-            questions = names.take(pa.array(np.unique(query, return_index=True)[1]))
-            sizes = questions.value_counts().field("counts").to_numpy()
-            tally.counts["questions_of_largest_answer_group"] += int(sizes.max())
+            tally.counts["questions_of_largest_answer_group"] += _largest(free, merged)
+            split = self._after_merging(rows, merged)
         tally.counts["shared_answers_in_several_splits"] += _in_several_splits(answer, split)
         tally.counts = +tally.counts  # without zeros
         return tally
+
+    def _after_merging(self, rows: pa.Table, merged: pa.Table) -> Rows:
+        """Splits [N] of rows of `QUESTIONS` when groups are merged."""
+        row = pc.index_in(rows["group"], merged["group"].combine_chunks())
+        moved = row.is_valid().to_numpy() & ~rows["forced"].to_numpy()
+        numbers = merged["merged_group"].take(row.filter(pa.array(moved))).to_numpy()
+        split: Rows = rows["split"].to_numpy().copy()
+        split[moved] = pc.index_in(self.splits.assigned(group_names(numbers)), HELD_OUT_ORDER).to_numpy()
+        return split
 
     def merged_groups(self) -> MergedGroups:
         """Read the common names of merged groups."""
@@ -173,15 +183,26 @@ class AnswerGroupSteps:
 
 
 def merge(answers: Numbers, groups: Numbers) -> pa.Table:
-    """Rows of `MERGED` from the answer and the group of some questions [N]: every group, by rising number.
+    """Rows of `MERGED` from the answer and the group of some questions [N]: groups that are linked to others.
 
     The name of a merged group is the smallest number in it.
     """
+    if not len(groups):
+        return MERGED.empty_table()
     nodes, first = components(pa.table([answers, groups], schema=EDGES))
     distinct = np.unique(groups)
     component = first[np.searchsorted(nodes, distinct)]
-    _, smallest, row = np.unique(component, return_index=True, return_inverse=True)
-    return pa.table([distinct, distinct[smallest[row]]], schema=MERGED)
+    _, smallest, row, count = np.unique(component, return_index=True, return_inverse=True, return_counts=True)
+    several = count[row] > 1
+    return pa.table([distinct[several], distinct[smallest[row]][several]], schema=MERGED)
+
+
+def _largest(rows: pa.Table, merged: pa.Table) -> int:
+    """Questions of the largest merged group, from rows of `QUESTIONS`; 0 where none was merged."""
+    row = pc.index_in(rows["group"], merged["group"].combine_chunks())
+    groups = merged["merged_group"].take(row.drop_null()).to_numpy()
+    _, first = np.unique(rows["query"].filter(row.is_valid()).to_numpy(), return_index=True)
+    return int(np.unique(groups[first], return_counts=True)[1].max(initial=0))
 
 
 def messages(splits: SplitConfig, counts: Counter[str]) -> list[str]:
@@ -195,7 +216,7 @@ def messages(splits: SplitConfig, counts: Counter[str]) -> list[str]:
             f"{shared:,} answers have several questions; {apart:,} of them stand in two splits or more "
             "(`split.by_answer: true` keeps their questions together)"
         ]
-    forced = f"; {left:,} still do, by splits that the sources state" if left else ""
+    forced = f"; {left:,} still do, by splits or groups that the sources state" if left else ""
     return [
         f"{shared:,} answers have several questions, which share a split; {apart:,} of them would stand in two splits "
         f"or more with `split.by_answer: false`{forced}"

@@ -74,7 +74,7 @@ def mine(data: Artifact, folder: Path, **more: Any) -> tuple[Candidates, int]:
 
 
 @settings(
-    max_examples=120,
+    max_examples=80,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
