@@ -138,10 +138,10 @@ def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] 
     source = again["order"].to_numpy() >> ORDER_BITS
     tolerated = np.isin(source, lenient) & (source == source[firsts])
     if len(conflicts := np.flatnonzero(later & ~same & ~tolerated)):
-        first, second = (again.slice(int(index), 1).to_pylist()[0] for index in (firsts[conflicts[0]], conflicts[0]))
+        pair = again.take([firsts[conflicts[0]], conflicts[0]]).sort_by("order").to_pylist()
         both = np.concatenate([conflicts, firsts[conflicts]])
         stated_by = frozenset(source[both].tolist()) if mention[both].all() else frozenset()
-        raise AmbiguousId(noun, first, second, stated_by)
+        raise AmbiguousId(noun, pair[0], pair[1], stated_by)
     _drop(tally, f"duplicate_{noun}", again, later & same & ~mention)
     _drop(tally, f"conflicting_{noun}_id", again, later & ~same)
     kept = np.sort(np.concatenate([np.flatnonzero(~several), again["row"].to_numpy()[~later]])).astype(np.uint64)
