@@ -6,12 +6,14 @@ which `auto` takes where it can. `flash_attention_2` packs for the package flash
 """
 
 import importlib.util
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 from pipeline.encoder import packing
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "varlen"]
@@ -53,6 +55,8 @@ def use_packed_attention(
     """
     cpu = device == "cpu"
     if attention == "auto":
+        if (cpu and to_train) or not cpu:
+            _say_padded(transformer)
         if cpu:
             return to_train and packing.enable_packing(transformer)
         return supports_varlen(transformer, dtype) and _use_varlen(transformer)
@@ -68,6 +72,18 @@ def use_packed_attention(
     return True
 
 
+@cache
+def _say_once(text: str) -> None:
+    say(text)
+
+
+def _say_padded(transformer: Any) -> None:
+    """Say, once a process, that an architecture's texts are padded because packing does not know it."""
+    if not packing.supports_packing(transformer):
+        kind = transformer.config.model_type
+        _say_once(f"encoder: texts are padded: packing does not know models of type {kind}")
+
+
 def _use_varlen(transformer: Any) -> bool:
     return packing.register_attention(transformer, "varlen", varlen_attention)
 
@@ -76,7 +92,10 @@ def supports_varlen(transformer: Any, dtype: torch.dtype) -> bool:
     """Whether the GPU's variable-length kernel can compute this model in this precision."""
     if dtype not in (torch.bfloat16, torch.float16) or not packing.supports_packing(transformer) or torch.version.hip:
         return False
-    head_dim = transformer.config.hidden_size // transformer.config.num_attention_heads
+    config = transformer.config
+    if getattr(config, "attn_logit_softcapping", None):
+        return False
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return head_dim % 8 == 0 and head_dim <= 256 and torch.cuda.get_device_capability() >= (8, 0)
 
 
@@ -96,19 +115,32 @@ def varlen_attention(
     has no dropout. In float32, in which a model is validated, the texts are padded for it.
     """
     boundaries, longest = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
+    band = packing.Band.of(module, kwargs.get("sliding_window"))
+    key, value = (packing.share_heads(column, query.shape[1]) for column in (key, value))
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if query.dtype == torch.float32:
-        return _padded_attention(query, key, value, boundaries, longest, scaling, dropout)[None], None
+        return _padded_attention(query, key, value, boundaries, longest, scaling, dropout, band)[None], None
     operator = torch.ops.aten._flash_attention_forward
+    left = None if band.window is None else band.window - 1
     output = operator(
-        query, key, value, boundaries, boundaries, longest, longest, dropout, False, False, scale=scaling
+        *(query, key, value, boundaries, boundaries, longest, longest, dropout, band.causal, False),
+        scale=scaling,
+        window_size_left=left,
+        window_size_right=0 if band.causal and left is not None else left,
     )[0]
     assert isinstance(output, Tensor)
     return output[None], None
 
 
 def _padded_attention(
-    query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, longest: int, scaling: float | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    boundaries: Tensor,
+    longest: int,
+    scaling: float | None,
+    dropout: float,
+    band: packing.Band,
 ) -> Tensor:
     """Attention of packed texts [T, heads, d] each, padded to [B, heads, longest, d] on the way."""
     mask = torch.arange(longest, device=boundaries.device) < boundaries.diff()[:, None]
@@ -119,5 +151,11 @@ def _padded_attention(
         return padded.transpose(1, 2)
 
     attend = nn.functional.scaled_dot_product_attention
-    output = attend(pad(query), pad(key), pad(value), mask[:, None, None, :], dropout_p=dropout, scale=scaling)
+    distance = torch.arange(longest, device=mask.device)
+    distance = distance[:, None] - distance
+    seen = mask[:, None, None, :]
+    if band != packing.EVERYTHING:
+        near = (distance.abs() < (band.window or longest)) & (distance >= (0 if band.causal else -longest))
+        seen = (seen & near) | (distance == 0)
+    output = attend(pad(query), pad(key), pad(value), seen, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2)[mask]

@@ -56,7 +56,6 @@ def _static_encoder(encoder: Encoder, tokenizer: StaticTokenizer, table: Floats)
         StaticTable(torch.from_numpy(np.ascontiguousarray(table, np.float32))),
         tokenizer,
         pooling="mean",
-        normalize=True,
         include_prompt=True,
         prompts={"query": "", "document": ""},
         max_length=tokenizer.max_length,

@@ -1,65 +1,43 @@
-"""The one place where text becomes a vector: tokens, transformer, pooling, normalisation.
+"""The one place where text becomes a vector: tokens, transformer, pooling, and the modules that follow it.
 
-Prompts, length, pooling and normalisation come from the model directory (Sentence-Transformers layout, or any plain
-Hugging Face encoder), so that training, mining, embedding and evaluation cannot disagree.
+Prompts, length, pooling and all further modules come from the model directory (Sentence-Transformers layout, or any
+plain Hugging Face encoder), so that training, mining, embedding and evaluation cannot disagree.
 
     encoder = Encoder.load(EncoderConfig(model="path/to/model"))
     vectors = encoder.encode(["wireless headphones"], "query")  # [1, D] float32
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.core.config import Config
-from pipeline.encoder import model_directory, packing, static_encoder, token_batches
-from pipeline.encoder.attention import (
-    Attention,
-    disable_cudnn_attention,
-    resolve_attention,
-    use_packed_attention,
-)
+from pipeline.encoder import packing, token_batches
+from pipeline.encoder.attention import Attention, use_packed_attention
 from pipeline.encoder.backends import backend
 from pipeline.encoder.backends.backend import Backend
 from pipeline.encoder.backends.runtime import Batch, Runtime
-from pipeline.encoder.model_directory import Layout
-from pipeline.encoder.pooling import PackedStates, PaddedStates, TokenStates, pool, require_mode
-from pipeline.encoder.precision import Dtype, compute_dtype
-from pipeline.encoder.save import write_model
+from pipeline.encoder.config import EncoderConfig, Role
+from pipeline.encoder.layout import Layout, default_layout
+from pipeline.encoder.modules.normalize import Normalize
+from pipeline.encoder.modules.vector_module import VectorModule
+from pipeline.encoder.pooling import Modes, PackedStates, PaddedStates, TokenStates, mode_names, pool, require_modes
+from pipeline.encoder.save import write_model, write_modules
 from pipeline.encoder.static_encoder import StaticTable
 from pipeline.encoder.tokenizer import FastTokenizer, Tokens
+from pipeline.encoder.transformer_inputs import fixed_inputs
 
-Role = Literal["query", "document"]
+__all__ = ["Encoder", "EncoderConfig", "Role"]
+
 _RUNTIME_MIN_TOKENS = 512  # padded tokens below which a runtime's batch is not cut for its padding
 _TORCH_MIN_TOKENS = 1024  # the same for a pass of torch, which has more to do before it computes
-
-
-class EncoderConfig(Config):
-    """Which model turns text into vectors, and what of its own settings to override."""
-
-    model: str = Field(model_directory.SAMPLE_MODEL, description="model directory, hub name, or gt:all-minilm-l6-v2")
-    max_length: int | None = Field(None, ge=4, description="tokens a text is cut to, special tokens included")
-    prompts: dict[str, str] | None = Field(None, description="text put before a query or document")
-    layers: int | None = Field(None, ge=1, description="keep only the first transformer layers")
-    dtype: Dtype = Field("auto", description="compute precision; auto: bfloat16 where the hardware has it")
-    backend: Backend = Field("auto", description="what computes when nothing is trained; auto: openvino on CPUs")
-    attention: Attention = Field("auto", description="varlen and flash_attention_2 compute no padding")
-    token_budget: int | None = Field(
-        None, ge=16, description="padded tokens of one forward pass; default: 65536, on a CPU 2048, for its caches"
-    )
-    trust_remote_code: bool = Field(False, description="run code that the model directory brings")
-
-    def budget(self, device: str) -> int:
-        """Tokens of one pass: on a CPU so few that its states stay in the caches, unless the settings say otherwise."""
-        return self.token_budget or (2048 if device == "cpu" else 65536)
+Encode = Callable[[Tokens, Sequence[int] | None], Tensor]
 
 
 class Encoder(nn.Module):
@@ -70,36 +48,44 @@ class Encoder(nn.Module):
         transformer: Any,
         tokenizer: Any,
         *,
-        pooling: str,
-        normalize: bool,
+        pooling: Modes,
         include_prompt: bool,
         prompts: dict[str, str],
         max_length: int,
         token_budget: int,
         identity: dict[str, str],
+        layout: Layout | None = None,
+        head: Sequence[VectorModule] = (),
         path: str = "",
+        similarity: str = "cosine",
         backend: Backend = "auto",
         attention: Attention = "auto",
         packed: bool = False,
         runtime_requested: bool = False,
     ) -> None:
-        """Put a loaded transformer and its tokenizer together; `load` does it for a model directory.
+        """Put a transformer, its tokenizer and the modules after pooling together; `load` does it for a directory.
 
-        `identity` is all that decides a vector, by name. `runtime_requested` means that the settings name a runtime,
-        which is then used from the first text on. Raises UserError for an unknown pooling mode.
+        `identity` is all that decides a vector, by name; `layout` is what the directory says of `head` and the rest,
+        and is saved again; without one, vectors are scaled to length 1. `runtime_requested` means that the settings
+        name a runtime, which is then used from the first text on. Raises UserError for an unknown pooling mode, and for
+        modules whose widths do not fit.
         """
         super().__init__()
-        require_mode(pooling)
-        self.transformer, self.tokenizer = transformer, tokenizer
-        self.pooling, self.normalize, self.include_prompt = pooling, normalize, include_prompt
+        require_modes(pooling)
+        if layout is None:
+            layout = default_layout("StaticEmbedding" if isinstance(transformer, StaticTable) else "Transformer")
+            head = [Normalize()]
+        self.transformer, self.tokenizer, self.head = transformer, tokenizer, nn.ModuleList(head)
+        self.pooling, self.include_prompt, self.layout = pooling, include_prompt, layout
         self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
-        self.identity, self.packed, self.path = identity, packed, path
+        self.identity, self.packed, self.path, self.similarity = identity, packed, path, similarity
         self.backend, self.attention, self.runtime_requested = backend, attention, runtime_requested
         self.runtime: Runtime | None = None
-        self._takes_types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
+        self._fixed_inputs = fixed_inputs(transformer, tokenizer)
         pooler = getattr(transformer, "pooler", None)
         if isinstance(pooler, nn.Module):
             pooler.requires_grad_(False)
+        self.dim  # noqa: B018  refuses modules that do not fit each other
 
     @classmethod
     def load(cls, config: EncoderConfig, device: str = "auto", *, to_train: bool = False) -> "Encoder":
@@ -107,71 +93,11 @@ class Encoder(nn.Module):
 
         `to_train` chooses what has the fastest backward: on a CPU packed texts where the architecture allows, else
         plain attention, whose backward in bfloat16 beats the fused one's. Vectors are the same to rounding. Raises
-        UserError when the directory is missing, holds no model or no tokenizer, or asks for an unknown module.
+        UserError when the directory is missing, holds no model or no tokenizer, or asks for what is not supported.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        path = model_directory.resolve_model(config.model)
-        layout = model_directory.read_layout(path)
-        if layout.static:
-            return cls._load_static(config, path, layout, device)
-        return cls._load_transformer(config, path, layout, device, to_train=to_train)
+        from pipeline.encoder.load import load_encoder
 
-    @classmethod
-    def _load_transformer(
-        cls, config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool
-    ) -> "Encoder":
-        disable_cudnn_attention(device)
-        dtype = compute_dtype(config.dtype, device)
-        tokenizer, transformer = model_directory.load_parts(
-            path,
-            layout.transformer,
-            config.layers,
-            attention=resolve_attention(config.attention, device, dtype, to_train=to_train),
-            trust_remote_code=config.trust_remote_code,
-        )
-        transformer = transformer.to(device=device, dtype=dtype).eval()
-        limit = model_directory.resolve_max_length(config.max_length, layout.max_length, tokenizer, transformer)
-        prompts = layout.role_prompts(config.prompts)
-        runtime_requested = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
-        if runtime_requested:
-            backend.require_backend(config.backend, path, device, transformer.config.model_type, config.dtype)
-        return cls(
-            transformer,
-            tokenizer,
-            pooling=layout.pooling,
-            normalize=layout.normalize,
-            include_prompt=layout.include_prompt,
-            prompts=prompts,
-            max_length=limit,
-            token_budget=config.budget(device),
-            identity=model_directory.identity(path, layout, prompts, layers=config.layers, max_length=limit)
-            | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
-            path=path,
-            backend=config.backend,
-            attention=config.attention,
-            packed=use_packed_attention(config.attention, transformer, device, dtype, to_train=to_train),
-            runtime_requested=runtime_requested,
-        ).eval()
-
-    @classmethod
-    def _load_static(cls, config: EncoderConfig, path: str, layout: Layout, device: str) -> "Encoder":
-        backend.resolve_backend(config.backend, device, "static", "float32")
-        tokenizer, table = static_encoder.load(path, layout.transformer, config.max_length)
-        prompts, limit = layout.role_prompts(config.prompts), tokenizer.max_length
-        return cls(
-            table.to(device),
-            tokenizer,
-            pooling="mean",
-            normalize=layout.normalize,
-            include_prompt=True,
-            prompts=prompts,
-            max_length=limit,
-            token_budget=config.budget(device),
-            identity=model_directory.identity(path, layout, prompts, layers=None, max_length=limit)
-            | {"dtype": "float32"},
-            path=path,
-        )
+        return load_encoder(config, device, to_train=to_train)
 
     def use_runtime(self, threads: int) -> "Encoder":
         """Compute `encode` by the fastest runtime from here on, in which the weights may not change; returns itself.
@@ -189,7 +115,24 @@ class Encoder(nn.Module):
     @property
     def dim(self) -> int:
         """Width D of the vectors."""
-        return int(self.transformer.config.hidden_size)
+        width, cut = self._pooled_dim, self.layout.settings.truncate_dim
+        for module in self.vector_modules:
+            width = module.width(width)
+        return min(width, cut or width)
+
+    @property
+    def vector_modules(self) -> list[VectorModule]:
+        """The modules after pooling, in order."""
+        return [module for module in self.head if isinstance(module, VectorModule)]
+
+    @property
+    def _pooled_dim(self) -> int:
+        return int(self.transformer.config.hidden_size) * len(mode_names(self.pooling))
+
+    @property
+    def normalize(self) -> bool:
+        """Whether vectors come out scaled to length 1."""
+        return self.layout.normalize and not self.layout.settings.truncate_dim
 
     @property
     def device(self) -> torch.device:
@@ -204,6 +147,11 @@ class Encoder(nn.Module):
         prompt = self.prompts.get(role, "")
         return self._fast_tokenizer([prompt + text for text in texts] if prompt else list(texts))
 
+    def decode(self, rows: Tokens) -> list[str]:
+        """Token ids into texts, prompt and special tokens included."""
+        texts: list[str] = self.tokenizer.batch_decode(rows)
+        return texts
+
     @cached_property
     def _fast_tokenizer(self) -> FastTokenizer:
         return FastTokenizer(self.tokenizer, self.max_length)
@@ -214,8 +162,7 @@ class Encoder(nn.Module):
         if self.include_prompt or not prompt:
             return 0
         ids = self._fast_tokenizer([prompt])[0]
-        end_tokens = {self.tokenizer.sep_token_id, self.tokenizer.eos_token_id} - {None}
-        return len(ids) - (1 if ids[-1] in end_tokens else 0)
+        return len(ids) - (1 if ids and ids[-1] in self.tokenizer.all_special_ids else 0)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, skip: Tensor | None = None) -> Tensor:
         """Token ids [B, L] over mask [B, L] into vectors [B, D], pooled and normalised in float32.
@@ -223,23 +170,42 @@ class Encoder(nn.Module):
         Without padding the mask is None, which lets attention take its fastest way. `skip` [B] counts leading
         tokens that pooling leaves out.
         """
-        inputs = {"token_type_ids": torch.zeros_like(input_ids)} if self._takes_types else {}
+        inputs = self._fixed_inputs(input_ids)
         states = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **inputs).last_hidden_state
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return self._pool(PaddedStates(states, mask, skip))
 
     def _pool(self, tokens: TokenStates) -> Tensor:
-        return self._normalize(pool(tokens, self.pooling))
+        return self._finish(pool(tokens, self.pooling))
 
-    def _normalize(self, pooled: Tensor) -> Tensor:
-        return nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
+    def _finish(self, vectors: Tensor) -> Tensor:
+        """Pooled vectors [B, P] through the modules that follow, in float32, and cut to the width that is kept."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            for module in self.vector_modules:
+                vectors = module(vectors)
+        cut = self.layout.settings.truncate_dim
+        return vectors[:, :cut] if cut else vectors
 
     def encode_tokens(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
         """Token ids of N texts into vectors [N, D] in input order, encoded in length-sorted batches, with gradient."""
         if not tokens:
             return torch.zeros(0, self.dim, device=self.device)
         if isinstance(self.transformer, StaticTable):
-            return self._normalize(self.transformer(tokens, skip))
+            return self._finish(self.transformer(tokens, skip))
+        return self._except_empty(tokens, skip, self._encode_batches)
+
+    def _except_empty(self, tokens: Tokens, skip: Sequence[int] | None, encode: Encode) -> Tensor:
+        """Encode texts by a function that takes none without a token; what is pooled of such a text is zero."""
+        rows = [index for index, row in enumerate(tokens) if row]
+        if len(rows) == len(tokens):
+            return encode(tokens, skip)
+        nothing = self._finish(torch.zeros(1, self._pooled_dim, device=self.device)).expand(len(tokens), -1)
+        if not rows:
+            return nothing
+        vectors = encode([tokens[row] for row in rows], None if skip is None else [skip[row] for row in rows])
+        return nothing.to(vectors).index_copy(0, torch.tensor(rows, device=vectors.device), vectors)
+
+    def _encode_batches(self, tokens: Tokens, skip: Sequence[int] | None) -> Tensor:
         batches = self.split_batches([len(row) for row in tokens], self.token_budget)
         encode = self._encode_packed if self.packed else self._encode_padded
         parts = [encode([tokens[i] for i in batch], self._skip_of(skip, batch)) for batch in batches]
@@ -276,8 +242,7 @@ class Encoder(nn.Module):
         layout = packing.Packing.from_lengths(lengths, self.device)
         flat = np.fromiter(chain.from_iterable(rows), np.int64, sum(lengths))
         ids = torch.from_numpy(flat).to(self.device)
-        inputs = {"token_type_ids": torch.zeros_like(ids)[None]} if self._takes_types else {}
-        states = packing.packed_forward(self.transformer, ids, layout, **inputs)
+        states = packing.packed_forward(self.transformer, ids, layout, **self._fixed_inputs(ids[None]))
         return self._pool(PackedStates(states, layout, skip))
 
     def _skip_of(self, skip: Sequence[int] | None, batch: npt.NDArray[np.int64]) -> Tensor | None:
@@ -300,15 +265,14 @@ class Encoder(nn.Module):
         self.eval()
         with torch.inference_mode():
             skip = [self.prompt_length(role)] * len(tokens)
-            if self.runtime:
-                vectors = self._encode_by_runtime(self.runtime, tokens, skip)
-            else:
-                vectors = self.encode_tokens(tokens, skip)
+            vectors = self._except_empty(tokens, skip, self._encode_by_runtime) if self.runtime else None
+            vectors = self.encode_tokens(tokens, skip) if vectors is None else vectors
         self.train(was_training)
         return np.ascontiguousarray(vectors.float().cpu().numpy())
 
-    def _encode_by_runtime(self, runtime: Runtime, tokens: Tokens, skip: Sequence[int]) -> Tensor:
-        """Have a runtime compute token states [B, L, H] and pool them here: token ids of N texts into [N, D]."""
+    def _encode_by_runtime(self, tokens: Tokens, skip: Sequence[int] | None) -> Tensor:
+        """Have the runtime compute token states [B, L, H] and pool them here: token ids of N texts into [N, D]."""
+        assert self.runtime is not None
         vectors = np.empty((len(tokens), self.dim), np.float32)
         batches = self.split_batches([len(row) for row in tokens], self.token_budget)
         inputs = [self._pad([tokens[i] for i in batch]) for batch in batches]
@@ -316,22 +280,22 @@ class Encoder(nn.Module):
         def on_states(index: int, states: npt.NDArray[Any]) -> None:
             vectors[batches[index]] = self.pool_states(states, inputs[index][1], self._skip_of(skip, batches[index]))
 
-        runtime(inputs, on_states)
+        self.runtime(inputs, on_states)
         return torch.from_numpy(vectors)
 
     def pool_states(
         self, states: npt.NDArray[Any], mask: npt.NDArray[np.int64], skip: Tensor | None = None
     ) -> npt.NDArray[np.float32]:
         """Token states [B, L, H] that a runtime computed, over their mask [B, L], into vectors [B, D]."""
-        vectors: npt.NDArray[np.float32] = self._pool(
-            PaddedStates(torch.from_numpy(states), torch.from_numpy(mask), skip)
-        ).numpy()
+        vectors: npt.NDArray[np.float32] = (
+            self._pool(PaddedStates(torch.from_numpy(states), torch.from_numpy(mask), skip)).detach().numpy()
+        )
         return vectors
 
     def save(self, path: str | Path, card: str | None = None, extra_files: Mapping[str, bytes] | None = None) -> None:
         """Write a directory that `SentenceTransformer(path)` loads, with a model card and `extra_files` by name."""
-        layout: dict[str, Any] = {"normalize": self.normalize, "prompts": self.prompts}
-        if not isinstance(self.transformer, StaticTable):
-            layout |= {"dim": self.dim, "max_length": self.max_length, "pooling": self.pooling}
-            layout |= {"include_prompt": self.include_prompt}
-        write_model(str(path), self.transformer, self.tokenizer, layout, card, extra_files or {})
+        write_model(str(path), self, card, extra_files or {})
+
+    def write_modules(self, folder: Path) -> None:
+        """Write the modules and the settings of the whole into a folder."""
+        write_modules(folder, self)

@@ -71,7 +71,7 @@ def run(config: ExportConfig) -> str:
 
 
 def _write_graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
-    names = openvino.input_names(encoder.tokenizer)
+    names = openvino.input_names(encoder.transformer, encoder.tokenizer)
     for form in config.to:
         if form == "onnx":
             onnx.export(encoder.transformer, names, folder / onnx.FILE)

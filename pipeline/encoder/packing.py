@@ -1,12 +1,13 @@
 """Packed texts: laid end to end, so that linear layers compute no padding; attention groups texts of similar length.
 
 A batch [B, L] computes its padding in every layer; packed into [1, T] it computes none. Attention, a twentieth of the
-work at the lengths of sentences, is done group by group of neighbours in length. The vectors are those of padded texts
-to rounding. Source: the unpadding of Portes et al. 2023 (MosaicBERT, arXiv 2312.17482), without its kernels.
+work at the lengths of sentences, is done group by group of neighbours in length: to all tokens, to those before
+(causal) or near (sliding windows), with positions counted in each text. The vectors are those of padded texts to
+rounding. Source: the unpadding of Portes et al. 2023 (MosaicBERT, arXiv 2312.17482), without its kernels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,7 +19,13 @@ from torch import Tensor, nn
 from pipeline.encoder import cpu_dropout
 
 NAME = "packed"
-_FIRST_POSITION = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "camembert": 1}  # 1: counts from after the padding id
+# By model type: the first position of a text, learned or rotary; 1 counts from after the padding id.
+_FIRST_POSITION = {
+    **dict.fromkeys(("bert", "electra", "albert", "distilbert"), 0),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), 1),
+    **dict.fromkeys(("modernbert", "nomic_bert", "jina_embeddings_v3", "eurobert"), 0),
+    **dict.fromkeys(("qwen2", "qwen3", "llama", "mistral", "gemma", "gemma2", "gemma3_text"), 0),
+}
 _MAX_PADDING = 0.15  # share of a group's slots in attention
 
 
@@ -31,6 +38,42 @@ class Group:
     tokens: int
     slots: Tensor | None  # [tokens] slot of each token among rows * length; None where all texts have the same length
     bias: Tensor | None  # [rows, 1, 1, length] -inf where there is no token
+    bands: dict["Band", Tensor] = field(default_factory=dict, compare=False)
+
+    def masked(self, band: "Band") -> Tensor | None:
+        """Bias [rows or 1, 1, length or 1, length]: -inf where there is no token and outside a band.
+
+        Every slot sees itself, so that none without a token sees nothing, which would be no number.
+        """
+        if band == EVERYTHING:
+            return self.bias
+        if band not in self.bands:
+            device = None if self.bias is None else self.bias.device
+            distance = torch.arange(self.length, device=device)
+            distance = distance[:, None] - distance
+            seen = torch.ones_like(distance, dtype=torch.bool) if not band.causal else distance >= 0
+            seen = seen if band.window is None else seen & (distance.abs() < band.window)
+            seen = seen if self.bias is None else (seen & (self.bias == 0)) | (distance == 0)
+            bias = torch.zeros(seen.shape, dtype=torch.float64, device=device).masked_fill(~seen, -torch.inf)
+            self.bands[band] = bias if self.bias is not None else bias[None, None]
+        return self.bands[band]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Which tokens of its text a token attends to: all, those up to itself, those nearer than `window`."""
+
+    causal: bool = False
+    window: int | None = None
+
+    @classmethod
+    def of(cls, module: Any, window: int | None) -> "Band":
+        """Band of an attention module; a model whose configuration says `is_causal: false` sees both sides."""
+        stated = getattr(getattr(module, "config", None), "is_causal", True)
+        return cls(bool(getattr(module, "is_causal", False)) and stated is not False, window)
+
+
+EVERYTHING = Band()
 
 
 @dataclass(frozen=True)
@@ -131,26 +174,49 @@ def packed_attention(
     dropout: float = 0.0,
     *,
     groups: list[Group],
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of each text to itself: query, key, value [1, heads, T, d] into [1, T, heads * d]."""
+    """Attention of each text to itself: query [1, heads, T, d], key and value, of as many or fewer heads, into
+    [1, T, heads * d].
+    """
     counts = [group.tokens for group in groups]
+    key, value = (share_heads(column, query.shape[1]) for column in (key, value))
     columns = [torch.split(column[0].transpose(0, 1), counts) for column in (query * scaling, key, value)]
     fused = not module.training and not torch.is_grad_enabled()  # in training its backward costs more than it saves
-    attend = partial(_attend, dropout=dropout, fused=fused)
+    band = Band.of(module, sliding_window)
+    attend = partial(_attend, band=band, softcap=softcap, dropout=dropout, fused=fused and softcap is None)
     parts = [attend(group, q, k, v) for group, q, k, v in zip(groups, *columns, strict=True)]
     return torch.cat(parts).unsqueeze(0), None
 
 
-def _attend(group: Group, query: Tensor, key: Tensor, value: Tensor, *, dropout: float, fused: bool) -> Tensor:
+def share_heads(column: Tensor, heads: int) -> Tensor:
+    """Repeat the heads [1, h, T, d] of grouped queries (Ainslie et al. 2023), so that each query head has one."""
+    return column if column.shape[1] == heads else column.repeat_interleave(heads // column.shape[1], dim=1)
+
+
+def _attend(
+    group: Group,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    band: Band,
+    softcap: float | None,
+    dropout: float,
+    fused: bool,
+) -> Tensor:
     """Attention within one group: [tokens, heads, d] each into [tokens, heads * d]."""
     _, heads, head_dim = query.shape
     query, key, value = (_pad(group, column, heads, head_dim) for column in (query, key, value))
-    bias = None if group.bias is None else group.bias.to(query.dtype)
+    bias = group.masked(band)
+    bias = None if bias is None else bias.to(query)
     if fused:
         output = nn.functional.scaled_dot_product_attention(query, key, value, bias, scale=1.0)
     else:
         scores = query @ key.transpose(2, 3)
+        scores = scores if softcap is None else (scores / softcap).tanh() * softcap
         weights = (scores if bias is None else scores + bias).softmax(dim=-1)
         output = (cpu_dropout.dropout(weights, dropout) if dropout else weights) @ value
     output = output.transpose(1, 2).reshape(group.rows * group.length, heads * head_dim)

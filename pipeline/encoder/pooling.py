@@ -202,19 +202,38 @@ class PoolingMode:
     config_key: str
 
 
+# In the order in which Sentence Transformers puts the vectors of several modes that are stated by their keys.
 POOLING_MODES = {
     "cls": PoolingMode(cls, "pooling_mode_cls_token"),
-    "mean": PoolingMode(mean, "pooling_mode_mean_tokens"),
     "max": PoolingMode(max_over_time, "pooling_mode_max_tokens"),
+    "mean": PoolingMode(mean, "pooling_mode_mean_tokens"),
     "mean_sqrt_len_tokens": PoolingMode(mean_sqrt_len_tokens, "pooling_mode_mean_sqrt_len_tokens"),
     "weightedmean": PoolingMode(weightedmean, "pooling_mode_weightedmean_tokens"),
     "lasttoken": PoolingMode(lasttoken, "pooling_mode_lasttoken"),
 }
+Modes = str | tuple[str, ...]
 
 
-def pool(tokens: TokenStates, mode: str) -> Tensor:
-    """Token states of B texts into vectors [B, H], float32 at least; raises UserError for an unknown mode."""
-    return require_mode(mode).function(tokens)
+def pool(tokens: TokenStates, modes: Modes) -> Tensor:
+    """Token states of B texts into vectors [B, H], of M modes [B, M * H] side by side, float32 at least.
+
+    Raises UserError for an unknown mode.
+    """
+    if isinstance(modes, str):
+        return require_mode(modes).function(tokens)
+    return torch.cat([require_mode(mode).function(tokens) for mode in modes], dim=-1)
+
+
+def mode_names(modes: Modes) -> tuple[str, ...]:
+    """List the modes of which each text's vectors are laid side by side."""
+    return (modes,) if isinstance(modes, str) else modes
+
+
+def require_modes(modes: Any) -> Modes:
+    """Return one mode or several as they are; raises UserError for an unknown one and for none."""
+    for mode in mode_names(modes) or (modes,):
+        require_mode(mode)
+    return modes  # type: ignore[no-any-return]
 
 
 def require_mode(mode: Any) -> PoolingMode:
@@ -224,27 +243,40 @@ def require_mode(mode: Any) -> PoolingMode:
     return POOLING_MODES[mode]
 
 
-def read_pooling(config: Mapping[str, Any]) -> str:
-    """Name the mode of a model directory's pooling settings, which older and newer versions write differently.
+_OTHER_KEYS = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt")
 
-    Newer ones have `pooling_mode: cls`, older ones a key for each mode, of which one is true. Settings without any
-    mean the mean, as in Sentence Transformers. Raises UserError for several modes and for unknown ones.
+
+def read_pooling(config: Mapping[str, Any]) -> Modes:
+    """Name the modes of a model directory's pooling settings, which older and newer versions write differently.
+
+    Newer ones have `pooling_mode: cls`, or a list, older ones a key for each mode; several are laid side by side.
+    Settings without any mean the mean, as in Sentence Transformers. Raises UserError for unknown modes and for keys
+    that have no meaning here.
     """
+    unknown = [key for key in config if key not in _OTHER_KEYS and not key.startswith("pooling_mode_")]
+    if unknown:
+        raise UserError(f"pooling: {', '.join(unknown)} has no meaning here; known are {', '.join(_OTHER_KEYS)}")
     if "pooling_mode" in config:
         stated = config["pooling_mode"]
-        modes = list(stated) if isinstance(stated, list) else [stated]
+        modes = tuple(stated) if isinstance(stated, list) else (stated,)
     else:
-        names = {mode.config_key: name for name, mode in POOLING_MODES.items()}
-        modes = [names.get(key, key) for key, value in config.items() if key.startswith("pooling_mode_") and value]
-    modes = modes or ["mean"]
-    if len(modes) > 1:
-        raise UserError(f"pooling by several modes ({', '.join(map(str, modes))}) is not supported; choose one of them")
-    require_mode(modes[0])
-    return str(modes[0])
+        flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
+        known = {mode.config_key: name for name, mode in POOLING_MODES.items()}
+        modes = tuple(name for key, name in known.items() if key in flags)
+        modes += tuple(key for key in flags if key not in known)
+    modes = modes or ("mean",)
+    return require_modes(modes[0] if len(modes) == 1 else modes)
 
 
-def pooling_config(mode: str, dim: int, *, include_prompt: bool) -> dict[str, Any]:
-    """Settings of a mode as `1_Pooling/config.json` holds them, readable by every version of Sentence Transformers."""
-    chosen = require_mode(mode)
-    flags = {other.config_key: other is chosen for other in POOLING_MODES.values()}
+def pooling_config(modes: Modes, dim: int, *, include_prompt: bool) -> dict[str, Any]:
+    """Settings of modes over states of `dim` dimensions, as `1_Pooling/config.json` holds them.
+
+    Every version of Sentence Transformers reads them; an order of several modes that only a list can state is for
+    those since 6.
+    """
+    require_modes(modes)
+    names = mode_names(modes)
+    if list(names) != [name for name in POOLING_MODES if name in names]:
+        return {"embedding_dimension": dim, "pooling_mode": list(names), "include_prompt": include_prompt}
+    flags = {mode.config_key: name in names for name, mode in POOLING_MODES.items()}
     return {"word_embedding_dimension": dim, **flags, "include_prompt": include_prompt}

@@ -1,6 +1,7 @@
 """Static encoders: one vector a token, averaged; no transformer, tens of thousands of texts a second on a CPU.
 
-The layout is Sentence Transformers' StaticEmbedding: `embedding.weight` in safetensors, and tokenizer.json.
+The layout is Sentence Transformers' StaticEmbedding, `embedding.weight` and tokenizer.json, or model2vec's:
+`embeddings`, of which several tokens share a row by `mapping`, and `weights` of each token.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
+from pipeline.encoder.modules.vector_module import WEIGHT_FILES, read_weights
 from pipeline.encoder.tokenizer import Tokens
 
 WEIGHT = "embedding.weight"
@@ -25,6 +27,10 @@ class StaticTable(nn.Module):
         super().__init__()
         self.embedding = nn.EmbeddingBag.from_pretrained(weight, freeze=False, mode="mean")
         self.config = SimpleNamespace(model_type="static", hidden_size=weight.shape[1])
+
+    def get_input_embeddings(self) -> nn.EmbeddingBag:
+        """The vectors of all tokens."""
+        return self.embedding
 
     def forward(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
         """Token ids of N texts into their mean [N, D], without the first `skip` tokens; no tokens give zero."""
@@ -42,6 +48,7 @@ class StaticTokenizer:
 
     model_input_names = ("input_ids",)
     pad_token_id = sep_token_id = eos_token_id = None
+    all_special_ids = ()
     model_max_length = 1 << 20
 
     def __init__(self, tokenizer: Any, max_length: int | None) -> None:
@@ -60,21 +67,37 @@ class StaticTokenizer:
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return {"input_ids": [encoding.ids for encoding in encodings]}
 
+    def batch_decode(self, rows: Tokens) -> list[str]:
+        """Token ids into texts."""
+        texts: list[str] = self.tokenizer.decode_batch(rows, skip_special_tokens=False)
+        return texts
+
 
 def load(path: str, subfolder: str, max_length: int | None) -> tuple[StaticTokenizer, StaticTable]:
     """Load tokenizer and table; raises UserError where a file is missing or holds no such table."""
-    from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
     root = Path(path) / subfolder
-    for name in ("model.safetensors", "tokenizer.json"):
-        if not (root / name).exists():
-            raise UserError(f"model {path}: has no {name}; a static model has {WEIGHT} and a fast tokenizer")
-    weights = load_file(root / "model.safetensors")
-    if WEIGHT not in weights:
-        raise UserError(f"model {path}: its weights hold {', '.join(weights)}, but a static model has {WEIGHT}")
+    if not (root / "tokenizer.json").exists():
+        raise UserError(f"model {path}: has no tokenizer.json; a static model has {WEIGHT} and a fast tokenizer")
+    if not any((root / name).exists() for name in WEIGHT_FILES):
+        raise UserError(f"model {path}: has no model.safetensors; a static model has {WEIGHT} and a fast tokenizer")
     tokenizer = StaticTokenizer(Tokenizer.from_file(str(root / "tokenizer.json")), max_length)
-    return tokenizer, StaticTable(weights[WEIGHT].float())
+    return tokenizer, StaticTable(_table(path, read_weights(root)))
+
+
+def _table(path: str, weights: dict[str, Tensor]) -> Tensor:
+    """One vector a token [V, D] of the tensors of either layout."""
+    if set(weights) == {WEIGHT}:
+        return weights[WEIGHT].float()
+    if not {"embeddings"} <= set(weights) <= {"embeddings", "mapping", "weights"}:
+        raise UserError(f"model {path}: its weights hold {', '.join(weights)}, but a static model has {WEIGHT}")
+    table = weights["embeddings"]
+    if "mapping" in weights:
+        table = table[weights["mapping"].long()]
+    if "weights" in weights:
+        table = (table.float() * weights["weights"].float()[:, None]).to(table.dtype)
+    return table.float()
 
 
 def save(path: Path, tokenizer: StaticTokenizer, table: StaticTable) -> None:

@@ -135,7 +135,8 @@ class EvaluateConfig(JobConfig):
         if not self.models or self.encoder or self._training():
             defaults["base"] = self.encoder or self._training_encoder()
         if not self.models or fs.exists(trained_path):
-            tuned = {"model": trained, "max_length": None, "prompts": None, "layers": None}
+            stated = ("max_length", "prompts", "prompt_names", "layers", "revision", "truncate_dim")
+            tuned = {"model": trained, "similarity": "auto", **dict.fromkeys(stated)}
             defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).model_copy(update=tuned)
         return {**defaults, **self.models}
 

@@ -230,7 +230,7 @@ class TrainStep:
     def readable_rows(self, batch: RankBatch) -> list[dict[str, Any]]:
         """Rows of this rank in readable form: ids as they are gathered, texts as the model saw them."""
         ids = {name: value.tolist() for name, value in batch.ids.items()}
-        texts = {name: self.module.encoder.tokenizer.batch_decode(rows) for name, rows in batch.columns.items()}
+        texts = {name: self.module.encoder.decode(rows) for name, rows in batch.columns.items()}
         owner = ids.get("negative.row", [])
         return [
             {

@@ -57,7 +57,7 @@ def build_runtime(name: str, path: str, transformer: Any, tokenizer: Any, dtype:
     if dtype == "int8":
         file = _exported_file(path, openvino.INT8_FILE, "int8")
         return openvino.OpenVinoRuntime(openvino.read_model(file), dtype, threads)
-    graph = openvino.convert(transformer.float(), openvino.input_names(tokenizer))
+    graph = openvino.convert(transformer.float(), openvino.input_names(transformer, tokenizer))
     return openvino.OpenVinoRuntime(graph, dtype, threads)
 
 

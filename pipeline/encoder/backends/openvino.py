@@ -13,6 +13,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.backends.runtime import INPUTS, STATES, Batch, OnStates, graph_inputs
+from pipeline.encoder.transformer_inputs import takes_token_types
 
 FILE = "openvino/openvino_model.xml"
 INT8_FILE = "openvino/openvino_model_int8.xml"
@@ -103,7 +104,6 @@ def read_model(path: Path) -> Any:
     return import_openvino().Core().read_model(str(path))
 
 
-def input_names(tokenizer: Any) -> list[str]:
-    """Names of the inputs that a model with this tokenizer has."""
-    types = "token_type_ids" in getattr(tokenizer, "model_input_names", [])
-    return [*INPUTS[:2], *(INPUTS[2:] if types else ())]
+def input_names(transformer: Any, tokenizer: Any) -> list[str]:
+    """Names of the inputs of a transformer with this tokenizer."""
+    return [*INPUTS[:2], *(INPUTS[2:] if takes_token_types(transformer, tokenizer) else ())]

@@ -80,11 +80,12 @@ def test_what_is_not_there_is_one_clear_line(minilm, tmp_path):
         resolve_attention("varlen", "cuda", torch.float32, to_train=False)
     with pytest.raises(UserError, match=r"loop\.compile takes padded texts"):
         validate(TrainConfig, {"encoder": {"attention": "varlen"}, "loop": {"compile": True}})
-    from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+    from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 
     AutoTokenizer.from_pretrained(minilm).save_pretrained(tmp_path)
-    DistilBertModel(DistilBertConfig(dim=32, hidden_dim=64, n_layers=1, n_heads=2)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="varlen: not known for models of type distilbert; choose auto or sdpa"):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    MPNetModel(MPNetConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="varlen: not known for models of type mpnet; choose auto or sdpa"):
         load("varlen", str(tmp_path))
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.encoder.model_directory import content_digest, decides_vectors, identity, read_layout
+from pipeline.encoder.layout import read_layout
+from pipeline.encoder.model_directory import content_digest, decides_vectors, identity
 
 ADDED = [
     "sentencepiece.bpe.model",

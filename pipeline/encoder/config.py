@@ -1,0 +1,41 @@
+"""The settings of an encoder: which model, and what of its own settings to override."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.core.config import Config
+from pipeline.encoder import model_directory
+from pipeline.encoder.attention import Attention
+from pipeline.encoder.backends.backend import Backend
+from pipeline.encoder.precision import Dtype
+
+Role = Literal["query", "document"]
+
+
+class EncoderConfig(Config):
+    """Which model turns text into vectors, and what of its own settings to override."""
+
+    model: str = Field(model_directory.SAMPLE_MODEL, description="model directory, hub name, or gt:all-minilm-l6-v2")
+    revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
+    max_length: int | None = Field(None, ge=4, description="tokens a text is cut to, special tokens included")
+    prompts: dict[str, str] | None = Field(
+        None, description="texts put before a text, by name: query, document, others"
+    )
+    prompt_names: dict[Role, str] | None = Field(
+        None, description="which of the model's prompts a role takes, such as {query: STS}; default: its own name"
+    )
+    layers: int | None = Field(None, ge=1, description="keep only the first transformer layers")
+    truncate_dim: int | None = Field(None, ge=1, description="keep only the first dimensions of a vector")
+    similarity: Literal["auto", "cosine", "dot"] = Field("auto", description="auto: what the model says it is made for")
+    dtype: Dtype = Field("auto", description="compute precision; auto: bfloat16 where the hardware has it")
+    backend: Backend = Field("auto", description="what computes when nothing is trained; auto: openvino on CPUs")
+    attention: Attention = Field("auto", description="varlen and flash_attention_2 compute no padding")
+    token_budget: int | None = Field(
+        None, ge=16, description="padded tokens of one forward pass; default: 65536, on a CPU 2048, for its caches"
+    )
+    trust_remote_code: bool = Field(False, description="run code that the model directory brings")
+
+    def budget(self, device: str) -> int:
+        """Tokens of one pass: on a CPU so few that its states stay in the caches, unless the settings say otherwise."""
+        return self.token_budget or (2048 if device == "cpu" else 65536)
