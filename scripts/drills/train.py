@@ -66,6 +66,20 @@ class Nodes:
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
         self.cluster.wait_for_nodes()
 
+    def announce(self, chance: random.Random, seconds: int = 30) -> None:
+        """Tell Ray that one of the two nodes will be preempted; it is the next that is lost."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        self.nodes.append(self.nodes.pop(chance.randrange(len(self.nodes))))
+        deadline = (time.time_ns() // 1_000_000) + 1000 * seconds
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        GcsClient(address=self.cluster.address).drain_node(self.nodes[-1].node_id, reason, "a drill", deadline)
+
+    def lose_announced(self) -> None:
+        """Kill the node that was announced."""
+        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
     def lose(self, chance: random.Random) -> None:
         """Kill one of the two nodes."""
         self.cluster.remove_node(self.nodes.pop(chance.randrange(len(self.nodes))), allow_graceful=False)
@@ -117,6 +131,16 @@ class Trial:
             time.sleep(0.02)
         raise RuntimeError(f"{self.home.name}: step {step} was not reached; see {self.log_path}")
 
+    def reach_note(self, running: subprocess.Popen[bytes], text: str) -> int:
+        """Wait until the run has noted something; returns the step."""
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and running.poll() is None:
+            steps = [row["step"] for row in self.rows() if text in row.get("note", "")]
+            if steps:
+                return int(steps[-1])
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.home.name}: nothing says '{text}'; see {self.log_path}")
+
     def finish(self, running: subprocess.Popen[bytes]) -> None:
         """Wait for the end of the run."""
         if code := running.wait(timeout=600):
@@ -151,6 +175,11 @@ def run_with_failure(trial: Trial, kind: str, step: int, nodes: Nodes, chance: r
         rank(chance).suspend()
     elif kind == "node":
         nodes.lose(chance)
+        nodes.gain()
+    elif kind == "notice":
+        nodes.announce(chance)
+        seen = trial.reach_note(running, "is about to be preempted")
+        nodes.lose_announced()
         nodes.gain()
     else:
         running.kill()
@@ -252,6 +281,11 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             step = chance.randrange(1, total - 1)
             killed = partial(run_with_failure, kind=kind, step=step, nodes=nodes, chance=chance)
             compare_with(trial(f"{number:02d}-{kind}"), reference, killed)
+        if options.notices:  # of a longer run: workers look for notices every few seconds
+            long = undisturbed("long", 24)
+            for number in range(options.notices):
+                told = partial(run_with_failure, kind="notice", step=3, nodes=nodes, chance=chance)
+                compare_with(trial(f"{number:02d}-notice", 24), long, told)
         if options.elastic:
             steady, longer = undisturbed("steady", by_slot=True), undisturbed("longer", 16, by_slot=True)
             compare_with(trial("resubmitted", by_slot=True), steady, run_resubmitted, exact=False)
@@ -276,6 +310,7 @@ def main() -> None:
     for name, count in (("ranks", 4), ("nodes", 3), ("drivers", 3)):
         parser.add_argument(f"--{name}", type=int, default=count, help=f"{name} to kill")
     parser.add_argument("--stalls", type=int, default=1, help="ranks to stop without killing them")
+    parser.add_argument("--notices", type=int, default=1, help="nodes whose preemption is announced before")
     parser.add_argument("--elastic", action=argparse.BooleanOptionalAction, default=True, help="2, 1, 2 workers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/drill", help="directory of the runs and of drill.json")

@@ -11,7 +11,7 @@ from training.loop.lora import attach_adapters
 from training.loop.step import EmbedModule
 from training.loop.validation import load_validation
 from training.run.config import TrainConfig
-from training.run.run_store import VALIDATIONS, local_checkpoint
+from training.run.run_store import VALIDATIONS, local_checkpoint, remove_copies
 
 
 def validate_checkpoint(checkpoint: Any, config: dict[str, Any], paths: dict[str, str]) -> dict[str, float]:
@@ -22,8 +22,9 @@ def validate_checkpoint(checkpoint: Any, config: dict[str, Any], paths: dict[str
     if settings.lora:
         attach_adapters(encoder, settings.lora, settings.loop.seed)
     load_weights(EmbedModule(encoder, settings.loss.learnable()), folder)
+    step = read_progress(folder).step
+    remove_copies()
     checks = load_validation(Artifact.open(paths["data"], "build"), settings.validation)
     metrics = checks(encoder) if checks else {}
-    step = read_progress(folder).step
     files.write_json(files.join(paths["log"], VALIDATIONS, f"step-{step:06d}.json"), {"step": step, **metrics})
     return metrics

@@ -29,7 +29,7 @@ from training.run.epochs import EpochComposer, count_steps, epoch_settings, prep
 from training.run.jsonl_log import JsonlLog
 from training.run.ray_trainer import RunCheckpoints, committed, fit
 from training.run.resources import plan_resources
-from training.run.run_store import METRICS
+from training.run.run_store import METRICS, remove_copies
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def load_trained(config: TrainConfig, base: Encoder, checkpoint: Path, share: fl
     """
     adapters = attach_adapters(base, config.lora, config.loop.seed) if config.lora else None
     load_weights(EmbedModule(base, config.loss.learnable()), checkpoint, 1.0 if adapters else share)
+    remove_copies()
     return merge_adapters(base, adapters, public_name(config.encoder.model), share) if adapters else {}
 
 

@@ -54,6 +54,7 @@ class RayRunStore(RunStore):
 
     def begin(self, progress: Progress, before: Progress | None) -> None:
         """Cut the metrics back to where the run begins, and say where that is."""
+        remove_copies()
         if self.rank != 0:
             return
         rows = [row for row in self.lines.rows() if before is not None and row["step"] <= progress.step]
@@ -183,9 +184,20 @@ def _committed() -> list[Any]:
 
 
 def local_checkpoint(checkpoint: Any) -> Path:
-    """Local directory of a checkpoint of Ray Train; downloads it from a store."""
-    path = Path(checkpoint.path)
-    return path if checkpoint.filesystem.type_name == "local" else Path(checkpoint.to_directory())
+    """Local directory of a checkpoint of Ray Train; one on a store is copied here, until `remove_copies`."""
+    if checkpoint.filesystem.type_name == "local":
+        return Path(checkpoint.path)
+    _copies.append(tempfile.mkdtemp(prefix="checkpoint-"))
+    return Path(checkpoint.to_directory(_copies[-1]))
+
+
+_copies: list[str] = []  # of checkpoints on a store, made by this process
+
+
+def remove_copies() -> None:
+    """Remove the copies of checkpoints that this process has made; what was loaded from them is in memory."""
+    while _copies:
+        shutil.rmtree(_copies.pop(), ignore_errors=True)
 
 
 def async_validations(log: str) -> list[dict[str, Any]]:

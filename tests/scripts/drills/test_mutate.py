@@ -12,7 +12,7 @@ from pipeline.core.errors import UserError
 from scripts.drills.mutate import Mutation, read_mutations, report, try_all
 from tests.support.checkout import ROOT
 
-PARTS = 12  # one of so many is tried here; `python -m scripts.drills.mutate` tries all
+PARTS = 24  # one of so many is tried here; `python -m scripts.drills.mutate` tries all
 ROOMS = [f"training/{room}" for room in ("losses", "data", "loop", "run")] + [
     f"pipeline/{room}" for room in ("storage", "encoder", "metrics", "mining", "building", "sources", "search", "text")
 ]

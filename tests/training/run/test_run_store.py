@@ -1,6 +1,7 @@
 """What a run keeps by Ray Train: whole checkpoints only, metrics and ledger cut back to where it goes on."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,6 +87,22 @@ def test_what_the_user_is_told_at_the_beginning_is_a_note(run):
     store.opening_notes.append("validation: a sample")
     store.begin(Progress(), None)
     assert store.lines.rows() == [{"step": 0, "note": "validation: a sample"}]
+
+
+def test_a_copy_of_a_checkpoint_on_a_store_is_gone_once_it_is_loaded(run, monkeypatch):
+    place, store = run
+
+    class OnAStore(SimpleNamespace):
+        def to_directory(self, path):
+            return shutil.copytree(place / "checkpoint_8", path, dirs_exist_ok=True)
+
+    remote = OnAStore(path="bucket/checkpoint_8", filesystem=SimpleNamespace(type_name="s3"))
+    monkeypatch.setattr(run_store, "_committed", lambda: [remote])
+    monkeypatch.setattr(run_store.tempfile, "tempdir", str(place))
+    copy = store.restore()
+    assert copy.parent == place and copy.name.startswith("checkpoint-") and not find_damage(copy)
+    store.begin(Progress(step=8), Progress(step=8))
+    assert not copy.exists() and (place / "checkpoint_8").exists()
 
 
 def test_rows_of_a_bad_batch_are_a_file(run):

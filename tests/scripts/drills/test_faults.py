@@ -1,0 +1,177 @@
+"""Faults made for real: a disk that is full, a store that refuses, memory that runs out, a lost node, a still rank."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from werkzeug.wrappers import Request, Response
+
+from pipeline.core.config import user_cause
+from pipeline.storage.artifact import Artifact, Draft, begin
+from tests.support.checkout import ROOT
+from tests.support.corpora import build, inline, table, write_jsonl  # noqa: F401  a fixture
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
+    """A disk of 400 KB in memory, and a function that gives it another size."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(*options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(disk)]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    if not mount("size=400k"):
+        pytest.skip("this user may not mount a disk in memory")
+    yield disk, lambda size: mount("remount", f"size={size}")
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_named_and_the_same_command_goes_on_with_room(inline, tmp_path, small_disk):  # noqa: F811
+    disk, resize = small_disk
+    names = [os.urandom(200).hex() for _ in range(3000)]
+    faq = [{"question": f"How is part {n} of {name} mended?", "answer": f"By {n}."} for n, name in enumerate(names)]
+    write_jsonl(tmp_path / "faq.jsonl", faq)
+    recipe = {"root": str(tmp_path), "sources": [{"type": "jsonl", "kind": "qa", "path": "faq.jsonl"}], "buckets": 2}
+    with pytest.raises(Exception) as refused:
+        build(recipe, disk / "run")
+    assert "No space left on device" in str(user_cause(refused.value))
+    assert not (disk / "run" / "data" / "manifest.json").exists()
+    resize("64m")
+    expected = build(recipe, tmp_path / "elsewhere")
+    found = build(recipe, disk / "run")
+    for name in expected.manifest.tables:
+        assert table(found, name) == table(expected, name)
+    assert not list((disk / "run" / "data").rglob("*.partial"))
+
+
+class FailingStore:
+    """A server of S3 in this process, of which every n-th write fails as a busy store's do; with n = 1 all of them."""
+
+    def __init__(self) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
+        self.store, self.bucket = DomainDispatcherApplication(create_backend_app), ""
+        self.every = self.writes = self.failed = 0
+        self.server = make_server("127.0.0.1", 0, self.answer, threaded=True)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def answer(self, environ, start_response):
+        request = Request(environ)
+        if request.method in ("PUT", "POST") and self.every:
+            self.writes += 1
+            if self.writes % self.every == 0:
+                self.failed += 1
+                request.get_data()
+                body = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+                return Response(body, status=503, mimetype="application/xml")(environ, start_response)
+        return self.store(environ, start_response)
+
+
+@pytest.fixture
+def store(monkeypatch) -> Iterator[FailingStore]:
+    s3fs = pytest.importorskip("s3fs", reason="needs the extra 's3'")
+    failing = FailingStore()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{failing.server.port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    s3fs.S3FileSystem.clear_instance_cache()
+    failing.bucket = f"tripletail-{uuid.uuid4().hex[:8]}"
+    s3fs.S3FileSystem().mkdir(failing.bucket)
+    yield failing
+    failing.every = 0
+    s3fs.S3FileSystem.clear_instance_cache()
+    failing.server.shutdown()
+    failing.thread.join()
+
+
+def make(path: str) -> Artifact:
+    import pyarrow as pa
+
+    draft = begin(path, "embed", {"a": 1}, {}, overwrite=False, resume=True)
+    if isinstance(draft, Draft):
+        for part in range(4):
+            draft.write("rows", pa.table({"id": [f"{part}-{n}" for n in range(100)]}), part)
+        return draft.finish(["rows"])
+    return draft
+
+
+def test_a_store_whose_writes_fail_now_and_then_holds_all_of_it(store):
+    store.every = 3
+    assert make(f"s3://{store.bucket}/a").rows("rows") == 400
+    assert store.failed >= 2
+    found = Artifact.open(f"s3://{store.bucket}/a", "embed").read("rows")
+    assert found["id"].to_pylist() == [f"{part}-{n}" for part in range(4) for n in range(100)]
+
+
+def test_a_store_that_takes_no_write_leaves_nothing_whole_and_the_same_command_goes_on(store):
+    make(f"s3://{store.bucket}/before")
+    store.every = 1
+    with pytest.raises(Exception):  # noqa: B017
+        make(f"s3://{store.bucket}/b")
+    store.every = 0
+    assert Artifact.open(f"s3://{store.bucket}/before", "embed").rows("rows") == 400
+    assert make(f"s3://{store.bucket}/b").rows("rows") == 400
+
+
+GREEDY = """
+import os, sys, time
+from functools import partial
+from pathlib import Path
+import psutil
+memory = psutil.virtual_memory()
+room = 0.6e9  # bytes between what is used now and what Ray lets its workers take
+os.environ["RAY_memory_usage_threshold"] = f"{(memory.total - memory.available + room) / memory.total:.4f}"
+os.environ["RAY_memory_monitor_refresh_ms"] = "100"
+import ray
+quiet = {"include_dashboard": False, "log_to_driver": False, "_temp_dir": sys.argv[2]}
+ray.init(num_cpus=2, object_store_memory=100_000_000, **quiet)
+from pipeline.storage import shuffle
+from pipeline.storage.counts import Counts
+seen = Path(sys.argv[1])
+
+def task(folder, index):
+    tally = Counts()
+    tally.counts["rows"] = index
+    mark = folder / f"tried-{index}-{time.time_ns()}"
+    mark.touch()
+    if index == 1 and len(list(folder.glob("tried-1-*"))) == 1:
+        taken = [bytearray(os.urandom(1 << 20) * 50) for _ in range(40)]  # 2 GB, of which each page is written
+        time.sleep(60)
+    return tally
+
+counts = shuffle.run_tasks("greedy", 3, partial(task, seen), str(seen / "marks"), shuffle.ignore_progress)
+print("ROWS", [one.counts["rows"] for one in counts], len(list(seen.glob("tried-1-*"))))
+"""
+
+
+def test_a_task_that_rays_memory_monitor_kills_is_done_again(tmp_path: Path):
+    """The task takes 2 GB where 0.6 are left to it, once; Ray kills its worker, and the task runs again."""
+    import tempfile
+
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command = [sys.executable, "-c", GREEDY, str(tmp_path), folder]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert "ROWS [0, 1, 2] 2" in result.stdout, result.stdout[-2000:] + result.stderr[-2000:]
+
+
+def test_a_lost_node_and_a_rank_that_stands_still_change_no_bit(tmp_path: Path):
+    """The training drill with one fault of each kind; ranks and drivers are killed in tests/training/run."""
+    faults = ["--ranks", "0", "--drivers", "0", "--nodes", "1", "--stalls", "1", "--notices", "0", "--no-elastic"]
+    command = [sys.executable, "-m", "scripts.drills.train", *faults, "--out", str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=580, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    outcomes = json.loads((tmp_path / "out" / "drill.json").read_text())
+    assert [outcome["passed"] for outcome in outcomes] == [True, True]
