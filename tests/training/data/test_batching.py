@@ -127,6 +127,12 @@ def test_too_few_rows_give_no_batch():
     assert left.tolist() == [0]
 
 
+@pytest.mark.parametrize(("rows", "last", "out"), [(19, 16, 3), (20, 4, 0), (31, 15, 0), (32, 16, 0), (33, 16, 1)])
+def test_a_short_batch_ends_an_epoch_from_a_quarter_on(rows, last, out):
+    batches, left = composed(rows_from(table([(f"q{n}", f"a{n}") for n in range(rows)]), {}), 16, 0, 0)
+    assert len(batches[-1]) == last and len(left) == out
+
+
 def of_sources(counts, mix):
     pairs = [(f"q{s}{i}", f"d{s}{i}") for s, count in counts.items() for i in range(count)]
     sources = [s for s, count in counts.items() for _ in range(count)]
