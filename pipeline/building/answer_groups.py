@@ -123,7 +123,9 @@ class AnswerGroupSteps:
             free = rows.filter(pc.invert(rows["grouped"]))
             merged = merge(free["answer"].to_numpy(), free["group"].to_numpy())
             self._single_bucket.write("merged_by_answer", "all", merged, by="group")
-            tally.counts["questions_of_largest_answer_group"] += _largest(free, merged)
+            tally.counts["questions_of_largest_answer_group"] += _largest(
+                free.filter(pc.invert(free["forced"])), merged
+            )
             split = self._after_merging(rows, merged)
         tally.counts["shared_answers_in_several_splits"] += _in_several_splits(answer, split)
         tally.counts = +tally.counts  # without zeros
@@ -198,7 +200,7 @@ def merge(answers: Numbers, groups: Numbers) -> pa.Table:
 
 
 def _largest(rows: pa.Table, merged: pa.Table) -> int:
-    """Questions of the largest merged group, from rows of `QUESTIONS`; 0 where none was merged."""
+    """Questions of the largest merged group, of those in rows of `QUESTIONS`; 0 where none was merged."""
     row = pc.index_in(rows["group"], merged["group"].combine_chunks())
     groups = merged["merged_group"].take(row.drop_null()).to_numpy()
     _, first = np.unique(rows["query"].filter(row.is_valid()).to_numpy(), return_index=True)

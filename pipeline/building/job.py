@@ -135,8 +135,10 @@ def _finish(steps: Steps, total: Counts, files: list[FileRows], derived: Derived
     path, counts = steps.config.path, total.counts
     if not counts["table corpus"] and not counts["table labelled"]:
         dropped = _counted(total.dropped)
+        examples = [lines[0] for reason, lines in sorted(total.examples.items()) if total.dropped[reason]]
         raise UserError(
             f"no usable document in {_source_paths(steps.config)}: {counts['rows']:,} rows read, dropped {dropped}"
+            + "".join(f"; {example}" for example in examples[:2])
         )
     check_matches([source.label for source in steps.config.sources], steps.shuffle, counts)
     shared_answers = messages(steps.config.split, counts)

@@ -45,7 +45,12 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build(recipe: Recipe, out: Path) -> Artifact:
-    return run(BuildConfig.model_validate({**recipe, "run": str(out)}))
+    """Build a recipe; whatever it is, its books must balance by file."""
+    artifact = run(BuildConfig.model_validate({**recipe, "run": str(out)}))
+    for row in artifact.manifest.notes["input_rows"]:
+        assert 0 <= row["used"] == row["read"] - sum(row["unused"].values()), row
+        assert all(count > 0 for count in row["unused"].values()), row
+    return artifact
 
 
 def table(artifact: Artifact, name: str) -> list[dict[str, Any]]:

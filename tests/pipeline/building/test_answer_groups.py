@@ -145,6 +145,9 @@ def test_one_answer_for_nearly_all_is_said_with_the_mend(
     artifact = faq(tmp_path, rows, buckets=buckets)
     assert artifact.manifest.notes["counts"]["questions_of_largest_answer_group"] == 40
     said = capsys.readouterr().err
+    forced = faq(tmp_path, [row | {"part": "train"} for row in rows], "forced", buckets=buckets)
+    assert "questions_of_largest_answer_group" not in forced.manifest.notes["counts"]  # they are where the source says
+    assert "one group of" not in capsys.readouterr().err
     assert "one group of 40 of 60 queries shares answers and therefore a split; 40 have 'See our site.'" in said
     assert "`null_values`" in said and "`split.by_answer: false`" in said
 
