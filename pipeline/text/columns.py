@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from pipeline.text.normalize import html_to_text, normalise, shorten
+from pipeline.text.normalize import folded, html_to_text, normalise, shorten
 
 Texts: TypeAlias = pa.Array | pa.ChunkedArray
 Mask = npt.NDArray[np.bool_]
@@ -82,7 +82,7 @@ def key_column(texts: Texts) -> pa.Array:
     data, ends = _bounds(texts)
     foreign = _rows_of(np.flatnonzero(data > _LAST_ASCII), ends) & _valid(texts)
     lower = pc.ascii_lower(texts)
-    lower = _apply_where(lower, foreign, str.casefold) if foreign.any() else lower
+    lower = _apply_where(lower, foreign, folded) if foreign.any() else lower
     digests = b"".join(map(xxhash.xxh3_128_digest, lower.cast(pa.binary()).to_pylist()))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(texts), [None, pa.py_buffer(digests)])
 

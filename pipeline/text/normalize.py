@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from functools import lru_cache
 
 import lxml.html
 import xxhash
@@ -28,6 +29,7 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,31}\d{0,2});", re.IG
 _DROPPED = re.compile(
     "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u200b\u2060\ufeff\ufffe\uffff\ud800-\udfff]"
 )
+_OTHER_TEXT = ("<super>", "<sub>", "<fraction>", "<font>")  # forms of characters whose plain form reads otherwise
 _UNKNOWN = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\ufffe\uffff]")  # XML, and with it lxml, refuses these
 
 
@@ -58,10 +60,33 @@ def looks_like_html(text: str) -> bool:
 
 
 def normalise(text: str) -> str:
-    """NFKC, without control and invisible characters, runs of white space as one blank, ends stripped."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(_DROPPED.sub("", text).split())
+    """One form of a text for storage: NFC, without control and invisible characters, runs of white space as one blank.
+
+    Of the characters that have a compatible form, only those take it that read the same: letters of full width,
+    ligatures, presentation forms, `...` in one character. Those that a reader would call another text stay:
+    10\u207b\u00b3 is not 10-3, \u00bd is not 1\u20442, \u211d is no R. Keys of texts fold them too (`folded`).
+    """
+    text = _DROPPED.sub("", text)
+    if not text.isascii() and not unicodedata.is_normalized("NFKC", text):
+        text = unicodedata.normalize("NFC", "".join(map(_readable, text)))
+    return " ".join(text.split())
+
+
+@lru_cache(maxsize=1 << 14)
+def _readable(character: str) -> str:
+    """The compatible form of a character where it reads the same, else the character."""
+    tag, *codes = unicodedata.decomposition(character).split() or [""]
+    if not tag.startswith("<") or tag in _OTHER_TEXT:
+        return character
+    form = "".join(_readable(chr(int(code, 16))) for code in codes)
+    return character if form.startswith(" ") and form.strip() else form  # \u00b4 is no blank with an accent
+
+
+def folded(text: str) -> str:
+    """Fold a normalised text for comparison: texts that differ in case or in the form of characters only are equal."""
+    if not text.isascii() and not unicodedata.is_normalized("NFKC", text):
+        text = " ".join(unicodedata.normalize("NFKC", text).split())
+    return text.casefold()
 
 
 def shorten(text: str, limit: int) -> str:
@@ -73,8 +98,8 @@ def shorten(text: str, limit: int) -> str:
 
 
 def key(text: str) -> bytes:
-    """Return the 128-bit key of a normalised text; texts that differ in case only have the same."""
-    return xxhash.xxh3_128_digest(text.casefold().encode("utf-8", "replace"))
+    """Return the 128-bit key of a normalised text; texts that differ in case or form of characters have the same."""
+    return xxhash.xxh3_128_digest(folded(text).encode("utf-8", "replace"))
 
 
 def hash64(*parts: object) -> int:

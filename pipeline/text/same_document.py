@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.text.normalize import hash64, normalise
+from pipeline.text.normalize import folded, hash64, normalise
 
 Keys = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.int64]
 
 def text_keys(texts: Sequence[str]) -> Keys:
     """Keys [N] of normalised texts, the same for texts that differ in case or white space only; never 0."""
-    return np.fromiter((hash64(normalise(text).casefold()) | 1 for text in texts), np.uint64, len(texts))
+    return np.fromiter((hash64(folded(normalise(text))) | 1 for text in texts), np.uint64, len(texts))
 
 
 def id_keys(ids: Sequence[str | None]) -> Keys:

@@ -87,6 +87,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("score", pa.float32()),
             ("split", pa.string()),
             *_ORIGIN,
+            ("pair", pa.uint64()),  # hash of both texts in either order, computed where they are cleaned
         ]
     ),
 }

@@ -12,6 +12,7 @@ from pipeline.text.normalize import hash64, html_to_text, identifier, key, norma
 PIECES = [
     *"ab <&>;#x1\t\n\r\x00\x0b\x0c\x1c\x7f\x85\xa0\xad\u00e9\u00df\u0130\u200b\u2019\u3000\ufb01\ufeff\ufffe\U0001f600"
 ]
+PIECES += list("\u00bd\u00b3\u00b4\u2460\u211d")
 PIECES += ["&#11;", "&#x1c;", "&#1;", "&amp;", "<p>", "</p>", "<br/>", "<script>", "  "]
 TEXT = st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.text(max_size=12)).map(identifier)
 

@@ -1,6 +1,11 @@
 """Rules for text: what is cleaned away, and that keys and hashes never move."""
 
+import unicodedata
+
 import pytest
+import xxhash
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.sources.reading.splits import SplitConfig, parse_split
 from pipeline.text.normalize import hash64, html_to_text, identifier, key, normalise, shorten
@@ -39,11 +44,29 @@ def test_deeply_nested_html_is_read():
         ("zero\u200bwidth\ufeff soft\u00adhyphen\x07", "zerowidth softhyphen"),
         ("half \ud83d pair", "half pair"),
         ("no\u00a0break", "no break"),
+        ("10\u207b\u00b3 m\u00b2, \u33a1, H\u2082O", "10\u207b\u00b3 m\u00b2, m\u00b2, H\u2082O"),
+        ("\u00bd cup\u2026 Acme\u2122 don\u00b4t", "\u00bd cup... Acme\u2122 don\u00b4t"),
+        ("x \u2208 \u211d, \U0001d431", "x \u2208 \u211d, \U0001d431"),
+        ("\uff8a\uff9f\uff9d", "\u30d1\u30f3"),
     ],
 )
 def test_normal_form(raw: str, text: str):
     assert normalise(raw) == text
     assert normalise(text) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=30))
+@example("x \u00b4 \u00bd\u2003\u2460")
+def test_keys_and_with_them_ids_are_those_of_nfkc(text: str):
+    compatible = " ".join(unicodedata.normalize("NFKC", normalise(text)).split())
+    assert key(normalise(text)) == xxhash.xxh3_128_digest(compatible.casefold().encode())
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_texts_that_compare_as_one_are_stored_as_they_are():
+    assert key(normalise("10\u207b\u00b3 \u00bd")) == key("10\u22123 1\u20442")
+    assert normalise("10\u207b\u00b3 \u00bd") != "10\u22123 1\u20442"
 
 
 def test_keys_ignore_case_only():
