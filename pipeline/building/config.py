@@ -14,6 +14,7 @@ from pipeline.sources.reading.record import Prompts
 from pipeline.sources.reading.splits import SplitConfig
 from pipeline.sources.registry import Source
 from pipeline.storage.files import join
+from pipeline.storage.lines import MAX_LINE_BYTES
 
 
 class DecontaminateConfig(LeakConfig):
@@ -46,6 +47,11 @@ class BuildConfig(JobConfig):
     split: SplitConfig = SplitConfig()
     min_chars: int = Field(default=2, ge=1, description="shorter texts are left out")
     max_chars: int = Field(default=20_000, ge=16, description="longer texts are cut")
+    max_line_bytes: int = Field(
+        default=MAX_LINE_BYTES,
+        ge=1,
+        description="a longer line of a file is an unreadable row, never unpacked whole",
+    )
     cleaning: CleanConfig = CleanConfig()
     pairs: PairConfig = PairConfig()
     triplets: TripletConfig = TripletConfig()

@@ -16,7 +16,7 @@ from pipeline.sources.reading.labels import REFUSED
 from pipeline.sources.reading.record import Block
 from pipeline.storage.counts import Counts
 
-UNUSABLE = ("unreadable_row", "missing_field")
+UNUSABLE = ("unreadable_row", "missing_field", "line_too_long")
 MAX_FILES = 10  # of one source that are shown one by one; of more, the sum
 
 

@@ -63,7 +63,8 @@ def _blocks(config: BuildConfig) -> list[Block]:
 
     blocks = cut(config.block_bytes or MIN_BLOCK_BYTES)
     even = min(MAX_BLOCK_BYTES, sum(block.size for block in blocks) // BLOCKS)
-    return blocks if config.block_bytes or even <= MIN_BLOCK_BYTES else cut(even)
+    blocks = blocks if config.block_bytes or even <= MIN_BLOCK_BYTES else cut(even)
+    return [replace(block, max_line_bytes=config.max_line_bytes) for block in blocks]
 
 
 def _fingerprints(config: BuildConfig) -> dict[str, str]:

@@ -15,7 +15,6 @@ from pipeline.sources.reading import lines
 from pipeline.sources.reading.labels import LabelConfig, UnusableRow
 from pipeline.sources.reading.mapping import Mapping, Row, check_columns
 from pipeline.sources.reading.record import (
-    CHUNK_ROWS,
     Block,
     Parsed,
     SourceConfig,
@@ -123,26 +122,26 @@ class Beir(SourceConfig, Templated, LabelConfig):
         return chunks(rows_of(block), take)
 
     def _qrels_lines(self, block: Block) -> Iterator[Parsed]:
-        parsed, split = Parsed(), self.split_of_file(block.path)
-        for line, (offset, raw) in enumerate(lines.read(block), 1):
-            parsed.tally.rows += 1
-            if raw.strip() and not (offset == 0 and raw.lower().startswith((b"query-id", b"query_id"))):
-                parsed.tally.counts["rows"] += 1
-                try:
-                    query_id, doc_id, relevance = judgment(raw)
-                    grade = self.grade(relevance)
-                except UnusableRow as problem:
-                    parsed.tally.offend(line, problem.reason, str(problem))
-                except ValueError as error:
-                    parsed.tally.offend(line, "unreadable_row", f"not a judgment: {error}")
-                else:
-                    origin = {"split": split, "source": self.label, "order": block.order(offset)}
-                    ids = {"query_id": self.prefix + query_id, "doc_id": self.prefix + doc_id}
-                    parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
-            if parsed.tally.rows >= CHUNK_ROWS:
-                yield parsed
-                parsed = Parsed()
-        yield parsed
+        split = self.split_of_file(block.path)
+
+        def take(row: tuple[int, tuple[int, bytes]], parsed: Parsed) -> None:
+            line, (offset, raw) = row
+            if not raw.strip() or (offset == 0 and raw.lower().startswith((b"query-id", b"query_id"))):
+                return
+            parsed.tally.counts["rows"] += 1
+            try:
+                query_id, doc_id, relevance = judgment(raw)
+                grade = self.grade(relevance)
+            except UnusableRow as problem:
+                parsed.tally.offend(line, problem.reason, str(problem))
+            except ValueError as error:
+                parsed.tally.offend(line, "unreadable_row", f"not a judgment: {error}")
+            else:
+                origin = {"split": split, "source": self.label, "order": block.order(offset)}
+                ids = {"query_id": self.prefix + query_id, "doc_id": self.prefix + doc_id}
+                parsed.add("judgments", **ids, relevance=grade, reason=f"judged {grade}", **origin)
+
+        return chunks(enumerate(lines.read(block), 1), take)
 
 
 def judgment(raw: bytes) -> tuple[str, str, str]:

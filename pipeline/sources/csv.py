@@ -85,4 +85,4 @@ class Csv(Paths, MappedSource):
 
         if self.quotes:
             return chunks(table.rows(longest_cell=self.longest_cell), take)
-        return chunks(table.unquoted_rows(block.start, block.end), take)
+        return chunks(table.unquoted_rows(block.start, block.end, block.max_line_bytes), take)

@@ -15,6 +15,7 @@ from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.paths import Paths, expand
 from pipeline.sources.reading.record import Block, Parsed, Templated, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings
+from pipeline.storage.lines import MAX_LINE_BYTES, LongLine
 
 Stanza = dict[str, str]
 _MAPPING = Mapping(kind="document", fields={"id": "Package", "category": "Section"})
@@ -75,12 +76,12 @@ class Debian(Paths, Templated):
             else:
                 mapping.take(row, line, origin, self.prefix, parsed)
 
-        return chunks(stanzas(block.path), take)
+        return chunks(stanzas(block.path, block.max_line_bytes), take)
 
 
-def stanzas(path: str) -> Iterator[tuple[int, Stanza | str]]:
+def stanzas(path: str, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[tuple[int, Stanza | str]]:
     """Yield the number of the first line and the fields of every stanza of a file, or what is wrong with it."""
-    numbered = enumerate(lines.read(Block(0, 0, path, 0, -1)), 1)
+    numbered = enumerate(lines.read(Block(0, 0, path, 0, -1, max_line_bytes=max_line_bytes)), 1)
     rows = ((line, raw) for line, (_, raw) in numbered if not raw.startswith(b"#"))
     for filled, group in groupby(rows, lambda row: bool(row[1].strip())):
         if filled:
@@ -92,6 +93,8 @@ def _stanza(written: list[bytes]) -> Stanza | str:
     fields: Stanza = {}
     name = None
     for raw in written:
+        if isinstance(raw, LongLine):
+            return str(raw)
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:

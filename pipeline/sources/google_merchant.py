@@ -22,6 +22,7 @@ _FIELDS: dict[str, str | None] = {"id": "id", "title": "title", "text": "descrip
 _MAPPING = Mapping(kind="product", html=True, fields={**_FIELDS, "category": "category", "tags": None})
 _ITEMS = ("item", "entry")
 LONGEST_ITEM = 64 << 20  # bytes of XML from one item to the next
+MAX_ELEMENTS = 10_000  # of an item
 _NO_ITEM = "no item of a feed"
 NumberedRow = tuple[int, Row | str]  # line, row or what is wrong with it
 
@@ -120,17 +121,25 @@ def _table(path: str) -> Iterator[NumberedRow]:
 def _items(path: str) -> Iterator[NumberedRow]:
     """Yield number and fields of every item; entities are not resolved, and broken XML raises UserError.
 
-    So does an item, or what lies between two of them, that does not end: a small file may unpack to any size.
+    So does an item, or what lies between two of them, that does not end: a small file may unpack to any size. An item of
+    too many elements is told instead of its fields. Elements are forgotten as they end, also those outside of items.
     """
-    number = 0
+    number, depth, size = 0, 0, 0  # of items, of elements inside one another within an item, of elements in the item
     with open_decompressed(path) as packed:
         file = _Counted(packed, path)
         try:
-            for _, element in etree.iterparse(file, events=("end",), resolve_entities=False, no_network=True):
-                if not isinstance(element.tag, str) or etree.QName(element).localname not in _ITEMS:
+            for event, element in etree.iterparse(file, ("start", "end"), resolve_entities=False, no_network=True):
+                is_item = isinstance(element.tag, str) and etree.QName(element).localname in _ITEMS
+                if event == "start":
+                    depth, size = (depth + 1, size + 1) if depth else (int(is_item), 0)
                     continue
-                number, file.since = number + 1, 0
-                yield number, _fields(element) or _NO_ITEM
+                depth = max(0, depth - 1)
+                if depth and size <= MAX_ELEMENTS:
+                    continue
+                if is_item and not depth:
+                    number, file.since = number + 1, 0
+                    long = f"an item of more than {MAX_ELEMENTS:,} elements"
+                    yield number, long if size > MAX_ELEMENTS else _fields(element) or _NO_ITEM
                 element.clear()
                 while element.getprevious() is not None:
                     del element.getparent()[0]

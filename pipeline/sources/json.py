@@ -21,6 +21,7 @@ from pipeline.sources.reading.values import UnusableValue, items, lookup, shape
 from pipeline.storage.compression import open_decompressed
 from pipeline.storage.lines import BOM, excerpt, read_head
 
+MAX_DOCUMENT_BYTES = 2 << 30  # of a document, unpacked
 _BLANK = re.compile(r"\s*")
 _PRODUCT_TYPES = ("Product", "ProductGroup", "ProductModel", "IndividualProduct", "SomeProducts")
 _PRODUCT_IDS = ("sku", "productID", "productGroupID", "gtin", "gtin13", "gtin12", "gtin8", "mpn", "@id", "url")
@@ -111,7 +112,9 @@ class Json(Paths, MappedSource):
 def documents(path: str) -> list[Any]:
     """Return the JSON values of a file, which follow each other; raises UserError where one is broken."""
     with open_decompressed(path) as file:
-        raw = file.read().removeprefix(BOM)
+        raw = file.read(MAX_DOCUMENT_BYTES + 1).removeprefix(BOM)
+    if len(raw) > MAX_DOCUMENT_BYTES:
+        raise UserError(f"{path}: unpacks to more than {MAX_DOCUMENT_BYTES >> 30} GiB; write it as JSON lines")
     decoder, values = json.JSONDecoder(), []
     try:
         text = raw.decode("utf-8")

@@ -11,7 +11,7 @@ from pipeline.sources.reading import json_columns, lines
 from pipeline.sources.reading.columnar import Batch
 from pipeline.sources.reading.mapping import MappedSource, Mapping, Row
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
+from pipeline.sources.reading.record import Block, Parsed, chunks, file_size, take_long_line
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.storage.json_lines import parse_object
 from pipeline.storage.lines import Lines, read_head
@@ -94,7 +94,19 @@ def objects(
 
     if rows_of is not None:
         return chunks(enumerate(lines.read(block), 1), take)
-    return (parsed for piece in lines.pieces(block, PIECE_BYTES) for parsed in by_columns(piece))
+    return _by_pieces(block, by_columns)
+
+
+def _by_pieces(block: Block, by_columns: Callable[[Lines], Iterator[Parsed]]) -> Iterator[Parsed]:
+    """Read the pieces of a block; a line that is too long is one by itself."""
+    for piece in lines.pieces(block, PIECE_BYTES):
+        if piece.too_long is None:
+            yield from by_columns(piece)
+        else:
+            parsed = Parsed()
+            parsed.tally.rows += 1
+            take_long_line(piece.line, piece.too_long, parsed)
+            yield parsed
 
 
 def writable(value: Any) -> Any:

@@ -23,6 +23,7 @@ from pipeline.storage.lines import excerpt, read_head
 _DATA = re.compile(r'"data"\s*:\s*\[')
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _READ = 1 << 20
+MAX_ARTICLE_CHARS = 256 << 20
 
 
 class Squad(Paths, Templated):
@@ -143,6 +144,8 @@ def articles(path: str) -> Iterator[Any]:
                     break
                 yield article
             text, at = text[at:] or " ", 0
+            if len(text) > MAX_ARTICLE_CHARS:
+                raise UserError(f"{path}: an article is broken or has over {MAX_ARTICLE_CHARS:,} characters")
             minimum = len(text)  # an article that spans many reads is tried again at twice the length only
     if at is None or not text[_skip(text, at) :].startswith("]"):
         raise UserError(f"{path}: not SQuAD JSON: it breaks off or is broken after {_near(text, at)}")

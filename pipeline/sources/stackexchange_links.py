@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.record import Block, Parsed, chunks
 from pipeline.storage.files import filesystem
-from pipeline.storage.lines import excerpt
+from pipeline.storage.lines import LongLine, excerpt
 
 _FIELD = re.compile(rb'\b(PostId|RelatedPostId|LinkTypeId)="(\d{1,18})"')
 _DUPLICATE = 3
@@ -75,7 +75,7 @@ def judgments(block: Block, label: str, prefix: str) -> Iterator[Parsed]:
 
 def _rows(block: Block) -> Iterator[tuple[int, tuple[int, bytes]]]:
     for line, (offset, raw) in enumerate(lines.read(block), 1):
-        row = raw.strip()
+        row = raw if isinstance(raw, LongLine) else raw.strip()
         if row and not row.startswith((b"<?xml", b"<postlinks", b"</postlinks", b"<!--")):
             yield line, (offset, row)
 

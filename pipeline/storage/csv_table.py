@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pipeline.core.errors import UserError
 from pipeline.storage.compression import open_decompressed
-from pipeline.storage.lines import read_lines
+from pipeline.storage.lines import MAX_LINE_BYTES, LongLine, read_lines
 
 DELIMITERS = ",;\t|"
 LONGEST_CELL = 1 << 24  # characters, above which a quote is taken for one that nobody closed
@@ -100,9 +100,9 @@ class CsvTable:
         offset = max(offset, self.mark)
         with (
             open_decompressed(self.path, offset) as raw,
-            io.TextIOWrapper(raw, self.encoding, self._errors, newline="") as text,
+            io.TextIOWrapper(raw, self.encoding, self.errors, newline="") as text,
         ):
-            lines = _CountedLines(text, self.encoding, self._errors, self._null_mark, 1 + self.sep_line)
+            lines = _CountedLines(text, self, 4 * longest_cell + len(self.names))
             reader = csv.reader(lines, delimiter=self.delimiter, escapechar=self.escape, strict=True)
             while True:
                 lines.begin_row()
@@ -139,19 +139,22 @@ class CsvTable:
         hint = _ESCAPED_QUOTE if self.escape is None and any('\\"' in line for line in lines) else ""
         return f"not CSV: {error}{hint}"
 
-    def unquoted_rows(self, start: int = 0, end: int = -1) -> Iterator[CsvRow]:
+    def unquoted_rows(self, start: int = 0, end: int = -1, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[CsvRow]:
         """Yield the lines that start in a byte range, cut at every delimiter; quotes have no meaning."""
         first = self.mark if self.sep_line else 0
-        for line, (offset, raw) in enumerate(read_lines(self.path, start, end), 1):
-            if raw.strip() and offset >= first and not (self.has_header and offset == first):
-                yield CsvRow(line, offset, raw.decode(self.encoding, self._errors).split(self.delimiter))
+        for line, (offset, raw) in enumerate(read_lines(self.path, start, end, max_line_bytes), 1):
+            if isinstance(raw, LongLine):
+                yield CsvRow(line, offset, str(raw))
+            elif raw.strip() and offset >= first and not (self.has_header and offset == first):
+                yield CsvRow(line, offset, raw.decode(self.encoding, self.errors).split(self.delimiter))
 
     @property
-    def _errors(self) -> str:
+    def errors(self) -> str:
+        """What becomes of bytes that are not in the encoding."""
         return "replace" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
 
     @property
-    def _null_mark(self) -> re.Pattern[str] | None:
+    def null_mark(self) -> re.Pattern[str] | None:
         r"""What finds the cells `\N` of a dump whose escape is a backslash: its reader would make them `N`."""
         cell = rf"(?:(?<=^)|(?<={re.escape(self.delimiter)}))\\N(?={re.escape(self.delimiter)}|\s*$)"
         return re.compile(cell) if self.escape == "\\" else None
@@ -204,11 +207,10 @@ def named_row(names: Sequence[str], cells: list[str] | str) -> dict[str, str] | 
 class _CountedLines:
     """Lines of a text with their number and place in the file; those of the row that is read can be read again."""
 
-    def __init__(
-        self, text: io.TextIOWrapper, encoding: str, errors: str, null_mark: re.Pattern[str] | None, number: int
-    ) -> None:
-        self.text, self.encoding, self.errors, self.null_mark = text, encoding, errors, null_mark
-        self.number, self.bytes = number, 0  # of the line that comes next, and of those before it
+    def __init__(self, text: io.TextIOWrapper, table: CsvTable, longest: int) -> None:
+        self.text, self.encoding, self.errors, self.null_mark = text, table.encoding, table.errors, table.null_mark
+        self.longest = longest  # characters of a line that is read
+        self.number, self.bytes = 1 + table.sep_line, 0  # of the line that comes next, and of those before it
         self.row: list[str] = []  # lines of the row that is read
         self.again: deque[str] = deque()
 
@@ -216,11 +218,22 @@ class _CountedLines:
         return self
 
     def __next__(self) -> str:
-        line = self.again.popleft() if self.again else next(self.text)
+        line = self.again.popleft() if self.again else self.text.readline(self.longest)
+        if not line:
+            raise StopIteration
         self.row.append(line)
         self.number += 1
         self.bytes += self._size(line)
+        if len(line) == self.longest and not line.endswith(("\r", "\n")):
+            self._pass_over_line()
+            raise csv.Error(f"a line of more than {self.longest:,} characters; see `longest_cell`")
         return self.null_mark.sub(r"\\\\N", line) if self.null_mark else line
+
+    def _pass_over_line(self) -> None:
+        while part := self.text.readline(_HEAD_BYTES):
+            self.bytes += self._size(part)
+            if part.endswith(("\r", "\n")):
+                break
 
     def begin_row(self) -> None:
         """Forget the lines of the row before."""

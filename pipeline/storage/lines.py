@@ -11,24 +11,58 @@ import numpy.typing as npt
 from pipeline.storage.compression import open_decompressed
 
 BOM = b"\xef\xbb\xbf"
+MAX_LINE_BYTES = 64 << 20  # a packed file may hold a line without end
+_SKIPPED_BYTES = 1 << 20
 
 
-def read_lines(path: str, start: int = 0, end: int = -1) -> Iterator[tuple[int, bytes]]:
+class LongLine(bytes):
+    """Stands for a line that is too long to be read: bytes that are neither blank nor text in UTF-8."""
+
+    limit: int
+
+    @classmethod
+    def beyond(cls, limit: int) -> "LongLine":
+        """Return what stands for a line of more than `limit` bytes."""
+        line = cls(b"\xff")
+        line.limit = limit
+        return line
+
+    def __str__(self) -> str:
+        return f"a line of more than {self.limit:,} bytes; see `max_line_bytes`"
+
+
+def read_lines(
+    path: str, start: int = 0, end: int = -1, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[tuple[int, bytes]]:
     """Yield the byte offset and the content of each line that starts in [start, end); end -1 is the end of the file.
 
     Line ends and the file's byte-order mark are removed; empty lines are yielded too. Offsets count the bytes of the
-    decompressed content.
+    decompressed content. A line of more than `max_line_bytes` is passed over and yielded as a `LongLine`.
     """
     with open_decompressed(path, max(0, start - 1)) as file:
         offset = _next_start(file, start)
-        while (end < 0 or offset < end) and (line := file.readline()):
+        while (end < 0 or offset < end) and (line := file.readline(max_line_bytes + 1)):
+            if len(line) > max_line_bytes:
+                yield offset, LongLine.beyond(max_line_bytes)
+                offset += len(line) if line.endswith(b"\n") else len(line) + _skip_line(file)
+                continue
             yield offset, (line.removeprefix(BOM) if offset == 0 else line).rstrip(b"\r\n")
             offset += len(line)
 
 
 def _next_start(file: BinaryIO, start: int) -> int:
     """Move a file that stands one byte before `start` to the first line that starts there or later; return its byte."""
-    return start + len(file.readline()) - 1 if start else 0
+    return start + _skip_line(file) - 1 if start else 0
+
+
+def _skip_line(file: BinaryIO) -> int:
+    """Move a file behind the end of the line in which it stands; return how many bytes that is."""
+    size = 0
+    while part := file.readline(_SKIPPED_BYTES):
+        size += len(part)
+        if part.endswith(b"\n"):
+            break
+    return size
 
 
 @dataclass(frozen=True)
@@ -38,6 +72,7 @@ class Lines:
     data: bytes
     offset: int
     line: int
+    too_long: LongLine | None = None  # stands for the only line, of which nothing was read
 
     @cached_property
     def starts(self) -> npt.NDArray[np.int64]:
@@ -72,19 +107,42 @@ class Lines:
             yield self.line + row, (at, raw.removeprefix(BOM) if at == 0 else raw)
 
 
-def read_pieces(path: str, start: int, end: int, size: int) -> Iterator[Lines]:
-    """Yield the lines that start in [start, end) in pieces of about `size` bytes; a byte-order mark stays in them."""
+def read_pieces(path: str, start: int, end: int, size: int, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Lines]:
+    """Yield the lines that start in [start, end) in pieces of about `size` bytes; a byte-order mark stays in them.
+
+    A line of more than `max_line_bytes` is a piece by itself, without its bytes.
+    """
     with open_decompressed(path, max(0, start - 1)) as file:
         offset, line = _next_start(file, start), 1
         while end < 0 or offset < end:
-            data = file.read(size if end < 0 else min(size, end - offset))
+            data, skipped = file.read(size if end < 0 else min(size, end - offset)), 0
             if not data:
                 return
             if not data.endswith(b"\n"):
-                data += file.readline()
+                room = max_line_bytes + 1 - (len(data) - data.rfind(b"\n") - 1)
+                data += file.readline(room) if room > 0 else b""
+                skipped = 0 if data.endswith(b"\n") else _skip_line(file)
             piece = Lines(data, offset, line)
-            yield piece
-            offset, line = offset + len(data), line + len(piece)
+            yield from _without_long_lines(piece, max_line_bytes, unfinished=skipped > 0)
+            offset, line = offset + len(data) + skipped, line + len(piece)
+
+
+def _without_long_lines(piece: Lines, max_line_bytes: int, *, unfinished: bool) -> Iterator[Lines]:
+    """Yield the runs of lines that are not too long, and each that is by itself; the last may not be read whole."""
+    lengths = np.diff(piece.starts)
+    long = np.flatnonzero(lengths > max_line_bytes).tolist()
+    if unfinished and len(piece) - 1 not in long:
+        long.append(len(piece) - 1)
+    if not long:
+        yield piece
+        return
+    for first, row in zip([0, *(row + 1 for row in long)], [*long, len(piece)], strict=True):
+        if row > first:
+            at, end = int(piece.starts[first]), int(piece.starts[row])
+            yield Lines(piece.data[at:end], piece.offset + at, piece.line + first)
+        if row < len(piece):
+            at = piece.offset + int(piece.starts[row])
+            yield Lines(b"", at, piece.line + row, LongLine.beyond(max_line_bytes))
 
 
 def line_at(path: str, offset: int) -> int:

@@ -35,10 +35,13 @@ def _check_text(path: str) -> None:
 
 
 def read(block: Block) -> Iterator[tuple[int, bytes]]:
-    """Yield byte offset and content of every line that starts in the block, without its end; empty lines too."""
-    return read_lines(block.path, block.start, block.end)
+    """Yield byte offset and content of every line that starts in the block, without its end; empty lines too.
+
+    One that is longer than the block allows is a `LongLine`.
+    """
+    return read_lines(block.path, block.start, block.end, block.max_line_bytes)
 
 
 def pieces(block: Block, size: int) -> Iterator[Lines]:
     """Yield the lines that start in the block, about `size` bytes at a time."""
-    return read_pieces(block.path, block.start, block.end, size)
+    return read_pieces(block.path, block.start, block.end, size, block.max_line_bytes)

@@ -15,7 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join
-from pipeline.storage.lines import line_at
+from pipeline.storage.lines import MAX_LINE_BYTES, LongLine, line_at
 
 T = TypeVar("T")
 IdKind = Literal["queries", "documents"]  # records that have ids
@@ -110,6 +110,7 @@ class Block:
     part: int = 0  # which of the source's tables the file belongs to
     extra_files: str = ""  # paths of other files that the task reads with it, one a line
     prefix: str = ""  # of the ids in this file, after that of the source
+    max_line_bytes: int = MAX_LINE_BYTES  # a longer line is an unreadable row
 
     def order(self, offset: int) -> int:
         """Return the rank of a row among all rows of all sources; it does not depend on how the file was cut."""
@@ -143,10 +144,16 @@ class Parsed:
 
 
 def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Parsed]:
-    """Call `take` for each row to add its records, and yield them a chunk at a time; every row is accounted for."""
+    """Call `take` for each row to add its records, and yield them a chunk at a time; every row is accounted for.
+
+    A numbered line that was too long to be read, as `reading.lines` gives it, is a row that cannot be used.
+    """
     parsed = Parsed()
     for row in rows:
         parsed.tally.rows += 1
+        if (long := _long_line(row)) is not None:
+            take_long_line(*long, parsed)
+            continue
         read, unused, records = parsed.tally.counts["rows"], Counter(parsed.tally.unused), parsed.size
         take(row, parsed)
         _account(parsed, parsed.tally.counts["rows"] - read, unused, used=parsed.size > records)
@@ -154,6 +161,19 @@ def chunks(rows: Iterable[T], take: Callable[[T, Parsed], None]) -> Iterator[Par
             yield parsed
             parsed = Parsed()
     yield parsed
+
+
+def _long_line(row: Any) -> tuple[int, LongLine] | None:
+    """Number and line of a row that is a numbered line and too long."""
+    if isinstance(row, tuple) and len(row) == 2 and isinstance(row[1], tuple) and isinstance(row[1][-1], LongLine):
+        return row[0], row[1][-1]
+    return None
+
+
+def take_long_line(number: int, line: LongLine, parsed: Parsed) -> None:
+    """Count a line that was too long to be read."""
+    parsed.tally.counts["rows"] += 1
+    parsed.tally.offend(number, "line_too_long", str(line))
 
 
 def _account(parsed: Parsed, read: int, unused_before: Counter[str], *, used: bool) -> None:

@@ -18,6 +18,7 @@ from pipeline.sources.amazon import Amazon, literal
 from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
+from pipeline.sources.google_merchant import GoogleMerchant
 from pipeline.sources.json import Json
 from pipeline.sources.jsonl import JsonLines, objects
 from pipeline.sources.msmarco import MsMarco
@@ -25,6 +26,7 @@ from pipeline.sources.reading.record import Parsed, SourceConfig
 from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, passages
 from pipeline.sources.stackexchange import StackExchange
+from pipeline.sources.woocommerce import WooCommerce
 from pipeline.storage.counts import Counts
 from pipeline.storage.json_lines import parse_object
 from pipeline.text.normalize import html_to_text, normalise
@@ -36,6 +38,12 @@ POST = '<row Id="1" PostTypeId="1" Title="How &amp;lt;b&gt;?" Body="&lt;p&gt;caf
 SECOND = POST.replace(' Id="1"', ' Id="2"')
 LINK = b'<postlinks>\n<row PostId="2" RelatedPostId="1" LinkTypeId="3" />\n'
 SHOP = 'Handle,Title,Body (HTML),Option1 Name,Option1 Value\npot,Pot,"<p>a,\nb</p>",Size,L\npot,,,,S\n'
+WOO = "ID,Type,SKU,Name,Description,Categories,Attribute 1 name,Attribute 1 value(s),Parent\n"
+WOO += '1,variable,m,Mug,"<p>a</p>\\n b","A > B, C",Size,"S, L",\n2,variation,m-s,Mug - S,,,Size,S,m\n'
+FEED = '<rss xmlns:g="http://base.google.com/ns/1.0"><channel><item><g:id>1</g:id><title>Mug</title><link>l</link>'
+FEED += (
+    "<description>a &lt;b&gt;c&lt;/b&gt;</description><g:product_type>A &gt; B</g:product_type></item></channel></rss>"
+)
 ASKED = {"question": "q", "answers": [{"answer_start": 1}]}
 SQUAD = json.dumps({"data": [{"title": "T", "paragraphs": [{"context": "A b. C.", "qas": [ASKED]}]}]})
 SEEDS: dict[str, tuple[SourceConfig, str]] = {
@@ -48,6 +56,10 @@ SEEDS: dict[str, tuple[SourceConfig, str]] = {
     "jsonl": (JsonLines(path="f", kind="product"), '{"id": 1, "title": "a", "tags": ["x"], "category": ["b", null]}\n'),
     "json": (Json(path="f", kind="product"), '[\n {"id": 1, "title": "a"},\n {"@type": "Product", "name": "b"}\n]'),
     "shopify": (Shopify(path="f"), SHOP),
+    "woocommerce": (WooCommerce(path="f"), WOO),
+    "google_merchant": (GoogleMerchant(path="f"), FEED),
+    "google_merchant_table": (GoogleMerchant(path="f"), "id\ttitle\tlink\tdescription\n1\tMug\tl\t<p>a</p>\n"),
+    "escaped_csv": (Csv(path="f", kind="qa", escape="\\"), 'sep=;\nquestion;answer\n"a \\"b\\"";"c\nd"\n"e";f\n'),
     "squad": (Squad(path="f", passage_chars=50), SQUAD),
     "amazon": (Amazon(path="f", holds="questions"), "{'asin': 'A', 'question': 'b', 'answer': \"c\"}\n"),
     "ditto": (Ditto(path="f"), "COL a VAL b\tCOL a VAL c\t1\n"),

@@ -163,5 +163,7 @@ def test_a_long_cell_is_read_and_one_beyond_the_limit_is_a_row_by_itself(tmp_pat
     long = "x" * 300_000
     content = f'a,b\n1,"{long}"\n2,y\n'
     assert cells_of(tmp_path, content)[1:] == [["1", long], ["2", "y"]]
+    (first, _) = CsvTable.open(str(tmp_path / "a.csv")).rows(longest_cell=100_000)
+    assert "field larger than field limit (100000)" in str(first.cells)
     first, second = CsvTable.open(str(tmp_path / "a.csv")).rows(longest_cell=1000)
-    assert "field larger than field limit (1000)" in str(first.cells) and second.cells == ["2", "y"]
+    assert "a line of more than 4,002 characters; see `longest_cell`" in str(first.cells) and second.cells == ["2", "y"]
