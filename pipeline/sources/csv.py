@@ -5,12 +5,18 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from pipeline.core.errors import UserError
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.mapping import MappedSource, check_columns
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.storage.csv_table import LONGEST_CELL, CsvRow, CsvTable, named_row
+
+_EXPORTS = {  # columns by which a shop's export is known
+    "woocommerce": {"type", "name", "categories", "parent"},
+    "shopify": {"handle", "title", "option1 name", "option1 value"},
+}
 
 
 class Csv(Paths, MappedSource):
@@ -62,11 +68,24 @@ class Csv(Paths, MappedSource):
             table = CsvTable.open(path, self.delimiter, self.encoding, self.columns, self.escape)
             if table.names:
                 check_columns(self, table.names, display)
+                self._check_export(table.names, display)
             if table.splits_by_bytes and not self.quotes:
                 blocks += lines.cut(path, size, index, file, block_bytes)
             else:
                 blocks.append(lines.single_block(path, size, index, file))
         return blocks
+
+    def _check_export(self, names: list[str], display: str) -> None:
+        """Refuse a shop's export: its variants are no products, its lists of categories no path."""
+        if self.kind != "product" or self.fields:
+            return
+        columns = {name.strip().lower() for name in names}
+        for shop, exported in _EXPORTS.items():
+            if exported <= columns:
+                raise UserError(
+                    f"source {display}: has the columns of a product export, whose variants and categories only "
+                    f"`type: {shop}` reads right; to read it as a plain table all the same, name columns by `fields`"
+                )
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the rows that start in the block."""

@@ -4,17 +4,24 @@ Nothing is coerced. A text is a string, a number or a list of strings; an object
 field inside it (`answers.text`). Anything else raises `UnusableValue`, which names the shape and the way to mend it.
 """
 
+import ast
 import json
 import math
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
 from pipeline.text.normalize import normalise
 
-NULL_VALUES = ("\\N", "NULL", "null", "NaN", "nan", "None", "N/A", "n/a", "#N/A", "<NA>", "No Answer Present.")
+NULL_VALUES = (
+    *("\\N", "NULL", "Null", "null", "NaN", "nan", "NaT", "None", "N/A", "n/a", "#N/A", "<NA>", "<null>", "(null)"),
+    *("undefined", "#VALUE!", "#REF!", "#NAME?", "#DIV/0!", "No Answer Present."),
+)
 SHORT = 24  # bytes: longer texts are not looked up among the null values
 SHAPE_DEPTH = 3
+LONGEST_LITERAL = 10_000  # characters of a list as Python writes it
+_NUMPY_ITEMS = re.compile(r"['\"]\s+['\"]")  # of ['Home' 'Kitchen']
 
 
 class UnusableValue(ValueError):
@@ -129,23 +136,39 @@ def _attribute(value: Any, name: str) -> str:
 
 
 def category_path(value: Any, separator: str) -> str | None:
-    """Return a category as 'a > b > c'; of several paths the first.
+    """Return a category as 'a > b > c'; of several paths the first, as deep as another goes on with it.
 
-    Taken are one path as a string, its levels as a list, several paths as a list of strings that hold the separator or
-    as a list of lists, any of these as JSON in a string, and levels as an object (`lvl0`, `lvl1` ...: the deepest).
-    Raises UnusableValue for other shapes.
+    Taken are one path as a string, its levels as a list, several paths as a list of strings of which one holds the
+    separator, as a list of lists, or as a string with commas where all begin alike, any of these as JSON or as a
+    literal of Python in a string, and levels as an object (`lvl0`, `lvl1` ...: the deepest). Raises UnusableValue for
+    other shapes.
     """
     value = _decoded(value)
     if isinstance(value, Mapping):
-        value = _deepest_level(value)
+        value = _decoded(_deepest_level(value))
     if isinstance(value, list | tuple):
         parts = [part for part in value if not is_missing(part)]
-        if parts and (isinstance(parts[0], list | tuple) or (isinstance(parts[0], str) and separator in parts[0])):
-            return category_path(parts[0], separator)
-        levels = [text(part, "category") if _is_scalar(part) else _refuse_category(value) for part in parts]
-    else:
-        levels = text(value, "category").split(separator)
+        if any(isinstance(part, list | tuple) or (isinstance(part, str) and separator in part) for part in parts):
+            return _first_path([category_path(part, separator) for part in parts])
+        return _joined(text(part, "category") if _is_scalar(part) else _refuse_category(value) for part in parts)
+    whole = text(value, "category")
+    paths = [_joined(part.split(separator)) for part in whole.split(",")]
+    several = len(paths) > 1 and all(path and " > " in path for path in paths)
+    alike = {(path or "").split(" > ")[0].casefold() for path in paths}
+    return _first_path(paths) if several and len(alike) == 1 else _joined(whole.split(separator))
+
+
+def _joined(levels: Iterable[str]) -> str | None:
     return " > ".join(filter(None, map(normalise, levels))) or None
+
+
+def _first_path(paths: list[str | None]) -> str | None:
+    """The first of several paths; where another goes on with it (Home, then Home > Kitchen), the deepest such."""
+    path = next(filter(None, paths), None)
+    for longer in filter(None, paths):
+        if path and longer.startswith(f"{path} > "):
+            path = longer
+    return path
 
 
 def _deepest_level(value: Mapping[str, Any]) -> Any:
@@ -175,13 +198,23 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _decoded(value: Any) -> Any:
-    """The list that a string writes as JSON; any other value as it is."""
-    if not (isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]")):
+    """The list or object that a string writes as JSON or as Python writes it; any other value as it is.
+
+    Raises UnusableValue for an array as NumPy writes it, in which nothing parts the items.
+    """
+    if not isinstance(value, str) or (ends := value.strip())[:1] + ends[-1:] not in ("[]", "{}"):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
+        pass
+    if _NUMPY_ITEMS.search(ends):
+        raise UnusableValue(f"{ends[:40]!r} is an array as NumPy prints it, not a list; write lists as JSON")
+    try:
+        literal = ast.literal_eval(ends) if len(ends) <= LONGEST_LITERAL else value
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
+    return literal if isinstance(literal, list | dict) else value
 
 
 def shape(value: Any, depth: int = SHAPE_DEPTH) -> str:

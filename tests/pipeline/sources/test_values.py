@@ -104,10 +104,39 @@ def test_what_is_no_number_is_named(value: Any):
         {"lvl0": "Home", "lvl1": "Home > Kitchen"},
         {"lvl0": ["Home"], "lvl1": ["Home > Kitchen", "Home > Gifts"]},
         [None, "Home", " Kitchen "],
+        "['Home', 'Kitchen']",
+        "[['Home', 'Kitchen'], ['Gifts']]",
+        '{"lvl0": "Home", "lvl1": "Home > Kitchen"}',
+        ["Home", "Home > Kitchen"],
+        ["Home > Kitchen", "Home", None],
+        "Home > Kitchen, Home > Gifts",
+        "Home, Home > Kitchen"[6:],
     ],
 )
 def test_categories_are_one_path(value: Any):
     assert category_path(value, ">") == "Home > Kitchen"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "Food, Beverages & Tobacco > Beverages",
+        "Electronics > Print, Copy, Scan & Fax > Printers",
+        "Toys > Dolls, Playsets & Figures > Dolls",
+        "Coffee, tea",
+        "[Sale] > Mugs",
+    ],
+)
+def test_a_comma_in_a_level_is_no_end_of_a_path(path: str):
+    assert category_path(path, ">") == path
+
+
+def test_an_array_as_numpy_prints_it_is_named():
+    with pytest.raises(UnusableValue, match="an array as NumPy prints it"):
+        category_path("['Home' 'Kitchen']", ">")
+    with pytest.raises(UnusableValue, match="an array as NumPy prints it"):
+        tags("['a' 'b']")
+    assert tags("['tea', 'red']") == ["tea", "red"]
 
 
 @pytest.mark.parametrize(
