@@ -121,8 +121,8 @@ def _table(path: str) -> Iterator[NumberedRow]:
 def _items(path: str) -> Iterator[NumberedRow]:
     """Yield number and fields of every item; entities are not resolved, and broken XML raises UserError.
 
-    So does an item, or what lies between two of them, that does not end: a small file may unpack to any size. An item of
-    too many elements is told instead of its fields. Elements are forgotten as they end, also those outside of items.
+    So does an item, or what lies between two of them, that does not end: a small file may unpack to any size. Of an
+    item of too many elements that is told. Elements are forgotten as they end, also those outside of items.
     """
     number, depth, size = 0, 0, 0  # of items, of elements inside one another within an item, of elements in the item
     with open_decompressed(path) as packed:

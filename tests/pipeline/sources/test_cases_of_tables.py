@@ -156,11 +156,9 @@ def test_the_same_rows_in_every_format(inline: None, tmp_path: Path, form: str):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    small = ("How small is 10\u207b\u00b3 m?", "It is \u00bd of 2\u00b710\u207b\u00b3 m, \u2122 or not")
     rows = [
-        {
-            "question": "How small is 10\u207b\u00b3 m?",
-            "answer": "It is \u00bd of 2\u00b710\u207b\u00b3 m, \u2122 or not",
-        },
+        {"question": small[0], "answer": small[1]},
         {"question": "`<div>` or `<span>`?", "answer": "When a<b and c>d: &amp; stays"},
         {"question": "Na\u00efve cafe\u0301?", "answer": "Full  width \uff21, \ufb01ne; two\nlines"},
         *({"question": f"Which {n}?", "answer": f"Answer {n}"} for n in range(12)),
