@@ -13,6 +13,7 @@ from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.custom_encoder import load_custom
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.layout import Chain, Layout, ModuleEntry, custom_types, read_layout, read_settings
+from pipeline.encoder.model_settings import SIMILARITIES
 from pipeline.encoder.modules.registry import VECTOR_MODULES
 from pipeline.encoder.modules.vector_module import VectorModule
 from pipeline.encoder.precision import compute_dtype
@@ -70,6 +71,11 @@ def override(layout: Layout, config: EncoderConfig) -> Layout:
     if config.similarity != "auto":
         changes["similarity_fn_name"] = config.similarity
     settings = layout.settings.with_prompts(config.prompts).with_values(changes)
+    if settings.similarity not in SIMILARITIES:
+        raise UserError(
+            f"model {config.model}: is made for similarity '{settings.similarity}', which is not supported; "
+            f"choose encoder.similarity {' or '.join(SIMILARITIES)}"
+        )
     return Layout(layout.modules, settings)
 
 

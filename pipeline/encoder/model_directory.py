@@ -114,11 +114,12 @@ def adapter_base(folder: Path) -> str:
 def identity(
     path: str, layout: Layout, prompts: Mapping[str, str], *, layers: int | None, max_length: int
 ) -> dict[str, str]:
-    """Describe all that decides a vector but the precision: the directory's content, layers, pooling, prompts, length.
+    """Describe all that decides a vector but the precision: the directory's content, layers, pooling, prompts, length,
+    and what compares vectors where that is not the cosine.
 
     Two models with equal identities make equal vectors, so that stored ones may be used again.
     """
-    dim = layout.settings.truncate_dim
+    dim, similarity = layout.settings.truncate_dim, layout.settings.similarity
     return {
         "weights": content_digest(path),
         "layers": str(layers or "all"),
@@ -127,4 +128,5 @@ def identity(
         "prompts": digest(dict(prompts)),
         "max_length": str(max_length),
         **({"truncate_dim": str(dim)} if dim else {}),
+        **({"similarity": similarity} if similarity != "cosine" else {}),
     }

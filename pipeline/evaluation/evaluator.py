@@ -24,7 +24,7 @@ from pipeline.search.bm25 import BM25Index
 from pipeline.search.exact import TopK
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join
-from pipeline.storage.vectors import Ranges, l2_normalize
+from pipeline.storage.vectors import Ranges, l2_normalize, similarity_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -121,10 +121,12 @@ def _evaluate_encoder(
     dataset, documents = results.dataset, len(results.corpus)
     texts, sample = ray.get(encoded.vectors), ray.get(encoded.sample)
     variants = plan_variants(plan.variants, encoded.dim) if plan.variants and name in plan.variant_models else []
+    if variants and (similarity := similarity_of(encoded.identity)) != "cosine":
+        raise UserError(f"variants: are of vectors of length 1, but {name} is compared by {similarity}; leave them out")
     ranges = calibrate(variants, sample if len(sample) else texts)
     k = depth(plan.metrics)
     if stored:
-        check_same_model(plan.vectors, results.sample, sample)
+        check_same_model(plan.vectors, results.sample, l2_normalize(sample))
     chunks = stored or results.corpus.chunks()
     ranking = rank_corpus(config, encoded, chunks, dataset, k, results.pairs, variants, ranges, plan.actors)
     results.similarities[name] = ranking.similarities

@@ -23,7 +23,7 @@ from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
 from pipeline.search.exact import TopK, pairwise_dot, top_k
-from pipeline.storage.vectors import Ranges, l2_normalize
+from pipeline.storage.vectors import Ranges, comparable, similarity_of
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,10 +66,14 @@ def encode_queries(
 def encode_texts(
     config: EncoderConfig, texts: list[str], extra_documents: list[str], sample: list[str], threads: int
 ) -> tuple[Floats, Floats, Floats, tuple[dict[str, str], int]]:
-    """Encode queries [T, D] and documents [E, D], [S, D], all of length 1; with them the encoder's identity and D."""
+    """Encode queries [T, D] and documents [E, D], [S, D], whose inner products are the model's similarity (of length 1
+    for the cosine); with them the encoder's identity and D.
+    """
     encoder = _load(config, threads)
-    documents = [l2_normalize(encoder.encode(part, "document")) for part in (extra_documents, sample)]
-    return l2_normalize(encoder.encode(texts, "query")), documents[0], documents[1], (encoder.identity, encoder.dim)
+    name = encoder.similarity
+    documents = [comparable(encoder.encode(part, "document"), name) for part in (extra_documents, sample)]
+    queries = comparable(encoder.encode(texts, "query"), name)
+    return queries, documents[0], documents[1], (encoder.identity, encoder.dim)
 
 
 def rank_corpus(
@@ -96,7 +100,8 @@ def rank_corpus(
     best, similarities = TopK.empty(queries, k), np.full(len(row), np.nan, np.float32)
     rankings = {variant: empty(variant, queries, k) for variant in variants}
     settings = {"config": config, "vectors": encoded.vectors, "queries": queries, "k": k}
-    settings["shared"] = ray.put(((text, row), dataset.excluded, list(variants), ranges))
+    similarity = similarity_of(encoded.identity)
+    settings["shared"] = ray.put(((text, row), dataset.excluded, list(variants), ranges, similarity))
     with Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents") as progress:
         for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
             best.merge(part.best)
@@ -182,7 +187,7 @@ class Ranker:
 
         self.config, self.threads, self.k = config, threads, k
         self.vectors = ray.get(vectors)
-        (self.text, self.row), self.excluded, self.variants, self.ranges = ray.get(shared)
+        (self.text, self.row), self.excluded, self.variants, self.ranges, self.similarity = ray.get(shared)
         self.queries = self.vectors[:queries]
         self._encoder: Encoder | None = None
 
@@ -192,7 +197,7 @@ class Ranker:
 
     def rank(self, chunk: CorpusChunk) -> ChunkRanking:
         """Rank the documents of one chunk."""
-        documents = l2_normalize(self._vectors(chunk))
+        documents = comparable(self._vectors(chunk), self.similarity)
         k, first_row, barred = min(self.k, chunk.rows), chunk.first_row, self.excluded
         best = TopK(*top_k(self.queries, [documents], k, first_row=first_row, excluded=barred))
         rankings = [

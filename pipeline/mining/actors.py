@@ -34,7 +34,7 @@ from pipeline.search.index import FileVectors, SearchIndex
 from pipeline.storage import shards
 from pipeline.storage.files import filesystem, join, open_parquet, read_parquet
 from pipeline.storage.shards import Shard
-from pipeline.storage.vectors import l2_normalize, not_blank, to_matrix, vectors_table
+from pipeline.storage.vectors import comparable, not_blank, to_matrix, vectors_table
 from pipeline.text.same_document import id_keys, text_keys
 
 DOCUMENT = ["doc_id", "text", "title", "group_id", "cluster_id", "category", "tags"]
@@ -108,7 +108,7 @@ class MiningPaths:
 
 
 class EncodeShard(Worker):
-    """Encodes documents and anchors into unit vectors in float16, with the keys by which exclusions match."""
+    """Encodes documents and anchors into comparable vectors in float16, with the keys by which exclusions match."""
 
     overlaps = True
 
@@ -140,7 +140,7 @@ class EncodeShard(Worker):
         tokens = self.encoder.tokenize(plain, role)
         with self.lock:
             vectors = self.encoder.vectors(tokens, role)
-        table = vectors_table(ids, l2_normalize(vectors), "float16")
+        table = vectors_table(ids, comparable(vectors, self.encoder.similarity), "float16")
         return table.append_column("text_key", pa.array(text_keys(plain)))
 
 

@@ -13,7 +13,7 @@ from pipeline.search.exact import Floats, Rows, top_k
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import open_parquet
-from pipeline.storage.vectors import Ranges, l2_normalize, to_matrix
+from pipeline.storage.vectors import Ranges, comparable, similarity_of, to_matrix
 
 
 class VectorBlocks(ABC):
@@ -58,10 +58,11 @@ class FileVectors(VectorBlocks):
 
 
 class ArtifactVectors(VectorBlocks):
-    """A column of vectors of an artifact of embed, decoded to float32 and scaled to length 1."""
+    """A column of vectors of an artifact of embed, decoded to float32; for the cosine scaled to length 1."""
 
     def __init__(self, artifact: Artifact, column: str = "vector") -> None:
         self.files, self.column, self.count = artifact.files("vectors"), column, artifact.rows("vectors")
+        self.similarity = similarity_of(artifact.manifest.notes.get("encoder"))
         self.ranges: Ranges = artifact.manifest.notes.get("calibration", {})
         columns = artifact.manifest.tables["vectors"].columns
         if column not in columns or not column.startswith("vector"):
@@ -72,7 +73,7 @@ class ArtifactVectors(VectorBlocks):
     def __iter__(self) -> Iterator[Floats]:
         """Yield the vectors of one row group after the other."""
         for table in shards.read_batches(self.files, [self.column]):
-            yield l2_normalize(to_matrix(table[self.column], self.ranges))
+            yield comparable(to_matrix(table[self.column], self.ranges), self.similarity)
 
 
 class WatchedVectors(VectorBlocks):

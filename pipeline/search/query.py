@@ -14,14 +14,14 @@ from pipeline.search.registry import index_type
 from pipeline.storage import shards
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json
-from pipeline.storage.vectors import l2_normalize
+from pipeline.storage.vectors import comparable, similarity_of
 
 TEXT, TITLE = ("text", "description"), ("title", "name")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that was found: its cosine, its id, and the other columns of its row."""
+    """A document that was found: its similarity to the query, its id, and the other columns of its row."""
 
     score: float
     doc_id: str
@@ -57,7 +57,10 @@ class Searcher:
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
         """Return the k documents nearest to a text, which is encoded as a query; best first."""
-        query: Floats = l2_normalize(self.encoder.encode([text], "query")[:, : self.index.dim])
+        query: Floats = comparable(
+            self.encoder.encode([text], "query")[:, : self.index.dim],
+            similarity_of(self.artifact.manifest.notes.get("encoder")),
+        )
         scores, rows = self.index.search(query, k)
         exists = rows[0] >= 0
         documents = self._documents(rows[0][exists])

@@ -4,7 +4,7 @@ int8 spreads the range of each dimension in a sample over 255 steps; binary keep
 those of Sentence Transformers' `quantize_embeddings` (`int8`, `ubinary`), but for rounding to the nearest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -161,6 +161,24 @@ def l2_normalize(vectors: Floats) -> Floats:
         lengths = np.linalg.norm(tile.astype(np.float64), axis=1, keepdims=True)
         normalized[first : first + _TILE] = tile / np.where(lengths > 0, lengths, 1.0)
     return normalized
+
+
+_SIMILARITIES: dict[str, Callable[[Floats], Floats]] = {"cosine": l2_normalize, "dot": lambda vectors: vectors}
+
+
+def comparable(vectors: Floats, similarity: str) -> Floats:
+    """Make vectors [N, D] whose inner products are a similarity: of length 1 for cosine, as they are for dot.
+
+    Raises UserError for another similarity.
+    """
+    if similarity not in _SIMILARITIES:
+        raise UserError(f"similarity '{similarity}' is not supported; choose from {', '.join(_SIMILARITIES)}")
+    return _SIMILARITIES[similarity](vectors)
+
+
+def similarity_of(identity: Mapping[str, str] | None) -> str:
+    """Name of the similarity that a model's identity states, cosine where it states none."""
+    return (identity or {}).get("similarity", "cosine")
 
 
 def stream_vectors(files: Sequence[str]) -> Iterator[Floats]:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say
 from pipeline.encoder.attention import use_packed_attention
 from pipeline.encoder.cpu_dropout import use_cpu_dropout
 from pipeline.encoder.encoder import Encoder
@@ -115,6 +116,8 @@ class TrainStep:
             raise UserError(
                 f"batch_size {config.batch_size} is too small for {self.size} workers; at least 4 rows each"
             )
+        if encoder.similarity != "cosine" and self.rank == 0:
+            say(f"train: the model is compared by {encoder.similarity}; losses compare by the cosine")
         self.autocast = compute_dtype(config.precision, encoder.device.type)
         if encoder.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
             encoder.packed = use_packed_attention("auto", encoder.transformer, "cuda", self.autocast, to_train=True)

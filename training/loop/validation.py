@@ -14,7 +14,7 @@ from pipeline.encoder.encoder import Encoder, Role
 from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
-from pipeline.storage.vectors import l2_normalize
+from pipeline.storage.vectors import comparable
 from pipeline.text.same_document import SelfMatches
 from training.data.batching import stable_id
 from training.losses.gather import gather, world
@@ -38,9 +38,8 @@ class RetrievalValidation:
         """
         queries = _encode_parts(encoder, list(self.queries.values()), "query")
         documents = _encode_parts(encoder, list(self.documents.values()), "document")
-        _, rows = exact.top_k(
-            l2_normalize(queries), [l2_normalize(documents)], min(100, len(documents)), excluded=self.barred
-        )
+        queries, documents = (comparable(vectors, encoder.similarity) for vectors in (queries, documents))
+        _, rows = exact.top_k(queries, [documents], min(100, len(documents)), excluded=self.barred)
         doc_ids = list(self.documents)
         rankings = {
             query: [doc_ids[row] for row in ranked if row >= 0]
@@ -63,7 +62,8 @@ class SimilarityValidation:
 
         Both sides are encoded as queries, as `evaluate` does, since neither is a document.
         """
-        left, right = (l2_normalize(_encode_parts(encoder, list(side), "query")) for side in (self.left, self.right))
+        encoded = (_encode_parts(encoder, list(side), "query") for side in (self.left, self.right))
+        left, right = (comparable(vectors, encoder.similarity) for vectors in encoded)
         cosine = np.einsum("nd,nd->n", left, right).astype(np.float64)
         return {"spearman": pair_scores.spearman_correlation(cosine, np.asarray(self.gold, dtype=np.float64)) or 0.0}
 
