@@ -1,13 +1,17 @@
 """The model card: written by training, brought up to date by evaluation, read by the Hub's own parser."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.encoder import model_card
+from pipeline.encoder.encoder import Encoder
 from pipeline.evaluation.model_card import hub_metric_type, update_card
 from tests.support import report_data as support
+from training.loop.lora import attach_adapters, merge_adapters
 from training.run import model_card as trained
 from training.run.config import TrainConfig
 
@@ -136,3 +140,23 @@ def test_names_as_the_hub_has_them():
         "ndcg_at_10_judged",
         "v_measure",
     ]
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_no_file_of_a_saved_model_says_where_its_base_lay(lora, minilm, tmp_path):
+    base = tmp_path / "hidden" / "base"
+    shutil.copytree(minilm, base)
+    settings = {"encoder": {"model": str(base), "layers": 1}, "run": str(tmp_path / "run"), "lora": lora}
+    config = TrainConfig.model_validate(settings)
+    model = Encoder.load(config.encoder, "cpu")
+    extra = {}
+    if config.lora:
+        extra = merge_adapters(model, attach_adapters(model, config.lora, 0), model_card.public_name(str(base)))
+    card = trained.render(config.model_dump(mode="json"), VALIDATIONS, 10, ["forum"], {"data": "f00d"})
+    model.save(tmp_path / "model", card, extra)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    assert len(files) > 6
+    assert not [path for path in files if str(tmp_path).encode() in path.read_bytes()]
+    if lora:
+        adapter = json.loads((tmp_path / "model" / "adapter" / "adapter_config.json").read_text())
+        assert adapter["base_model_name_or_path"] == "base"
