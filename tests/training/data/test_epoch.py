@@ -162,6 +162,7 @@ def judged(folder: Path) -> tuple[Artifact, Artifact]:
     numbers = range(90)
     pairs = [pair(f"q{n // 2}", f"d{n % 37}", source=f"s{n % 2}") for n in numbers]
     pairs += [pair("own", "d80", anchor="it is d5"), pair("dev", "d81", split="dev")]
+    given = lambda n: [{"doc_id": f"d{m % 60}", "text": f"it is d{m % 60}", "score": 0.5} for m in (n, n + 9)]  # noqa: E731
     build = made(
         folder,
         "build",
@@ -171,13 +172,13 @@ def judged(folder: Path) -> tuple[Artifact, Artifact]:
         ],
         qrels=[{"query_id": f"q{n // 3}", "doc_id": f"d{n}", "relevance": n % 2, "split": "train"} for n in numbers],
         pairs=pairs,
+        triplets=[pair(f"q{n}", f"d{n}", source="s0", negatives=given(n + 5), teacher_score=n / 9) for n in range(9)],
         labelled=[
             {"left_id": f"q{n}", "left": f"l {n}", "right_id": f"r{n}", "right": f"r {n}", "score": n % 3 / 2}
             | {"source": "graded", "split": "train"}
             for n in range(20)
         ],
     )
-    given = lambda n: [{"doc_id": f"d{m % 60}", "text": f"it is d{m % 60}", "score": 0.5} for m in (n, n + 9)]  # noqa: E731
     mine = made(
         folder,
         "mine",
@@ -201,7 +202,7 @@ class Opened(EpochFeed):
 def test_rows_staged_by_query_are_the_rows_in_memory(tmp_path, monkeypatch, minilm, most_rows):
     monkeypatch.setattr(bulk_rows, "BLOCK_ROWS", 25)
     data, negatives = judged(tmp_path)
-    kinds, mix = ["pairs", "mined", "labelled"], {"s1": 0.5}
+    kinds, mix = ["pairs", "triplets", "mined", "labelled"], {"s1": 0.5}
     rows = load_rows(kinds, data, negatives, None, most_rows, mix)
     encoder = EncoderConfig(layers=1, max_length=16)
     from pipeline.encoder.encoder import Encoder
