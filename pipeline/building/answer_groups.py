@@ -1,9 +1,9 @@
 """Splits by answer: questions to which rows state one answer are one group, so that no wording of it tests another.
 
-Only rows that hold both texts link their questions (`judgments.stated`: kinds qa and pair). Where queries are judged
-against a corpus, as in product search, one document is right for many of them; links would join nearly all queries,
-and that a document was seen in training is what every search system is tested with. A question whose row names a group
-follows that group alone: a question about a product has "Yes." for an answer as many others have.
+Only rows that hold both texts and no grade link their questions (`judgments.stated`: kinds qa, pair without a grade).
+Where queries are judged against a corpus, as in product search, one document is right for many of them; links would
+join nearly all queries, and that a document was seen in training is what every search system is tested with. A question
+whose row names a group follows that group alone: a question about a product has "Yes." for an answer as others have.
 
 Groups are merged that share an answer, directly or through others. Documents named once are left out where they stand;
 of the others a few numbers move between tasks, and one task sees all of them: 27 bytes for each question of a shared

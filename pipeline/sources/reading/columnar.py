@@ -299,9 +299,11 @@ def _pair(batch: Batch) -> Tables:
     place_of = {name: _take_rows(value, owner) for name, value in origin.items()}
     documents, key = batch.ids(explicit, "d", positives)
     document = {"id": documents, "key": key, "mention": True, "title": "", "text": positives}
-    relevance = _take_rows(pc.fill_null(batch.grades(), 1), owner)
+    grades = batch.grades()
+    relevance = _take_rows(pc.fill_null(grades, 1), owner)
+    stated = True if batch.mapping.kind == "qa" else _take_rows(grades.is_null(), owner)  # a graded pair is a judgment
     judgments = {"query_id": _take_rows(ids, owner), "doc_id": documents, "relevance": relevance}
-    judgments |= {"reason": f"{batch.mapping.kind} of {batch.label}", "stated": True}
+    judgments |= {"reason": f"{batch.mapping.kind} of {batch.label}", "stated": stated}
     none = pa.array([[]], _TAGS).take(pa.array(np.zeros(len(positives), np.int8)))
     return {
         "queries": query | origin,

@@ -282,10 +282,11 @@ def _pair(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Parsed) 
     for record in records:
         parsed.add("documents", **record, mention=True, tags=[], **origin)
     reason, ids = f"{mapping.kind} of {origin['source']}", [record["id"] for record in records]
+    stated = mapping.kind == "qa" or mapping.get(row, "relevance") is None  # a graded pair is a judgment
     for doc_id, passage in zip(ids, positives, strict=False):
         relevance = grade if passage.relevance is None else passage.relevance
         judgment = {"query_id": query["id"], "doc_id": doc_id, "relevance": relevance, "score": passage.score}
-        parsed.add("judgments", **judgment, reason=reason, stated=True, **origin)
+        parsed.add("judgments", **judgment, reason=reason, stated=stated, **origin)
     for rank, (doc_id, passage) in enumerate(zip(ids[len(positives) :], negatives, strict=True), 1):
         parsed.add("negatives", query_id=query["id"], doc_id=doc_id, score=passage.score, rank=rank, **origin)
 

@@ -67,7 +67,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("reason", pa.string()),
             ("score", pa.float32()),  # of a teacher, where the source brings some
             ("refines", pa.bool_()),  # says more about a judgment that another row makes
-            ("stated", pa.bool_()),  # by a row that holds both texts, as a question with its answer
+            ("stated", pa.bool_()),  # by a row that holds both texts and no grade, as a question with its answer
             *_ORIGIN,
         ]
     ),

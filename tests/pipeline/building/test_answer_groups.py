@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -163,6 +165,22 @@ def test_a_product_that_is_right_for_many_queries_links_none(inline: None, tmp_p
     artifact = build({"root": str(tmp_path), "sources": sources, "split": HALVES}, tmp_path / "run")
     assert set(of_queries(artifact).values()) == {"train", "dev", "test"}
     assert "shared_answers" not in artifact.manifest.notes["counts"]
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "rows.parquet"])
+def test_pairs_link_queries_and_graded_pairs_do_not(inline: None, tmp_path: Path, file: str):
+    """A pair with a grade is a judgment: a product that is right for a query to some degree is so for many."""
+    rows = [{"anchor": f"mug {n}", "positive": "a mug of clay"} for n in range(30)]
+    for grade, splits in ((None, 1), (2, 3)):
+        graded = [row | ({"relevance": grade} if grade else {}) for row in rows]
+        if file.endswith("parquet"):
+            pq.write_table(pa.Table.from_pylist(graded), tmp_path / file)
+            source: Row = {"type": "parquet", "files": [{"path": file, "kind": "pair"}]}
+        else:
+            write_jsonl(tmp_path / file, graded)
+            source = {"type": "jsonl", "path": file, "kind": "pair"}
+        artifact = build({"root": str(tmp_path), "sources": [source], "split": HALVES}, tmp_path / f"run-{grade}")
+        assert len(set(of_queries(artifact).values())) == splits
 
 
 @pytest.mark.parametrize("buckets", [1, 3])
