@@ -1,4 +1,6 @@
-"""Guide vectors: embeddings of the training texts by another model, computed beforehand, that mask false negatives.
+"""Guide vectors: embeddings of the training texts by another model, computed beforehand.
+
+They mask false negatives, and are what losses that distil embeddings compare with: there the guide is the teacher.
 
 They are artifacts of the embed job, looked up by id, and travel with the rows of a step as the bits of float16 among
 the 64-bit ids, without gradient: the guide can score any query with any document of the global batch, and no second
@@ -100,11 +102,9 @@ def _read(artifact: Artifact, requested: Ints) -> tuple[Ints, Halves]:
     ids: list[Ints] = [np.zeros(0, np.int64)]
     parts: list[Halves] = []
     for name in artifact.files("vectors"):
-        table = _read_vectors(artifact, name)
-        hashes = np.array([hash64(name) >> 1 for name in table["id"].to_pylist()], dtype=np.int64)
+        names, flat = read_vectors(artifact, name)
+        hashes = np.array([hash64(text_id) >> 1 for text_id in names.to_pylist()], dtype=np.int64)
         selected = np.isin(hashes, requested)
-        column = table["vector"].combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), column.type.list_size)
         parts.append(np.pad(flat[selected].astype(np.float16), ((0, 0), (0, -flat.shape[1] % PER_WORD))))
         ids.append(hashes[selected])
     all_ids, vectors = np.concatenate(ids), np.concatenate(parts)
@@ -112,14 +112,19 @@ def _read(artifact: Artifact, requested: Ints) -> tuple[Ints, Halves]:
     return all_ids[order], np.ascontiguousarray(vectors[order])
 
 
-def _read_vectors(artifact: Artifact, name: str) -> pa.Table:
+def read_vectors(artifact: Artifact, name: str) -> tuple[pa.ChunkedArray, npt.NDArray[np.floating]]:
+    """Ids [V] and vectors [V, G] of one file of an artifact of the embed job.
+
+    Raises UserError where they are stored as integers or bits.
+    """
     table = read_parquet(name)
     kind = table.schema.field("vector").type
     if not (pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)):
         raise UserError(
             f"guide {artifact.path}: vectors are {kind}, wanted float16 or float32; embed with dtype float16"
         )
-    return table
+    column = table["vector"].combine_chunks()
+    return table["id"], column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), kind.list_size)
 
 
 def _lookup(sorted_ids: Ints, ids: Ints, start: int) -> Ints:

@@ -1,7 +1,7 @@
 """Training rows of a run, read from the artifacts of build and mine."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -39,6 +39,16 @@ def read_table(kinds: list[Kind], data: Artifact, negatives: Artifact | None) ->
     if not len(table):
         raise UserError(f"{data.path}: no training rows in {', '.join(kinds)}")
     return table
+
+
+def read_sources(kinds: Sequence[Kind], data: Artifact, negatives: Artifact | None) -> dict[str, set[str]]:
+    """Sources of the training split by kind of rows."""
+    sources: dict[str, set[str]] = {}
+    for kind in kinds:
+        artifact = negatives if kind == "mined" and negatives else data
+        table = artifact.read({"mined": "triplets", "judged": "queries"}.get(kind, kind), ["source", "split"])
+        sources[kind] = set(pc.unique(table.filter(pc.equal(table["split"], "train"))["source"]).to_pylist())
+    return sources
 
 
 def as_triplets(kind: Kind, table: pa.Table, data: Artifact) -> pa.Table:

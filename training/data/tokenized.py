@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipeline.encoder.tokenizer import Tokens
 from training.data.batching import Ints, select_negatives
 from training.data.rows import Rows
+from training.losses.by_source import source_id
 
 Tokenize = Callable[[list[str], Literal["query", "document"]], Tokens]
 
@@ -60,6 +61,8 @@ OPTIONAL = {
     "negative.score": "negatives.score",
     "negative.teacher": "negatives.teacher",
 }
+
+SOURCE = "query.source"  # gathered where every batch holds rows of one source alone
 
 MISSING = {"query.weight": 1.0, "negative.score": 0.0}  # defaults; elsewhere NaN
 
@@ -196,6 +199,8 @@ def id_columns(table: pa.Table, columns: dict[str, int], width: int) -> dict[str
         part, _, inner = OPTIONAL.get(name, "").partition(".")
         if name == "query.relevant_cluster":
             columns_by_name[name] = _padded(*ragged(table["relevant_cluster"]), width)
+        elif name == SOURCE:
+            columns_by_name[name] = _source_ids(table["source"])
         elif name.endswith(".guide"):
             column = negatives.field("guide") if name == "negative.guide" else table[name.replace(".", "_")]
             columns_by_name[name] = _vectors(column, size)
@@ -204,6 +209,14 @@ def id_columns(table: pa.Table, columns: dict[str, int], width: int) -> dict[str
                 negatives.field(inner) if inner else table[part].combine_chunks(), MISSING.get(name)
             )
     return {name: np.array(values, dtype=np.int64) for name, values in columns_by_name.items()}
+
+
+def _source_ids(sources: pa.ChunkedArray) -> Ints:
+    """Id of the source [n] of each row."""
+    names = sources.combine_chunks().dictionary_encode()
+    ids = np.array([source_id(name) for name in names.dictionary.to_pylist()], dtype=np.int64)
+    of_rows: Ints = ids[names.indices.to_numpy()]
+    return of_rows
 
 
 def _as_bits(values: pa.Array, missing: float | None) -> Ints:
@@ -240,6 +253,9 @@ def optional_columns(table: pa.Table) -> dict[str, int]:
         column = negatives.field(inner) if inner else table[part]
         if column.null_count < len(column):
             sizes[name] = 0
+    of_source = pc.and_(pc.equal(table["stream"], table["source"]), pc.not_equal(table["source"], ""))
+    if len(table) and pc.all(of_source).as_py():
+        sizes[SOURCE] = 0
     for name in ("query", "positive", "negative"):
         column = negatives.field("guide") if name == "negative" else table[f"{name}_guide"]
         longest = pc.max(pc.binary_length(column)).as_py() if len(column) else None

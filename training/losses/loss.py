@@ -7,7 +7,7 @@ vectors, and each rank returns the part of it that its rows are of all rows.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -52,6 +52,7 @@ class Batch:
     positive_guide: Tensor | None = None  # [N, G]
     negative_guide: Tensor | None = None  # [M, G]
     weight: Tensor | None = None  # [N] weight of the row in a mean over rows
+    source: Tensor | None = None  # [N] id of the row's source, where batches hold rows of one source each
     base: Tensor | None = None  # [n + n + m, D] the frozen base's vectors of this rank's texts
     step: int = 0
     progress: float = 0.0  # share of the training that is done, 0 to 1
@@ -120,6 +121,7 @@ GATHERED = {  # names of gathered ids and the fields that they become
     "query.score": "score",
     "query.teacher": "teacher",
     "query.weight": "weight",
+    "query.source": "source",
     "positive.id": "positive_id",
     "positive.cluster": "positive_cluster",
     "negative.id": "negative_id",
@@ -168,13 +170,29 @@ class Loss(Plugin):
         """Scalars that training adjusts together with the weights, by name, with their initial values."""
         return {}
 
+    def parts(self) -> Sequence["Loss"]:
+        """Losses that this one is made of; none where it is a loss by itself."""
+        return ()
+
     def assumes_positives(self) -> bool:
-        """Whether the loss takes the positive of every row for right, whatever score the row has."""
-        return True
+        """Whether the loss, or a part of it, takes the positive of every row for right, whatever score the row has."""
+        return any(part.assumes_positives() for part in self.parts()) if self.parts() else True
 
     def needs_base(self) -> bool:
         """Whether the loss compares with vectors of the untrained base, which costs a forward pass of a frozen copy."""
-        return False
+        return any(part.needs_base() for part in self.parts())
+
+    def needs_teacher(self) -> bool:
+        """Whether the loss compares with vectors that a teacher gave the texts, which come as those of a guide."""
+        return any(part.needs_teacher() for part in self.parts())
+
+    def needs_teacher_width(self) -> bool:
+        """Whether the vectors of the teacher must be as wide as the model's."""
+        return any(part.needs_teacher_width() for part in self.parts())
+
+    def needs_sources(self) -> bool:
+        """Whether every batch must hold rows of one source alone, which the loss asks for."""
+        return any(part.needs_sources() for part in self.parts())
 
     @abstractmethod
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:

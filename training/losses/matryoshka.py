@@ -5,7 +5,7 @@ Source: Kusupati et al. 2022 (arXiv 2205.13147).
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -39,19 +39,19 @@ class Matryoshka(Loss):
             raise ValueError("dims must be different and positive")
         if self.weights is not None and len(self.weights) != len(self.dims):
             raise ValueError("weights must be as many as dims")
+        if self.loss.needs_teacher_width():
+            raise ValueError(
+                "embedding_mse compares whole vectors with the teacher's; under matryoshka take relative_distillation"
+            )
         return self
 
     def learnable(self) -> dict[str, float]:
         """Return the scalars of the loss, which all lengths share."""
         return self.loss.learnable()
 
-    def assumes_positives(self) -> bool:
-        """Whether the loss that it wraps does."""
-        return self.loss.assumes_positives()
-
-    def needs_base(self) -> bool:
-        """Whether the loss that it wraps does."""
-        return self.loss.needs_base()
+    def parts(self) -> Sequence[Loss]:
+        """Return the loss that it wraps."""
+        return [self.loss]
 
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the weighted sum over the lengths of this step."""

@@ -11,11 +11,13 @@ from training.losses.batch_triplet import BatchTriplet
 from training.losses.contrastive import Contrastive, OnlineContrastive
 from training.losses.cosent import AnglE, CoSENT
 from training.losses.cosine import Cosine
+from training.losses.embedding_mse import EmbeddingMSE
 from training.losses.infonce import InfoNCE
 from training.losses.kl_distillation import KL
 from training.losses.listwise import Listwise
 from training.losses.loss import Loss
 from training.losses.margin_mse import MarginMSE
+from training.losses.relative_distillation import RelativeDistillation
 from training.losses.sigmoid import Sigmoid
 from training.losses.triplet import TripletMargin
 
@@ -39,6 +41,7 @@ ALIASES: dict[str, dict[str, Any]] = {
     "cosine_similarity": {"type": "cosine"},
     "distill_kl_div": {"type": "kl"},
     "siglip": {"type": "sigmoid"},
+    "mse": {"type": "embedding_mse", "normalize": False},
 }
 
 LOSSES = Registry("loss", Loss, ALIASES)
@@ -56,6 +59,8 @@ SingleLoss = Annotated[
     | KL
     | Listwise
     | Sigmoid
-    | BaseDistillation,
+    | BaseDistillation
+    | EmbeddingMSE
+    | RelativeDistillation,
     LOSSES,
 ]

@@ -3,7 +3,7 @@
 loss = sum_k weight_k * loss_k
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -37,13 +37,9 @@ class WeightedSum(Loss):
             for name, value in term.loss.learnable().items()
         }
 
-    def assumes_positives(self) -> bool:
-        """Whether one of the losses does."""
-        return any(term.loss.assumes_positives() for term in self.losses)
-
-    def needs_base(self) -> bool:
-        """Whether one of the losses does."""
-        return any(term.loss.needs_base() for term in self.losses)
+    def parts(self) -> Sequence[Loss]:
+        """Return the losses of the sum."""
+        return [term.loss for term in self.losses]
 
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the sum; figures that an earlier loss reports already carry the number of theirs."""

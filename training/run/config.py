@@ -91,14 +91,18 @@ class TrainConfig(JobConfig):
     lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
     loss: AnyLoss = InfoNCE()
     rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
-    guide: GuideConfig | None = Field(None, description="vectors of another model, for loss.mask.guide_margin")
+    guide: GuideConfig | None = Field(
+        None, description="vectors of another model, for loss.mask.guide_margin or as teacher of embedding_mse"
+    )
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     negative_sampling: Literal["random", "first"] = Field(
         "random",
         description="which max_negatives of its negatives a row has in an epoch: others each time, or the first",
     )
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
-    homogeneous_batches: bool = Field(False, description="global batches of rows of one source each")
+    homogeneous_batches: bool = Field(
+        False, description="global batches of rows of one source each; always so with loss by_source"
+    )
     replay: Replay | None = Field(None, description="another corpus in some of the batches")
     refresh: Refresh | None = Field(None, description="mine the negatives anew by the model as it has become (ANCE)")
     mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
@@ -138,9 +142,10 @@ class TrainConfig(JobConfig):
     def _fits(self) -> "TrainConfig":
         if self.loop.compile and self.encoder.attention in PACKED:
             raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
-        if self.replay and (self.mix or self.mix_temperature or self.homogeneous_batches):
+        if self.replay and (self.mix or self.mix_temperature or self.one_source_batches):
             raise ValueError(
-                "replay says how often another corpus comes; leave mix, mix_temperature and homogeneous_batches out"
+                "replay says how often another corpus comes; leave mix, mix_temperature, homogeneous_batches and "
+                "loss by_source out"
             )
         if self.refresh and "mined" not in self.rows:
             raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
@@ -151,12 +156,18 @@ class TrainConfig(JobConfig):
         return self
 
     @property
+    def one_source_batches(self) -> bool:
+        """Whether every global batch holds rows of one source alone, by its own setting or because the loss asks."""
+        return self.homogeneous_batches or self.loss.needs_sources()
+
+    @property
     def paths(self) -> dict[str, str]:
         """Absolute paths of data, model directory and training log."""
         home = files.absolute(self.run)
         return {
             "data": files.absolute(self.data) if self.data else files.join(home, "data"),
             "negatives": files.absolute(self.negatives) if self.negatives else files.join(home, "negatives"),
+            "teacher": files.join(home, "teacher"),
             "replay": files.absolute(self.replay.path) if self.replay else "",
             "model": files.absolute(self.out) if self.out else files.join(home, "model"),
             "rows": files.join(home, "rows"),

@@ -45,6 +45,7 @@ def prepare_rows(
     """Rows of a run with a version of its negatives, as an artifact; written again where inputs or settings changed."""
     path = config.version(version)["rows"]
     settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
+    settings["homogeneous_batches"] = config.one_source_batches
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
     other_inputs = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
     inputs |= {name: item.manifest.fingerprint for name, item in other_inputs.items() if item}
@@ -78,7 +79,7 @@ def _bulk_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, 
         config.max_rows,
         config.mix,
         config.mix_temperature,
-        config.homogeneous_batches,
+        config.one_source_batches,
         open_guide(config.guide),
     )
     return replace(bulk, shuffle=Shuffle(bulk.shuffle.path, count_buckets(bulk)))
@@ -99,7 +100,7 @@ def _load_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, 
         rows = load_rows(
             config.rows, data, negatives, max_negatives, config.max_rows, config.mix, config.mix_temperature
         )
-    if config.homogeneous_batches:
+    if config.one_source_batches:
         rows = replace(rows, stream=rows.source)
     return with_guide(rows, open_guide(config.guide)) if config.guide else rows
 

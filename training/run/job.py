@@ -9,13 +9,16 @@ from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact, Draft
 from training.data.epoch import REPLAY
 from training.data.guide_vectors import open_guide
-from training.data.read_rows import open_mined
+from training.data.read_rows import open_mined, read_sources
+from training.data.teacher_projection import fit_width
 from training.losses.any_loss import check_rows
+from training.losses.by_source import check_sources
 from training.run import model_card
 from training.run.config import TrainConfig
 from training.run.rehearsal import rehearse_end
 from training.run.resume import resolve_existing_run
 from training.run.rounds import Inputs, load_trained, train_rounds
+from training.run.saved_model import SavedModelCheck
 from training.run.tracker import tell_trackers
 
 
@@ -23,7 +26,8 @@ def run(config: TrainConfig) -> str:
     """Train and leave a model directory that Sentence Transformers loads; returns its path.
 
     A finished run of the same data and settings is left as it is; an unfinished one goes on at its last checkpoint;
-    `training.fit.again` says what --resume and --fresh change.
+    `training.run.resume` says what --resume and --fresh change. Raises UserError where the trained model equals its
+    base, and where the saved directory, loaded anew, gives other vectors than the model in memory.
     """
     check_rows(
         config.loss,
@@ -35,7 +39,9 @@ def run(config: TrainConfig) -> str:
     paths = config.paths
     data = Artifact.open(paths["data"], "build")
     negatives = open_mined(paths["negatives"]) if "mined" in config.rows else None
-    base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
+    if config.loss.needs_sources():
+        check_sources(config.loss, read_sources(config.rows, data, negatives))
+    base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32", "backend": "torch"}), "cpu")
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:
         inputs["negatives"] = negatives.manifest.fingerprint
@@ -60,14 +66,20 @@ def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[s
     """Train, save the model and finish the run; returns the path of the model."""
     paths, base = config.paths, made_of.base
     plan = artifact.digest([draft.settings, draft.inputs])
+    if config.guide and config.loss.needs_teacher_width():
+        guide = fit_width(config.guide, base.dim, paths["teacher"])
+        config = config.model_copy(update={"guide": guide})
     trained = train_rounds(config, made_of, plan)
     measured, notes = trained.checkpoints.validations, trained.rows.manifest.notes
+    check = SavedModelCheck.begin(made_of.data, base)
     extra_files = load_trained(config, base, trained.checkpoints.best(), config.interpolation)
+    vectors = check.require_change(base)
     run_rows = sum(stream["rows"] for name, stream in notes["streams"].items() if name != REPLAY)
     card = model_card.render(config.model_dump(mode="json"), measured, run_rows, notes["sources"], inputs)
     base.save(paths["model"], card, extra_files)
+    vectors |= check.compare(base, paths["model"], config.encoder)
     draft.drop(trained.first.manifest.dropped)
     refreshed = {"refreshed": trained.versions} if config.refresh else {}
-    draft.finish([], model=paths["model"], rows=run_rows, plan=plan, validation=measured, **refreshed)
+    draft.finish([], model=paths["model"], rows=run_rows, plan=plan, validation=measured, vectors=vectors, **refreshed)
     say(f"train: done: {paths['model']}")
     return paths["model"]

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.support.ranks import run_ranks
 from training.loop.gradient_cache import GradientCache, PlainPass
 from training.losses.any_loss import AnyLoss
+from training.losses.by_source import source_id
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
 from training.losses.gather import gather, world
 from training.losses.loss import FLOAT16, FLOATS, GATHERED, Batch
@@ -89,6 +90,18 @@ SETTINGS = {
             "losses": [{"loss": {"type": "infonce"}}, {"weight": 2, "loss": {"type": "base_distillation"}}],
         },
     },
+    "embedding mse": {"type": "embedding_mse"},
+    "embedding mse, lengths too": {"type": "embedding_mse", "normalize": False},
+    "relative": {"type": "relative_distillation"},
+    "relative tiled": {"type": "relative_distillation", "tile": 5},
+    "matryoshka of relative and infonce": {
+        "type": "matryoshka",
+        "dims": [8, 4],
+        "loss": {
+            "type": "weighted_sum",
+            "losses": [{"loss": {"type": "infonce"}}, {"weight": 2, "loss": {"type": "relative_distillation"}}],
+        },
+    },
     "sigmoid": {"type": "sigmoid"},
     "sigmoid guide": {"type": "sigmoid", "tile": 3, "mask": {"guide_margin": 0.0}},
     "sigmoid tiled": {"type": "sigmoid", "tile": 2, "mask": {"margin": 0.3}},
@@ -113,6 +126,37 @@ SETTINGS = {
         "loss": {
             "type": "weighted_sum",
             "losses": [{"loss": {"type": "kl"}}, {"weight": 2, "loss": {"type": "cosent"}}],
+        },
+    },
+}
+BY_SOURCE = {
+    "type": "by_source",
+    "sources": {"faq": {**GTE, "tile": 5}, "sts": {"type": "cosent"}},
+    "others": {"type": "infonce", "learn_temperature": True, "temperature": 0.2},
+}
+# the source of all rows of a batch decides which of the losses it gets; data() has rows of the source "faq"
+SETTINGS |= {
+    "by source": {**BY_SOURCE, "weights": {"faq": 0.3}},
+    "by source, another's": {
+        **BY_SOURCE,
+        "sources": {"sts": GTE, "faq": {"type": "cosent"}},
+        "weights": {"faq": 2.0, "sts": 9.0},
+    },
+    "by source, of others": {**BY_SOURCE, "sources": {"shop": {"type": "triplet"}, "sts": {"type": "cosent"}}},
+    "by source, a sum": {
+        **BY_SOURCE,
+        "sources": {
+            "faq": {
+                "type": "matryoshka",
+                "dims": [8, 4],
+                "loss": {
+                    "type": "weighted_sum",
+                    "losses": [
+                        {"loss": {"type": "infonce", "learn_temperature": True}},
+                        {"weight": 0.5, "loss": {"type": "base_distillation"}},
+                    ],
+                },
+            }
         },
     },
 }
@@ -167,6 +211,7 @@ def data():
         "query.label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 3, 3, 1, 0]),
         "query.score": score,
         "query.weight": 0.5 + uniform(ROWS),
+        "query.source": torch.full((ROWS,), source_id("faq")),
         "query.teacher": teacher,
         "positive.id": positive_id,
         "positive.cluster": cluster,
@@ -279,8 +324,14 @@ def truth(name: str, weighted: bool):
 
 def untiled(settings: dict):
     without = {key: value for key, value in settings.items() if key != "tile"}
-    if isinstance(without.get("loss"), dict):
-        without["loss"] = {key: value for key, value in without["loss"].items() if key != "tile"}
+    for nested in ("loss", "others"):
+        if isinstance(without.get(nested), dict):
+            without[nested] = {key: value for key, value in without[nested].items() if key != "tile"}
+    if "sources" in without:
+        without["sources"] = {
+            name: {key: value for key, value in loss.items() if key != "tile"}
+            for name, loss in without["sources"].items()
+        }
     return TypeAdapter(AnyLoss).validate_python(without)
 
 
