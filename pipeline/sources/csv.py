@@ -14,7 +14,7 @@ from pipeline.sources.reading.sample import FileSample, Settings, mapping_settin
 from pipeline.storage.csv_table import LONGEST_CELL, CsvRow, CsvTable, named_row
 
 _EXPORTS = {  # columns by which a shop's export is known
-    "woocommerce": {"type", "name", "categories", "parent"},
+    "woocommerce": {"type", "name", "parent"},
     "shopify": {"handle", "title", "option1 name", "option1 value"},
 }
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.sources.reading.mapping import Mapping
 from pipeline.sources.reading.record import ROWS, Parsed
 from pipeline.sources.reading.roles import NEGATIVE_ROLES, ROLES, numbered
-from pipeline.sources.reading.values import SHORT, UnusableValue, category_path, tags
+from pipeline.sources.reading.values import SHORT, UnusableValue, category_path, holds_several, tags
 from pipeline.storage.counts import Counts
 from pipeline.text.columns import (
     Mask,
@@ -352,14 +352,21 @@ def _document(batch: Batch) -> Tables:
 
 def _optional(batch: Batch, role: Literal["category", "tags"], dtype: pa.DataType) -> pa.Array:
     """Categories or tags [N]; null where a row has none, or one of another shape, which is counted."""
-    values = batch.value(role)
+    values, names = batch.value(role), [n for n in batch.mapping.names(role) if n in batch.rows.column_names]
+    several = {holds_several(name) for name in names}
+    if role == "category" and len(several) > 1:
+        raise NotPlain
     results: dict[Any, Any] = {}
     column = []
     for row, value in enumerate(values.to_pylist()):
         name = value if isinstance(value, str) else repr(value)
         if name not in results:
             try:
-                results[name] = category_path(value, batch.mapping.separator) if role == "category" else tags(value)
+                results[name] = (
+                    category_path(value, batch.mapping.separator, several=True in several)
+                    if role == "category"
+                    else tags(value)
+                )
             except UnusableValue as problem:
                 results[name] = problem
         if isinstance(results[name], UnusableValue):

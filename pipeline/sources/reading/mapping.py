@@ -20,6 +20,7 @@ from pipeline.sources.reading.values import (
     UnusableValue,
     attribute_text,
     category_path,
+    holds_several,
     identifier,
     is_missing,
     lookup,
@@ -235,11 +236,13 @@ def _document(mapping: Mapping, row: Row, origin: Row, prefix: str, parsed: Pars
 
 def _optional(mapping: Mapping, row: Row, role: Literal["category", "tags"], parsed: Parsed) -> Any:
     """Category or tags of a row; of a shape that is neither, nothing, which is counted."""
-    value = mapping.get(row, role)
+    name, value = mapping.find(row, role)
     if value is None:
         return None
     try:
-        return category_path(value, mapping.separator) if role == "category" else tags(value)
+        if role == "tags":
+            return tags(value)
+        return category_path(value, mapping.separator, several=holds_several(name))
     except UnusableValue as problem:
         parsed.tally.note(parsed.line, f"{role}_not_read", str(problem))
         return None

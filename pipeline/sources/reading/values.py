@@ -21,6 +21,7 @@ NULL_VALUES = (
 SHORT = 24  # bytes: longer texts are not looked up among the null values
 SHAPE_DEPTH = 3
 LONGEST_LITERAL = 10_000  # characters of a list as Python writes it
+_LIST_COMMA = re.compile(r"(?<!\\),")  # a comma inside an item is written as `\,`
 _NUMPY_ITEMS = re.compile(r"['\"]\s+['\"]")  # of ['Home' 'Kitchen']
 
 
@@ -135,13 +136,14 @@ def _attribute(value: Any, name: str) -> str:
     return text(value, name, "attributes")
 
 
-def category_path(value: Any, separator: str) -> str | None:
+def category_path(value: Any, separator: str, *, several: bool = False) -> str | None:
     """Return a category as 'a > b > c'; of several paths the first, as deep as another goes on with it.
 
     Taken are one path as a string, its levels as a list, several paths as a list of strings of which one holds the
-    separator, as a list of lists, or as a string with commas where all begin alike, any of these as JSON or as a
-    literal of Python in a string, and levels as an object (`lvl0`, `lvl1` ...: the deepest). Raises UnusableValue for
-    other shapes.
+    separator, as a list of lists, or as a string with commas, any of these as JSON or as a literal of Python in a
+    string, and levels as an object (`lvl0`, `lvl1` ...: the deepest). A comma parts paths that all begin alike, and any
+    in a field that holds `several` categories; elsewhere it is part of a level, as in `Food, Beverages`. Raises
+    UnusableValue for other shapes.
     """
     value = _decoded(value)
     if isinstance(value, Mapping):
@@ -152,10 +154,18 @@ def category_path(value: Any, separator: str) -> str | None:
             return _first_path([category_path(part, separator) for part in parts])
         return _joined(text(part, "category") if _is_scalar(part) else _refuse_category(value) for part in parts)
     whole = text(value, "category")
-    paths = [_joined(part.split(separator)) for part in whole.split(",")]
-    several = len(paths) > 1 and all(path and " > " in path for path in paths)
-    alike = {(path or "").split(" > ")[0].casefold() for path in paths}
-    return _first_path(paths) if several and len(alike) == 1 else _joined(whole.split(separator))
+    if separator not in whole or "," not in whole:
+        return _joined(whole.split(separator))
+    paths = [_joined(part.replace("\\,", ",").split(separator)) for part in _LIST_COMMA.split(whole)]
+    alike = len({(path or "").split(" > ")[0].casefold() for path in paths}) == 1 and all(
+        path and " > " in path for path in paths
+    )
+    return _first_path(paths) if several or alike else _joined(whole.split(separator))
+
+
+def holds_several(field: str) -> bool:
+    """Whether a field of categories holds several of them by its name, as `categories` does."""
+    return field.lower().endswith(("ies", "paths"))
 
 
 def _joined(levels: Iterable[str]) -> str | None:

@@ -135,9 +135,13 @@ def test_woocommerce_and_a_table_with_two_columns_for_one_thing(inline: None, tm
         ("m-2", "Blue cup. Nice cup", None, []),
         ("m-S1", "Red mug. Holds tea", None, []),
     ]
-    fields = {"title": "Name", "text": "Description", "id": "ID", "category": None}
+    fields = {"title": "Name", "text": "Description", "id": "ID", "category": "Categories"}
     plain = read(tmp_path, {"type": "csv", "path": "goods.csv", "kind": "product", "fields": fields})
-    assert [row[0] for row in corpus(plain, "doc_id")] == ["10", "11", "12"]
+    assert corpus(plain, "doc_id", "category") == [
+        ("10", "Clothing > Tops > Hoodies"),
+        ("11", None),
+        ("12", "Clothing > Caps"),
+    ]
 
 
 def test_categories_as_shops_write_them(inline: None, tmp_path: Path):
@@ -146,17 +150,18 @@ def test_categories_as_shops_write_them(inline: None, tmp_path: Path):
         {"title": "Cup", "categories": '["Home >> Kitchen"]'},
         {"title": "Pan", "categories": ["Home > Kitchen", "Sale"]},
         {"title": "Pot", "categories": {"lvl0": "Home", "lvl1": "Home > Kitchen"}},
+        {"title": "Box", "categories": "Home > Kitchen, Sale"},
         {"title": "Lid", "category": {"id": 3, "name": "Kitchen"}, "tags": '["tea", "red"]'},
         {"title": "Tub", "category": [{"id": 3, "name": "Kitchen"}], "tags": "['tea', 'red']"},
     ]
     write_jsonl(tmp_path / "cat.jsonl", [{"id": str(n), **row} for n, row in enumerate(rows)])
     artifact = read(tmp_path, {"type": "jsonl", "path": "cat.jsonl", "kind": "product"})
     assert corpus(artifact, "doc_id", "category", "tags") == [
-        *[(str(n), "Home > Kitchen", []) for n in range(4)],
-        ("4", None, ["tea", "red"]),
+        *[(str(n), "Home > Kitchen", []) for n in range(5)],
         ("5", None, ["tea", "red"]),
+        ("6", None, ["tea", "red"]),
     ]
     assert artifact.manifest.notes["counts"]["category_not_read"] == 2
     assert "`fields: {category: category.name}`" in artifact.manifest.notes["examples"]["category_not_read"][0]
     inner = {"type": "jsonl", "path": "cat.jsonl", "kind": "product", "fields": {"category": "category.name"}}
-    assert corpus(read(tmp_path, inner), "doc_id", "category")[4:] == [("4", "Kitchen"), ("5", "Kitchen")]
+    assert corpus(read(tmp_path, inner), "doc_id", "category")[5:] == [("5", "Kitchen"), ("6", "Kitchen")]

@@ -111,7 +111,20 @@ def test_broken_bytes_are_counted_or_refused(name: str, changes: list[tuple[floa
 
 
 FIELDS = ["id", "_id", "question", "answer", "answers", "text", "title", "query", "doc_id", "query_id", "relevance"]
-FIELDS += ["score", "left", "right", "category", "tags", "part", "split", "description", "name", "anchor", "positive"]
+FIELDS += [
+    "score",
+    "left",
+    "right",
+    "category",
+    "categories",
+    "tags",
+    "part",
+    "split",
+    "description",
+    "name",
+    "anchor",
+    "positive",
+]
 PLAIN = st.one_of(texts, st.sampled_from(["", " a ", "<b>x</b>", "train", "validation", "2", "E"]), st.integers(-3, 3))
 VALUES = st.one_of(
     PLAIN, PLAIN, st.none(), st.lists(texts, max_size=3), st.floats(), st.booleans(), st.dictionaries(texts, texts)

@@ -131,6 +131,12 @@ def test_a_comma_in_a_level_is_no_end_of_a_path(path: str):
     assert category_path(path, ">") == path
 
 
+def test_a_field_of_categories_holds_several():
+    assert category_path("Clothing > Tops > Hoodies, Sale", ">", several=True) == "Clothing > Tops > Hoodies"
+    assert category_path("Salt\\, pepper > Mills, Sale", ">", several=True) == "Salt, pepper > Mills"
+    assert category_path("Kitchen, Home", ">", several=True) == "Kitchen, Home"
+
+
 def test_an_array_as_numpy_prints_it_is_named():
     with pytest.raises(UnusableValue, match="an array as NumPy prints it"):
         category_path("['Home' 'Kitchen']", ">")
