@@ -21,6 +21,11 @@ from pipeline.sources.reading.sample import FileSample, Settings, mapping_settin
 from pipeline.storage.archives import check_members, is_zip
 from pipeline.storage.files import filesystem
 
+_BROKEN = (  # what openpyxl raises on files that break its format
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, SyntaxError),
+    *(KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError),
+)
+
 
 class Xlsx(Paths, MappedSource):
     """A sheet of each workbook; columns are matched as those of a CSV file are."""
@@ -95,8 +100,9 @@ def _workbook(path: str) -> Iterator[Any]:
             yield load_workbook(file, read_only=True, data_only=True)
         except UserError:
             raise
-        except (zipfile.BadZipFile, KeyError, ValueError, zlib.error, EOFError, SyntaxError, IndexError) as error:
-            raise UserError(f"{path}: not readable as a workbook of Excel: {error}") from error
+        except _BROKEN as error:
+            problem = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{path}: not readable as a workbook of Excel: {problem}") from error
 
 
 def _name(cell: Any) -> str:

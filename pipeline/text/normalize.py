@@ -68,7 +68,8 @@ def normalise(text: str) -> str:
     """
     text = _DROPPED.sub("", text)
     if not text.isascii() and not unicodedata.is_normalized("NFKC", text):
-        text = unicodedata.normalize("NFC", "".join(map(_readable, text)))
+        forms = {ord(character): _readable(character) for character in set(text)}
+        text = unicodedata.normalize("NFC", text.translate(forms))
     return " ".join(text.split())
 
 

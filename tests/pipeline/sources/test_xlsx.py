@@ -1,10 +1,13 @@
 """Workbooks of Excel, row by row."""
 
 import datetime
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.errors import UserError
 from pipeline.sources.xlsx import Xlsx
@@ -60,3 +63,28 @@ def test_what_is_no_workbook_is_refused_in_one_line(tmp_path: Path, content: byt
     ) as error:
         read(tmp_path)
     assert "\n" not in str(error.value)
+
+
+HOSTILE = [b"", b"<", b"&a;", b"\xff", b"\x00", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"9" * 400, b't="s"', b'r="ZZZZ9"']
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part=st.integers(0, 20), place=st.floats(0, 1), length=st.integers(0, 30), piece=st.sampled_from(HOSTILE))
+def test_broken_members_are_refused_in_one_line_or_read(
+    part: int, place: float, length: int, piece: bytes, tmp_path: Path
+):
+    write(tmp_path / "good.xlsx", [["question", "answer"], ["How far?", "Two miles"], ["How tall?", 2.5]])
+    with zipfile.ZipFile(tmp_path / "good.xlsx") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = sorted(members)[part % len(members)]
+    at = int(place * len(members[name]))
+    members[name] = members[name][:at] + piece + members[name][at + length :]
+    with zipfile.ZipFile(tmp_path / "f.xlsx", "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+    try:
+        kinds, tally = read(tmp_path, kind="qa")
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert tally.counts["rows"] or not kinds
