@@ -121,15 +121,16 @@ class Drill:
 
 
 def faq(rows: int) -> list[dict[str, str]]:
-    """Questions and answers, each about another thing."""
-    return [
-        {
-            "id": f"r{number}",
-            "question": f"How do I mend the {THINGS[number % len(THINGS)]} of model {number} when it will not start?",
-            "answer": f"Model {number} is mended with part {number * 7 % rows}: open it and turn it {number} times.",
-        }
-        for number in range(rows)
-    ]
+    """Questions and answers of drawn words, a few of them shared by a question and its answer alone."""
+    draw = random.Random(0)
+    letters = "bdfgklmnprstvz"
+    words = ["".join(draw.choice(letters) + draw.choice("aeiou") for _ in range(3)) for _ in range(600)]
+    texts = []
+    for number in range(rows):
+        about = [*draw.sample(words, 3), f"{THINGS[number % len(THINGS)]}{number}"]
+        question, answer = (" ".join(draw.sample(about + draw.sample(words, 6), 10)) for _ in range(2))
+        texts.append({"id": f"r{number}", "question": f"{question}?", "answer": f"{answer}."})
+    return texts
 
 
 def tables(path: Path, kind: str) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from pipeline.core.config import user_cause
 from pipeline.core.errors import UserError
 
 
+class WorkerDefect(RuntimeError):
+    """An error of the program in a worker, with its traceback; it is no fault, whatever words are in the traceback."""
+
+
 class StopOnRepeatableError(UserCallback):  # type: ignore[misc]
     """Ends a run at once on a failure that a restart would meet again, so that only faults are restarted.
 
@@ -23,7 +27,7 @@ class StopOnRepeatableError(UserCallback):  # type: ignore[misc]
                 raise UserError(cause)
         for rank, error in sorted(worker_exceptions.items()):
             if is_defect(error):
-                raise RuntimeError(f"worker {rank} failed, and would again: {describe(error)}") from error
+                raise WorkerDefect(f"worker {rank} failed, and would again: {describe(error)}") from error
 
 
 _DEFECTS = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
@@ -55,7 +59,10 @@ def explain_failure(error: BaseException, failures: int, limit_s: float) -> User
     """
     if cause := user_cause(error):
         return UserError(cause)
-    texts = [f"{type(cause).__name__}: {cause}" for cause in _causes(error)]
+    causes = list(_causes(error))
+    if any(isinstance(cause, WorkerDefect) for cause in causes):
+        return None
+    texts = [f"{type(cause).__name__}: {cause}" for cause in causes]
     again = f"{failures} restarts" if failures != 1 else "one restart"
     for marks, line in _MESSAGES:
         if any(mark in text.lower() for text in texts for mark in marks):

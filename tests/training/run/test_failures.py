@@ -1,6 +1,7 @@
 """What a failed run says, what an earlier run in the same place means, how a cluster is divided: all without one."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -89,14 +90,19 @@ def test_a_users_error_ends_a_run_without_a_restart():
 )
 def test_a_defect_is_not_restarted_as_a_fault_is(error, again):
     """One rank fails; the other one sees its connection closed, as it does when a machine is lost."""
-    from training.run.failures import StopOnRepeatableError
+    from ray.train import ControllerError
+
+    from training.run.failures import StopOnRepeatableError, WorkerDefect, explain_failure
 
     failures = {0: RuntimeError("Connection closed by peer"), 1: error}
     if not again:
         return StopOnRepeatableError().after_exception(None, failures)
-    error.add_note("Traceback (most recent call last): ... line 7, in step")
-    with pytest.raises(RuntimeError, match=r"worker 1 failed, and would again: (?s:.*)line 7, in step"):
+    error.add_note("Traceback (most recent call last): ... line 7, in step_after_timeout, out of memory")
+    with pytest.raises(WorkerDefect, match=r"worker 1 failed, and would again: (?s:.*)line 7, in step") as told:
         StopOnRepeatableError().after_exception(None, failures)
+    ended = pickle.loads(pickle.dumps(ControllerError(told.value)))
+    assert explain_failure(ended, 2, 60.0) is None, "it keeps its traceback"
+    assert "line 7, in step_after_timeout" in str(ended)
 
 
 def begun(log: Path, settings: dict, inputs: dict, steps: list[int]) -> None:
