@@ -10,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
-from pipeline.encoder.model_directory import resolve_model
 from pipeline.storage.counts import Counts
 from pipeline.text.normalize import normalise, shorten
 
@@ -97,6 +96,8 @@ class CleanConfig(Config):
 @lru_cache(maxsize=2)
 def _tokenizer(name: str) -> Any:
     from tokenizers import Tokenizer
+
+    from pipeline.encoder.model_directory import resolve_model  # brings torch, for which few builds have a use
 
     path = f"{resolve_model(name)}/tokenizer.json"
     try:

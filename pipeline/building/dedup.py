@@ -93,6 +93,15 @@ class DedupSteps:
             records = records.filter(pc.invert(pc.is_in(records["id"], copies["id"].combine_chunks())))
         return pa.concat_tables([records.append_column("canonical_id", records["id"]), copies]).combine_chunks()
 
+    def find(self, kind: str, bucket: int, ids: pa.Array, names: list[str]) -> pa.Table:
+        """Read the records of some canonical ids of a bucket, with their ids and some columns: a few of many."""
+        rows = self.shuffle.read(kind, bucket, pa.schema([SCHEMAS[kind].field(name) for name in ["id", *names]]))
+        numbers = np.flatnonzero(pc.is_in(rows["id"], value_set=ids).to_numpy())
+        firsts = self._single_bucket.part(f"unique_{kind}", _part(bucket), ROW_NUMBERS)
+        if firsts is not None:
+            numbers = np.intersect1d(numbers, firsts["row"].to_numpy().astype(np.int64), assume_unique=True)
+        return rows.take(pa.array(numbers))
+
     def read_canonical(self, kind: str, bucket: int, names: list[str] | None = None) -> pa.Table:
         """Read the records of the canonical ids of a bucket, sorted by id."""
         return canonical_rows(self.read(kind, bucket, names))

@@ -10,8 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipeline.sources.reading import lines
 from pipeline.sources.reading.record import Block, Parsed, chunks
@@ -27,6 +25,9 @@ class Links:
     """Duplicate links [L]: groups by question, and the questions that others repeat."""
 
     def __init__(self, posts: Ids, related: Ids) -> None:
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         self.ids, rows = np.unique(np.concatenate([posts, related]), return_inverse=True)
         self.repeated = frozenset(related.tolist())
         half, size = len(posts), len(self.ids)

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -467,3 +469,9 @@ def test_real_corpora(inline: None, shared_data: Path, tmp_path: Path, name: str
     artifact = real(name, shared_data, tmp_path)
     assert {found: artifact.rows(found) for found in rows} == rows
     assert sum(artifact.manifest.dropped.values()) == dropped
+
+
+def test_the_tasks_of_a_build_start_without_torch():
+    """Every worker process imports what a task is made of: torch alone would cost each seconds and 400 MB."""
+    code = "import sys, pipeline.building.job; assert not {'torch', 'transformers', 'scipy'} & set(sys.modules), 'slow'"
+    subprocess.run([sys.executable, "-c", code], check=True)
