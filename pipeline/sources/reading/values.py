@@ -150,7 +150,7 @@ def category_path(value: Any, separator: str, *, several: bool = False) -> str |
         value = _decoded(_deepest_level(value))
     if isinstance(value, list | tuple):
         parts = [part for part in value if not is_missing(part)]
-        if any(isinstance(part, list | tuple) or (isinstance(part, str) and separator in part) for part in parts):
+        if any(isinstance(part, list | tuple) or _is_path(part, separator) for part in parts):
             return _first_path([category_path(part, separator) for part in parts])
         return _joined(text(part, "category") if _is_scalar(part) else _refuse_category(value) for part in parts)
     whole = text(value, "category")
@@ -166,6 +166,11 @@ def category_path(value: Any, separator: str, *, several: bool = False) -> str |
 def holds_several(field: str) -> bool:
     """Whether a field of categories holds several of them by its name, as `categories` does."""
     return field.lower().endswith(("ies", "paths"))
+
+
+def _is_path(part: Any, separator: str) -> bool:
+    """Whether an item of a list is a path by itself; what is left of markup, as `</span>`, is none."""
+    return isinstance(part, str) and separator in part and not part.lstrip().startswith("<")
 
 
 def _joined(levels: Iterable[str]) -> str | None:

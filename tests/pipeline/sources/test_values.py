@@ -131,6 +131,10 @@ def test_a_comma_in_a_level_is_no_end_of_a_path(path: str):
     assert category_path(path, ">") == path
 
 
+def test_markup_in_a_list_of_levels_makes_it_no_list_of_paths():
+    assert category_path(["Gifts", "Cards", "</span></span>"], ">") == "Gifts > Cards > </span></span>"
+
+
 def test_a_field_of_categories_holds_several():
     assert category_path("Clothing > Tops > Hoodies, Sale", ">", several=True) == "Clothing > Tops > Hoodies"
     assert category_path("Salt\\, pepper > Mills, Sale", ">", several=True) == "Salt, pepper > Mills"
