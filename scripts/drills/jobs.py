@@ -70,16 +70,20 @@ class Drill:
 
     def start(self, job: str, run: Path) -> subprocess.Popen[bytes]:
         """Give a job's command, in a process group of its own."""
+        environment = os.environ | QUIET | {"RAY_ADDRESS": self.address}
+        with (self.folder / "log").open("ab") as log:
+            streams = {"stdout": log, "stderr": log, "start_new_session": True}
+            return subprocess.Popen(self.command(job, run), cwd=ROOT, env=environment, **streams)
+
+    def command(self, job: str, run: Path) -> list[str]:
+        """Write the recipe of a job; returns its command."""
         recipe = self.folder / f"{job}.json"
         settings = SETTINGS[job]
         if job == "build":
             source = {"type": "jsonl", "kind": "qa", "path": str(self.folder / "faq.jsonl")}
             settings = {**settings, "sources": [source]}
         recipe.write_text(json.dumps(settings), encoding="utf-8")
-        command = [sys.executable, "-m", f"scripts.{job}", "--config", str(recipe), "--run", str(run)]
-        environment = os.environ | QUIET | {"RAY_ADDRESS": self.address}
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+        return [sys.executable, "-m", f"scripts.{job}", "--config", str(recipe), "--run", str(run)]
 
     def finish(self, process: subprocess.Popen[bytes]) -> str:
         """Wait for a driver; returns what went wrong with it, empty for nothing."""
