@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from functools import cache
 from typing import Self
 
 from rich.console import Console
@@ -16,6 +17,12 @@ def say(text: str) -> None:
     if not _bars.print(text):
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
+
+
+@cache
+def say_once(text: str) -> None:
+    """Say a line that this process has not said yet."""
+    say(text)
 
 
 class Bar:

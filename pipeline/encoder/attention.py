@@ -6,14 +6,13 @@ which `auto` takes where it can. `flash_attention_2` packs for the package flash
 """
 
 import importlib.util
-from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import say_once
 from pipeline.encoder import packing
 
 Attention = Literal["auto", "eager", "sdpa", "flash_attention_2", "varlen"]
@@ -72,16 +71,11 @@ def use_packed_attention(
     return True
 
 
-@cache
-def _say_once(text: str) -> None:
-    say(text)
-
-
 def _say_padded(transformer: Any) -> None:
     """Say, once a process, that an architecture's texts are padded because packing does not know it."""
     if not packing.supports_packing(transformer):
         kind = transformer.config.model_type
-        _say_once(f"encoder: texts are padded: packing does not know models of type {kind}")
+        say_once(f"encoder: texts are padded: packing does not know models of type {kind}")
 
 
 def _use_varlen(transformer: Any) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.encoder import packing, token_batches
 from pipeline.encoder.attention import Attention, use_packed_attention
-from pipeline.encoder.backends import backend
+from pipeline.encoder.backends import backend, probe
 from pipeline.encoder.backends.backend import Backend
 from pipeline.encoder.backends.runtime import Batch, Runtime
 from pipeline.encoder.config import EncoderConfig, Role
@@ -100,17 +100,41 @@ class Encoder(nn.Module):
         return load_encoder(config, device, to_train=to_train)
 
     def use_runtime(self, threads: int) -> "Encoder":
-        """Compute `encode` by the fastest runtime from here on, in which the weights may not change; returns itself.
+        """Compute `encode` by the fastest runtime from here on, if it agrees with torch; the weights may not change.
 
-        Raises UserError where the settings name a runtime that cannot be had.
+        Returns itself. Raises UserError where the settings name a runtime that cannot be had.
         """
         dtype = self.identity["dtype"]
         name = backend.resolve_backend(self.backend, self.device.type, self.transformer.config.model_type, dtype)
-        if name == "torch" and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
+        self.runtime = None if name == "torch" else self._trusted_runtime(name, dtype, threads)
+        if self.runtime is None and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
             compute = self.transformer.dtype
             self.packed = use_packed_attention("auto", self.transformer, self.device.type, compute, to_train=True)
-        self.runtime = backend.build_runtime(name, self.path, self.transformer, self.tokenizer, dtype, threads)
         return self
+
+    def _trusted_runtime(self, name: str, dtype: str, threads: int) -> Runtime | None:
+        """Build a runtime, and compare it with torch on the shortest beside the longest text."""
+        length, compute = probe.probe_length(self.transformer.config, self.max_length), self.transformer.dtype
+        tokens = [self._fast_tokenizer([text])[0] for text in ("x", "a longer text, " * length)]
+        tokens = [row[:length] for row in tokens if row]
+
+        def by_torch() -> npt.NDArray[np.float32]:
+            with torch.inference_mode():
+                return self._encode_padded(tokens, None).float().cpu().numpy()
+
+        def by_runtime(runtime: Runtime) -> npt.NDArray[np.float32]:
+            found: list[npt.NDArray[np.float32]] = []
+            batch = self._pad(tokens)
+            runtime([batch], lambda _, states: found.append(self.pool_states(states, batch[1])))
+            return found[0]
+
+        def build() -> Runtime | None:
+            return backend.build_runtime(name, self.path, self.transformer, self.tokenizer, dtype, threads)
+
+        trusted = probe.trusted(name, dtype, build, by_torch, by_runtime)
+        if trusted is None:
+            self.transformer.to(compute)
+        return trusted
 
     @property
     def dim(self) -> int:

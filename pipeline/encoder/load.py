@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say_once
 from pipeline.encoder import model_directory, static_encoder
 from pipeline.encoder.attention import disable_cudnn_attention, resolve_attention, use_packed_attention
 from pipeline.encoder.backends import backend
@@ -13,7 +14,7 @@ from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.custom_encoder import load_custom
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.layout import Chain, Layout, ModuleEntry, custom_types, read_layout, read_settings
-from pipeline.encoder.model_settings import SIMILARITIES
+from pipeline.encoder.model_settings import ROLES, SIMILARITIES
 from pipeline.encoder.modules.registry import VECTOR_MODULES
 from pipeline.encoder.modules.vector_module import VectorModule
 from pipeline.encoder.precision import compute_dtype
@@ -76,6 +77,12 @@ def override(layout: Layout, config: EncoderConfig) -> Layout:
             f"model {config.model}: is made for similarity '{settings.similarity}', which is not supported; "
             f"choose encoder.similarity {' or '.join(SIMILARITIES)}"
         )
+    for role in ROLES:
+        name = settings.prompt_name(role, config.prompt_names)
+        if name not in (None, role) and role not in (config.prompt_names or {}):
+            say_once(
+                f"model {config.model}: a {role} takes the model's prompt '{name}': it has none of its role's name"
+            )
     return Layout(layout.modules, settings)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pipeline.encoder.text_prefix import encode_prefixes, splits_at_spaces
+
 Tokens = list[list[int]]
 
 
@@ -9,7 +11,8 @@ class FastTokenizer:
     """Cuts texts to `max_length` tokens, special tokens included; no padding. Threads may share it.
 
     Where the tokenizer has a fast form this holds a copy of it, whose settings nobody changes: transformers sets those
-    of its own at each call, and builds a mask and types of each text that nothing here needs.
+    of its own at each call, and builds a mask and types of each text that nothing here needs. Of a long text only the
+    first words are tokenised, where that gives the same ids.
     """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
@@ -19,10 +22,18 @@ class FastTokenizer:
         if self.fast is not None:
             self.fast.no_padding()
             self.fast.enable_truncation(max_length, direction=tokenizer.truncation_side)
+        keeps_first = getattr(tokenizer, "truncation_side", "right") == "right"
+        self.by_prefix = self.fast is not None and keeps_first and splits_at_spaces(self.fast)
 
     def __call__(self, texts: list[str]) -> Tokens:
         """Token ids of each text."""
+        if self.by_prefix:
+            return encode_prefixes(self._encode, texts, self.max_length)
         if self.fast is not None:
-            return [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
+            return self._encode(texts)
         rows = self.tokenizer(texts, truncation=True, max_length=self.max_length, padding=False)["input_ids"]
         return [list(row) for row in rows]
+
+    def _encode(self, texts: list[str]) -> Tokens:
+        assert self.fast is not None
+        return [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.encoder import attention
+from pipeline.core.progress import say_once
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from tests.support import zoo
 
@@ -88,7 +88,7 @@ def test_packed_texts_are_padded_texts_in_vectors_and_gradients(family, tmp_path
     padded = Encoder.load(EncoderConfig(**settings, attention="eager"), "cpu").eval()
     packed = Encoder.load(EncoderConfig(**settings), "cpu", to_train=True).eval()
     assert packed.packed == (family not in UNPACKED)
-    attention._say_once.cache_clear()
+    say_once.cache_clear()
     Encoder.load(EncoderConfig(**settings), "cpu", to_train=True)
     assert ("texts are padded: packing does not know models of type" in capsys.readouterr().err) == (not packed.packed)
     for modes in ("mean", ("lasttoken", "cls")):
