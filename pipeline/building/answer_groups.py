@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.building.cluster_splits import QUERY_GROUPS
-from pipeline.building.dedup import ALIASES, DedupSteps, repeated
+from pipeline.building.dedup import ALIASES, DedupSteps
 from pipeline.building.merged_groups import MERGED, MergedGroups, group_names
 from pipeline.building.near_duplicates import EDGES, components
 from pipeline.building.pairs import JUDGMENTS_WITH_QUERY
@@ -77,11 +77,10 @@ class AnswerGroupSteps:
         right = pc.and_(pc.fill_null(judgments["stated"], False), pc.greater(judgments["relevance"], 0))
         answers = judgments.select(["query_id", "doc_id", "split"])
         answers = answers if pc.all(right).as_py() else answers.filter(right)
-        ids, aliased = self._canonical(bucket, answers["doc_id"])
-        numbers = _numbers(ids)
-        rows = pa.table([numbers, answers["query_id"], answers["split"]], schema=ANSWERS)
-        shared = rows.filter(pa.array(repeated(numbers) | aliased))
-        self.shuffle.write("answers", f"{bucket:05d}", shared, by="query_id")
+        shared, ids = self._shared(bucket, as_array(answers["doc_id"]))
+        answers = answers.filter(shared)
+        rows = pa.table([_numbers(ids), answers["query_id"], answers["split"]], schema=ANSWERS)
+        self.shuffle.write("answers", f"{bucket:05d}", rows, by="query_id")
         return Counts()
 
     def link_questions(self, bucket: int) -> Counts:
@@ -160,13 +159,16 @@ class AnswerGroupSteps:
                 return documents["text"][row].as_py(), questions
         return "", questions
 
-    def _canonical(self, bucket: int, ids: pa.ChunkedArray) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
-        """Canonical ids [N] of documents of a bucket, and which of them have the text of a document of another id."""
+    def _shared(self, bucket: int, ids: pa.Array) -> tuple[pa.Array, pa.Array]:
+        """Which documents [N] of a bucket are named again, or under another id, and the canonical ids of these."""
+        index = ids.dictionary_encode().indices.to_numpy()
         copies = self.shuffle.read("copies_documents", bucket, ALIASES)
-        others = self.shuffle.read("aliases_documents", bucket, ALIASES)["canonical_id"].combine_chunks()
+        others = self.shuffle.read("aliases_documents", bucket, ALIASES)
+        aliases = pa.chunked_array([*copies["id"].chunks, *others["canonical_id"].chunks], pa.string())
+        shared = pc.or_(pa.array(np.bincount(index)[index] > 1), pc.is_in(ids, value_set=aliases.combine_chunks()))
+        ids = ids.filter(shared)
         row = pc.index_in(ids, copies["id"].combine_chunks())
-        aliased = pc.or_(row.is_valid(), pc.is_in(ids, others))
-        return as_array(pc.coalesce(copies["canonical_id"].take(row), ids)), aliased.to_numpy()
+        return shared, as_array(pc.coalesce(copies["canonical_id"].take(row), ids))
 
     def _stage_document_groups(self, bucket: int, judgments: pa.Table) -> None:
         """Stage the groups of the documents of each query; where splits follow clusters, they are staged already."""

@@ -138,7 +138,7 @@ def unique_ids(rows: pa.Table, noun: str, tally: Counts, lenient: Sequence[int] 
     id means two things, and judgments and pairs that name it would be joined with the wrong one. Of a `lenient` source
     the first text is kept and the others are counted; returned are also those (`CONFLICTING`) whose rows state a pair.
     """
-    several = repeated(bucket_hashes(rows["id"]))
+    several = _repeated(bucket_hashes(rows["id"]))
     again = rows.filter(pa.array(several)).append_column("row", pa.array(np.flatnonzero(several)))
     again, firsts = _grouped(again, "id", "order")
     later = firsts != np.arange(again.num_rows)
@@ -163,7 +163,7 @@ def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
     Of ids with one text a held-out one is canonical, then one of a record (a product has a group and a category, and
     a text that a pair states has none), then the smallest.
     """
-    again, firsts = _grouped(rows.filter(pa.array(repeated(key_prefixes(rows["key"])))), "key", "id")
+    again, firsts = _grouped(rows.filter(pa.array(_repeated(key_prefixes(rows["key"])))), "key", "id")
     later = pa.array(firsts != np.arange(again.num_rows))
     aliases = pa.table([again["id"].filter(later), again["id"].take(firsts).filter(later)], schema=ALIASES)
     tally.drop(f"duplicate_{noun}", aliases.num_rows)
@@ -190,8 +190,8 @@ def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
     return rows.filter(pa.array(is_first & ~contradicting))
 
 
-def repeated(hashes: Numbers) -> npt.NDArray[np.bool_]:
-    """Return which of N hashes occur more than once: only such rows can be equal, and most rows are not among them."""
+def _repeated(hashes: Numbers) -> npt.NDArray[np.bool_]:
+    """Which of N hashes occur more than once: only such rows can be equal, and most rows are not among them."""
     order = np.argsort(hashes)
     same = np.zeros(len(hashes) + 1, dtype=bool)
     same[1:-1] = hashes[order[1:]] == hashes[order[:-1]] if len(hashes) else False
