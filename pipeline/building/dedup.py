@@ -173,16 +173,19 @@ def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
 
 
 def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
-    """One row for each pair of texts in either order, held-out splits before train; repeated ones are counted.
+    """One row for each pair of texts, held-out splits before train; repeated ones are counted.
 
-    A pair that is called alike in one row and unlike in another (scores on both sides of one half) says nothing and is
-    left out, counted as `contradicting_labels`. Of graded scores that differ less, as two annotators' may, one stays.
+    A pair that is called alike in one row and unlike in another (scores on both sides of one half), also when one of
+    them is turned round, says nothing and is left out, counted as `contradicting_labels`. Of graded scores that differ
+    less, as two annotators' may, one stays.
     """
     turned = pc.greater(rows["left"], rows["right"])
     first, second = (pc.if_else(turned, rows[a], rows[b]) for a, b in (("right", "left"), ("left", "right")))
     pair = pc.binary_join_element_wise(first, second, "\x1f")
     rows, firsts = _grouped(rows.append_column("id", pair), "id", "order")
-    is_first = firsts == np.arange(rows.num_rows)
+    same = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f").combine_chunks().dictionary_encode()
+    is_first = np.zeros(rows.num_rows, dtype=bool)
+    is_first[np.unique(same.indices.to_numpy(), return_index=True)[1]] = True
     alike = rows["score"].to_numpy() >= ALIKE
     contradicting = np.isin(firsts, firsts[alike != alike[firsts]])
     _drop(tally, "contradicting_labels", rows, contradicting)
