@@ -163,7 +163,7 @@ def _elements(file: Any) -> Iterator[Any]:
 
 
 def _local(element: Any) -> str:
-    return str(etree.QName(element).localname) if isinstance(element.tag, str) else "comment"
+    return element.tag.rpartition("}")[2].rpartition(":")[2] if isinstance(element.tag, str) else "comment"
 
 
 def _text(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:

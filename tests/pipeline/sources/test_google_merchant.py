@@ -32,6 +32,9 @@ PRODUCTS = [
 ]
 
 
+UNDECLARED = RSS.replace(' xmlns:g="http://base.google.com/ns/1.0"', "")
+
+
 @pytest.mark.parametrize(("text", "empty"), [(RSS, 1), (TABLE, 0)])
 def test_feeds(text: str, empty: int, tmp_path: Path):
     (tmp_path / "feed").write_text(text)
@@ -45,6 +48,7 @@ def test_feeds(text: str, empty: int, tmp_path: Path):
     [
         ("sku,name\n1,Mug\n", "source feed: is no Google Merchant feed: neither XML"),
         ("<rss><item>", "not readable as XML"),
+        (UNDECLARED, "not readable as XML"),
     ],
 )
 def test_refusals(text: str, message: str, tmp_path: Path):
