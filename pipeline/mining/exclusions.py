@@ -15,6 +15,7 @@ from pydantic import Field
 from pipeline.core.config import Config
 from pipeline.mining.candidate_arrays import Floats, Keys, Rows
 from pipeline.storage import shards
+from pipeline.text.columns import key_column, key_prefixes
 from pipeline.text.same_document import id_keys, join_keys, text_keys
 
 
@@ -83,9 +84,9 @@ def names_of(block: AnchorBlock, encoded: Sequence[str], queries: Sequence[str])
     """Ids of the anchors of a block, and of all other anchors (encoded ones) and queries that read the same."""
     rows, ids = [np.arange(len(block.ids))], list(block.ids)
     others = [(table["id"], table["text_key"]) for table in shards.read_batches(encoded, ["id", "text_key"])]
-    lowered = pc.utf8_lower(pa.array(block.texts or [], pa.string()))
+    own = key_prefixes(key_column(pa.array(block.texts or [], pa.string())))
     for table in shards.read_batches(queries, ["query_id", "text"]):
-        alike = table.filter(pc.is_in(pc.utf8_lower(table["text"]), value_set=lowered))
+        alike = table.filter(pa.array(np.isin(key_prefixes(key_column(table["text"])), own)))
         others.append((alike["query_id"], pa.array(text_keys(alike["text"].to_pylist()))))
     for names, keys in others:
         anchor, row = join_keys(np.arange(len(block.ids)), block.text_keys, keys.to_numpy())

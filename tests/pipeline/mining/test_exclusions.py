@@ -14,6 +14,7 @@ from pipeline.core.config import validate
 from pipeline.core.schema import TABLES
 from pipeline.mining.actors import MiningPaths, add_document_keys, find_candidates, first_rows, join_block
 from pipeline.mining.config import MineConfig
+from pipeline.mining.exclusions import names_of
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import vectors_table
@@ -143,3 +144,14 @@ def test_a_corpus_of_an_earlier_build_has_no_groups(tmp_path: Path):
     keyed = add_document_keys(encoded(corpus["doc_id"], corpus["text"], 0), corpus.select(names))
     assert keyed["group_key"].to_pylist() == keyed["title_key"].to_pylist() == [0]
     assert pc.all(pc.greater(keyed["id_key"], 0)).as_py()
+
+
+def test_a_query_that_reads_like_the_anchor_brings_its_positives(tmp_path: Path):
+    """Whatever its case and the form of its characters: `fi` in one character reads the same."""
+    queries = pa.table({"query_id": ["q1", "q2"], "text": ["Where is the \ufb01le?", "where is it?"]})
+    shards.commit(str(tmp_path), "queries", queries, {})
+    vectors = encoded(pa.chunked_array([["a"]]), pa.chunked_array([["where is the file?"]]), 0)
+    pairs = [{"anchor_id": "a", "anchor": "where is the file?", "positive_id": "d", "positive": "there"}]
+    block = join_block([pa.Table.from_pylist(pairs, TABLES["pairs"])], [vectors])
+    names = names_of(block, [], [str(tmp_path / "queries.parquet")])
+    assert names.ids == ["a", "q1"] and names.anchors.tolist() == [0, 0]
