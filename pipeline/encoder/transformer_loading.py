@@ -189,7 +189,7 @@ def _load_with_adapter(
     adapted = peft.PeftModel.from_pretrained(model, str(root))
     if not hasattr(adapted, "merge_and_unload"):
         raise UserError(f"model {path}: its adapter is of a kind that cannot be merged into the weights")
-    merged = adapted.merge_and_unload()
+    merged = adapted.merge_and_unload().requires_grad_(True)  # peft had frozen the base
     if layers:
         raise UserError(f"model {path}: encoder.layers cannot cut a model that is an adapter; merge and save it first")
     return tokenizer, merged

@@ -50,6 +50,7 @@ def test_a_layout_is_read_and_saved_as_sentence_transformers_has_it(models, layo
     path = models(layout)
     encoder = load(path)
     assert_agrees(encoder, path)
+    assert any(weight.requires_grad for weight in encoder.parameters()), "it can be trained"
     different = encoder.encode(zoo.TEXTS[:7], "document")
     different = different / np.linalg.norm(different, axis=1, keepdims=True)
     assert (different @ different.T - np.eye(7)).max() < 0.9999, "the texts are told apart"
