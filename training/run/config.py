@@ -147,6 +147,8 @@ class TrainConfig(JobConfig):
                 "replay says how often another corpus comes; leave mix, mix_temperature, homogeneous_batches and "
                 "loss by_source out"
             )
+        if self.lora and self.lora.method not in ("lora", "rslora") and self.interpolation < 1:
+            raise ValueError(f"interpolation scales what lora adds; with lora.method {self.lora.method} leave it at 1")
         if self.refresh and "mined" not in self.rows:
             raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
         if self.resume and self.fresh:

@@ -80,7 +80,11 @@ def _on_the_hub(name: str) -> bool:
 
 def _adapters(settings: dict[str, Any]) -> str:
     lora = settings.get("lora")
-    return f", low-rank adapters of rank {lora['rank']} (merged; alone in `adapter/`)" if lora else ""
+    if not lora:
+        return ""
+    method = lora.get("method", "lora")
+    kind = f"low-rank adapters of rank {lora['rank']}" if method == "lora" else f"`{method}` adapters of peft"
+    return f", {kind} (merged; alone in `adapter/`)"
 
 
 def _validation(measured: list[dict[str, Any]]) -> str:

@@ -38,9 +38,8 @@ def _train(settings: dict[str, Any]) -> None:
     data = Artifact.open(paths["data"], "build")
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
-    encoder = Encoder.load(
-        config.encoder.model_copy(update={"dtype": "float32"}), device, to_train=not config.loop.compile
-    )
+    dtype = config.lora.base_dtype if config.lora else "float32"  # adapters and what trains are float32 in any case
+    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": dtype}), device, to_train=not config.loop.compile)
     if config.lora:
         attach_adapters(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
