@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.building.read import TextLimits, clean
@@ -27,6 +27,7 @@ from pipeline.sources.shopify import Shopify
 from pipeline.sources.squad import Squad, passages
 from pipeline.sources.stackexchange import StackExchange
 from pipeline.sources.woocommerce import WooCommerce
+from pipeline.storage.archives import container
 from pipeline.storage.counts import Counts
 from pipeline.storage.json_lines import parse_object
 from pipeline.text.normalize import html_to_text, normalise
@@ -208,6 +209,7 @@ def test_literals_come_back(write: Any, value: Any):
 @given(lines=st.lists(st.binary(max_size=40), max_size=12), size=st.integers(1, 50))
 def test_lines_belong_to_one_block_whatever_the_cut(lines: list[bytes], size: int, tmp_path: Path):
     (tmp_path / "f").write_bytes(b"\n".join(lines))
+    assume(container(str(tmp_path / "f")) is None)  # first bytes of an archive, which is refused
     source = MsMarco(path="f")
     whole, pieces = Counts(), Counts()
     for tally, step in ((whole, 1 << 20), (pieces, size)):
