@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import say_once
 from pipeline.encoder.model_directory import ADAPTER, adapter_base
 from pipeline.encoder.transformer_settings import TransformerSettings
 
@@ -107,6 +108,11 @@ def _load_transformer(
     if not safe and not _has(root, _BINARY_WEIGHTS):
         raise UserError(f"model {path}: has no *.safetensors and no pytorch_model.bin")
     config = AutoConfig.from_pretrained(root, trust_remote_code=trust_remote_code, **config_options)
+    if not trust_remote_code and (own := (getattr(config, "auto_map", None) or {}).get("AutoModel")):
+        say_once(
+            f"model {path}: its own code ({own}) is not run, transformers' {config.model_type} computes in its place; "
+            "encoder.trust_remote_code runs it"
+        )
     if layers:
         cut_layers(config, layers)
     if hasattr(config, "use_cache"):
