@@ -53,7 +53,9 @@ def open_decompressed(path: str, offset: int = 0) -> Iterator[BinaryIO]:
         packed = _compression(raw.read(_LONGEST_MARK))
         raw.seek(0)
         try:
-            file: BinaryIO = _OPENERS[packed](raw) if packed else raw
+            opened = _OPENERS[packed](raw) if packed else raw
+            # the files of object stores know no `readline` of a bounded length
+            file: BinaryIO = opened if packed or "://" not in path else io.BufferedReader(opened)
             _skip(file, offset)
             yield file
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid, OSError) as error:

@@ -113,7 +113,7 @@ def test_a_model_and_its_variants_never_rank_it(tmp_path: Path, monkeypatch: pyt
     exclude_self_matches(dataset, Corpus(data))
     vectors = l2_normalize(np.random.default_rng(0).normal(size=(10, 32)).astype(np.float32))
     variants = [Variant(32, "binary"), Variant(16, "float32")]
-    shared = (SimilarityPairs().arrays(), dataset.excluded, variants, {})
+    shared = (SimilarityPairs().arrays(), dataset.excluded, variants, {}, "cosine")
     monkeypatch.setattr("ray.get", lambda reference: reference)
     ranker = Ranker(None, vectors[[4, 7]], shared, queries=2, k=10, threads=1)
     monkeypatch.setattr(ranker, "_vectors", lambda chunk: vectors[chunk.first_row : chunk.first_row + chunk.rows])

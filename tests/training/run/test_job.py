@@ -244,7 +244,7 @@ def test_validation_does_not_rank_the_query_itself():
 class Fixed:
     """An encoder with given vectors; every other text lies between."""
 
-    device = "cpu"
+    device, similarity = "cpu", "cosine"
 
     def __init__(self, vectors):
         self.vectors = vectors
