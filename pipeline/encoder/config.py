@@ -36,6 +36,15 @@ class EncoderConfig(Config):
     )
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
 
+    def of_saved(self, path: str) -> "EncoderConfig":
+        """Return settings for a model that was saved from one loaded with these: how it is computed stays.
+
+        Which layers, prompts and length it has, how wide its vectors are and what compares them, its directory says; a
+        revision is of the model on the hub that it came from.
+        """
+        own = ("revision", "max_length", "prompts", "prompt_names", "layers", "truncate_dim")
+        return self.model_copy(update={"model": path, "similarity": "auto", **dict.fromkeys(own)})
+
     def budget(self, device: str) -> int:
         """Tokens of one pass: on a CPU so few that its states stay in the caches, unless the settings say otherwise."""
         return self.token_budget or (2048 if device == "cpu" else 65536)

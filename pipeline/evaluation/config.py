@@ -135,9 +135,7 @@ class EvaluateConfig(JobConfig):
         if not self.models or self.encoder or self._training():
             defaults["base"] = self.encoder or self._training_encoder()
         if not self.models or fs.exists(trained_path):
-            stated = ("max_length", "prompts", "prompt_names", "layers", "revision", "truncate_dim")
-            tuned = {"model": trained, "similarity": "auto", **dict.fromkeys(stated)}
-            defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).model_copy(update=tuned)
+            defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).of_saved(trained)
         return {**defaults, **self.models}
 
     @property

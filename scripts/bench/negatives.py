@@ -24,6 +24,7 @@ import yaml
 from xxhash import xxh3_64_intdigest
 
 from pipeline.core.config import exit_on_user_error, load_recipe
+from pipeline.encoder.config import EncoderConfig
 from pipeline.metrics.significance import permutation_test
 from pipeline.storage.artifact import Artifact
 
@@ -105,14 +106,14 @@ class Bench:
 
     def measure(self, models: dict[str, str]) -> dict[str, Values]:
         """Rank the corpus by every model: the metric of each query, in one order."""
-        cut = {"max_length": None, "prompts": None, "layers": None}
+        base = EncoderConfig.model_validate(self.encoder)
         evaluation = {
             "max_queries": self.options.max_queries,
             **self.recipe["evaluate"],
             "bm25": False,
             "variants": None,
         }
-        encoders = {name: {**self.encoder, "model": directory, **cut} for name, directory in models.items()}
+        encoders = {name: base.of_saved(directory).model_dump() for name, directory in models.items()}
         paths = {"run": str(self.folder), "out": str(self.folder / "report"), "overwrite": True}
         self.job("evaluate", {**paths, **evaluation, "models": encoders}, "evaluate")
         table = Artifact.open(str(self.folder / "report"), "evaluate").read("per_query").to_pandas()

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import UserError
-from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.encoder import Encoder
 from pipeline.storage import files
 from pipeline.storage.disk_space import require_space
 from training.loop.lora import attach_adapters, merge_adapters
 from training.run.config import TrainConfig
+from training.run.saved_model import load_saved
 
 TEXTS = ["a", "which of these two texts is the longer one, and does a saved model see it as the one in memory did?"]
 NEAREST = 0.9999  # cosine of a text's vectors before and after; both are of float32
@@ -35,8 +36,7 @@ def rehearse_end(config: TrainConfig, base: Encoder) -> None:
     with _place(path) as folder:
         try:
             model.save(folder, extra_files=extra_files)
-            settings = {"model": folder, "max_length": config.encoder.max_length, "dtype": "float32"}
-            after = Encoder.load(EncoderConfig(**settings, backend="torch"), "cpu").encode(TEXTS, "query")
+            after = load_saved(folder, config.encoder).encode(TEXTS, "query")
         except OSError:
             raise
         except Exception as error:

@@ -112,7 +112,7 @@ def _mine_again(config: TrainConfig, number: int, checkpoint: Path, step: int) -
     model.save(paths["model"], extra_files=load_trained(config, model, checkpoint))
     mine_settings = read_json(join(config.paths["negatives"], CONFIG))
     mine_settings |= {
-        "encoder": {**mine_settings["encoder"], "model": paths["model"], "layers": None},
+        "encoder": {**mine_settings["encoder"], "model": paths["model"], "layers": None, "revision": None},
         "candidates": None,
     }
     mine_settings |= {"run": config.run, "data": config.paths["data"], "out": paths["negatives"], "cache": None}

@@ -77,9 +77,8 @@ class SavedModelCheck:
         """
         if not self.count:
             return {}
-        fresh = {"model": path, "max_length": None, "prompts": None, "layers": None, "dtype": "float32"}
         try:
-            loaded = Encoder.load(settings.model_copy(update={**fresh, "backend": "torch"}), "cpu")
+            loaded = load_saved(path, settings)
         except UserError as error:
             self._refuse(path, f"cannot be read ({error})")
         saved = embed(loaded, self.texts)
@@ -102,6 +101,12 @@ class SavedModelCheck:
         raise UserError(
             f"{path}: loaded anew, the saved model {reason}; the directory was removed, and the checkpoints are kept"
         )
+
+
+def load_saved(path: str, settings: EncoderConfig) -> Encoder:
+    """Load a directory that a model with these settings was saved in: float32, computed by torch on a CPU."""
+    exact = {"dtype": "float32", "backend": "torch"}
+    return Encoder.load(settings.of_saved(path).model_copy(update=exact), "cpu")
 
 
 def sample_texts(data: Artifact, role: Role) -> list[str]:

@@ -19,7 +19,15 @@ def prepared(run: Path, **given) -> tuple[TrainConfig, Encoder]:
     return config, Encoder.load(config.encoder.model_copy(update={"dtype": "float32"}), "cpu")
 
 
-@pytest.mark.parametrize("given", [{}, {"encoder": {"layers": 2, "max_length": 32}}, {"lora": {"rank": 2}}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"encoder": {"layers": 2, "max_length": 32}},
+        {"lora": {"rank": 2}},
+        {"encoder": {"revision": "v2", "max_length": 64}},
+    ],
+)
 def test_a_model_that_can_be_saved_is_left_as_it_was(given, tmp_path: Path, minilm):
     config, base = prepared(tmp_path, **given)
     before = {name: value.clone() for name, value in base.state_dict().items()}

@@ -54,6 +54,15 @@ def test_a_trained_model_passes_and_tells_how_far_it_moved(begun, tmp_path, caps
     assert "gives the vectors of the trained model (cosine 1.000000 at least)" in printed
 
 
+def test_what_the_directory_holds_is_not_asked_of_it_again(begun, tmp_path):
+    """A revision is of the hub's model; prompts chosen by name are written under the names of their roles."""
+    encoder, check = begun
+    change(encoder)
+    encoder.save(tmp_path / "model")
+    stated = CONFIG.model_copy(update={"revision": "v2", "prompt_names": {"query": "STS"}})
+    assert check.compare(encoder, str(tmp_path / "model"), stated)["saved_cosine"] > 0.999999
+
+
 def test_a_model_that_equals_its_base_is_refused(begun):
     encoder, check = begun
     with pytest.raises(UserError, match=r"the trained model equals its base: not one of 64 vectors"):
