@@ -10,7 +10,7 @@ from pipeline.embedding.worker import EmbedTask
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import shards
 from pipeline.storage.disk_space import require_space
-from pipeline.storage.files import filesystem, join, read_parquet
+from pipeline.storage.files import join, read_parquet, remove_folder
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import Ranges, VectorFormat, formatted_table
 
@@ -34,7 +34,7 @@ def rehearse(task: EmbedTask, encoder: Encoder, ranges: Ranges, plan: Sequence[S
     if not np.isfinite(vectors).all():
         raise UserError(f"model {task.encoder.model}: gives vectors that are not finite; try encoder.dtype float32")
     place = join(out, FOLDER)
-    _remove(place)
+    remove_folder(place)
     for name, rows in (("two", vectors), ("none", vectors[:0])):
         ids = pa.chunked_array([[f"row {number}" for number in range(len(rows))]], pa.string())
         table = formatted_table(ids, rows, task.formats, ranges, scaled=encoder.normalize)
@@ -42,15 +42,9 @@ def rehearse(task: EmbedTask, encoder: Encoder, ranges: Ranges, plan: Sequence[S
         path = join(place, f"{name}.parquet")
         if shards.committed(place, name) is None or not read_parquet(path).equals(table):
             raise UserError(f"{path}: what was written there is not what is read; look at the disk or the store")
-    _remove(place)
+    remove_folder(place)
 
 
 def row_bytes(formats: Sequence[VectorFormat], dim: int) -> float:
     """Bytes of the vectors of one text, unpacked."""
     return sum(BYTES[form.dtype] * (form.dim or dim) for form in formats)
-
-
-def _remove(place: str) -> None:
-    fs, root = filesystem(place)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)

@@ -14,6 +14,7 @@ from lxml import etree
 
 from pipeline.core.errors import UserError
 from pipeline.sources.amazon import literal
+from pipeline.sources.google_merchant import local_name
 from pipeline.sources.json import documents
 from pipeline.sources.reading.sample import FileFormat, FileSample
 from pipeline.sources.xlsx import sheet_rows
@@ -163,7 +164,7 @@ def _elements(file: Any) -> Iterator[Any]:
 
 
 def _local(element: Any) -> str:
-    return element.tag.rpartition("}")[2].rpartition(":")[2] if isinstance(element.tag, str) else "comment"
+    return local_name(element) if isinstance(element.tag, str) else "comment"
 
 
 def _text(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:

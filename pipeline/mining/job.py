@@ -16,7 +16,7 @@ from pipeline.mining.plan import Plan, SearchModel, describe_model, group_shards
 from pipeline.mining.reranker import Reranker
 from pipeline.search.approximate import approximate_recall
 from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
-from pipeline.storage.files import filesystem, join, read_json, read_parquet
+from pipeline.storage.files import filesystem, join, read_json, read_parquet, remove_folder
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import to_matrix
 
@@ -71,7 +71,7 @@ def run(config: MineConfig) -> Artifact:
     if cross_encoder:
         notes |= {"cross_encoder": cross_encoder}
     artifact = _finish(draft, config, paths, plan, notes)
-    _clear(paths.work)
+    remove_folder(paths.work)
     return artifact
 
 
@@ -240,9 +240,3 @@ def _remove_other_files(folder: str, names: set[str]) -> None:
     for path in fs.glob(join(root, "*.parquet")):
         if path.rsplit("/", 1)[-1] not in names:
             fs.rm(path)
-
-
-def _clear(folder: str) -> None:
-    fs, root = filesystem(folder)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)

@@ -129,7 +129,7 @@ def _items(path: str) -> Iterator[NumberedRow]:
         file = _Counted(packed, path)
         try:
             for event, element in etree.iterparse(file, ("start", "end"), resolve_entities=False, no_network=True):
-                is_item = isinstance(element.tag, str) and _local_name(element) in _ITEMS
+                is_item = isinstance(element.tag, str) and local_name(element) in _ITEMS
                 if event == "start":
                     depth, size = (depth + 1, size + 1) if depth else (int(is_item), 0)
                     continue
@@ -163,7 +163,7 @@ class _Counted:
         return data
 
 
-def _local_name(element: Any) -> str:
+def local_name(element: Any) -> str:
     """Name of an element without its namespace, also where the prefix of one is not declared."""
     return str(element.tag).rpartition("}")[2].rpartition(":")[2]
 
@@ -174,7 +174,7 @@ def _fields(item: Any) -> Row:
     for child in item:
         if not isinstance(child.tag, str):
             continue
-        name = _local_name(child).lower()
+        name = local_name(child).lower()
         value: Any = _fields(child) if len(child) else (child.text or "").strip()
         if value:
             row[name] = value if name not in row else [*_as_list(row[name]), value]

@@ -50,11 +50,17 @@ def absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)  # noqa: PTH100  no symlink is to be resolved
 
 
-def upload_folder(local: str, path: str) -> None:
-    """Copy a local folder to a place that may be remote, replacing what is there."""
+def remove_folder(path: str) -> None:
+    """Remove a folder and all that is in it, where there is one."""
     fs, root = filesystem(path)
     if fs.exists(root):
         fs.rm(root, recursive=True)
+
+
+def upload_folder(local: str, path: str) -> None:
+    """Copy a local folder to a place that may be remote, replacing what is there."""
+    remove_folder(path)
+    fs, root = filesystem(path)
     fs.put(local.rstrip("/") + "/", root, recursive=True)
 
 

@@ -163,6 +163,14 @@ def l2_normalize(vectors: Floats) -> Floats:
     return normalized
 
 
+def cosines(vectors: Floats, others: Floats) -> npt.NDArray[np.float64]:
+    """Cosine [N] of each vector [N, D] with its counterpart, in float64; 0 where one of them is zero."""
+    left, right = vectors.astype(np.float64), others.astype(np.float64)
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    cosine: npt.NDArray[np.float64] = (left * right).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return cosine
+
+
 _SIMILARITIES: dict[str, Callable[[Floats], Floats]] = {"cosine": l2_normalize, "dot": lambda vectors: vectors}
 
 

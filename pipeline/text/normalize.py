@@ -108,6 +108,11 @@ def hash64(*parts: object) -> int:
     return xxhash.xxh3_64_intdigest("\x1f".join(map(str, parts)).encode("utf-8", "replace"))
 
 
+def stable_id(text: str) -> int:
+    """Return the hash of a text as a non-negative 63-bit integer, which a signed column can hold."""
+    return hash64(text) >> 1
+
+
 def identifier(text: str) -> str:
     """Return an id that a table can hold: stripped, without what UTF-8 cannot encode, otherwise unchanged."""
     return text.strip().encode("utf-8", "ignore").decode()

@@ -12,18 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
+
+from pipeline.text.normalize import stable_id
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
 
 DEFERRED_BATCHES = 4  # rows of so many batches may wait for a batch without a conflict
-
-
-def stable_id(text: str) -> int:
-    """Hash a string id to a non-negative 63-bit integer (xxh3), the same on every machine."""
-    return xxhash.xxh3_64_intdigest(text.encode()) >> 1
 
 
 def splitmix64(values: Words, salt: str) -> Words:

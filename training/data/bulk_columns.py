@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.schema import TABLES
-from pipeline.text.normalize import hash64
-from training.data.batching import Ints, stable_id
+from pipeline.text.normalize import hash64, stable_id
+from training.data.batching import Ints
 from training.data.tokenized import ragged
 
 FACTS = pa.schema([("anchor_id", pa.string()), ("doc_id", pa.string()), ("rank", pa.int64()), ("score", pa.float32())])

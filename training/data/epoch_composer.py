@@ -13,9 +13,9 @@ from pipeline.core.progress import say
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.counts import Counts
-from pipeline.storage.files import filesystem, join
+from pipeline.storage.files import join, remove_folder
 from pipeline.storage.shuffle import Shuffle
-from training.data.batching import stable_id
+from pipeline.text.normalize import stable_id
 from training.data.epoch import REPLAY, Buckets, EpochSettings, Pass, RunTasks, run_in_process
 
 STEPS = pa.schema([("step", pa.int64()), ("file", pa.int32()), ("index", pa.int32()), ("rows", pa.int32())])
@@ -179,9 +179,7 @@ def _finish(
     draft.write("steps", table)
     draft.drop(total.dropped)
     _check_left_out(total, settings.batch_size)
-    fs, staging = filesystem(join(draft.path, "staging"))
-    if fs.exists(staging):
-        fs.rm(staging, recursive=True)
+    remove_folder(join(draft.path, "staging"))
     return draft.finish(
         ["rows", "steps", "left_out"],
         steps=len(table),

@@ -19,7 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import absolute, read_parquet
-from pipeline.text.normalize import hash64
+from pipeline.text.normalize import stable_id
 
 Ints = npt.NDArray[np.int64]
 Halves = npt.NDArray[np.float16]
@@ -103,7 +103,7 @@ def _read(artifact: Artifact, requested: Ints) -> tuple[Ints, Halves]:
     parts: list[Halves] = []
     for name in artifact.files("vectors"):
         names, flat = read_vectors(artifact, name)
-        hashes = np.array([hash64(text_id) >> 1 for text_id in names.to_pylist()], dtype=np.int64)
+        hashes = np.array([stable_id(text_id) for text_id in names.to_pylist()], dtype=np.int64)
         selected = np.isin(hashes, requested)
         parts.append(np.pad(flat[selected].astype(np.float16), ((0, 0), (0, -flat.shape[1] % PER_WORD))))
         ids.append(hashes[selected])

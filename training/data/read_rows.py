@@ -12,8 +12,8 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.core.schema import TABLES
 from pipeline.storage.artifact import Artifact
+from pipeline.text.normalize import stable_id
 from training.data import guide_vectors
-from training.data.batching import stable_id
 from training.data.rows import Rows, rows_from
 
 Kind = Literal["pairs", "triplets", "mined", "judged", "labelled"]

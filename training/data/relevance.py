@@ -54,8 +54,7 @@ def distinct_queries(relevant: pa.Table) -> pa.Table:
 
 def in_buckets(relevant: pa.Table, query_id: Ints, bucket: npt.NDArray[np.uint64]) -> pa.Table:
     """The queries that rows of each bucket have, once a bucket, with column `bucket`; `relevant` is in order of ids."""
-    queries = relevant["query_id"].to_numpy()
-    pairs = np.unique(np.stack([bucket.astype(np.int64), np.searchsorted(queries, query_id)]), axis=1)
+    pairs = np.unique(np.stack([bucket.astype(np.int64), query_index(relevant, query_id)]), axis=1)
     taken = relevant.take(pa.array(pairs[1]))
     return taken.append_column("bucket", pa.array(pairs[0].astype(np.uint64)))
 
@@ -93,28 +92,26 @@ def _restrict(relevant: Ragged, query: Ints, step: Ints, owners: Ints, ids: Ints
     """Of the list of each row's query [n] the ids that are in its step, given the steps and ids of all documents."""
     known = np.unique(ids[ids >= 0])
     held = np.unique(owners[ids >= 0] * len(known) + np.searchsorted(known, ids[ids >= 0]))
-    place = np.searchsorted(known, relevant.values)
-    listed = place < len(known)
-    listed[listed] = known[place[listed]] == relevant.values[listed]
+    place, listed = _find(known, relevant.values)
     shortened = Ragged(place[listed], np.bincount(relevant.owner[listed], minlength=len(relevant.counts)))
     pairs, pair = np.unique(np.stack([step, query]), axis=1, return_inverse=True)
     parts = [shortened.values[:0]], [np.zeros(0, np.int64)]
     for start, stop in _chunks(shortened.counts[pairs[1]]):
         lists = shortened.take(pairs[1][start:stop])
         owner = lists.owner
-        kept = _contains(held, pairs[0][start:stop][owner] * len(known) + lists.values)
+        _, kept = _find(held, pairs[0][start:stop][owner] * len(known) + lists.values)
         parts[0].append(lists.values[kept])
         parts[1].append(np.bincount(owner[kept], minlength=stop - start))
     of_pairs = Ragged(known[np.concatenate(parts[0])] if len(known) else known, np.concatenate(parts[1]))
     return of_pairs.take(pair.reshape(-1))
 
 
-def _contains(ordered: Ints, values: Ints) -> npt.NDArray[np.bool_]:
-    """Boolean [v]: which values are in an ordered array."""
+def _find(ordered: Ints, values: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Places [v] of values in an ordered array, and which are in it at all."""
     place = np.searchsorted(ordered, values)
     inside: npt.NDArray[np.bool_] = place < len(ordered)
     inside[inside] = ordered[place[inside]] == values[inside]
-    return inside
+    return place, inside
 
 
 def _chunks(counts: Ints) -> Iterator[tuple[int, int]]:

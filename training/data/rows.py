@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from training.data.batching import Floats, Ints, stable_id
+from pipeline.text.normalize import stable_id
+from training.data.batching import Floats, Ints
 from training.data.guide_vectors import Guide
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.encoder.tokenizer import Tokens
+from pipeline.text.normalize import stable_id
 from training.data.batching import Ints, select_negatives
 from training.data.rows import Rows
-from training.losses.by_source import source_id
 
 Tokenize = Callable[[list[str], Literal["query", "document"]], Tokens]
 
@@ -214,7 +214,7 @@ def id_columns(table: pa.Table, columns: dict[str, int], width: int) -> dict[str
 def _source_ids(sources: pa.ChunkedArray) -> Ints:
     """Id of the source [n] of each row."""
     names = sources.combine_chunks().dictionary_encode()
-    ids = np.array([source_id(name) for name in names.dictionary.to_pylist()], dtype=np.int64)
+    ids = np.array([stable_id(name) for name in names.dictionary.to_pylist()], dtype=np.int64)
     of_rows: Ints = ids[names.indices.to_numpy()]
     return of_rows
 

@@ -20,6 +20,7 @@ from pipeline.encoder.cpu_dropout import use_cpu_dropout
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.precision import compute_dtype
 from pipeline.encoder.tokenizer import Tokens
+from pipeline.text.normalize import stable_id
 from training.data import batching
 from training.data.epoch import EpochSettings
 from training.data.epoch_reader import EpochFeed, InMemoryEpochs, StepRef, slots_for
@@ -154,7 +155,7 @@ class TrainStep:
                 self.encode, self.model, scalars, config.cache_tokens, encoder.split_batches
             )
         self.feed = data if isinstance(data, EpochFeed) else self._compose(data)
-        self.steps, self.plan_id = self.feed.steps, batching.stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
+        self.steps, self.plan_id = self.feed.steps, stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
         self.seeded_dropout = config.dropout_by_slot and _has_dropout(encoder)
         self.average = WeightAverage(self.module, config.average, self.total) if config.average else None
@@ -208,7 +209,7 @@ class TrainStep:
         of_negatives = slot[batch.ids["negative.row"].cpu().numpy()]
         slot_of_text = np.concatenate([slot, slot, of_negatives])
         seed = f"{self.config.seed}/{step}"
-        return [(batching.stable_id(f"{seed}/{slot}"), np.flatnonzero(slot_of_text == slot)) for slot in batch.slots]
+        return [(stable_id(f"{seed}/{slot}"), np.flatnonzero(slot_of_text == slot)) for slot in batch.slots]
 
     def backward(self, batch: RankBatch, step: int) -> dict[str, float]:
         """Run forward and backward of a global batch; every rank ends with the gradients of the loss on all of it."""
@@ -221,7 +222,7 @@ class TrainStep:
 
     def step(self, batch: RankBatch, step: int) -> dict[str, float]:
         """Take one optimiser step; a batch whose gradient is not finite is skipped and counted."""
-        torch.manual_seed(batching.stable_id(f"{self.config.seed}/{step}/{self.rank}"))
+        torch.manual_seed(stable_id(f"{self.config.seed}/{step}/{self.rank}"))
         self.module.train()
         report = self.backward(batch, step)
         rate = learning_rate_at(step, self.total, self.config)

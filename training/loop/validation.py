@@ -15,8 +15,8 @@ from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import comparable
+from pipeline.text.normalize import stable_id
 from pipeline.text.same_document import SelfMatches
-from training.data.batching import stable_id
 from training.losses.gather import gather, world
 
 

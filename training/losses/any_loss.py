@@ -8,6 +8,7 @@ from training.losses.by_source import BySource
 from training.losses.loss import Loss
 from training.losses.matryoshka import Matryoshka
 from training.losses.registry import LOSSES, SingleLoss
+from training.losses.teacher_vectors import FIX
 from training.losses.weighted_sum import WeightedSum
 
 AnyLoss = Annotated[SingleLoss | WeightedSum | Matryoshka | BySource, LOSSES]
@@ -26,10 +27,7 @@ def check_rows(loss: Loss, kinds: Sequence[str], *, guided: bool = False) -> Non
         )
     if loss.needs_teacher():
         if not guided:
-            raise UserError(
-                f"loss {loss.type}: needs vectors of a teacher; give guide: {{queries: ..., documents: ...}}, two "
-                "artifacts of `tripletail embed` with the teacher as encoder.model"
-            )
+            raise UserError(f"loss {loss.type}: needs vectors of a teacher; {FIX}")
         return
     if not guided and _is_set(loss.model_dump(), "guide_margin"):
         raise UserError(

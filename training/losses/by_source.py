@@ -9,23 +9,18 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Literal
 
-import xxhash
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.core.errors import UserError
 from pipeline.core.plugins import nearest
+from pipeline.text.normalize import stable_id
 from training.losses.loss import Batch, Loss, LossShare, need
 from training.losses.matryoshka import Matryoshka
 from training.losses.registry import LOSSES, SingleLoss
 from training.losses.weighted_sum import WeightedSum
 
 SourceLoss = Annotated[SingleLoss | WeightedSum | Matryoshka, LOSSES]
-
-
-def source_id(name: str) -> int:
-    """Hash the name of a source to the non-negative 63-bit integer that `Batch.source` holds."""
-    return xxhash.xxh3_64_intdigest(name.encode()) >> 1
 
 
 class BySource(Loss):
@@ -55,7 +50,7 @@ class BySource(Loss):
 
     @cached_property
     def _by_id(self) -> dict[int, str]:
-        return {source_id(name): name for name in (*self.sources, *self.weights)}
+        return {stable_id(name): name for name in (*self.sources, *self.weights)}
 
     def parts(self) -> Sequence[Loss]:
         """Return the losses of all sources."""

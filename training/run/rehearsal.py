@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import files
 from pipeline.storage.disk_space import require_space
+from pipeline.storage.vectors import cosines
 from training.loop.lora import attach_adapters, merge_adapters
 from training.run.config import TrainConfig
 from training.run.saved_model import load_saved
@@ -45,7 +44,7 @@ def rehearse_end(config: TrainConfig, base: Encoder) -> None:
                 f"model {config.encoder.model}: cannot be saved{layers} and loaded again, so that training it would "
                 f"leave nothing: {' '.join(str(error).split())[:300]}"
             ) from error
-    cosine = np.einsum("nd,nd->n", before, after) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
+    cosine = cosines(before, after)
     if not (cosine > NEAREST).all():
         raise UserError(
             f"model {config.encoder.model}: is another one after it was saved and loaded (cosine {cosine.min():.4f}), "

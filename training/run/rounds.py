@@ -19,7 +19,7 @@ from pipeline.encoder.model_card import public_name
 from pipeline.mining import job
 from pipeline.mining.config import MineConfig
 from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
-from pipeline.storage.files import filesystem, join, read_json, read_parquet
+from pipeline.storage.files import filesystem, join, read_json, read_parquet, remove_folder
 from training.data.epoch_reader import epoch_path
 from training.loop.checkpoint import load_weights
 from training.loop.lora import attach_adapters, merge_adapters
@@ -68,7 +68,8 @@ def train_rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
             if stop is None or step >= total_steps(home, config.loop) or not _is_through(home, stop, step):
                 return Trained(checkpoints, first, Artifact.open(epoch_path(home, 0), "epoch"), versions)
             _mine_again(config, number + 1, checkpoint, step)
-        _clear(config.version(number + 1)["model"])
+        # the model that has mined, also where a call was killed right after its mining
+        remove_folder(config.version(number + 1)["model"])
         before, negatives = negatives, Artifact.open(config.version(number + 1)["negatives"], "mine")
         versions.append(_describe_version(config, number + 1, count_steps(home, stop), before, negatives))
         rows = prepare_rows(config, inputs.data, negatives, inputs.replayed, inputs.base, number + 1)
@@ -117,13 +118,6 @@ def _mine_again(config: TrainConfig, number: int, checkpoint: Path, step: int) -
     }
     mine_settings |= {"run": config.run, "data": config.paths["data"], "out": paths["negatives"], "cache": None}
     job.run(validate(MineConfig, mine_settings))
-
-
-def _clear(path: str) -> None:
-    """Remove the model that has mined, also where a call was killed right after its mining."""
-    fs, root = filesystem(path)
-    if fs.exists(root):
-        fs.rm(root, recursive=True)
 
 
 def _describe_version(

@@ -17,6 +17,7 @@ from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
+from pipeline.storage.vectors import cosines
 
 Vectors = npt.NDArray[np.float32]
 SAMPLE = 32  # texts of each role
@@ -96,8 +97,7 @@ class SavedModelCheck:
 
     @staticmethod
     def _refuse(path: str, reason: str) -> NoReturn:
-        fs, root = files.filesystem(path)
-        fs.rm(root, recursive=True)
+        files.remove_folder(path)
         raise UserError(
             f"{path}: loaded anew, the saved model {reason}; the directory was removed, and the checkpoints are kept"
         )
@@ -141,11 +141,3 @@ def distances(vectors: Vectors, others: Vectors) -> npt.NDArray[np.float64]:
     lengths = np.maximum(np.linalg.norm(right, axis=1), np.finfo(np.float32).tiny)
     apart: npt.NDArray[np.float64] = np.linalg.norm(left - right, axis=1) / lengths
     return apart
-
-
-def cosines(vectors: Vectors, others: Vectors) -> npt.NDArray[np.float64]:
-    """Cosine of each vector [T, D] with its counterpart."""
-    left, right = vectors.astype(np.float64), others.astype(np.float64)
-    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
-    cosine: npt.NDArray[np.float64] = (left * right).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
-    return cosine

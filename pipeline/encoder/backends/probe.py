@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder.backends.runtime import Runtime
+from pipeline.storage.vectors import cosines
 
 Floats = npt.NDArray[np.float32]
 MIN_COSINES = {"float32": 0.9999, "bfloat16": 0.98, "float16": 0.98, "int8": 0.9}
@@ -29,8 +30,7 @@ def difference(expected: Floats, found: Floats, dtype: str) -> str | None:
     """Say how vectors [N, D] of a runtime differ from torch's; None where they do not, for their precision."""
     if not np.isfinite(found).all():
         return "gives numbers that are not finite"
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
-    cosine = float(((expected * found).sum(axis=1) / np.maximum(lengths, 1e-12)).min())
+    cosine = float(cosines(expected, found).min())
     return None if cosine >= MIN_COSINES[dtype] else f"gives other vectors than torch (cosine {cosine:.4f})"
 
 

@@ -47,12 +47,7 @@ def expand(path: str | list[str], root: str, *, unpack: bool = True) -> dict[str
     files: dict[str, str] = {}
     seen: set[str] = set()
     for item in _as_list(path):
-        matched = {name: full for name, full in _matches(item, root).items() if not _is_left_out(name, full)}
-        if not matched:
-            raise UserError(f"source {item}: no file matches but hidden ones, which are left out")
-        for display, name in _members(matched).items() if unpack else matched.items():
-            if name.startswith("zip://") and _is_hidden(display):
-                continue
+        for display, name in _sorted_out(item, root, unpack=unpack)[0].items():
             fs, full_path = filesystem(name)
             if (full := name if "::" in name else fs.unstrip_protocol(full_path)) not in seen:
                 seen.add(full)
@@ -66,11 +61,25 @@ def expand(path: str | list[str], root: str, *, unpack: bool = True) -> dict[str
 
 def hidden_files(path: str | list[str], root: str, *, unpack: bool = True) -> list[str]:
     """Return the files that `expand` leaves out: those of a Mac's finder and others whose name begins with a dot."""
-    matched = {name: full for item in _as_list(path) for name, full in _matches(item, root).items()}
-    hidden = [name for name, full in matched.items() if _is_left_out(name, full)]
-    visible = {name: full for name, full in matched.items() if not _is_left_out(name, full)}
-    members = _members(visible) if unpack else {}
-    return hidden + [name for name, full in members.items() if full.startswith("zip://") and _is_hidden(name)]
+    hidden = [name for item in _as_list(path) for name in _sorted_out(item, root, unpack=unpack)[1]]
+    return list(dict.fromkeys(hidden))
+
+
+def _sorted_out(item: str, root: str, *, unpack: bool) -> tuple[dict[str, str], list[str]]:
+    """The files of a path or pattern that are read, and the names of the hidden ones.
+
+    Raises UserError where all that match are hidden.
+    """
+    matched = _matches(item, root)
+    read = {name: full for name, full in matched.items() if not _is_hidden(name)}
+    if not read:
+        raise UserError(f"source {item}: no file matches but hidden ones, which are left out")
+    hidden = [name for name in matched if name not in read]
+    if unpack:
+        members = _members(read)
+        read = {name: full for name, full in members.items() if not (full.startswith("zip://") and _is_hidden(name))}
+        hidden += [name for name in members if name not in read]
+    return read, hidden
 
 
 def _as_list(path: str | list[str]) -> list[str]:
@@ -93,15 +102,13 @@ def _exists(path: str) -> bool:
     return bool(fs.isfile(name))
 
 
-def _is_left_out(display: str, path: str) -> bool:
-    """Whether a file that a pattern matched is hidden; one that is named itself is read."""
-    return "#" in display and _is_hidden(display)
-
-
 def _is_hidden(display: str) -> bool:
-    """Whether a name, or that of a folder below the pattern's own, begins with a dot or is a Mac's `__MACOSX`."""
-    pattern, _, inside = display.rpartition("#")
-    if pattern.rpartition("/")[2].startswith("."):  # hidden files are asked for
+    """Whether a file that a pattern matched, or a folder below the pattern's own, begins with a dot or is `__MACOSX`.
+
+    A file that is named itself is none, and none is where the pattern asks for them.
+    """
+    pattern, matched, inside = display.rpartition("#")
+    if not matched or pattern.rpartition("/")[2].startswith("."):
         return False
     return any(part.startswith(".") or part == "__MACOSX" for part in inside.split("/"))
 

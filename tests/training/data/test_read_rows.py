@@ -9,9 +9,10 @@ from pipeline.core.errors import UserError
 from pipeline.core.schema import TABLES, vectors
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
+from pipeline.text.normalize import stable_id
 from tests.support.rows import gathered_columns, made, pair, token_table
 from training.data import guide_vectors
-from training.data.batching import compose_batches, stable_id
+from training.data.batching import compose_batches
 from training.data.read_rows import load_rows, open_mined, with_guide
 from training.data.relevance import relevant_table, row_keys
 from training.loop.step import LoopConfig, TrainStep

@@ -11,9 +11,9 @@ from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.core.schema import TABLES
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.text.normalize import stable_id
 from tests.support.rows import made, pair, siblings, table
 from tests.support.runs import make_data, settings
-from training.data.batching import stable_id
 from training.data.epoch import REPLAY, EpochSettings
 from training.data.epoch_composer import StreamSteps, interleave
 from training.data.epoch_reader import EpochReader, InMemoryEpochs

@@ -8,11 +8,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.text.normalize import stable_id
 from tests.support.ranks import run_ranks
 from training.data.rows import rows_from
 from training.loop.step import LoopConfig, TrainStep
 from training.losses.any_loss import AnyLoss, check_rows
-from training.losses.by_source import BySource, check_sources, source_id
+from training.losses.by_source import BySource, check_sources
 from training.losses.loss import local_batch
 
 TWO = {"faq": {"type": "infonce", "learn_temperature": True}, "sts": {"type": "cosent"}}
@@ -27,7 +28,7 @@ def made(**settings) -> BySource:
 def batch_of(*sources: str):
     torch.manual_seed(1)
     vectors = torch.randn(2, len(sources), 4)
-    ids = torch.tensor([source_id(name) for name in sources])
+    ids = torch.tensor([stable_id(name) for name in sources])
     return local_batch(*vectors, source=ids, score=torch.linspace(0, 1, len(sources)))
 
 

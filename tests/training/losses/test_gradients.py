@@ -9,10 +9,10 @@ from pydantic import TypeAdapter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.text.normalize import stable_id
 from tests.support.ranks import run_ranks
 from training.loop.gradient_cache import GradientCache, PlainPass
 from training.losses.any_loss import AnyLoss
-from training.losses.by_source import source_id
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
 from training.losses.gather import gather, world
 from training.losses.loss import FLOAT16, FLOATS, GATHERED, Batch
@@ -211,7 +211,7 @@ def data():
         "query.label": torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 3, 3, 1, 0]),
         "query.score": score,
         "query.weight": 0.5 + uniform(ROWS),
-        "query.source": torch.full((ROWS,), source_id("faq")),
+        "query.source": torch.full((ROWS,), stable_id("faq")),
         "query.teacher": teacher,
         "positive.id": positive_id,
         "positive.cluster": cluster,

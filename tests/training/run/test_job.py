@@ -16,8 +16,8 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.storage import artifact
+from pipeline.text.normalize import stable_id
 from tests.support.runs import SETTINGS, make_data, settings
-from training.data.batching import stable_id
 from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
 from training.loop.step import LoopConfig, TrainStep, learning_rate_at
