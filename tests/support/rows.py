@@ -2,9 +2,11 @@
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from pipeline.core.schema import TABLES
 from pipeline.storage import artifact
+from training.data import epoch, rows_artifact
 from training.data.relevance import add_relevant, relevant_table
 from training.data.rows import Rows
 from training.data.tokenized import id_columns, optional_columns, ragged, tokenise_rows
@@ -38,6 +40,14 @@ def siblings():
     """60 queries with three positives each, and a document that answers ten queries."""
     pairs = [(f"q{i}", f"d{i}-{j}") for i in range(60) for j in range(3)]
     return pairs + [(f"s{i}", "shared") for i in range(10)]
+
+
+def use_small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make buckets, row groups and files so small that some hundred rows have many, on several levels."""
+    monkeypatch.setattr(epoch, "BUCKET_TOKENS", 1)
+    monkeypatch.setattr(epoch, "GROUP_TOKENS", 1000)
+    monkeypatch.setattr(rows_artifact, "PIECE", 100)
+    monkeypatch.setattr(rows_artifact, "PART_TOKENS", 1000)
 
 
 def token_table(rows: Rows) -> pa.Table:

@@ -21,9 +21,9 @@ from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import open_parquet
 from pipeline.storage.shuffle import Shuffle
 from tests.support.ranks import run_ranks
-from tests.support.rows import made, pair, table
+from tests.support.rows import made, pair, table, use_small_buckets
 from tests.support.runs import make_data
-from training.data import bulk_rows, epoch, rows_artifact
+from training.data import bulk_rows, epoch
 from training.data.epoch import EpochSettings, run_in_process
 from training.data.epoch_composer import compose_epoch
 from training.data.epoch_reader import EpochFeed, EpochReader, EpochWaiter, InMemoryEpochs, epoch_path, slots_for
@@ -48,11 +48,7 @@ def planted(count: int = 1500, negatives: bool = True) -> Rows:
 
 @pytest.fixture
 def small(monkeypatch):
-    """Buckets and row groups so small that some hundred rows have many, on several levels."""
-    monkeypatch.setattr(epoch, "BUCKET_TOKENS", 1)
-    monkeypatch.setattr(epoch, "GROUP_TOKENS", 1000)
-    monkeypatch.setattr(rows_artifact, "PIECE", 100)
-    monkeypatch.setattr(rows_artifact, "PART_TOKENS", 1000)
+    use_small_buckets(monkeypatch)
 
 
 def artifact_of(rows: Rows, place: Path) -> Artifact:

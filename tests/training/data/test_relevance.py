@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from tests.support.rows import table, token_table
-from training.data import epoch, relevance, rows_artifact
+from tests.support.rows import table, token_table, use_small_buckets
+from training.data import relevance, rows_artifact
 from training.data.batching import Ragged
 from training.data.epoch import EpochSettings
 from training.data.epoch_composer import compose_epoch
@@ -88,9 +88,7 @@ def test_every_known_positive_is_masked_and_nothing_else(per_query):
 
 @pytest.fixture
 def many_buckets(monkeypatch):
-    monkeypatch.setattr(epoch, "BUCKET_TOKENS", 1)
-    monkeypatch.setattr(rows_artifact, "PIECE", 100)
-    monkeypatch.setattr(rows_artifact, "PART_TOKENS", 1000)
+    use_small_buckets(monkeypatch)
     monkeypatch.setattr(relevance, "AT_ONCE", 50)
 
 
