@@ -4,14 +4,18 @@ import json
 import threading
 from typing import Any
 
-from pipeline.core.progress import say
+from pipeline.core.progress import Bar, open_bar, say
 from training.run.jsonl_log import JsonlLog
 
 SLOW = 1.5  # a rank that takes so many times the mean of all to reach the gather is named
 
 
 class ProgressPrinter:
-    """Print the metrics file as it grows, while the driver waits for the workers."""
+    """Print the metrics file as it grows, while the driver waits for the workers.
+
+    On a terminal the steps move a live bar, and what is worth keeping (validations, notes, a slow rank) is a line above
+    it; elsewhere the steps are lines too.
+    """
 
     def __init__(self, path: str, metric: str) -> None:
         self.file, self.metric = JsonlLog(path), metric
@@ -19,6 +23,7 @@ class ProgressPrinter:
         self.offset = self.file.size()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.bar: Bar | None = None
 
     def __enter__(self) -> "ProgressPrinter":
         self.thread.start()
@@ -28,6 +33,8 @@ class ProgressPrinter:
         self.over.set()
         self.thread.join()
         self._print()
+        if self.bar:
+            self.bar.close()
 
     def _watch(self) -> None:
         while not self.over.wait(self.interval_s):
@@ -42,8 +49,20 @@ class ProgressPrinter:
             notes = [at for at, row in enumerate(rows) if "note" in row]
             rows = rows[notes[-1] :] if notes else []
         for row in rows:
-            for line in format_row(row, self.metric):
+            on_bar = self._move_bar(row)
+            for line in _slow(row) if on_bar else format_row(row, self.metric):
                 say(line)
+
+    def _move_bar(self, row: dict[str, Any]) -> bool:
+        """Show a row of progress on the bar; False where the row is of another kind, or there is no bar."""
+        if "steps" not in row:
+            return False
+        self.bar = self.bar or open_bar("train", row["steps"], "steps")
+        if self.bar is None:
+            return False
+        pace = f"{row['pairs_per_s']:.1f} pairs/s, {_span(_seconds_left(row))} left"
+        self.bar.update(row["step"], f"loss {_number(row['loss'], 4)}, {pace}")
+        return True
 
 
 _OF_THE_RUN = frozenset(
@@ -62,7 +81,6 @@ def format_row(row: dict[str, Any], metric: str) -> list[str]:
 
 
 def _progress(row: dict[str, Any]) -> str:
-    left = (row["steps"] - row["step"]) * row["seconds_per_step"]
     parts = [f"loss {_number(row['loss'], 4)}"]
     parts += [f"{name.replace('_', ' ')} {_number(row[name], 3)}" for name in row if name not in _OF_THE_RUN]
     parts += [
@@ -73,7 +91,12 @@ def _progress(row: dict[str, Any]) -> str:
         f"wait {row['wait']:.1%}",
     ]
     parts += [f"{row['bad_steps']} steps skipped"] if row["bad_steps"] else []
-    return f"train: step {row['step']}/{row['steps']}: {', '.join(parts)}, {_span(left)} left"
+    return f"train: step {row['step']}/{row['steps']}: {', '.join(parts)}, {_span(_seconds_left(row))} left"
+
+
+def _seconds_left(row: dict[str, Any]) -> float:
+    """Seconds to the end of the run at the pace of a row of progress."""
+    return float((row["steps"] - row["step"]) * row["seconds_per_step"])
 
 
 def _slow(row: dict[str, Any]) -> list[str]:

@@ -1,5 +1,8 @@
 """The line that training prints: every share that a loss reports, and nothing twice."""
 
+import re
+
+from tests.support.terminal import run_on_terminal
 from training.run.jsonl_log import JsonlLog
 from training.run.progress_log import ProgressPrinter, format_row
 
@@ -51,3 +54,22 @@ def test_what_was_printed_before_a_cut_is_not_printed_again(tmp_path, capsys):
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "train: goes on after step 1"
     assert [line.split(":")[1] for line in said[1:]] == [" step 2/10", " step 3/10", " step 4/10"]
+
+
+def test_on_a_terminal_steps_move_a_bar_and_the_rest_are_lines(tmp_path):
+    validated = {"step": 5, "ndcg@10": 0.5}
+    late = ROW | {"step": 10, "loss": 0.75, "slowest_rank": 1, "slowest_rank_s": 1.5, "mean_rank_s": 0.9}
+    script = f"""
+from training.run.jsonl_log import JsonlLog
+from training.run.progress_log import ProgressPrinter
+with ProgressPrinter({str(tmp_path / "metrics.jsonl")!r}, "ndcg@10"):
+    for row in {[ROW, validated, {"step": 5, "note": "goes on after step 5"}, late]!r}:
+        JsonlLog({str(tmp_path / "metrics.jsonl")!r}).append(row)
+"""
+    output = run_on_terminal(script)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output))]
+    assert {"train: step 5: validation ndcg@10 0.5000", "train: goes on after step 5"} <= set(lines)
+    assert any(line.startswith("train: worker 1 is slow") for line in lines)
+    assert any("10/10 steps" in line and "loss 0.7500, 32.0 pairs/s, 0 s left" in line for line in lines)
+    assert not any(line.startswith("train: step 5/10") for line in lines)
+    assert output.count("\x1b[?25l") == output.count("\x1b[?25h") == 1, "a cursor that is hidden is shown again"
