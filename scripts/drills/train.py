@@ -33,6 +33,7 @@ from scripts.drills.data import make_data
 
 ROOT = Path(__file__).resolve().parents[2]
 STILL_S = 20  # seconds after which ranks give up waiting for one that stands still
+FAILURES = ("rank", "node", "driver", "stall", "notice")
 ROUNDING = 1e-3  # of the weights' change: AdamW takes a gradient that is 0 but for rounding, a key's bias, at full rate
 
 
@@ -103,6 +104,7 @@ class Trial:
             "checkpoints": {"steps": 4, "ledger": True},
             "workers": workers,
             "collective_timeout_s": STILL_S,
+            "max_failures": 6,
         }
         recipe = home / "recipe.json"
         recipe.write_text(json.dumps({**settings, "run": str(home), "data": str(data)}))
@@ -121,13 +123,15 @@ class Trial:
         complete = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
         return [json.loads(line) for line in complete.splitlines()]
 
-    def reach(self, running: subprocess.Popen[bytes], step: int, where: Callable[[dict[str, Any]], bool]) -> int:
-        """Wait until a step has been taken under a condition; returns the newest step."""
+    def reach(self, running: subprocess.Popen[bytes], step: int, workers: int | None = None, resumed: int = 0) -> int:
+        """Wait for a step, taken by so many workers, of a run that has gone on so often; returns the newest step."""
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline and running.poll() is None:
-            steps = [row["step"] for row in self.rows() if "loss" in row and where(row)]
-            if steps and max(steps) >= step:
-                return max(steps)
+            rows = self.rows()
+            steps = [row["step"] for row in rows if "loss" in row and workers in (None, row["workers"])]
+            often = sum(row.get("note", "").startswith("goes on after step") for row in rows)
+            if steps and max(steps) >= step and often >= resumed:
+                return int(max(steps))
             time.sleep(0.02)
         raise RuntimeError(f"{self.home.name}: step {step} was not reached; see {self.log_path}")
 
@@ -165,36 +169,43 @@ def rank(chance: random.Random) -> psutil.Process:
     return chance.choice(sorted(workers, key=lambda process: process.pid))
 
 
-def run_with_failure(trial: Trial, kind: str, step: int, nodes: Nodes, chance: random.Random) -> str:
-    """Run a trial and kill something once; returns what was killed and when."""
-    running = trial.start()
-    seen = trial.reach(running, step, lambda row: True)
-    if kind == "rank":
-        rank(chance).kill()
-    elif kind == "stall":
-        rank(chance).suspend()
-    elif kind == "node":
-        nodes.lose(chance)
-        nodes.gain()
-    elif kind == "notice":
-        nodes.announce(chance)
-        seen = trial.reach_note(running, "is about to be preempted")
-        nodes.lose_announced()
-        nodes.gain()
-    else:
-        running.kill()
-        running.wait()
-        running = trial.start()
+def run_with_failures(trial: Trial, kinds: list[tuple[str, int]], nodes: Nodes, chance: random.Random) -> str:
+    """Run a trial in which something fails at each of the steps; returns what failed, and at which steps it did.
+
+    The next failure waits until the run has gone on after the one before; the first checkpoint is at step 4.
+    """
+    running, seen = trial.start(), list[str]()
+    for number, (kind, step) in enumerate(kinds):
+        at = trial.reach(running, step, resumed=number)
+        if kind == "rank":
+            rank(chance).kill()
+        elif kind == "stall":
+            rank(chance).suspend()
+        elif kind == "node":
+            nodes.lose(chance)
+            nodes.gain()
+        elif kind == "notice":
+            nodes.announce(chance)
+            at = trial.reach_note(running, "is about to be preempted")
+            nodes.lose_announced()
+            nodes.gain()
+        elif kind == "driver":
+            running.kill()
+            running.wait()
+            running = trial.start()
+        else:
+            raise ValueError(f"no such failure: {kind}")
+        seen.append(f"{kind} at {at}")
     trial.finish(running)
-    return f"{kind} at {seen}"
+    return ", ".join(seen)
 
 
 def run_resized(trial: Trial, nodes: Nodes, chance: random.Random) -> str:
     """Run a trial from which a node is taken and to which one is given back."""
     running = trial.start()
-    first = trial.reach(running, 4, lambda row: row["workers"] == 2)
+    first = trial.reach(running, 4, workers=2)
     nodes.lose(chance)
-    second = trial.reach(running, first + 1, lambda row: row["workers"] == 1)
+    second = trial.reach(running, first + 1, workers=1)
     nodes.gain()
     trial.finish(running)
     return f"node lost at {first}, back after {second}"
@@ -205,7 +216,7 @@ def run_resubmitted(trial: Trial) -> str:
     stops = []
     for workers, step in ((2, 5), (1, 11)):
         running = trial.start("--workers", str(workers))
-        stops.append(trial.reach(running, step, lambda row: True))
+        stops.append(trial.reach(running, step))
         running.kill()
         running.wait()
     trial.finish(trial.start("--workers", "2"))
@@ -273,18 +284,26 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             outcomes.append(outcome(new_trial.home.name, kill, time.monotonic() - start, new_trial, reference, exact))
             say(_line(outcomes[-1]))
 
+        if options.together:
+            long = undisturbed("long", 24)
+            order = chance.sample(FAILURES, len(FAILURES))
+            steps = sorted(chance.sample(range(8, 60), len(FAILURES)))
+            failing = partial(run_with_failures, kinds=list(zip(order, steps, strict=True)), nodes=nodes, chance=chance)
+            compare_with(trial("together", 24), long, failing)
+            nodes.cluster.shutdown()
+            return outcomes
         reference = undisturbed("reference")
         total = max(row["step"] for row in reference.rows())
         kinds = ["rank"] * options.ranks + ["node"] * options.nodes + ["driver"] * options.drivers
         kinds += ["stall"] * options.stalls
         for number, kind in enumerate(kinds, 1):
             step = chance.randrange(1, total - 1)
-            killed = partial(run_with_failure, kind=kind, step=step, nodes=nodes, chance=chance)
+            killed = partial(run_with_failures, kinds=[(kind, step)], nodes=nodes, chance=chance)
             compare_with(trial(f"{number:02d}-{kind}"), reference, killed)
         if options.notices:  # of a longer run: workers look for notices every few seconds
             long = undisturbed("long", 24)
             for number in range(options.notices):
-                told = partial(run_with_failure, kind="notice", step=3, nodes=nodes, chance=chance)
+                told = partial(run_with_failures, kinds=[("notice", 3)], nodes=nodes, chance=chance)
                 compare_with(trial(f"{number:02d}-notice", 24), long, told)
         if options.elastic:
             steady, longer = undisturbed("steady", by_slot=True), undisturbed("longer", 16, by_slot=True)
@@ -312,6 +331,7 @@ def main() -> None:
     parser.add_argument("--stalls", type=int, default=1, help="ranks to stop without killing them")
     parser.add_argument("--notices", type=int, default=1, help="nodes whose preemption is announced before")
     parser.add_argument("--elastic", action=argparse.BooleanOptionalAction, default=True, help="2, 1, 2 workers")
+    parser.add_argument("--together", action="store_true", help="one failure of each kind, all in one run: minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/drill", help="directory of the runs and of drill.json")
     options = parser.parse_args()
