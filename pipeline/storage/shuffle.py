@@ -77,9 +77,9 @@ class Shuffle:
             return [_one_batch(table)]
         bucket = bucket_hashes(table.column(by)) % np.uint64(self.buckets)
         bucket = bucket.astype(np.int64)
-        order = np.argsort(bucket, kind="stable")
         ends = np.cumsum(np.bincount(bucket, minlength=self.buckets))
-        rows = _one_batch(table.take(order))
+        sorted_already = bool((bucket[1:] >= bucket[:-1]).all())
+        rows = _one_batch(table if sorted_already else table.take(np.argsort(bucket, kind="stable")))
         return [rows.slice(start, end - start) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 

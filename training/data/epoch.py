@@ -24,6 +24,7 @@ from training.data.tokenized import SCHEMA, sample_negatives, token_counts
 BUCKET_TOKENS = 16 << 20  # of a bucket: 64 MB
 GROUP_TOKENS = 1 << 20  # of a row group
 ORDERED = SCHEMA.append(pa.field("position", pa.uint64()))
+KEYS = ["query_id", "positive_id", "negatives"]  # by which batches are composed
 BUCKET = pa.field("bucket", pa.uint64())
 RELEVANT_TO = "relevant"  # ends the name of what is staged of the queries of rows
 LEFT_OUT = pa.schema([("row", pa.int64()), ("stream", pa.string()), ("reason", pa.string())])
@@ -102,21 +103,22 @@ class Pass:
         stream, bucket = _bucket_of_task(buckets, number)
         table, relevant = self._read(stream, level, bucket)
         last = buckets[stream] == 1
-        table = table.take(pa.array(np.lexsort((table["row"].to_numpy(), table["position"].to_numpy()))))
-        keys = row_keys(table, relevant)
+        order = np.lexsort((table["row"].to_numpy(), table["position"].to_numpy()))
+        keys = row_keys(table.select(KEYS).take(pa.array(order)), relevant)
         composed = compose_batches(keys, self.settings.batch_size, last=last and stream != REPLAY)
         tally = Counts()
         if composed.batches:
-            self._write(table, relevant, composed.batches, self.part(stream, level, bucket), tally)
+            batches = [order[batch] for batch in composed.batches]
+            self._write(table, relevant, batches, self.part(stream, level, bucket), tally)
         if not last:
-            remaining = table.take(pa.array(np.sort(composed.left_out)))
+            remaining = table.take(pa.array(order[np.sort(composed.left_out)]))
             to = np.zeros(len(remaining), np.uint64)
             queries = in_buckets(relevant, remaining["query_id"].to_numpy(), to)
             next_level, name = Shuffle(self.shuffle.path, 1), self._staged(stream, level + 1, bucket // self.fan_in)
             next_level.write(name, f"{bucket:06d}", remaining.append_column("bucket", pa.array(to)), by="bucket")
             next_level.write(f"{name}-{RELEVANT_TO}", f"{bucket:06d}", queries, by="bucket")
         else:
-            self._write_left_out(table, stream, composed.remainder, composed.deferred, tally)
+            self._write_left_out(table, stream, order[composed.remainder], order[composed.deferred], tally)
         return tally
 
     def part(self, stream: str, level: int, bucket: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from training.data.batching import Ints, Ragged, RowKeys
 from training.data.rows import Rows
@@ -54,9 +55,9 @@ def distinct_queries(relevant: pa.Table) -> pa.Table:
 
 def in_buckets(relevant: pa.Table, query_id: Ints, bucket: npt.NDArray[np.uint64]) -> pa.Table:
     """The queries that rows of each bucket have, once a bucket, with column `bucket`; `relevant` is in order of ids."""
-    pairs = np.unique(np.stack([bucket.astype(np.int64), query_index(relevant, query_id)]), axis=1)
-    taken = relevant.take(pa.array(pairs[1]))
-    return taken.append_column("bucket", pa.array(pairs[0].astype(np.uint64)))
+    pairs = np.unique(bucket.astype(np.int64) * len(relevant) + query_index(relevant, query_id))
+    buckets, queries = np.divmod(pairs, max(1, len(relevant)))
+    return relevant.take(pa.array(queries)).append_column("bucket", pa.array(buckets.astype(np.uint64)))
 
 
 def query_index(relevant: pa.Table, query_id: Ints) -> Ints:
@@ -72,10 +73,12 @@ def add_relevant(batches: pa.Table, step: Ints, relevant: pa.Table) -> pa.Table:
     query = query_index(relevant, batches["query_id"].to_numpy())
     present = {"relevant_id": ("positive_id", "id"), "relevant_cluster": ("positive_cluster", "cluster")}
     for name, (positive, negative) in present.items():
-        owners, ids = _brought(batches, step, positive, negative)
-        lists = _restrict(_id_lists(relevant[name]), query, step, owners, ids)
-        empty = relevant[name].null_count == len(relevant) and len(relevant) > 0
-        column = pa.nulls(len(batches), IDS) if empty else lists_of(pa.array(lists.values), lists.counts)
+        if relevant[name].null_count == len(relevant) and len(relevant) > 0:
+            column = pa.nulls(len(batches), IDS)
+        else:
+            owners, ids = _brought(batches, step, positive, negative)
+            lists = _restrict(_id_lists(relevant[name]), query, step, owners, ids)
+            column = lists_of(pa.array(lists.values), lists.counts)
         batches = batches.append_column(pa.field(name, IDS), column)
     return batches
 
@@ -89,29 +92,38 @@ def _brought(batches: pa.Table, step: Ints, positive: str, negative: str) -> tup
 
 
 def _restrict(relevant: Ragged, query: Ints, step: Ints, owners: Ints, ids: Ints) -> Ragged:
-    """Of the list of each row's query [n] the ids that are in its step, given the steps and ids of all documents."""
-    known = np.unique(ids[ids >= 0])
-    held = np.unique(owners[ids >= 0] * len(known) + np.searchsorted(known, ids[ids >= 0]))
-    place, listed = _find(known, relevant.values)
-    shortened = Ragged(place[listed], np.bincount(relevant.owner[listed], minlength=len(relevant.counts)))
-    pairs, pair = np.unique(np.stack([step, query]), axis=1, return_inverse=True)
+    """Of the list of each row's query [n] the ids that are in its step, given the steps and ids of all documents.
+
+    Ids are numbered by a hash table, and a query that a step has several times is looked at once.
+    """
+    owners, ids = owners[ids >= 0], ids[ids >= 0]
+    number, known = _numbered(ids)
+    held = pa.array(owners * len(known) + number)
+    listed = _in_set(relevant.values, known)
+    shortened = Ragged(listed[listed >= 0], np.bincount(relevant.owner[listed >= 0], minlength=len(relevant.counts)))
+    pair, pairs = _numbered(step * len(relevant.counts) + query)
+    steps, queries = np.divmod(pairs.to_numpy(), max(1, len(relevant.counts)))
     parts = [shortened.values[:0]], [np.zeros(0, np.int64)]
-    for start, stop in _chunks(shortened.counts[pairs[1]]):
-        lists = shortened.take(pairs[1][start:stop])
+    for start, stop in _chunks(shortened.counts[queries]):
+        lists = shortened.take(queries[start:stop])
         owner = lists.owner
-        _, kept = _find(held, pairs[0][start:stop][owner] * len(known) + lists.values)
+        kept = _in_set(steps[start:stop][owner] * len(known) + lists.values, held) >= 0
         parts[0].append(lists.values[kept])
         parts[1].append(np.bincount(owner[kept], minlength=stop - start))
-    of_pairs = Ragged(known[np.concatenate(parts[0])] if len(known) else known, np.concatenate(parts[1]))
-    return of_pairs.take(pair.reshape(-1))
+    values = np.concatenate(parts[0])
+    return Ragged(known.to_numpy()[values] if len(known) else values, np.concatenate(parts[1])).take(pair)
 
 
-def _find(ordered: Ints, values: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Places [v] of values in an ordered array, and which are in it at all."""
-    place = np.searchsorted(ordered, values)
-    inside: npt.NDArray[np.bool_] = place < len(ordered)
-    inside[inside] = ordered[place[inside]] == values[inside]
-    return place, inside
+def _numbered(values: Ints) -> tuple[Ints, pa.Array]:
+    """Numbers [v] of values among the distinct ones, and these."""
+    encoded = pa.array(values).dictionary_encode()
+    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+
+
+def _in_set(values: Ints, among: pa.Array) -> Ints:
+    """First index [v] of each value among others, -1 where it is not one of them."""
+    index: Ints = pc.fill_null(pc.index_in(pa.array(values), value_set=among), -1).to_numpy().astype(np.int64)
+    return index
 
 
 def _chunks(counts: Ints) -> Iterator[tuple[int, int]]:
