@@ -180,8 +180,9 @@ def weightedmean(tokens: TokenStates) -> Tensor:
 
 
 def max_over_time(tokens: TokenStates) -> Tensor:
-    """Largest value of the token states in each dimension."""
-    return tokens.max()
+    """Largest value of the token states in each dimension; 0 where a text is nothing but its excluded prompt."""
+    vectors = tokens.max()
+    return vectors.masked_fill(vectors.isneginf(), 0.0)
 
 
 def cls(tokens: TokenStates) -> Tensor:

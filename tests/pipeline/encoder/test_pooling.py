@@ -95,6 +95,21 @@ def test_modes_differ_and_a_text_shorter_than_its_prompt_stays_within_itself():
         assert all(any(torch.equal(row, state) for state in text) for row, text in zip(packed, texts(), strict=True))
 
 
+@pytest.mark.parametrize("mode", list(POOLING_MODES))
+def test_a_text_that_is_nothing_but_its_prompt_has_a_vector_and_gradients_of_numbers(mode):
+    """The last two of the texts; what is pooled over tokens is zero where none is left."""
+    skip, layout = torch.full((len(LENGTHS),), 4), packing.Packing.from_lengths(LENGTHS, torch.device("cpu"))
+    (states, mask), packed = padded(texts(), "left"), torch.cat(texts())
+    for tokens in (
+        PaddedStates(states.requires_grad_(), mask, skip),
+        PackedStates(packed.requires_grad_(), layout, skip),
+    ):
+        vectors = torch.nn.functional.normalize(pool(tokens, mode), dim=-1)
+        vectors.sum().backward()
+        assert vectors.isfinite().all() and tokens.states.grad.isfinite().all() and tokens.states.grad.any()
+        assert mode in ("cls", "lasttoken") or not vectors[3:].any()
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, minilm) -> Path:
     path = tmp_path_factory.mktemp("pooling") / "model"
