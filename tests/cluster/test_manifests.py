@@ -1,6 +1,5 @@
 """The manifests of cluster/: what can be known of them without a cloud, a Kubernetes or a Slurm."""
 
-import os
 import re
 import stat
 import subprocess
@@ -116,77 +115,12 @@ def test_the_image_copies_what_exists_and_installs_the_pins():
     assert f"torch=={pins()['torch']}" in text and "PIP_CONSTRAINT=cluster/constraints.txt" in text
 
 
-STAND_INS = {
-    "scontrol": 'printf "node1\\nnode2\\n"',
-    "hostname": 'echo "10.0.0.7 192.168.1.7"',
-    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
-    # like `ray symmetric-run`: start, run what comes after `--` on the head, answer with its exit code
-    "ray": """
-printf '%s\\n' "$@" >"$NOTES/ray"
-cp "$RAY_AUTH_TOKEN_PATH" "$NOTES/token"; stat -c %a "$RAY_AUTH_TOKEN_PATH" >"$NOTES/mode"
-[ -e "$NOTES/broken" ] && exit 0
-while [ "$1" != -- ]; do shift; done; shift
-exec "$@"
-""",
-    "python": """
-case "$1" in
-  -c) printf 0123456789abcdef ;;
-  *) printf '%s\\n' "$RAY_ADDRESS" "$@" >"$NOTES/job"; exit "${JOB_EXIT:-0}" ;;
-esac
-""",
-}
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    """A checkout with stand-ins for what Slurm and the virtual environment bring; call it to run the script."""
-    commands, notes = tmp_path / ".venv" / "bin", tmp_path / "notes"
-    commands.mkdir(parents=True)
-    notes.mkdir()
-    for name, body in STAND_INS.items():
-        (commands / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (commands / name).chmod(0o755)
-
-    def run(*arguments: str, **env: str) -> tuple[subprocess.CompletedProcess[str], Path]:
-        given = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2"}
-        given |= {"SLURM_CPUS_PER_TASK": "16", "SLURM_SUBMIT_DIR": str(tmp_path), "NOTES": str(notes)}
-        command = ["bash", str(CLUSTER / "slurm.sh"), *arguments]
-        done = subprocess.run(command, env=os.environ | given | env, capture_output=True, text=True, check=False)
-        return done, notes
-
-    return run
-
-
-def test_slurm_runs_the_recipe_on_every_node_with_a_token(slurm, tmp_path):
-    done, notes = slurm("recipe.yaml", "--run", "/shared/a run", SLURM_GPUS_ON_NODE="4")
-    assert done.returncode == 0, done.stderr
-    started = (notes / "ray").read_text().splitlines()
-    begun = started[: started.index("--")]
-    assert begun[:5] == ["symmetric-run", "--address", "10.0.0.7:24711", "--min-nodes", "2"]
-    assert begun[5:] == ["--num-cpus", "16", "--temp-dir", "/tmp/ray-4711", "--num-gpus", "4"]
-    job = (notes / "job").read_text().splitlines()
-    assert job == ["10.0.0.7:24711", "-m", "scripts.run", "--config", "recipe.yaml", "--run", "/shared/a run"]
-    assert (notes / "token").read_text() and (notes / "mode").read_text().strip() == "600"
-    assert not list(tmp_path.glob(".ray-*")), "token and mark are removed"
-
-
-def test_slurm_fails_with_the_jobs(slurm):
-    assert slurm("recipe.yaml", JOB_EXIT="2")[0].returncode == 2
-
-
-def test_slurm_fails_when_ray_did_not_start(slurm):
-    (slurm("recipe.yaml")[1] / "broken").touch()
-    done, _ = slurm("recipe.yaml")
-    assert done.returncode == 1 and "did not come to their end" in done.stderr
-
-
-def test_slurm_says_how_it_is_called(slurm):
-    done, _ = slurm()
-    assert done.returncode != 0 and "usage: sbatch" in done.stderr
-
-
 @pytest.mark.parametrize(
-    "script", ["cluster/slurm.sh", "scripts/setup.sh", "scripts/quickstart.sh", "scripts/test.sh", ".ci/run"]
+    "script",
+    [
+        *["cluster/slurm.sh", "cluster/slurm_node.sh"],
+        *["scripts/setup.sh", "scripts/quickstart.sh", "scripts/test.sh", ".ci/run"],
+    ],
 )
 def test_scripts_are_whole_and_can_be_run(script):
     path = ROOT / script
