@@ -221,8 +221,8 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file; raises UserError where it is missing or damaged, here and while it is read."""
     fs, name = filesystem(path)
     try:
-        with fs.open(name, "rb") as file:
-            yield pq.ParquetFile(file)
+        with open_arrow(fs, name) as file:
+            yield pq.ParquetFile(file, pre_buffer="file" not in fs.protocol)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -233,12 +233,15 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 @contextmanager
 def open_arrow(fs: Any, name: str) -> Iterator[Any]:
-    """Open a file that Arrow reads here and there: by itself where it is local, through fsspec where not."""
+    """Open a file that Arrow reads here and there: by itself where it is local, through fsspec where not.
+
+    Arrow asks for the ranges that it needs; fsspec's read-ahead would fetch megabytes for each of them.
+    """
     if "file" in fs.protocol:
         with pa.OSFile(name, "rb") as file:
             yield file
     else:
-        with fs.open(name, "rb") as file:
+        with fs.open(name, "rb", cache_type="none") as file:
             yield file
 
 
