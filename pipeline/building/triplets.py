@@ -18,7 +18,6 @@ from pydantic import Field
 from pipeline.building.negatives import (
     IDENTITIES,
     KNOWN_POSITIVES,
-    TRIPLET_CANDIDATES,
     anchor_keys,
     as_candidates,
     bar,
@@ -27,7 +26,8 @@ from pipeline.building.negatives import (
 )
 from pipeline.core.config import Config
 from pipeline.core.schema import TABLES
-from pipeline.search.bm25 import BM25Index
+from pipeline.search.bm25 import BM25Config
+from pipeline.search.bm25_index import BM25Index
 from pipeline.sources.reading.splits import SplitConfig
 from pipeline.storage.counts import Counts
 from pipeline.text.normalize import hash64
@@ -57,7 +57,7 @@ SPARE_NEGATIVES = 4  # candidates beyond those needed: positives of the anchor t
 Product = dict[str, Any]
 
 
-class LexicalConfig(Config):
+class LexicalConfig(BM25Config):
     """Negatives that BM25 ranks high."""
 
     negatives: int = Field(default=4, ge=1, description="most negatives of a pair")
@@ -280,11 +280,7 @@ def with_positives(pairs: pa.Table, known: pa.Table) -> pa.Table:
 def lexical_triplets(pairs: pa.Table, documents: pa.Table, config: LexicalConfig, tally: Counts) -> pa.Table:
     """Training pairs (`PAIRS_WITH_POSITIVES`) and `BM25_DOCUMENTS` of one shard into rows of `TRIPLET_CANDIDATES`."""
     documents = documents.sort_by("doc_id")
-    texts = documents["text"].to_pylist()
-    if not any(any(map(str.isalnum, text)) for text in texts) or not pairs.num_rows:
-        tally.counts["pairs_without_lexical_negative"] += pairs.num_rows
-        return TRIPLET_CANDIDATES.empty_table()
-    index, rows = BM25Index(texts), documents.to_pylist()
+    index, rows = BM25Index.of(documents["text"].to_pylist(), config.plain()), documents.to_pylist()
     negatives: dict[str, list[Product]] = {}
     triplets = []
     for pair in pairs.sort_by([("anchor_id", "ascending"), ("positive_id", "ascending")]).to_pylist():

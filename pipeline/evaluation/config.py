@@ -14,6 +14,7 @@ from pipeline.evaluation.retention import Guard
 from pipeline.evaluation.vector_variants import VariantsConfig
 from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import DEFAULT_METRICS
+from pipeline.search.bm25 import BM25Config
 from pipeline.storage.files import filesystem, join, read_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -43,7 +44,7 @@ class EvaluateConfig(JobConfig):
     models: dict[str, EncoderConfig] = Field(
         {}, description="further encoders by name, a path or settings, in addition to base and tuned ({run}/model)"
     )
-    bm25: bool = Field(True, description="compare with BM25, which holds the corpus in memory")
+    bm25: BM25Config | None = Field(BM25Config(), description="compare with BM25; false for not")
     baseline: str | None = Field(None, description="model that every other is tested against; default base")
     tests: Literal["baseline", "all_pairs"] = Field("baseline", description="all_pairs: test each model against each")
     variants: VariantsConfig | None = Field(
@@ -74,6 +75,12 @@ class EvaluateConfig(JobConfig):
         for name in names:
             parse_metric(name)
         return list(dict.fromkeys(names))
+
+    @field_validator("bm25", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """Let true and false, as words of a flag too, mean the default settings and none."""
+        return {"true": BM25Config(), "false": None}.get(str(value).lower(), value)
 
     @field_validator("models", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""Evaluate every model on one split: BM25 in this process, encoders one after the other on Ray."""
+"""Evaluate every model on one split: BM25 and the encoders, one after the other on Ray."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.evaluation import scores
+from pipeline.evaluation import bm25_ranking, scores
 from pipeline.evaluation.comparisons import add_holm, compare, compare_statistics
 from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
 from pipeline.evaluation.corpus_sample import Sample, draw
@@ -16,11 +16,11 @@ from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.ranking import EncodedQueries, encode_queries, rank_corpus
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, VariantResult
 from pipeline.evaluation.self_matches import exclude_self_matches
-from pipeline.evaluation.similarity_samples import bm25_triplets, referenced_ids, sample_pairs
+from pipeline.evaluation.similarity_samples import SimilarityPairs, bm25_triplets, referenced_ids, sample_pairs
 from pipeline.evaluation.vector_variants import Variant, calibrate
 from pipeline.evaluation.vector_variants import plan as plan_variants
 from pipeline.metrics.retrieval import depth, retrieval
-from pipeline.search.bm25 import BM25Index
+from pipeline.search.bm25 import BM25Config
 from pipeline.search.exact import TopK
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join
@@ -39,8 +39,8 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     """
     results = Results(Corpus(data), dataset)
     exclude_self_matches(dataset, results.corpus)
-    with_bm25 = bool(plan.bm25 and dataset.query_ids and len(results.corpus))
-    if with_bm25 and len(dataset.triplets) < MIN_TRIPLETS:
+    bm25 = plan.bm25 if dataset.query_ids and len(results.corpus) else None
+    if bm25 and len(dataset.triplets) < MIN_TRIPLETS:
         dataset.skipped |= {"triplet_of_too_few": len(dataset.triplets)} if dataset.triplets else {}
         dataset.triplets = []
     rows = results.corpus.find(referenced_ids(dataset))
@@ -49,8 +49,8 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     results.sample = draw(results.corpus, plan.seed)
     single_texts = (dataset.texts, pairs.extra_documents, results.sample.texts)
     encoded = {name: encode_queries(config, *single_texts) for name, config in plan.models.items()}
-    if with_bm25:
-        _evaluate_bm25(results, plan)
+    if bm25:
+        _evaluate_bm25(results, pairs, bm25, plan)
     _choose_triplets(results, rows)
     results.pairs = sample_pairs(dataset, rows, len(results.corpus), plan.seed)
     for name, config in plan.models.items():
@@ -67,33 +67,21 @@ def _count_missing(dataset: EvalDataset, rows: Mapping[str, int]) -> None:
         dataset.skipped["relevant_document_not_in_corpus"] = missing
 
 
-def _evaluate_bm25(results: Results, plan: EvaluationPlan) -> None:
-    texts = (text for _, batch in results.corpus.batches(["text"]) for text in batch.column("text").to_pylist())
-    index, dataset = BM25Index(texts), results.dataset
-    best = TopK.empty(len(dataset.query_ids), depth(plan.metrics))
-    excluded_queries, excluded_rows = dataset.excluded
-    for query, text in enumerate(dataset.texts[: len(dataset.query_ids)]):
-        query_scores, rows = index.search(text, best.scores.shape[1], excluded=excluded_rows[excluded_queries == query])
-        best.scores[query, : len(rows)], best.rows[query, : len(rows)] = query_scores, rows
-    _score_ranking(results, BM25, best, plan)
-    if dataset.triplets:
-        _score_triplets_by_bm25(index, results, plan.seed)
-
-
-def _score_triplets_by_bm25(index: BM25Index, results: Results, seed: int) -> None:
-    """Triplet accuracy of BM25 scores; none where a triplet's document is not in the corpus, so has no score."""
-    dataset, corpus = results.dataset, results.corpus
-    pairs = sample_pairs(dataset, corpus.find(referenced_ids(dataset)), len(corpus), seed)
-    if pairs.extra_documents:
-        return
+def _evaluate_bm25(results: Results, pairs: SimilarityPairs, config: BM25Config, plan: EvaluationPlan) -> None:
+    """Rank by BM25; triplets are scored too, unless one has a document that is not in the corpus, so has no score."""
+    dataset, texts = results.dataset, results.dataset.texts
     text, row = pairs.arrays()
-    similarities = np.zeros(len(row), np.float32)
-    for query in np.unique(text[: pairs.groups["negative"].stop]):
-        similarities[text == query] = index.scores(dataset.texts[query])[row[text == query]]
-    accuracy = scores.triplet_values(similarities, pairs, len(dataset.triplets))["triplet_accuracy"]
-    results.triplets[BM25] = {"triplet_accuracy": accuracy}
-    triplet_scores = scores.mean_scores(results.triplets[BM25], seed)
-    results.scores[BM25] = scores.merge_scores(results.scores[BM25], triplet_scores)
+    of_triplets = slice(0, 0 if pairs.extra_documents else pairs.groups["negative"].stop)
+    chunks, k = results.corpus.chunks(), depth(plan.metrics)
+    ranked = (text[of_triplets], row[of_triplets])
+    ranking = bm25_ranking.rank_corpus(texts, len(dataset.query_ids), chunks, k, dataset.excluded, ranked, config)
+    _score_ranking(results, BM25, ranking.best, plan)
+    if dataset.triplets and not pairs.extra_documents:
+        accuracy = scores.triplet_values(ranking.similarities, pairs, len(dataset.triplets))["triplet_accuracy"]
+        results.triplets[BM25] = {"triplet_accuracy": accuracy}
+        triplet_scores = scores.mean_scores(results.triplets[BM25], plan.seed)
+        results.scores[BM25] = scores.merge_scores(results.scores[BM25], triplet_scores)
+    results.scores[BM25]["settings"] = config.model_dump()
 
 
 def _choose_triplets(results: Results, rows: dict[str, int]) -> None:

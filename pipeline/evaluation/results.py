@@ -16,6 +16,7 @@ from pipeline.evaluation.scores import Statistic
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantsConfig
 from pipeline.metrics.metric import PerQuery
+from pipeline.search.bm25 import BM25Config
 from pipeline.search.exact import TopK
 
 BM25 = "bm25"
@@ -75,7 +76,7 @@ class EvaluationPlan:
     """Which models are evaluated, on which metrics, and with how many actors."""
 
     models: Mapping[str, EncoderConfig]
-    bm25: bool
+    bm25: BM25Config | None
     metrics: list[str]
     vectors: str
     actors: int | None

@@ -16,6 +16,7 @@ from pydantic import Field
 from pipeline.core.config import Plugin
 from pipeline.mining.candidate_arrays import Floats, Rows
 from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
+from pipeline.search.bm25 import best_rows
 from pipeline.storage import shards
 from pipeline.storage.files import download_folder, filesystem, upload_folder
 
@@ -85,7 +86,7 @@ def search(
         with_positive = pairs[anchor][positions.positives[pairs[anchor]] >= 0]
         positives[with_positive] = document_scores[positions.positives[with_positive]]
         if source.fuse:
-            best = _best_rows(document_scores, excluded[anchor], k)
+            best = best_rows(document_scores, k, excluded[anchor])
             rows[anchor] = fuse_rankings(dense[anchor], best, k, source.constant)
         mask = rows[anchor] >= 0
         scores[anchor, mask] = document_scores[rows[anchor, mask]]
@@ -96,17 +97,6 @@ def _group(owners: Rows, values: Rows, count: int) -> list[Rows]:
     """Values of each of `count` owners."""
     order = np.argsort(owners, kind="stable")
     return np.split(values[order], np.cumsum(np.bincount(owners, minlength=count))[:-1])
-
-
-def _best_rows(scores: Floats, excluded: Rows, k: int) -> Rows:
-    """Rows of the k best scores above 0 that are not excluded; equal scores go by lower row."""
-    allowed = scores.copy()
-    allowed[excluded] = 0
-    matching = np.flatnonzero(allowed > 0)
-    if len(matching) > k:
-        threshold = np.partition(allowed[matching], len(matching) - k)[len(matching) - k]
-        matching = matching[allowed[matching] >= threshold]
-    return matching[np.lexsort((matching, -allowed[matching]))[:k]]
 
 
 def fuse_rankings(dense: Rows, lexical: Rows, k: int, constant: int) -> Rows:

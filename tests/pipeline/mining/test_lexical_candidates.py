@@ -14,7 +14,7 @@ from pipeline.mining.bm25_source import Bm25
 from pipeline.mining.config import MineConfig
 from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
 from pipeline.mining.lexical_candidates import LexicalSource, build_index, fuse_rankings, load_index, search
-from pipeline.search.bm25 import BM25Index
+from pipeline.search.bm25_index import BM25Index
 from pipeline.storage import shards
 from pipeline.text.same_document import text_keys
 
@@ -45,7 +45,7 @@ def test_words_bring_candidates_and_score_all_of_them(tmp_path, fuse):
     positions = CorpusPositions(np.array([0, -1, 1]), (np.array([0]), np.array([0])))
     dense = np.array([[3, 4, 1], [5, -1, -1]])
     rows, scores, positives = search(index, block, dense, positions, 3, source)
-    expected = BM25Index(TEXTS).scores("red apple")
+    expected = BM25Index.of(TEXTS).scores("red apple")
     assert rows.tolist() == ([[4, 3, 2], [5, -1, -1]] if fuse else dense.tolist())
     assert scores[0].tolist() == expected[rows[0]].tolist() and scores[1, 0] == 0 and np.isnan(scores[1, 1:]).all()
     assert positives[0] == expected[0] > 0 and np.isnan(positives[1]) and positives[2] == 0

@@ -1,17 +1,13 @@
-"""Exact search against brute force: ties, duplicates, any partition; BM25 against its formula."""
+"""Exact search against brute force: ties, duplicates, any partition."""
 
 import itertools
-import math
-from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.errors import UserError
 from pipeline.search import exact
-from pipeline.search.bm25 import K1, B, BM25Index
 from pipeline.search.exact import TopK, pairwise_dot, top_k
 from pipeline.storage.vectors import l2_normalize
 
@@ -129,44 +125,3 @@ def test_dots_and_unit():
     assert l2_normalize(left).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0.0, 0.0]]
     found = pairwise_dot(left, left, np.array([0, 0]), np.array([0, 1]))
     assert found.tolist() == [25.0, 0.0]
-
-
-DOCS = ["the cat sat", "the dog sat on the mat", "", "Cat, cat and dog!", "x"]
-
-
-def bm25(query, docs):
-    words = [Counter("".join(c if c.isalnum() else " " for c in doc.lower()).split()) for doc in docs]
-    average = sum(sum(w.values()) for w in words) / len(docs)
-    scores = []
-    for counted in words:
-        total = 0.0
-        for word in query.lower().split():
-            holding = sum(1 for w in words if word in w)
-            idf = math.log(1 + (len(docs) - holding + 0.5) / (holding + 0.5))
-            tf = counted[word]
-            total += idf * tf / (tf + K1 * (1 - B + B * sum(counted.values()) / average)) if holding else 0.0
-        scores.append(total)
-    return scores
-
-
-@pytest.mark.parametrize("query", ["cat", "the dog", "Cat mat zebra", "x"])
-def test_bm25_is_its_formula(query):
-    index = BM25Index(DOCS)
-    found = index.scores(query)
-    wanted = bm25(query, DOCS)
-    assert found == pytest.approx(wanted, abs=1e-5)
-    scores, rows = index.search(query, 10)
-    assert rows.tolist() == [row for row in np.argsort(-np.array(wanted), kind="stable").tolist() if wanted[row] > 0]
-    assert (np.diff(scores) <= 0).all()
-
-
-def test_bm25_ties_go_by_lower_row_and_strangers_find_nothing():
-    index = BM25Index(["red apple", "green pear"] * 40)
-    assert index.search("apple", 5)[1].tolist() == [0, 2, 4, 6, 8]
-    assert index.search("zebra", 5)[1].tolist() == []
-    assert index.search("", 5)[1].tolist() == []
-
-
-def test_bm25_needs_a_word():
-    with pytest.raises(UserError, match="no document holds a word"):
-        BM25Index(["", "!!"])

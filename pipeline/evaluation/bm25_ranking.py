@@ -1,0 +1,118 @@
+"""BM25 over the whole corpus on Ray: one task a chunk counts the words that the queries hold, another one ranks.
+
+Between the two the driver adds up the statistics of these words, so that a chunk is scored as a part of one index over
+all. The counts wait in Ray's object store, which writes to disk what memory does not hold.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.progress import Progress
+from pipeline.evaluation.corpus import CorpusChunk
+from pipeline.evaluation.dataset import Pairs
+from pipeline.search.bm25 import BM25Config, Postings, best_rows
+from pipeline.search.bm25_index import total
+from pipeline.search.exact import TopK
+from pipeline.search.term_counts import CorpusStatistics, TermCounts, Terms, hash_terms
+from pipeline.text.analyzer import Analyzer
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LexicalQueries:
+    """What is searched for: the words of each text, of which the first `queries` are ranked by their k best documents.
+
+    `excluded` are (query, row) pairs that are not ranked, `pairs` are (text, row) pairs whose scores are wanted.
+    """
+
+    words: list[list[str]]
+    queries: int
+    k: int
+    excluded: Pairs
+    pairs: Pairs
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every word once."""
+        return sorted({word for words in self.words for word in words})
+
+
+@dataclass(frozen=True)
+class LexicalRanking:
+    """Best rows of each query, and the scores [P] of the pairs; NaN for rows that are in none of the chunks."""
+
+    best: TopK
+    similarities: Floats
+
+
+def rank_corpus(
+    texts: Sequence[str],
+    queries: int,
+    chunks: Sequence[CorpusChunk],
+    k: int,
+    excluded: Pairs,
+    pairs: Pairs,
+    config: BM25Config,
+) -> LexicalRanking:
+    """Rank every chunk for the first `queries` of the texts; the numbers do not depend on how the corpus is cut.
+
+    Raises UserError where no document holds a word.
+    """  # fmt: skip
+    import ray
+
+    analyzer = Analyzer(config.language)
+    search = LexicalQueries([analyzer.words(text) for text in texts], queries, k, excluded, pairs)
+    ranking = LexicalRanking(TopK.empty(queries, k), np.full(len(pairs[0]), np.nan, np.float32))
+    count, rank = ray.remote(num_returns=2)(_count_chunk), ray.remote(_rank_chunk)
+    vocabulary = ray.put(search.vocabulary)
+    counted = [count.remote(chunk, vocabulary, config.language) for chunk in chunks]
+    statistics = total([ray.get(statistics) for statistics, _ in counted])
+    shared = (ray.put(search), ray.put(statistics), config)
+    waiting = [rank.remote(chunk, counts, *shared) for chunk, (_, counts) in zip(chunks, counted, strict=True)]
+    del counted
+    with Progress("evaluate: bm25", sum(chunk.rows for chunk in chunks), "documents") as progress:
+        while waiting:
+            (done,), waiting = ray.wait(waiting, num_returns=1)
+            documents, best, pair, scores = ray.get(done)
+            ranking.best.merge(best)
+            ranking.similarities[pair] = scores
+            progress.add(documents)
+    return ranking
+
+
+def _count_chunk(chunk: CorpusChunk, vocabulary: list[str], language: str) -> tuple[CorpusStatistics, TermCounts]:
+    counts = TermCounts.count(chunk.read().to_pylist(), Analyzer(language), vocabulary)
+    return counts.statistics, counts
+
+
+def _rank_chunk(
+    chunk: CorpusChunk, counts: TermCounts, search: LexicalQueries, statistics: CorpusStatistics, config: BM25Config
+) -> tuple[int, TopK, Any, Floats]:
+    """Number of documents of a chunk, best rows of the queries in it, and which pairs are in it with their scores."""
+    postings = Postings.weigh(counts, statistics, config)
+    terms = [hash_terms(words) for words in search.words]
+    best = TopK.empty(search.queries, search.k)
+    excluded_query, excluded_row = search.excluded
+    inside = (excluded_row >= chunk.first_row) & (excluded_row < chunk.first_row + chunk.rows)
+    for query in range(search.queries):
+        scores = postings.scores(terms[query])
+        rows = best_rows(scores, search.k, excluded_row[inside & (excluded_query == query)] - chunk.first_row)
+        best.scores[query, : len(rows)], best.rows[query, : len(rows)] = scores[rows], rows + chunk.first_row
+    pair, similarities = _pair_scores(chunk, postings, terms, search.pairs)
+    return chunk.rows, best, pair, similarities
+
+
+def _pair_scores(chunk: CorpusChunk, postings: Postings, terms: list[Terms], pairs: Pairs) -> tuple[Any, Floats]:
+    """Numbers of the pairs whose document is in a chunk, and their scores."""
+    text, row = pairs[0], pairs[1] - chunk.first_row
+    pair = np.flatnonzero((row >= 0) & (row < chunk.rows))
+    scores = np.zeros(len(pair), np.float32)
+    for number in np.unique(text[pair]):
+        of_text = text[pair] == number
+        scores[of_text] = postings.scores(terms[number])[row[pair][of_text]]
+    return pair, scores
