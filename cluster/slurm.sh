@@ -11,8 +11,7 @@
 #   sbatch [--nodes N] [--gpus-per-node G] cluster/slurm.sh RECIPE --run DIR
 #
 # Submit from the checkout, on a file system that all nodes see, after `bash scripts/setup.sh`; DIR must be on one too.
-# --exclusive because a node's CPUs are all Ray's, and because Ray's own clean-up at the end ends every Ray process of
-# yours on these nodes.
+# --exclusive because a node's CPUs are all Ray's.
 set -euo pipefail
 recipe=${1:?usage: sbatch cluster/slurm.sh RECIPE --run DIR}
 shift
@@ -24,6 +23,7 @@ export RAY_DATA_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$PWD/.ray-token-$SLURM_JOB_ID"
 export RAY_TMPDIR="/tmp/ray-$SLURM_JOB_ID" RUN_EXIT_CODE="$PWD/.ray-exit-$SLURM_JOB_ID"
 trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$RUN_EXIT_CODE"; srun --ntasks-per-node=1 rm -rf "$RAY_TMPDIR"' EXIT
+rm -f "$RUN_EXIT_CODE"  # of a try before, where the job was put in the queue again
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH")
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")

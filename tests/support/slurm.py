@@ -126,6 +126,9 @@ class Slurm:
         ports = "\n".join(f"{name}={port}" for name, port in PORTS.items())
         text = CONFIG.format(folder=self.folder, ports=ports, nodes="\n".join(lines))
         (self.folder / "slurm.conf").write_text(text)
+        names = [("localhost", "127.0.0.1"), ("login", "10.77.0.1")]
+        names += [(f"node{n}", f"10.77.0.{10 + n}") for n in self._numbers()]
+        (self.folder / "hosts").write_text("".join(f"{address} {name}\n" for name, address in names))
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 
     def _numbers(self) -> range:
@@ -148,7 +151,8 @@ class Slurm:
         tmp = self.folder / f"tmp-{name}"
         tmp.mkdir(mode=0o1777)
         tmp.chmod(0o1777)
-        script = f"hostname {name} && mount --bind {tmp} /tmp && echo ready && while :; do sleep 3600; done"
+        mounts = f"mount --bind {tmp} /tmp && mount --bind {self.folder}/hosts /etc/hosts"
+        script = f"hostname {name} && {mounts} && echo ready && while :; do sleep 3600; done"
         namespaces = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         bound = ["setpriv", "--pdeathsig", "KILL"]  # none is left where the tests themselves are killed
         holder = subprocess.Popen([*bound, "unshare", *namespaces, "bash", "-c", script], stdout=subprocess.PIPE)
