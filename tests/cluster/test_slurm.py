@@ -13,7 +13,7 @@ from tests.support.slurm import Slurm, missing
 ROOT = Path(__file__).resolve().parents[2]
 ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 1, "max_length": 24}
 THINGS = [f"{colour} {thing}" for colour in ("red", "green", "blue", "black") for thing in ("kettle", "lamp", "mug")]
-LOOP = {"batch_size": 8, "max_steps": 3, "validations": 0}
+LOOP = {"batch_size": 16, "max_steps": 3, "validations": 0}
 
 pytestmark = [
     pytest.mark.ray,
