@@ -1,11 +1,10 @@
-"""Checkpoints: weights, their average, optimiser and progress, as safetensors and weights-only files.
+"""Checkpoints: weights, their average, the states of the optimiser and the progress, as safetensors and JSON.
 
 The state file is written last and holds the digest of every other file, so that an incomplete or damaged checkpoint is
 detected before anything of it is loaded.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +12,15 @@ from typing import Any, Literal
 import torch
 import xxhash
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
 from training.loop.optimizer import Optimizer
+from training.loop.tensor_files import TensorFiles, write_tensors
 from training.loop.weight_averaging import WeightAverage
 
-WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.pt", "state.json"
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 AVERAGE = "average.safetensors"  # only where the run averages its weights; the model is loaded from it then
 
 
@@ -109,17 +108,20 @@ class TrainingState:
     average: WeightAverage | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the files; the state file, without which the checkpoint is incomplete, comes last."""
+        """Write the files; the state file, without which the checkpoint is incomplete, comes last.
+
+        Where the module is sharded every rank calls this, with a folder of its own or the same one: it writes its rows,
+        and rank 0, which learns the digests of the others' files, the state file.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        frozen = frozen_parameters(self.module)
-        trained = {name: tensor for name, tensor in self.module.state_dict().items() if name not in frozen}
-        _save(trained, folder / WEIGHTS)
-        if self.average:
-            _save(self.average.state_dict(), folder / AVERAGE)
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
-        files = {path.name: _digest(path) for path in sorted(folder.iterdir()) if path.name != STATE}
-        text = json.dumps({"progress": asdict(self.progress), "files": files}, indent=2)
-        (folder / STATE).write_text(text, encoding="utf-8")
+        paths = [
+            write_tensors(folder, WEIGHTS, trained_tensors(self.module)),
+            write_tensors(folder, OPTIMIZER, self.optimizer.tensors()),
+            *([write_tensors(folder, AVERAGE, self.average.state_dict())] if self.average else []),
+        ]
+        files = {path.name: _digest(path) for path in paths}
+        text = {"progress": asdict(self.progress), "optimizer": self.optimizer.counters(), "files": files}
+        (folder / STATE).write_text(json.dumps(text, indent=2), encoding="utf-8")
 
     def read(self, folder: Path) -> Progress:
         """Load weights, average and optimiser in place and return the progress.
@@ -131,26 +133,37 @@ class TrainingState:
         saved = read_progress(folder)
         if changed := self.progress.differences(saved):
             raise UserError(f"checkpoint {folder}: made with other {changed}; give --fresh to start anew")
-        _load_into(self.module, load_file(folder / WEIGHTS), folder)
+        weights = TensorFiles(folder, WEIGHTS)
+        for name, value in _expected(self.module, weights, folder).items():
+            weights.copy_into(value, name)
         if self.average:
-            self.average.load_state_dict(load_file(folder / AVERAGE))
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location="cpu"))
+            self.average.load_files(TensorFiles(folder, AVERAGE))
+        self.optimizer.load_tensors(TensorFiles(folder, OPTIMIZER))
+        self.optimizer.load_counters(_read_state(folder)["optimizer"])
         return saved
 
 
 def read_progress(folder: Path) -> Progress:
     """Read the progress that a complete checkpoint was saved at."""
-    return Progress(**json.loads((folder / STATE).read_text(encoding="utf-8"))["progress"])
+    return Progress(**_read_state(folder)["progress"])
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def find_damage(folder: Path) -> str:
     """Describe what a checkpoint lacks or which of its files has changed; empty when it is complete."""
     try:
-        files = json.loads((folder / STATE).read_text(encoding="utf-8"))["files"]
+        state = _read_state(folder)
+        files = state["files"]
     except OSError:
         return f"has no {STATE}: it was not written to the end"
     except (ValueError, KeyError, TypeError):
         return f"{STATE} is not readable"
+    if "optimizer" not in state:
+        return "was written by an earlier version"
     for name, mark in files.items():
         path = folder / name
         if not path.exists():
@@ -169,36 +182,36 @@ def _digest(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "xxh3": hasher.hexdigest()}
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters that train, and buffers: what a checkpoint keeps, since the base model has the rest.
 
-
-def frozen_parameters(module: nn.Module) -> set[str]:
-    """Names of parameters that do not train: checkpoints leave them out, since the base model has them."""
-    return {name for name, value in module.named_parameters(remove_duplicate=False) if not value.requires_grad}
-
-
-def _load_into(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
-    lacking = module.load_state_dict(weights, strict=False)
-    wrong = [*lacking.unexpected_keys, *(set(lacking.missing_keys) - frozen_parameters(module))]
-    if wrong:
-        raise UserError(f"checkpoint {folder}: belongs to another model; only one of the two has '{min(wrong)}'")
-
-
-def load_weights(module: nn.Module, folder: Path, alpha: float = 1.0) -> None:
-    """Load the weights of a checkpoint, their average where it has one, into a module of the same shape.
-
-    Below 1, the module gets alpha * checkpoint + (1 - alpha) * its own weights: interpolating the weights of a
-    fine-tuned model with those it began with keeps much of what it knew before.
-    Source: Wortsman et al. 2021 (WiSE-FT, arXiv 2109.01903).
+    A tensor of several names, as of tied weights, comes once.
     """
-    weights = load_file(folder / WEIGHTS)
-    if (folder / AVERAGE).exists():
-        weights |= load_file(folder / AVERAGE)
-    if alpha < 1.0:
-        base = module.state_dict()
-        weights = {
-            name: base[name].lerp(tensor, alpha) if tensor.is_floating_point() else tensor
-            for name, tensor in weights.items()
-        }
-    _load_into(module, weights, folder)
+    frozen = {id(value) for value in module.parameters() if not value.requires_grad}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, value in module.state_dict(keep_vars=True).items():
+        if id(value) not in frozen:
+            found.setdefault(id(value), (name, value))
+    return {name: value.detach() for name, value in found.values()}
+
+
+def _expected(module: nn.Module, files: TensorFiles, folder: Path) -> dict[str, Tensor]:
+    """The tensors of a module that a checkpoint must have; raises UserError where it has others."""
+    tensors = trained_tensors(module)
+    if wrong := set(tensors) ^ set(files):
+        raise UserError(f"checkpoint {folder}: belongs to another model; only one of the two has '{min(wrong)}'")
+    return tensors
+
+
+@torch.no_grad()
+def load_weights(module: nn.Module, folder: Path, alpha: float = 1.0) -> None:
+    """Load the weights of a checkpoint, their average where it has one, into a module that is not sharded.
+
+    Tensors come one at a time, whatever the number of ranks that wrote them. Below 1, the module gets
+    alpha * checkpoint + (1 - alpha) * its own weights: interpolating the weights of a fine-tuned model with those it
+    began with keeps much of what it knew before. Source: Wortsman et al. 2021 (WiSE-FT, arXiv 2109.01903).
+    """
+    weights, averages = TensorFiles(folder, WEIGHTS), TensorFiles(folder, AVERAGE)
+    for name, value in _expected(module, weights, folder).items():
+        saved = (averages if name in averages else weights).whole(name).to(value)
+        value.copy_(value.lerp(saved, alpha) if alpha < 1.0 and value.is_floating_point() else saved)

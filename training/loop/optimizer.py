@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
+from training.loop.tensor_files import TensorFiles
 
 
 class Optimizer:
@@ -26,7 +27,8 @@ class Optimizer:
         max_grad_norm: float,
         max_bad_steps: int,
     ) -> None:
-        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.named = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        self.parameters = list(self.named.values())
         self.max_grad_norm, self.max_bad_steps, self.bad_steps = max_grad_norm, max_bad_steps, 0
         self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay), fused=True)
         device = self.parameters[0].device.type
@@ -86,13 +88,25 @@ class Optimizer:
                 "lower loop.learning_rate or set loop.precision float32"
             )
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        return {"adamw": self.adamw.state_dict(), "scaler": self.scaler.state_dict(), "bad_steps": self.bad_steps}
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors that the next step depends on: `exp_avg/NAME` and so on of each parameter that has had a step."""
+        states = self.adamw.state
+        return {
+            f"{key}/{name}": state for name, value in self.named.items() for key, state in states.get(value, {}).items()
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        self.adamw.load_state_dict(state["adamw"])
+    def load_tensors(self, files: TensorFiles) -> None:
+        """Continue from saved tensors, of which each rank reads those that belong to its rows."""
+        for key in files:
+            kind, _, name = key.partition("/")
+            self.adamw.state[self.named[name]][kind] = files.beside(key, self.named[name])
+
+    def counters(self) -> dict[str, Any]:
+        """Numbers that the next step depends on."""
+        return {"scaler": self.scaler.state_dict(), "bad_steps": self.bad_steps}
+
+    def load_counters(self, state: dict[str, Any]) -> None:
+        """Continue from saved numbers."""
         self.scaler.load_state_dict(state["scaler"])
         self.bad_steps = int(state["bad_steps"])
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.config import Config
+from training.loop.tensor_files import TensorFiles
 
 
 class EMA(Config):
@@ -84,10 +85,10 @@ class WeightAverage:
         """Tensors of the average, by parameter name."""
         return dict(self.values)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_files(self, files: TensorFiles) -> None:
         """Continue from saved tensors."""
         for name, value in self.values.items():
-            value.copy_(state[name])
+            files.copy_into(value, name)
 
 
 def _at_least_float32(value: Tensor) -> Tensor:
