@@ -72,6 +72,6 @@ def test_five_jobs_run_on_two_nodes_after_a_try_that_failed(slurm):
 
 @pytest.mark.parametrize("slurm", [3], indirect=True)
 def test_three_nodes_embed(slurm):
-    code, said = submit(slurm, recipe(slurm, embed={"encoder": ENCODER, "workers": 5}))
+    code, said = submit(slurm, recipe(slurm, embed={"encoder": ENCODER, "num_actors": 5}))
     assert code == 0, said[-3000:]
     assert Artifact.open(str(slurm.shared / "run" / "vectors"), "embed").rows("vectors") == 60
