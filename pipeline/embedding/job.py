@@ -13,6 +13,7 @@ from pipeline.embedding.rehearsal import rehearse
 from pipeline.embedding.unique_ids import check_ids
 from pipeline.embedding.worker import EmbedTask, calibrate, encode
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.encoder.truncation import SAMPLE, Truncation
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, write_json
@@ -140,8 +141,10 @@ def run(config: EmbedConfig) -> Artifact:
     stale = shards.reuse_outputs(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
     rehearse(task, model, ranges, plan, out)
-    encode(plan, task, ranges, stale, {name: getattr(config, name) for name in SPEED})
-    return _finish(draft, plan, task, identity, dim, ranges)
+    truncation = _truncation(task, plan, model)
+    say(f"embed: {truncation.sentence()}")
+    encode(plan, task, ranges, stale, {name: getattr(config, name) for name in SPEED}, truncation)
+    return _finish(draft, plan, task, identity, dim, ranges, truncation)
 
 
 def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
@@ -174,6 +177,18 @@ def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -
                 raise UserError(f"{shard.path}: columns {kinds.to_string(show_schema_metadata=False)} differ in type")
 
 
+def _truncation(task: EmbedTask, plan: Sequence[Shard], model: Encoder) -> Truncation:
+    """Measure what is cut off the texts."""
+    columns = list(dict.fromkeys([task.id_column, task.text_column]))
+    tables = shards.sample(plan, columns, SAMPLE)
+    texts = [
+        text
+        for table in tables
+        for text in rows_with_text(table, task.folder, task.id_column, task.text_column)["text"].to_pylist()
+    ]
+    return Truncation.measure(model, texts, task.role)
+
+
 def _ranges(config: EmbedConfig, task: EmbedTask, plan: Sequence[Shard], out: str, dim: int) -> Ranges:
     """Return the calibration of int8: from the recipe, from an earlier run, or measured now and saved."""
     widths = {str(form.dim or dim) for form in config.formats if form.dtype == "int8"}
@@ -199,7 +214,13 @@ def _read_counts(folder: str, shard: Shard) -> dict[str, Any]:
 
 
 def _finish(
-    draft: Draft, plan: list[Shard], task: EmbedTask, identity: dict[str, str], dim: int, ranges: Ranges
+    draft: Draft,
+    plan: list[Shard],
+    task: EmbedTask,
+    identity: dict[str, str],
+    dim: int,
+    ranges: Ranges,
+    truncation: Truncation,
 ) -> Artifact:
     """Check the rows and ids, remove files that are not of this plan, then write the manifest."""
     folder, dtypes, copied = task.folder, set(), 0
@@ -225,6 +246,7 @@ def _finish(
         "role": task.role,
         "formats": described,
         "columns": list(task.extra_columns),
+        "truncation": {task.role: truncation.note()},
     }
     notes |= {"calibration": ranges} if ranges else {}
     artifact = draft.finish(["vectors"], **notes, copied=copied)

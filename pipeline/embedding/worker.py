@@ -13,6 +13,7 @@ from pipeline.core.actor_pool import Pool, Worker, limit_threads, stream
 from pipeline.core.progress import Progress, say
 from pipeline.embedding.reuse import KEY, EarlierVectors, text_keys
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.encoder.truncation import Truncation
 from pipeline.storage import shards
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import Ranges, VectorFormat, formatted_table, int8_ranges, rows_with_text
@@ -46,8 +47,18 @@ class EmbedTask:
         return table, shard.rows - rows.num_rows
 
 
-def encode(plan: Sequence[Shard], task: EmbedTask, ranges: Ranges, stale: Sequence[str], pools: dict[str, Any]) -> None:
-    """Embed the shards that are not committed on a pool; `stale` are files with vectors of earlier texts."""
+def encode(
+    plan: Sequence[Shard],
+    task: EmbedTask,
+    ranges: Ranges,
+    stale: Sequence[str],
+    pools: dict[str, Any],
+    truncation: Truncation,
+) -> None:
+    """Embed the shards that are not committed on a pool; `stale` are files with vectors of earlier texts.
+
+    The progress line repeats which share of the texts is cut.
+    """
     missing = [shard for shard in plan if shards.committed(task.folder, shard.name) is None]
     if not missing:
         return
@@ -66,7 +77,8 @@ def encode(plan: Sequence[Shard], task: EmbedTask, ranges: Ranges, stale: Sequen
         for counts in stream([asdict(shard) for shard in missing], EmbedShard, settings, pool):
             tokens, padded = tokens + counts["tokens"], padded + counts["padded"]
             padding = 1 - tokens / padded if padded else 0.0
-            progress.add(counts["rows"], f"{tokens / progress.seconds:,.0f} tokens/s, {padding:.1%} padding")
+            pace = f"{tokens / progress.seconds:,.0f} tokens/s, {padding:.1%} padding"
+            progress.add(counts["rows"], f"{pace}, {truncation.text_share:.0%} of texts cut")
 
 
 class EmbedShard(Worker):

@@ -171,6 +171,15 @@ class Encoder(nn.Module):
         prompt = self.prompts.get(role, "")
         return self._fast_tokenizer([prompt + text for text in texts] if prompt else list(texts))
 
+    def whole_lengths(self, texts: Sequence[str], role: Role) -> list[int]:
+        """Tokens of each text, prompt and special tokens included, as if nothing were cut."""
+        prompt = self.prompts.get(role, "")
+        return self._fast_tokenizer.whole_lengths([prompt + text for text in texts])
+
+    def role_max_length(self, role: Role) -> int:
+        """Tokens that texts of a role are cut to."""
+        return self.max_length
+
     def decode(self, rows: Tokens) -> list[str]:
         """Token ids into texts, prompt and special tokens included."""
         texts: list[str] = self.tokenizer.batch_decode(rows)

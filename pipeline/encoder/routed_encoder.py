@@ -113,6 +113,14 @@ class RoutedEncoder(Encoder):
         start = int(self.starts[number])
         return [[token + start for token in row] for row in way.tokenize(texts, role)]
 
+    def whole_lengths(self, texts: Sequence[str], role: Role) -> list[int]:
+        """Tokens of each text by the role's way, as if nothing were cut."""
+        return self._way(role)[1].whole_lengths(texts, role)
+
+    def role_max_length(self, role: Role) -> int:
+        """Tokens that texts of a role are cut to, by its way."""
+        return self._way(role)[1].max_length
+
     def decode(self, rows: Tokens) -> list[str]:
         """Token ids into texts, each by its way's tokenizer."""
         return [

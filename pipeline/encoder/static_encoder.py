@@ -62,9 +62,13 @@ class StaticTokenizer:
         """Tokens a text is cut to; 2^20 where the files state no limit."""
         return int((self.tokenizer.truncation or {}).get("max_length", self.model_max_length))
 
-    def __call__(self, texts: list[str], **_: Any) -> dict[str, Tokens]:
-        """Texts into token ids."""
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    def __call__(self, texts: list[str], truncation: bool = True, **_: Any) -> dict[str, Tokens]:
+        """Texts into token ids, cut to `max_length` where `truncation`."""
+        tokenizer = self.tokenizer
+        if not truncation:
+            tokenizer = type(tokenizer).from_str(tokenizer.to_str())
+            tokenizer.no_truncation()
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return {"input_ids": [encoding.ids for encoding in encodings]}
 
     def batch_decode(self, rows: Tokens) -> list[str]:

@@ -1,5 +1,6 @@
 """Texts into token ids by the library `tokenizers`, without what transformers builds around each text."""
 
+from functools import cached_property
 from typing import Any
 
 from pipeline.encoder.text_prefix import encode_prefixes, splits_at_spaces
@@ -33,6 +34,20 @@ class FastTokenizer:
             return self._encode(texts)
         rows = self.tokenizer(texts, truncation=True, max_length=self.max_length, padding=False)["input_ids"]
         return [list(row) for row in rows]
+
+    def whole_lengths(self, texts: list[str]) -> list[int]:
+        """Tokens that each text has if nothing is cut."""
+        if self.fast is None:
+            return [len(row) for row in self.tokenizer(texts, truncation=False, padding=False)["input_ids"]]
+        return [len(encoding) for encoding in self._whole.encode_batch_fast(texts)]
+
+    @cached_property
+    def _whole(self) -> Any:
+        """A copy of the tokenizer that cuts nothing."""
+        assert self.fast is not None
+        copy = type(self.fast).from_str(self.fast.to_str())
+        copy.no_truncation()
+        return copy
 
     def _encode(self, texts: list[str]) -> Tokens:
         assert self.fast is not None

@@ -127,7 +127,7 @@ def _evaluate_encoder(
         scores.mean_scores(results.triplets[name], plan.seed),
         scores.statistic_scores(results.statistics[name]),
         thresholds,
-        {"encoder": encoded.identity, "dim": encoded.dim},
+        {"encoder": encoded.identity, "dim": encoded.dim, "truncation": encoded.truncation},
     )
     results.pace[name] = {
         "seconds": round(ranking.seconds, 2),

@@ -40,7 +40,7 @@ def measured_part(report: ReportData) -> str:
         _tests(report),
         _variants(report),
         _guards(report),
-        "\n".join(f"- {sentence}" for sentence in leakage(report)),
+        "\n".join(f"- {sentence}" for sentence in [*report.truncation, *leakage(report)]),
         "Made by:\n\n```\n" + _commands(report) + "\n```" if report.commands else "",
     ]
     return "\n\n".join(part for part in parts if part)

@@ -17,12 +17,14 @@ import pyarrow as pa
 from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool, limit_threads
 from pipeline.core.progress import Progress
-from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.encoder.truncation import SAMPLE, Truncation
 from pipeline.evaluation.corpus import CorpusChunk
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
 from pipeline.search.exact import TopK, pairwise_dot, top_k
+from pipeline.storage.shards import spread
 from pipeline.storage.vectors import Ranges, comparable, similarity_of
 
 Floats = npt.NDArray[np.float32]
@@ -37,6 +39,7 @@ class EncodedQueries:
     sample: Any
     identity: dict[str, str]
     dim: int
+    truncation: dict[str, dict[str, Any]]  # by role, of a sample
 
 
 @dataclass(frozen=True)
@@ -56,24 +59,29 @@ def encode_queries(
     import ray
 
     task = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()), num_returns=4)(encode_texts)
-    vectors, extra_vectors, sample_vectors, identity_and_dim = task.remote(
+    vectors, extra_vectors, sample_vectors, facts = task.remote(
         config, list(texts), list(extra_documents), list(sample), ray_session.cpus()
     )
-    identity, dim = ray.get(identity_and_dim)
-    return EncodedQueries(vectors, extra_vectors, sample_vectors, identity, dim)
+    return EncodedQueries(vectors, extra_vectors, sample_vectors, *ray.get(facts))
 
 
 def encode_texts(
     config: EncoderConfig, texts: list[str], extra_documents: list[str], sample: list[str], threads: int
-) -> tuple[Floats, Floats, Floats, tuple[dict[str, str], int]]:
+) -> tuple[Floats, Floats, Floats, tuple[dict[str, str], int, dict[str, dict[str, Any]]]]:
     """Encode queries [T, D] and documents [E, D], [S, D], whose inner products are the model's similarity (of length 1
-    for the cosine); with them the encoder's identity and D.
+    for the cosine); with them the encoder's identity, D, and what it cuts off queries and sampled documents.
     """
     encoder = _load(config, threads)
     name = encoder.similarity
     documents = [comparable(encoder.encode(part, "document"), name) for part in (extra_documents, sample)]
     queries = comparable(encoder.encode(texts, "query"), name)
-    return queries, documents[0], documents[1], (encoder.identity, encoder.dim)
+    cut = {"query": _truncation(encoder, texts, "query"), "document": _truncation(encoder, sample, "document")}
+    return queries, documents[0], documents[1], (encoder.identity, encoder.dim, cut)
+
+
+def _truncation(encoder: Encoder, texts: list[str], role: Role) -> dict[str, Any]:
+    measured = [texts[index] for index in spread(len(texts), SAMPLE)]
+    return Truncation.measure(encoder, measured, role).note()
 
 
 def rank_corpus(

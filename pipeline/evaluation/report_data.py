@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import __version__
+from pipeline.encoder.truncation import describe
 from pipeline.evaluation import projection
 from pipeline.evaluation.results import Results
 from pipeline.metrics.registry import RETRIEVAL, TASKS, higher_is_better, metric_label
@@ -77,7 +78,18 @@ def build_report_data(
         variants=[variant.as_json() for variant in results.variants],
         document_maps=_document_maps(results, subject, baseline, seed),
         document_map_method=projection.METHOD,
+        truncation=truncation_sentences(results.scores),
     )
+
+
+def truncation_sentences(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what each model cuts off queries and documents; models that cut the same share a sentence."""
+    models: dict[str, list[str]] = {}
+    for name, of_model in scores.items():
+        for note in of_model.get("truncation", {}).values():
+            if note["texts"]:
+                models.setdefault(describe(note), []).append(name)
+    return [f"{', '.join(names)}: {sentence}." for sentence, names in models.items()]
 
 
 def metric_info(metrics: Sequence[str], curves: Sequence[Mapping[str, Any]] = ()) -> dict[str, MetricInfo]:

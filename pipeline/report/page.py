@@ -24,11 +24,11 @@ class Opening:
 
 @dataclass(frozen=True)
 class DataView:
-    """The data that was evaluated: rows of each table, rows left out by reason, and sentences about leaks."""
+    """The data that was evaluated: rows of each table, rows left out by reason, and what is cut off and what leaks."""
 
     tables: Table
     dropped: Table
-    leakage: list[str]
+    remarks: list[str]
 
 
 def render(report: ReportData) -> str:
@@ -69,7 +69,11 @@ def _unbroken(text: str) -> str:
 def _data(report: ReportData) -> DataView:
     tables = [[name, count(rows)] for name, rows in report.tables.items()]
     dropped = [[reason(key), count(rows)] for key, rows in {**report.dropped, **report.skipped}.items()]
-    return DataView(plain_table(["Table", "Rows"], tables), plain_table(["Left out", "Rows"], dropped), leakage(report))
+    return DataView(
+        plain_table(["Table", "Rows"], tables),
+        plain_table(["Left out", "Rows"], dropped),
+        [*report.truncation, *leakage(report)],
+    )
 
 
 def _methods(report: ReportData) -> list[str]:

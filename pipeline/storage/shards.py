@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -24,6 +26,7 @@ PARQUET = (".parquet",)
 _COUNTS = b"tripletail.counts"
 _BATCH_ROWS = 4096
 _HEAD_ROWS = 100
+_SAMPLED_SHARDS = 16
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,19 @@ def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
         schema = pa.schema([file.schema_arrow.field(name) for name in columns])
         batches = _slices(file, shard, columns) if shard.rows else ()
         return pa.Table.from_batches([batch.select(list(columns)) for batch in batches], schema)
+
+
+def sample(plan: Sequence[Shard], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Yield about `rows` rows, evenly spread, of up to 16 shards that are spread evenly over a plan."""
+    chosen = [plan[index] for index in spread(len(plan), _SAMPLED_SHARDS)]
+    for shard in chosen:
+        table = read(shard, columns)
+        yield table.take(pa.array(spread(table.num_rows, -(-rows // len(chosen)))))
+
+
+def spread(count: int, size: int) -> npt.NDArray[np.int64]:
+    """Return up to `size` of the indices of `count` items, evenly spread."""
+    return np.unique(np.linspace(0, max(0, count - 1), min(size, count)).astype(np.int64))
 
 
 def head(shard: Shard, columns: Sequence[str]) -> pa.Table:

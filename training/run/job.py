@@ -13,7 +13,7 @@ from training.data.read_rows import open_mined, read_sources
 from training.data.teacher_projection import fit_width
 from training.losses.any_loss import check_rows
 from training.losses.by_source import check_sources
-from training.run import model_card
+from training.run import model_card, truncation
 from training.run.config import TrainConfig
 from training.run.rehearsal import rehearse_end
 from training.run.resume import resolve_existing_run
@@ -69,17 +69,20 @@ def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[s
     if config.guide and config.loss.needs_teacher_width():
         guide = fit_width(config.guide, base.dim, paths["teacher"])
         config = config.model_copy(update={"guide": guide})
+    cut = truncation.measure(config, made_of.data, made_of.negatives, base)
     trained = train_rounds(config, made_of, plan)
     measured, notes = trained.checkpoints.validations, trained.rows.manifest.notes
     check = SavedModelCheck.begin(made_of.data, base)
     extra_files = load_trained(config, base, trained.checkpoints.best(), config.interpolation)
     vectors = check.require_change(base)
     run_rows = sum(stream["rows"] for name, stream in notes["streams"].items() if name != REPLAY)
-    card = model_card.render(config.model_dump(mode="json"), measured, run_rows, notes["sources"], inputs)
+    settings = config.model_dump(mode="json")
+    card = model_card.render(settings, measured, run_rows, notes["sources"], inputs, truncation=list(cut.values()))
     base.save(paths["model"], card, extra_files)
     vectors |= check.compare(base, paths["model"], config.encoder)
     draft.drop(trained.first.manifest.dropped)
     refreshed = {"refreshed": trained.versions} if config.refresh else {}
-    draft.finish([], model=paths["model"], rows=run_rows, plan=plan, validation=measured, vectors=vectors, **refreshed)
+    facts = {"validation": measured, "vectors": vectors, "truncation": cut, **refreshed}
+    draft.finish([], model=paths["model"], rows=run_rows, plan=plan, **facts)
     say(f"train: done: {paths['model']}")
     return paths["model"]

@@ -1,6 +1,6 @@
 """The model card: what the model is, how to use it, what it was trained on, and how it was evaluated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -9,6 +9,7 @@ from pydantic import Field
 from pipeline import __version__
 from pipeline.core.config import Config
 from pipeline.encoder import model_card
+from pipeline.encoder.truncation import describe
 
 MEASURED = "measured"
 _USE = """```python
@@ -38,10 +39,11 @@ def render(
     rows: int,
     sources: list[str],
     lineage: Mapping[str, str] | None = None,
+    truncation: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Compose README.md of a model directory from the run's settings, its inputs and its validation figures.
 
-    The evaluate job puts its figures into the part `measured`.
+    `truncation` are notes on what is cut off long texts. The evaluate job puts its figures into the part `measured`.
     """
     about = CardConfig.model_validate(settings.get("card") or {})
     base = settings["encoder"]["model"]
@@ -65,6 +67,7 @@ def render(
         model_card.section(MEASURED, "## Measured\n\nNot yet: `tripletail evaluate` writes its figures here."),
         _validation(measured),
         f"## Training\n\n{_training(settings)}",
+        "\n".join(f"- {describe(note)}." for note in truncation),
         f"## Data\n\n{_data(sources, about)}",
         f"## Lineage\n\n{_lineage(lineage or {})}",
         f"## Licence\n\n{_licence(about, base)}",

@@ -20,6 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.embedding.job import EmbedConfig, run
 from pipeline.embedding.unique_ids import check_ids
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.truncation import Truncation
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.vectors import rows_with_text, to_matrix, vectors_table
@@ -161,9 +162,12 @@ def test_vectors_of_a_corpus_equal_the_encoder(
     encoder = Encoder.load(EncoderConfig.model_validate(ENCODER), "cpu")
     assert done.manifest.notes["encoder"] == encoder.identity and done.manifest.notes["dim"] == 384
     wanted = encoder.encode([text for text in plain if text], "document")
+    cut = Truncation.measure(encoder, [text for text in plain if text], "document")
+    assert done.manifest.notes["truncation"] == {"document": cut.note()} and cut.texts == 24
+    said = capfd.readouterr().err
+    assert f"embed: {cut.sentence()}" in said and f", {cut.text_share:.0%} of texts cut" in said
     assert np.abs(np.array(table["vector"].to_pylist()) - wanted).max() < 5e-3
 
-    capfd.readouterr()
     assert run(settings(tmp_path / "out", data=data.path, dtype="float16", num_actors=1)).manifest == done.manifest
     assert "already done" in capfd.readouterr().err
     with pytest.raises(UserError, match=r"another setting of .*dtype"):

@@ -378,6 +378,8 @@ def test_a_whole_run(data, minilm, ray_session, capsys, tmp_path, own_metric):
             low, high = found["models"][name]["ci95"][metric]
             assert low <= found["models"][name][metric] <= high
         assert 0 <= found["models"][name]["triplet_accuracy"] <= 1
+        cut = found["models"][name]["truncation"]
+        assert cut["document"]["texts"] == 60 and cut["query"]["cut_texts"] == 0 < cut["query"]["texts"]
         assert -1 <= found["models"][name]["spearman"] <= 1
     assert {(t["model"], t["baseline"]) for t in found["comparisons"]} == {("bm25", "base"), ("tuned", "base")}
     assert BM25 not in {m for m, f in found["models"].items() if "spearman" in f}

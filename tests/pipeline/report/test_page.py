@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from lxml import html
 
-from pipeline.evaluation.report_data import metric_info
+from pipeline.evaluation.report_data import metric_info, truncation_sentences
 from pipeline.metrics.registry import metric_label
 from pipeline.report.data import ReportData
 from pipeline.report.format import decimal, p_value, shorten, signed
@@ -182,6 +182,14 @@ def test_the_page_says_what_leaked(report):
     kept = replace(leaky, leakage=dict(leaky.leakage) | {"action": "report"})
     assert "figures may be too high: 3 near leaked query" in leakage(kept)[1]
     assert "3 near leaked query" in render(kept) and HOSTILE not in render(kept)
+
+
+def test_the_page_says_what_is_cut(report):
+    note = {"role": "document", "max_length": 128, "texts": 1000, "cut_texts": 980, "tokens": 9, "cut_tokens": 3}
+    cut = {"truncation": {"document": note | {"text_share": 0.98, "token_share": 0.333}}}
+    (sentence,) = truncation_sentences({"bm25": {}, "base": cut, "tuned": cut})
+    assert sentence.startswith("base, tuned: 98% of the documents are cut at 128 tokens")
+    assert sentence in html.document_fromstring(render(replace(report, truncation=[sentence]))).text_content()
 
 
 def rows_of(text, title):

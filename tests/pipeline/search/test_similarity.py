@@ -55,7 +55,7 @@ def test_an_index_and_a_search_rank_by_the_dot_product(settings, encoder, tmp_pa
 
 
 def test_evaluation_and_validation_compare_by_the_dot_product(settings, encoder):
-    _, extra, sample, (identity, dim) = encode_texts(EncoderConfig(**settings), zoo.TEXTS[:3], DOCUMENTS[:2], [], 1)
+    _, extra, sample, (identity, dim, _) = encode_texts(EncoderConfig(**settings), zoo.TEXTS[:3], DOCUMENTS[:2], [], 1)
     np.testing.assert_allclose(extra, encoder.encode(DOCUMENTS[:2], "document"), rtol=1e-5)
     assert (identity["similarity"], dim, len(sample)) == ("dot", 24, 0)
     dots, cosines = ranked(encoder, "running shoes")

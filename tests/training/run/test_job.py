@@ -11,10 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.truncation import Truncation
 from pipeline.storage import artifact
 from pipeline.text.normalize import stable_id
 from tests.support.runs import SETTINGS, make_data, settings
@@ -49,7 +51,15 @@ def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_
     assert [line["step"] for line in trained] == list(range(1, trained[-1]["steps"] + 1))
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert [line["step"] for line in lines if "ndcg@10" in line] == [0, *sorted(milestones(trained[-1]["steps"], 3))]
-    assert "sentence-transformers" in Path(model, "README.md").read_text()
+    card = Path(model, "README.md").read_text()
+    assert "sentence-transformers" in card
+    cut = json.loads((tmp_path / "training" / "manifest.json").read_text())["notes"]["truncation"]
+    pairs = artifact.Artifact.open(str(tmp_path / "data"), "build").read("pairs")
+    rows = pairs.filter(pc.equal(pairs["split"], "train"))
+    for role, column in (("query", "anchor"), ("document", "positive")):
+        encoder = Encoder.load(EncoderConfig(layers=1, max_length=32), "cpu")
+        wanted = Truncation.measure(encoder, rows[column].to_pylist(), role)
+        assert cut[role] == wanted.note() and f"- {wanted.sentence()}." in card
 
     before = Path(model, "model.safetensors").stat().st_mtime_ns
     job.run(settings(tmp_path))
