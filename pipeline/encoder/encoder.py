@@ -88,16 +88,19 @@ class Encoder(nn.Module):
         self.dim  # noqa: B018  refuses modules that do not fit each other
 
     @classmethod
-    def load(cls, config: EncoderConfig, device: str = "auto", *, to_train: bool = False) -> "Encoder":
+    def load(
+        cls, config: EncoderConfig, device: str = "auto", *, to_train: bool = False, weights: str | None = None
+    ) -> "Encoder":
         """Load a model for `device` (auto: CUDA when there is one).
 
         `to_train` chooses what has the fastest backward: on a CPU packed texts where the architecture allows, else
-        plain attention, whose backward in bfloat16 beats the fused one's. Vectors are the same to rounding. Raises
-        UserError when the directory is missing, holds no model or no tokenizer, or asks for what is not supported.
+        plain attention, whose backward in bfloat16 beats the fused one's. Vectors are the same to rounding. `weights`
+        says where those of a transformer lie until they are placed, if not on the device. Raises UserError when the
+        directory is missing, holds no model or no tokenizer, or asks for what is not supported.
         """
         from pipeline.encoder.load import load_encoder
 
-        return load_encoder(config, device, to_train=to_train)
+        return load_encoder(config, device, to_train=to_train, weights=weights)
 
     def use_runtime(self, threads: int) -> "Encoder":
         """Compute `encode` by the fastest runtime from here on, if it agrees with torch; the weights may not change.
@@ -240,10 +243,23 @@ class Encoder(nn.Module):
 
     def _encode_batches(self, tokens: Tokens, skip: Sequence[int] | None) -> Tensor:
         batches = self.split_batches([len(row) for row in tokens], self.token_budget)
-        encode = self._encode_packed if self.packed else self._encode_padded
-        parts = [encode([tokens[i] for i in batch], self._skip_of(skip, batch)) for batch in batches]
+        parts = [
+            self._encode_once([tokens[i] for i in batch], None if skip is None else [skip[i] for i in batch])
+            for batch in batches
+        ]
         inverse = torch.from_numpy(np.argsort(np.concatenate(batches), kind="stable")).to(self.device)
         return torch.cat(parts).index_select(0, inverse)
+
+    def encode_batch(self, tokens: Tokens, skip: Sequence[int] | None = None) -> Tensor:
+        """Token ids of N texts into vectors [N, D] in one pass of the transformer, however many tokens they are.
+
+        No text may be longer than the one before it, and one at least must have a token.
+        """
+        return self._except_empty(tokens, skip, self._encode_once)
+
+    def _encode_once(self, rows: Tokens, skip: Sequence[int] | None) -> Tensor:
+        skipped = torch.tensor(skip, device=self.device) if skip is not None and any(skip) else None
+        return self._encode_packed(rows, skipped) if self.packed else self._encode_padded(rows, skipped)
 
     def split_batches(self, lengths: Sequence[int], budget: int) -> list[npt.NDArray[np.int64]]:
         """Cut texts of these lengths into batches of `budget` tokens, padding included where this encoder pads.

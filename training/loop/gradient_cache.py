@@ -8,17 +8,16 @@ Source: Gao et al. 2021 (arXiv 2101.06983).
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.encoder.token_batches import padded_batches
 from pipeline.encoder.tokenizer import Tokens
+from training.loop.gradient_sync import gradient_sync
 
 Encode = Callable[[Tokens, list[int]], Tensor]
 SplitBatches = Callable[[list[int], int], list[npt.NDArray[np.int64]]]
@@ -55,8 +54,9 @@ class PlainPass:
 class GradientCache:
     """Encode in chunks of `budget` tokens whose graphs live one at a time; call once a step, then `backward`.
 
-    `encode` must go through `model`. Under DDP the gradients are reduced once a step, with those of `scalars` among
-    them, whatever the number of chunks of a rank; a rank without rows takes part too.
+    `encode` must go through `model`. Over ranks the gradients are reduced once a step, with those of `scalars` among
+    them, whatever the number of chunks of a rank; a rank without rows takes part too. With `keep_graphs` the graphs of
+    all chunks live, and none is encoded twice: a plain step in passes of `budget` tokens.
     """
 
     def __init__(
@@ -66,8 +66,11 @@ class GradientCache:
         scalars: Mapping[str, nn.Parameter],
         budget: int,
         cut: SplitBatches = padded_batches,
+        *,
+        keep_graphs: bool = False,
     ) -> None:
         self.encode, self.model, self.parameters, self.budget, self.cut = encode, model, dict(scalars), budget, cut
+        self.sync, self.keep_graphs = gradient_sync(model), keep_graphs
         self.scalars: dict[str, Tensor] = {}
         self.chunks: list[_Chunk] = []
         self.vectors = torch.zeros(0)
@@ -79,11 +82,11 @@ class GradientCache:
         device = next(self.model.parameters()).device
         self.chunks, parts = [], []
         for number, (rows, seed) in enumerate(zip(order, seeds, strict=True)):
-            with_graph = number == len(order) - 1
+            with_graph = self.keep_graphs or number == len(order) - 1
             if seed is not None:
                 torch.manual_seed(seed)
             chunk = _Chunk([tokens[i] for i in rows], [skip[i] for i in rows], rows, _RandomState.capture(device))
-            with torch.set_grad_enabled(with_graph), self._sync(number):
+            with torch.set_grad_enabled(with_graph), self.sync.reduce(number == 0):
                 vectors = self.encode(chunk.tokens, chunk.skip)
             chunk.vectors = vectors if with_graph else None
             parts.append(vectors.detach())
@@ -99,17 +102,21 @@ class GradientCache:
         before = _RandomState.capture(grad.device)
         for number in reversed(range(len(self.chunks))):
             chunk = self.chunks.pop()
-            with self._sync(number):
+            with self.sync.reduce(number == 0):
                 surrogate = (_at_least_float32(chunk.encode_again(self.encode)) * grad[chunk.rows]).sum()
                 if number == 0:
-                    surrogate = surrogate + self._scalars() + (0.0 if chunk.tokens else _zero_gradients(self.model))
+                    surrogate = surrogate + self._scalars() + (0.0 if chunk.tokens else self.sync.without_texts())
                 surrogate.backward()  # type: ignore[no-untyped-call]
+        self.sync.finish(self.parameters)
         before.restore()
 
     def _cut(
         self, lengths: list[int], pieces: list[SeededTexts] | None
     ) -> tuple[list[npt.NDArray[np.int64]], list[int | None]]:
-        """Chunks of texts, none of two pieces, and the seed under which each first chunk of a piece begins."""
+        """Chunks of texts, none of two pieces, and the seed under which each first chunk of a piece begins.
+
+        As many on every rank where ranks must pass alike; those without texts come first.
+        """
         order: list[npt.NDArray[np.int64]] = []
         seeds: list[int | None] = []
         groups: list[tuple[int | None, npt.NDArray[np.int64]]] = [(None, np.arange(len(lengths)))]
@@ -117,7 +124,8 @@ class GradientCache:
             chunks = [rows[chunk] for chunk in self.cut([lengths[i] for i in rows], self.budget)]
             order += chunks
             seeds += [seed if number == 0 else None for number in range(len(chunks))]
-        return order or [np.zeros(0, dtype=np.int64)], seeds or [None]
+        passes = self.sync.equal_passes(order or [np.zeros(0, dtype=np.int64)])
+        return passes, [None] * (len(passes) - len(seeds)) + seeds
 
     def _scalars(self) -> Tensor | float:
         """Sum whose gradients are those of the learnable scalars under the loss, so that DDP reduces them too."""
@@ -125,12 +133,6 @@ class GradientCache:
             name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in self.scalars.items()
         }
         return sum(self.parameters[name] * grad for name, grad in grads.items())
-
-    def _sync(self, number: int) -> AbstractContextManager[None]:
-        """Let DDP reduce gradients only in the backward of chunk 0, which comes last."""
-        if number > 0 and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
 
 
 @dataclass
@@ -173,8 +175,3 @@ class _RandomState:
 def _at_least_float32(vectors: Tensor) -> Tensor:
     """Convert half precision to float32: sums of thousands of products need it."""
     return vectors.float() if vectors.dtype in (torch.bfloat16, torch.float16) else vectors
-
-
-def _zero_gradients(model: nn.Module) -> Tensor:
-    """Zero, with zero gradients for all trained parameters: what a rank without rows adds to the reduction."""
-    return torch.stack([0.0 * value.sum() for value in model.parameters() if value.requires_grad]).sum()

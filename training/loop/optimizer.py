@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
-from training.loop.tensor_files import TensorFiles
+from training.loop import gradients
+from training.loop.tensor_files import TensorFiles, is_sharded
 
 
 class Optimizer:
@@ -54,7 +55,7 @@ class Optimizer:
         a step counts once the scale cannot fall further. Raises UserError after too many counted steps.
         """
         self.scaler.unscale_(self.adamw)
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        norm = gradients.clip(self.parameters, self.max_grad_norm)
         scale = self.scaler.get_scale()
         if math.isfinite(norm):
             for group in self.adamw.param_groups:
@@ -77,8 +78,7 @@ class Optimizer:
             backward()
         finally:
             self.unscaled = False
-        norms = [parameter.grad.norm() for parameter in self.parameters if parameter.grad is not None]
-        return all(math.isfinite(float(norm)) for norm in norms)
+        return math.isfinite(gradients.total_norm(self.parameters))
 
     def _count_bad(self, step: int) -> None:
         self.bad_steps += 1
@@ -112,7 +112,13 @@ class Optimizer:
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: no weight decay on biases, norms and learnable scalars."""
+    """Parameter groups: no weight decay on biases, norms and learnable scalars.
+
+    What ranks share stands apart from what each holds whole, since one call of the optimiser takes no mixture.
+    """
+    shared = [p for p in parameters if is_sharded(p)]
+    if 0 < len(shared) < len(parameters):
+        return _groups(shared, weight_decay) + _groups([p for p in parameters if not is_sharded(p)], weight_decay)
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

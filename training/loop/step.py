@@ -1,16 +1,16 @@
 """One training step of one rank on plain torch.distributed: the same under Ray Train, torchrun or in one process."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
@@ -28,8 +28,10 @@ from training.data.rows import Rows
 from training.loop.checkpoint import Progress, TrainingState
 from training.loop.compile import compile_transformer, explain_failures
 from training.loop.frozen_base import FrozenBase
-from training.loop.gradient_cache import GradientCache, PlainPass, SeededTexts
+from training.loop.gradient_cache import SeededTexts
 from training.loop.optimizer import Optimizer
+from training.loop.parallel import Parallel, place
+from training.loop.placement import TextEncoder
 from training.loop.throughput import RankTimer
 from training.loop.weight_averaging import Averaging, WeightAverage
 from training.losses.gather import gather, world
@@ -37,7 +39,7 @@ from training.losses.loss import Batch, Loss
 
 ROW_SCORES = ("query.score", "query.weight", "query.teacher")
 TEXT_COLUMNS = ("query", "positive", "negative")
-Validate = Callable[[Encoder], dict[str, float]]
+Validate = Callable[[TextEncoder], dict[str, float]]
 
 
 class LoopConfig(Config):
@@ -58,6 +60,9 @@ class LoopConfig(Config):
         description="gradient cache: encode in chunks of this many padded tokens a worker, for batches of any size",
     )
     gradient_checkpointing: bool = Field(False, description="keep fewer activations, compute them again in backward")
+    parallel: Parallel = Field(
+        "ddp", description="fsdp: workers share weights, gradients and optimiser states of a model too large for one"
+    )
     compile: bool = Field(False, description="torch.compile the transformer; pays off in long runs")
     dropout: float | None = Field(None, ge=0, lt=1, description="override the model's dropout")
     average: Averaging | None = Field(None, description="validate and save a running average of the weights")
@@ -74,19 +79,13 @@ class LoopConfig(Config):
     patience: int | None = Field(None, ge=1, description="stop after this many validations without improvement")
     min_delta: float = Field(0.0, ge=0, description="smallest gain over the best validation that counts as improvement")
 
-
-class EmbedModule(nn.Module):
-    """The encoder and the learnable scalars of the loss as one module, so that DDP reduces their gradients at once."""
-
-    def __init__(self, encoder: Encoder, scalars: Mapping[str, float]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.scalars = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in scalars.items()})
-
-    def forward(self, tokens: Tokens, skip: list[int]) -> Tensor:
-        """Encode token ids of R texts of all columns into [R, D], in one call so that DDP reduces gradients once."""
-        vectors: Tensor = self.encoder.encode_tokens(tokens, skip)
-        return vectors
+    @model_validator(mode="after")
+    def _parallel_fits(self) -> "LoopConfig":
+        if self.parallel == "fsdp" and self.compile:
+            raise ValueError("parallel fsdp gathers weights by blocks, which compile cannot cut; leave one of them out")
+        if self.parallel == "fsdp" and self.precision == "float16":
+            raise ValueError("parallel fsdp takes precision bfloat16 or float32: float16 has a loss scale a worker")
+        return self
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,15 @@ class TrainStep:
         loss: Loss,
         data: Rows | EpochFeed,
         config: LoopConfig,
+        device: str | None = None,
     ) -> None:
-        """Train on a feed of composed epochs, or on rows in memory, which every rank composes for itself."""
+        """Train on a feed of composed epochs, or on rows in memory, which every rank composes for itself.
+
+        `device` is where to compute, unless it is where the encoder's weights are: a model that ranks share comes to
+        the GPUs from main memory.
+        """
         self.config, self.loss = config, loss
+        self.device = torch.device(device) if device else encoder.device
         self.rank, self.size = world()
         if config.batch_size < 4 * self.size:
             raise UserError(
@@ -119,13 +124,14 @@ class TrainStep:
             )
         if encoder.similarity != "cosine" and self.rank == 0:
             say(f"train: the model is compared by {encoder.similarity}; losses compare by the cosine")
-        self.autocast = compute_dtype(config.precision, encoder.device.type)
-        if encoder.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
+        self.autocast = compute_dtype(config.precision, self.device.type)
+        if self.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
             encoder.packed = use_packed_attention("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
-        self.base = FrozenBase(encoder) if loss.needs_base() else None
+        placed = partial(place, config.parallel, precision=self.autocast, device=self.device)
+        self.base = FrozenBase(encoder, placed) if loss.needs_base() else None
         if config.dropout is not None:
             _set_dropout(encoder, config.dropout)
-        if encoder.packed and encoder.device.type == "cpu":
+        if encoder.packed and self.device.type == "cpu":
             use_cpu_dropout(encoder)
         if config.gradient_checkpointing:
             _enable_gradient_checkpointing(encoder.transformer)
@@ -134,13 +140,11 @@ class TrainStep:
                 "loop.compile: packed texts have other shapes each step; set encoder.attention sdpa or eager"
             )
         if config.compile:
-            compile_transformer(encoder.transformer, encoder.device.type)
+            compile_transformer(encoder.transformer, self.device.type)
         self.compile_errors = explain_failures if config.compile else nullcontext
-        self.module = EmbedModule(encoder, loss.learnable()).to(encoder.device)
-        self.model: nn.Module = self.module
-        if self.size > 1:
-            self.model = DistributedDataParallel(self.module, broadcast_buffers=False, gradient_as_bucket_view=True)
-        self.timer = RankTimer(encoder.device)
+        self.placement = placed(encoder, loss.learnable())
+        self.module, self.model = self.placement.module, self.placement.model
+        self.timer = RankTimer(self.device)
         self.optimizer = Optimizer(
             self.module,
             self.autocast,
@@ -148,12 +152,7 @@ class TrainStep:
             max_grad_norm=config.max_grad_norm,
             max_bad_steps=config.max_bad_steps,
         )
-        scalars = dict(self.module.scalars.items())
-        self.encoder_pass: PlainPass | GradientCache = PlainPass(self.encode, scalars)
-        if config.cache_tokens is not None:
-            self.encoder_pass = GradientCache(
-                self.encode, self.model, scalars, config.cache_tokens, encoder.split_batches
-            )
+        self.encoder_pass = self.placement.encoder_pass(self.encode, config.cache_tokens)
         self.feed = data if isinstance(data, EpochFeed) else self._compose(data)
         self.steps, self.plan_id = self.feed.steps, stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
         self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
@@ -173,8 +172,7 @@ class TrainStep:
     def load_batch(self, ref: StepRef) -> RankBatch:
         """Read this rank's rows of a global batch."""
         part = self.feed.rank_rows(ref, self.rank, self.size)
-        device = self.module.encoder.device
-        ids = {name: torch.from_numpy(value).to(device) for name, value in part.columns.items()}
+        ids = {name: torch.from_numpy(value).to(self.device) for name, value in part.columns.items()}
         return RankBatch(part.texts, ids, part.rows, part.slots, part.counts)
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
@@ -184,8 +182,7 @@ class TrainStep:
         return vectors
 
     def _precision(self) -> torch.autocast:
-        device = self.module.encoder.device.type
-        return torch.autocast(device, dtype=self.autocast, enabled=self.autocast != torch.float32)
+        return torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast != torch.float32)
 
     def embed(self, batch: RankBatch, step: int) -> Batch:
         """Encode this rank's texts in one pass and gather those of all ranks."""
@@ -256,7 +253,7 @@ class TrainStep:
     def validate(self, validate: Validate) -> dict[str, float]:
         """Validate the weights that would be saved now: their average where there is one."""
         with self.average.applied() if self.average else nullcontext():
-            return validate(self.module.encoder)
+            return validate(self.placement.text_encoder(self.encode))
 
 
 def learning_rate_at(step: int, total: int, config: LoopConfig) -> float:

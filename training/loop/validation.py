@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 
 from pipeline.core.config import Config
-from pipeline.encoder.encoder import Encoder, Role
+from pipeline.encoder.config import Role
 from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import comparable
 from pipeline.text.normalize import stable_id
 from pipeline.text.same_document import SelfMatches
+from training.loop.placement import TextEncoder
 from training.losses.gather import gather, world
 
 
@@ -30,7 +31,7 @@ class RetrievalValidation:
     barred: tuple[np.ndarray, np.ndarray] | None = None  # (query, document) indices: the document is the query itself
     note: str = ""  # what the user is told of the sample
 
-    def __call__(self, encoder: Encoder) -> dict[str, float]:
+    def __call__(self, encoder: TextEncoder) -> dict[str, float]:
         """Score the encoder: {"ndcg@10": ...}; every rank encodes its part and all get the same figures.
 
         The figures are higher than over the full corpus, since the sample leaves out most wrong answers; compare them
@@ -57,7 +58,7 @@ class SimilarityValidation:
     right: Sequence[str]
     gold: Sequence[float]
 
-    def __call__(self, encoder: Encoder) -> dict[str, float]:
+    def __call__(self, encoder: TextEncoder) -> dict[str, float]:
         """Spearman's rank correlation of cosines with gold scores, 0 where either is constant; the same on all ranks.
 
         Both sides are encoded as queries, as `evaluate` does, since neither is a document.
@@ -153,7 +154,7 @@ def _self_matches(
     return itself
 
 
-def _encode_parts(encoder: Encoder, texts: list[str], role: Role) -> np.ndarray:
+def _encode_parts(encoder: TextEncoder, texts: list[str], role: Role) -> np.ndarray:
     """Encode every W-th text on this rank; returns the vectors [N, D] of all ranks in order."""
     rank, size = world()
     local = torch.from_numpy(encoder.encode(texts[rank::size], role))

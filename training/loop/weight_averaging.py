@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.core.config import Config
-from training.loop.tensor_files import TensorFiles
+from training.loop.tensor_files import TensorFiles, local_rows
 
 
 class EMA(Config):
@@ -49,7 +49,7 @@ Averaging = Annotated[EMA | Mean, Field(discriminator="type")]
 class WeightAverage:
     """The average of the trained weights of a module, in float32 at least, on their device.
 
-    Every rank computes it from its own weights, which are the same on all ranks, without a collective. It depends on
+    Every rank computes it from its own weights, or rows of them, without a collective. It depends on
     the weights after each step, and on the step, alone; with its tensors in the checkpoint a resumed run is exact.
     """
 
@@ -64,7 +64,7 @@ class WeightAverage:
         count = step - self.first_step
         weight = 1.0 if count < 0 or (count == 0 and self.first_step > 0) else self.config.weight(count)
         for name, value in self.trained.items():
-            self.values[name].lerp_(_at_least_float32(value), weight)
+            local_rows(self.values[name]).lerp_(_at_least_float32(local_rows(value)), weight)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -79,7 +79,7 @@ class WeightAverage:
     @torch.no_grad()
     def _set(self, values: Mapping[str, Tensor]) -> None:
         for name, value in self.trained.items():
-            value.copy_(values[name])
+            local_rows(value).copy_(local_rows(values[name]))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the average, by parameter name."""

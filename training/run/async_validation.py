@@ -7,8 +7,8 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
 from training.loop.checkpoint import load_weights, read_progress
+from training.loop.embed_module import EmbedModule
 from training.loop.lora import attach_adapters
-from training.loop.step import EmbedModule
 from training.loop.validation import load_validation
 from training.run.config import TrainConfig
 from training.run.run_store import VALIDATIONS, local_checkpoint, remove_copies

@@ -186,8 +186,9 @@ class TrainConfig(JobConfig):
         return {name: files.join(home, name) for name in ("negatives", "rows", "model")}
 
     def result_settings(self) -> dict[str, Any]:
-        """Every setting that decides the result; those of how the run is carried out do not."""
-        return {key: value for key, value in super().result_settings().items() if key not in EXECUTION_SETTINGS}
+        """Every setting that decides the result; those of how the run is carried out, and on what, do not."""
+        settings = {key: value for key, value in super().result_settings().items() if key not in EXECUTION_SETTINGS}
+        return settings | {"loop": {key: value for key, value in settings["loop"].items() if key != "parallel"}}
 
     def recipes(self) -> list[str]:
         """Return the recipe of the replayed corpus."""

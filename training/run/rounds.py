@@ -22,8 +22,8 @@ from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json, read_parquet, remove_folder
 from training.data.epoch_reader import epoch_path
 from training.loop.checkpoint import load_weights
+from training.loop.embed_module import EmbedModule
 from training.loop.lora import attach_adapters, merge_adapters
-from training.loop.step import EmbedModule
 from training.run.config import TrainConfig
 from training.run.epochs import EpochComposer, count_steps, epoch_settings, prepare_rows, total_steps
 from training.run.jsonl_log import JsonlLog

@@ -82,12 +82,16 @@ class RayRunStore(RunStore):
     def save(
         self, metrics: dict[str, float], state: TrainingState, *, durable: bool = False, milestone: bool = False
     ) -> None:
-        """Report a checkpoint, written by rank 0; where `durable`, wait until the controller has committed it."""
+        """Report a checkpoint; where `durable`, wait until the controller has committed it.
+
+        Rank 0 writes it, or every rank its rows where ranks share the weights: Ray puts their files into one directory,
+        and commits it when all have reported.
+        """
         import ray.train
         from ray.train import CheckpointConsistencyMode, CheckpointUploadMode
 
         now = durable or not self.async_upload
-        if self.rank == 0:
+        if self.rank == 0 or state.sharded:
             ray.train.report(
                 metrics,
                 checkpoint=ray.train.Checkpoint.from_directory(_write_checkpoint(state)),

@@ -39,7 +39,12 @@ def _train(settings: dict[str, Any]) -> None:
     checks = load_validation(data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     dtype = config.lora.base_dtype if config.lora else "float32"  # adapters and what trains are float32 in any case
-    encoder = Encoder.load(config.encoder.model_copy(update={"dtype": dtype}), device, to_train=not config.loop.compile)
+    encoder = Encoder.load(
+        config.encoder.model_copy(update={"dtype": dtype}),
+        device,
+        to_train=not config.loop.compile,
+        weights="cpu" if config.loop.parallel == "fsdp" else None,
+    )
     if config.lora:
         attach_adapters(encoder, config.lora, config.loop.seed)
     barrier()  # loading takes some ranks longer than others; from here on they wait a limited time for one another
@@ -47,7 +52,7 @@ def _train(settings: dict[str, Any]) -> None:
         EpochWaiter(paths["epochs"], mark_opened=ray.train.get_context().get_world_rank() == 0), settings["stop"]
     )
     by_slot = config.loop.dropout_by_slot or isinstance(config.workers, ElasticWorkers)
-    loop = TrainStep(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}))
+    loop = TrainStep(encoder, config.loss, feed, config.loop.model_copy(update={"dropout_by_slot": by_slot}), device)
     barrier()
     asynchronous = config.validation.asynchronous and checks is not None
     keeper = RayRunStore(paths["log"], config.checkpoints, config.trackers, measured=asynchronous)
