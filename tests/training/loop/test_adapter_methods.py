@@ -9,8 +9,9 @@ from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from tests.support.loop import make_parts
 from training.loop.checkpoint import Progress, load_weights
+from training.loop.embed_module import EmbedModule
 from training.loop.lora import LoraConfig, attach_adapters, merge_adapters
-from training.loop.step import EmbedModule, TrainStep
+from training.loop.step import TrainStep
 from training.losses.infonce import InfoNCE
 
 pytest.importorskip("peft", reason="the extra [lora] is not installed")

@@ -11,7 +11,8 @@ from pipeline.encoder.encoder import Encoder
 from tests.support.loop import BUDGET, make_parts
 from tests.support.ranks import run_ranks
 from training.loop.checkpoint import AVERAGE, Progress, RunStore, TrainingState, load_weights
-from training.loop.step import EmbedModule, TrainStep
+from training.loop.embed_module import EmbedModule
+from training.loop.step import TrainStep
 from training.loop.trainer import Trainer
 from training.loop.weight_averaging import EMA, Mean, WeightAverage
 from training.losses.base_distillation import BaseDistillation

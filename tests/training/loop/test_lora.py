@@ -16,8 +16,9 @@ from tests.support.ranks import run_ranks
 from tests.support.runs import SETTINGS, make_data, settings
 from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
+from training.loop.embed_module import EmbedModule
 from training.loop.lora import LoraConfig, attach_adapters, merge_adapters
-from training.loop.step import EmbedModule, LoopConfig, TrainStep
+from training.loop.step import LoopConfig, TrainStep
 from training.losses.infonce import InfoNCE
 from training.run import job
 
