@@ -19,6 +19,7 @@ from pipeline.storage import shards
 from pipeline.storage.files import download_folder, join, new_folder
 from pipeline.storage.vectors import not_blank
 
+FILES = {"onnx": onnx.FILE, "openvino": openvino.FILE, "int8": openvino.INT8_FILE}
 _CALIBRATION_TOKENS = 4096  # of a batch
 _CALIBRATION_SHARDS = 16  # over which the calibration texts are spread
 
@@ -49,7 +50,8 @@ def run(config: ExportConfig) -> str:
 
     `onnx/model.onnx` and `openvino/openvino_model.xml` are where Sentence Transformers' backends of these names look
     for them; `openvino/openvino_model_int8.xml` is what `encoder.dtype: int8` takes. Raises UserError for a static
-    model, for int8 without texts, and where a package is missing.
+    model, for int8 without texts, where a package is missing, and for an architecture that a format does not take or
+    whose graph gives other vectors than torch.
     """
     model = config.model or join(config.run, "model")
     encoder = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu")
@@ -71,19 +73,39 @@ def run(config: ExportConfig) -> str:
 
 
 def _write_graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:
-    names = openvino.input_names(encoder.transformer, encoder.tokenizer)
     for form in config.to:
-        if form == "onnx":
-            onnx.export(encoder.transformer, names, folder / onnx.FILE)
-            say(f"export: {folder / onnx.FILE}")
-            continue
-        graph = openvino.convert(encoder.transformer, names)
-        if form == "int8":
-            graph = _quantize(config, encoder, graph)
-        path = folder / (openvino.INT8_FILE if form == "int8" else openvino.FILE)
+        path = folder / FILES[form]
         path.parent.mkdir(exist_ok=True)
-        openvino.import_openvino().save_model(graph, str(path), compress_to_fp16=False)
+        try:
+            _write_graph(config, encoder, form, path)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a converter raises for an architecture that it does not know
+            kind, reason = encoder.transformer.config.model_type, " ".join(str(error).split())[:200]
+            raise UserError(f"export to {form}: does not take models of type {kind}: {reason}") from error
+        if form != "int8":
+            _require_agreement(form, folder, path, config.threads)
         say(f"export: {path}")
+
+
+def _write_graph(config: ExportConfig, encoder: Encoder, form: str, path: Path) -> None:
+    names = openvino.input_names(encoder.transformer, encoder.tokenizer)
+    if form == "onnx":
+        onnx.export(encoder.transformer, names, path)
+        return
+    graph = openvino.convert(encoder.transformer, names)
+    if form == "int8":
+        graph = _quantize(config, encoder, graph)
+    openvino.import_openvino().save_model(graph, str(path), compress_to_fp16=False)
+
+
+def _require_agreement(form: Literal["onnx", "openvino"], folder: Path, path: Path, threads: int) -> None:
+    """Remove a graph and raise UserError where its vectors are not torch's: others who load it would not be told."""
+    settings = EncoderConfig(model=str(folder), dtype="float32", backend=form)
+    if Encoder.load(settings, "cpu").use_runtime(threads).runtime is None:
+        for file in path.parent.glob(f"{path.stem}.*"):
+            file.unlink()
+        raise UserError(f"export to {form}: the graph does not compute this model, as is said above; it is not kept")
 
 
 def _quantize(config: ExportConfig, encoder: Encoder, graph: object) -> object:

@@ -98,8 +98,12 @@ def content_digest(path: str) -> str:
     root = Path(path)
     names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
     files: list[Any] = fingerprint_folder(str(root), filter(decides_vectors, names))
-    bases = [adapter_base(folder) for folder in (root, *sorted(root.glob("0_*"))) if (folder / ADAPTER).exists()]
-    return digest([*files, *(["base", content_digest(base)] for base in bases)])
+    return digest([*files, *(["base", content_digest(base)] for base in adapter_bases(root))])
+
+
+def adapter_bases(root: Path) -> list[str]:
+    """Directories of the bases that the adapters in a model directory name; raises UserError where one is gone."""
+    return [adapter_base(folder) for folder in (root, *sorted(root.glob("0_*"))) if (folder / ADAPTER).exists()]
 
 
 def adapter_base(folder: Path) -> str:

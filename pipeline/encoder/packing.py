@@ -182,7 +182,6 @@ def packed_attention(
     [1, T, heads * d].
     """
     counts = [group.tokens for group in groups]
-    key, value = (share_heads(column, query.shape[1]) for column in (key, value))
     columns = [torch.split(column[0].transpose(0, 1), counts) for column in (query * scaling, key, value)]
     fused = not module.training and not torch.is_grad_enabled()  # in training its backward costs more than it saves
     band = Band.of(module, sliding_window)
@@ -207,26 +206,42 @@ def _attend(
     dropout: float,
     fused: bool,
 ) -> Tensor:
-    """Attention within one group: [tokens, heads, d] each into [tokens, heads * d]."""
+    """Attention within one group: [tokens, heads, d], keys and values of as many or fewer heads, into
+    [tokens, heads * d].
+    """
     _, heads, head_dim = query.shape
-    query, key, value = (_pad(group, column, heads, head_dim) for column in (query, key, value))
+    query, key, value = (_pad(group, column) for column in (query, key, value))
     bias = group.masked(band)
     bias = None if bias is None else bias.to(query)
     if fused:
+        key, value = (share_heads(column, heads) for column in (key, value))
         output = nn.functional.scaled_dot_product_attention(query, key, value, bias, scale=1.0)
     else:
-        scores = query @ key.transpose(2, 3)
+        scores = _multiply_heads(query, key.transpose(2, 3))
         scores = scores if softcap is None else (scores / softcap).tanh() * softcap
         weights = (scores if bias is None else scores + bias).softmax(dim=-1)
-        output = (cpu_dropout.dropout(weights, dropout) if dropout else weights) @ value
+        output = _multiply_heads(cpu_dropout.dropout(weights, dropout) if dropout else weights, value)
     output = output.transpose(1, 2).reshape(group.rows * group.length, heads * head_dim)
     if group.slots is None:
         return output
     return _GatherRows.apply(output, group.slots)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _pad(group: Group, column: Tensor, heads: int, head_dim: int) -> Tensor:
+def _multiply_heads(left: Tensor, right: Tensor) -> Tensor:
+    """Products of heads [B, H, n, m] with [B, h, m, k] into [B, H, n, k]; each of the h serves H / h neighbours.
+
+    A head that is shared is not copied for each of them, as `share_heads` does: backward would keep all the copies.
+    """
+    rows, heads, length, inner = left.shape
+    shared = right.shape[1]
+    if shared == heads:
+        return left @ right
+    return (left.reshape(rows, shared, -1, inner) @ right).reshape(rows, heads, length, -1)
+
+
+def _pad(group: Group, column: Tensor) -> Tensor:
     """Tokens [tokens, heads, d] of a group as padded texts [rows, heads, length, d]."""
+    _, heads, head_dim = column.shape
     if group.slots is not None:
         column = _ScatterRows.apply(column, group.slots, group.rows * group.length)  # type: ignore[no-untyped-call]
     return column.reshape(group.rows, group.length, heads, head_dim).transpose(1, 2)

@@ -14,7 +14,7 @@ from pipeline.core.progress import say_once
 from pipeline.encoder.model_directory import ADAPTER, adapter_base
 from pipeline.encoder.transformer_settings import TransformerSettings
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
     "tokenizer.model",
@@ -68,8 +68,8 @@ def load_tokenizer(path: str, root: Path, settings: TransformerSettings, *, trus
     """Load the tokenizer of a folder; raises UserError where it has none."""
     from transformers import AutoTokenizer
 
-    if not any((root / name).exists() for name in _TOKENIZER_FILES) and not any(root.glob("tokenization_*.py")):
-        raise UserError(f"model {path}: has no tokenizer (no {', '.join(_TOKENIZER_FILES)})")
+    if not any((root / name).exists() for name in TOKENIZER_FILES) and not any(root.glob("tokenization_*.py")):
+        raise UserError(f"model {path}: has no tokenizer (no {', '.join(TOKENIZER_FILES)})")
     options = {"trust_remote_code": trust_remote_code, **settings.tokenizer_options}
     tokenizer = AutoTokenizer.from_pretrained(root, **options)
     if settings.lower_case:
@@ -187,7 +187,7 @@ def _load_with_adapter(
     except ImportError as error:
         raise UserError(f"model {path}: holds an adapter; install `pip install 'tripletail[lora]'`") from error
     base = adapter_base(root)
-    own = any((root / name).exists() for name in _TOKENIZER_FILES)
+    own = any((root / name).exists() for name in TOKENIZER_FILES)
     source = root if own else Path(base)
     tokenizer = load_tokenizer(path, source, settings, trust_remote_code=trust_remote_code)
     options = settings.config_options

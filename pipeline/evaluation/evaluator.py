@@ -108,9 +108,7 @@ def _evaluate_encoder(
     say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(results.corpus):,} documents")
     dataset, documents = results.dataset, len(results.corpus)
     texts, sample = ray.get(encoded.vectors), ray.get(encoded.sample)
-    variants = plan_variants(plan.variants, encoded.dim) if plan.variants and name in plan.variant_models else []
-    if variants and (similarity := similarity_of(encoded.identity)) != "cosine":
-        raise UserError(f"variants: are of vectors of length 1, but {name} is compared by {similarity}; leave them out")
+    variants = _variants(name, encoded, plan)
     ranges = calibrate(variants, sample if len(sample) else texts)
     k = depth(plan.metrics)
     if stored:
@@ -150,6 +148,22 @@ def _compute_statistics(results: Results, name: str, texts: Floats, seed: int) -
         results.cosines[name] = cosines
     results.statistics[name] = statistics
     return thresholds
+
+
+def _variants(name: str, encoded: EncodedQueries, plan: EvaluationPlan) -> list[Variant]:
+    """List the variants of a model's vectors; none of one that is not compared by the cosine, which is said.
+
+    Raises UserError where the settings ask for such a model's by name.
+    """
+    if plan.variants is None or name not in plan.variant_models:
+        return []
+    if (similarity := similarity_of(encoded.identity)) == "cosine":
+        return plan_variants(plan.variants, encoded.dim)
+    reason = f"variants are of vectors of length 1, but {name} is compared by {similarity}"
+    if name in (plan.variants.models or []):
+        raise UserError(f"variants.models: {reason}; leave it out")
+    say(f"evaluate: {reason}: it has none")
+    return []
 
 
 def _score_variant(

@@ -10,6 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import EncoderConfig
+from pipeline.encoder.transformer_loading import TOKENIZER_FILES
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.dataset import read_dataset
 from pipeline.evaluation.evaluator import evaluate
@@ -80,10 +81,13 @@ def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, 
 
 
 def _fingerprint_model(config: EncoderConfig) -> str:
-    """Digest of a model's files; raises UserError where it has no weights or no tokenizer."""
-    folder = model_directory.resolve_model(config.model)
-    names = [path.name for path in Path(folder).rglob("*")]
-    for suffixes, kind in (((".safetensors",), "weights"), (("tokenizer.json", "vocab.txt", ".model"), "tokenizer")):
+    """Digest of a model's files; raises UserError where, with an adapter's base, they lack weights or tokenizer."""
+    folder = model_directory.resolve_model(
+        config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+    )
+    places = [folder, *model_directory.adapter_bases(Path(folder))]
+    names = [path.name for place in places for path in Path(place).rglob("*")]
+    for suffixes, kind in (((".safetensors", ".bin"), "weights"), (TOKENIZER_FILES, "tokenizer")):
         if not any(name.endswith(suffixes) for name in names):
             raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
     return model_directory.content_digest(folder)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.harness import medians
+from scripts.bench.harness import medians, update_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = "gt:all-minilm-l6-v2"
@@ -213,14 +213,10 @@ def main() -> None:
     bench = Bench(options)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads, {options.clock} clock")
     target = Path(options.out) / "embed.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     for part in options.only:
         print(part, flush=True)
         PARTS[part](bench)
-        earlier = json.loads(target.read_text(encoding="utf-8")) if target.exists() else []
-        names = {row["name"] for row in bench.results}
-        rows = [row for row in earlier if row["name"] not in names] + bench.results
-        target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        update_rows(target, bench.results)
     print(f"{sum(row['met'] for row in bench.results)} of {len(bench.results)} goals met; {target}")
 
 

@@ -1,11 +1,13 @@
-"""What benchmarks share: the sets that they read, and medians of jobs that are measured in turns.
+"""What benchmarks share: the sets that they read, medians of jobs that are measured in turns, and files of results.
 
 In turns, other load on the machine slows all of them alike.
 """
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 SETS = {
     "movies_msrd": "product/movies_msrd",
@@ -22,6 +24,15 @@ def medians(repeats: int, jobs: Sequence[Callable[[], dict[str, float]]]) -> lis
         {key: statistics.median(turn[number][key] for turn in turns) for key in turns[0][number]}
         for number in range(len(jobs))
     ]
+
+
+def update_rows(target: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of results into a JSON file, in place of those of the same names; others that it holds stay."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads(target.read_text(encoding="utf-8")) if target.exists() else []
+    names = {row["name"] for row in rows}
+    kept = [row for row in earlier if row["name"] not in names]
+    target.write_text(json.dumps([*kept, *rows], indent=2) + "\n", encoding="utf-8")
 
 
 def read_text_pairs(data: str, name: str) -> list[tuple[str, str]]:

@@ -1,8 +1,10 @@
 """Measure the training engine beside its peers: `python -m scripts.bench.train_step [--quick] [--only PART ...]`.
 
 Parts: loss (tiled against dense), cache (cached against plain), peer (a step against Sentence Transformers' trainer,
-two gloo ranks of one thread), ranks (two ranks against one), memory (4,096 rows of 128 tokens). Every figure comes
-from processes of its own, in turns. Writes {out}/engine.json: a list of {name, ours, peer, unit, ratio, goal, met}.
+two gloo ranks of one thread), ranks (two ranks against one), memory (4,096 rows of 128 tokens), decoder (steps and
+vectors of two layers of Qwen3 against Sentence Transformers), tokenise (long texts). Every figure comes from processes
+of its own, in turns. Writes {out}/engine.json: a list of {name, ours, peer, unit, ratio, goal, met}; parts that are not
+measured keep their rows.
 """
 
 import argparse
@@ -18,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from scripts.bench.harness import medians
+from scripts.bench.decoder import decoder, tokenise
+from scripts.bench.harness import medians, update_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ("movies_msrd", "debian_packages", "covidqa", "medquad")
@@ -149,7 +152,15 @@ def ranks(bench: Bench) -> None:
         bench.add(f"training, {label}", *speed, "pairs/s", speed[0] / speed[1] / 2, ">= 0.85")
 
 
-PARTS = {"loss": loss, "cache": cache, "peer": peer, "ranks": ranks, "memory": memory}
+PARTS = {
+    "loss": loss,
+    "cache": cache,
+    "peer": peer,
+    "ranks": ranks,
+    "memory": memory,
+    "decoder": decoder,
+    "tokenise": tokenise,
+}
 
 
 def _available() -> float:
@@ -214,12 +225,11 @@ def main() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} CPUs, {options.threads} threads, {options.precision}, {options.device}"
     )
+    target = Path(options.out) / "engine.json"
     for part in options.only:
         print(part, flush=True)
         PARTS[part](bench)
-    target = Path(options.out) / "engine.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(bench.rows, indent=2) + "\n", encoding="utf-8")
+        update_rows(target, bench.rows)
     print(f"{sum(row['met'] for row in bench.rows)} of {len(bench.rows)} goals met; {target}")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench.harness import read_text_pairs
+from scripts.bench.workers import decoder
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 RATE, WARM_STEPS = 5e-5, 2
@@ -199,7 +200,9 @@ def main() -> None:
 
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
-    print(json.dumps(loss(job) if job["kind"] == "loss" else step(job)))
+    kinds = {"loss": loss, "step": step, "encode": decoder.encode, "tokenise": decoder.tokenise}
+    figures = kinds[job["kind"]](job)
+    print(json.dumps({"peak": peak(job["device"]), **figures}))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from pipeline.core.errors import UserError
 from pipeline.encoder.backends.probe import difference, probe_length, trusted
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.export import ExportConfig, run
 from tests.support import zoo
 
 RIGHT = np.eye(2, 4, dtype=np.float32)
@@ -68,3 +69,18 @@ def test_every_family_by_openvino_agrees_with_torch_or_torch_computes(family, tm
     assert (encoder.runtime is None) == ("torch computes this model: openvino" in capsys.readouterr().err)
     if family in ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "albert"):
         assert encoder.runtime is not None
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_every_family_is_exported_to_onnx_and_agrees_or_is_refused_by_name(family, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path, out = zoo.base(family, tmp_path / "base"), tmp_path / "out"
+    if family == "gemma3":
+        with pytest.raises(UserError, match="export to onnx: does not take models of type gemma3_text: "):
+            run(ExportConfig(model=path, to=["onnx"], out=str(out)))
+        return
+    run(ExportConfig(model=path, to=["onnx"], out=str(out)))
+    expected = Encoder.load(EncoderConfig(model=path, dtype="float32", backend="torch"), "cpu")
+    found = Encoder.load(EncoderConfig(model=str(out), dtype="float32", backend="onnx"), "cpu")
+    vectors = expected.encode(zoo.TEXTS, "query"), found.encode(zoo.TEXTS, "query")
+    assert found.runtime is not None and (vectors[0] * vectors[1]).sum(axis=1).min() >= 0.9999

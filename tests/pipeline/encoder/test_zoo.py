@@ -103,3 +103,15 @@ def test_packed_texts_are_padded_texts_in_vectors_and_gradients(family, tmp_path
             assert (others[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * largest, f"{mode} {name}"
         with torch.inference_mode():  # attention is fused
             torch.testing.assert_close(encoded_again(packed), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+def test_the_first_layers_of_every_family_are_saved_as_sentence_transformers_loads_them(family, tmp_path):
+    path = zoo.base(family, tmp_path / "base")
+    whole, first = load(path), load(path, layers=2)
+    held = whole.transformer.state_dict()
+    assert all(torch.equal(value, held[name]) for name, value in first.transformer.state_dict().items())
+    assert np.abs(first.encode(zoo.TEXTS, "query") - whole.encode(zoo.TEXTS, "query")).max() > 1e-3
+    first.save(tmp_path / "first")
+    assert_agrees(first, tmp_path / "first")
+    assert load(str(tmp_path / "first")).transformer.config.num_hidden_layers == 2
