@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline.core.progress import Progress
 from pipeline.evaluation.corpus import CorpusChunk
 from pipeline.evaluation.dataset import Pairs
+from pipeline.evaluation.ranking import RankedQueries
 from pipeline.search.bm25 import BM25Config, Postings, best_rows
 from pipeline.search.bm25_index import total
 from pipeline.search.exact import TopK
@@ -25,15 +26,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LexicalQueries:
-    """What is searched for: the words of each text, of which the first `queries` are ranked by their k best documents.
+    """What is searched for: the words of each text, which of them are ranked, and by how many documents.
 
-    `excluded` are (query, row) pairs that are not ranked, `pairs` are (text, row) pairs whose scores are wanted.
+    `pairs` are (text, row) pairs whose scores are wanted.
     """
 
     words: list[list[str]]
-    queries: int
+    ranked: RankedQueries
     k: int
-    excluded: Pairs
     pairs: Pairs
 
     @property
@@ -52,22 +52,21 @@ class LexicalRanking:
 
 def rank_corpus(
     texts: Sequence[str],
-    queries: int,
+    ranked: RankedQueries,
     chunks: Sequence[CorpusChunk],
     k: int,
-    excluded: Pairs,
     pairs: Pairs,
     config: BM25Config,
 ) -> LexicalRanking:
-    """Rank every chunk for the first `queries` of the texts; the numbers do not depend on how the corpus is cut.
+    """Rank every chunk for the texts that are ranked; the numbers do not depend on how the corpus is cut.
 
     Raises UserError where no document holds a word.
-    """  # fmt: skip
+    """
     import ray
 
     analyzer = Analyzer(config.language)
-    search = LexicalQueries([analyzer.words(text) for text in texts], queries, k, excluded, pairs)
-    ranking = LexicalRanking(TopK.empty(queries, k), np.full(len(pairs[0]), np.nan, np.float32))
+    search = LexicalQueries([analyzer.words(text) for text in texts], ranked, k, pairs)
+    ranking = LexicalRanking(TopK.empty(len(ranked.texts), k), np.full(len(pairs[0]), np.nan, np.float32))
     count, rank = ray.remote(num_returns=2)(_count_chunk), ray.remote(_rank_chunk)
     vocabulary = ray.put(search.vocabulary)
     counted = [count.remote(chunk, vocabulary, config.language) for chunk in chunks]
@@ -96,11 +95,11 @@ def _rank_chunk(
     """Number of documents of a chunk, best rows of the queries in it, and which pairs are in it with their scores."""
     postings = Postings.weigh(counts, statistics, config)
     terms = [hash_terms(words) for words in search.words]
-    best = TopK.empty(search.queries, search.k)
-    excluded_query, excluded_row = search.excluded
+    best = TopK.empty(len(search.ranked.texts), search.k)
+    excluded_query, excluded_row = search.ranked.excluded
     inside = (excluded_row >= chunk.first_row) & (excluded_row < chunk.first_row + chunk.rows)
-    for query in range(search.queries):
-        scores = postings.scores(terms[query])
+    for query, text in enumerate(search.ranked.texts.tolist()):
+        scores = postings.scores(terms[text])
         rows = best_rows(scores, search.k, excluded_row[inside & (excluded_query == query)] - chunk.first_row)
         best.scores[query, : len(rows)], best.rows[query, : len(rows)] = scores[rows], rows + chunk.first_row
     pair, similarities = _pair_scores(chunk, postings, terms, search.pairs)

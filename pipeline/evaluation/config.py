@@ -11,6 +11,8 @@ from pipeline.encoder.encoder import EncoderConfig
 from pipeline.evaluation.report_data import headline_model
 from pipeline.evaluation.results import BM25
 from pipeline.evaluation.retention import Guard
+from pipeline.evaluation.system import System
+from pipeline.evaluation.systems import AnySystem
 from pipeline.evaluation.vector_variants import VariantsConfig
 from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import DEFAULT_METRICS
@@ -29,6 +31,7 @@ class EvaluateConfig(JobConfig):
         "models",
         "baseline",
         "bm25",
+        "systems",
         "metrics",
         "variants",
         "guards",
@@ -45,6 +48,14 @@ class EvaluateConfig(JobConfig):
         {}, description="further encoders by name, a path or settings, in addition to base and tuned ({run}/model)"
     )
     bm25: BM25Config | None = Field(BM25Config(), description="compare with BM25; false for not")
+    systems: list[AnySystem] = Field(
+        [], description="an encoder and BM25 as one system, such as [mix, rrf], or your own class; needs bm25"
+    )
+    tuning: str = Field(
+        "dev",
+        description="split on whose judged queries open settings of systems are chosen, where it is another one than "
+        "the one that is evaluated and has 50 or more",
+    )
     baseline: str | None = Field(None, description="model that every other is tested against; default base")
     tests: Literal["baseline", "all_pairs"] = Field("baseline", description="all_pairs: test each model against each")
     variants: VariantsConfig | None = Field(
@@ -81,6 +92,20 @@ class EvaluateConfig(JobConfig):
     def _switch(cls, value: Any) -> Any:
         """Let true and false, as words of a flag too, mean the default settings and none."""
         return {"true": BM25Config(), "false": None}.get(str(value).lower(), value)
+
+    @field_validator("systems", mode="before")
+    @classmethod
+    def _named(cls, systems: Any) -> Any:
+        """Let `[mix]` mean `[{type: mix}]`."""
+        return [{"type": item} if isinstance(item, str) else item for item in systems]
+
+    @field_validator("systems")
+    @classmethod
+    def _distinct(cls, systems: list[System]) -> list[System]:
+        labels = [system.label for system in systems]
+        if bad := next((label for label in labels if not _NAME.fullmatch(label) or labels.count(label) > 1), None):
+            raise ValueError(f"two are called '{bad}', or it holds other than letters, digits, _ . -; set `name`")
+        return systems
 
     @field_validator("models", mode="before")
     @classmethod
@@ -129,9 +154,13 @@ class EvaluateConfig(JobConfig):
         baseline = self.baseline or ("base" if "base" in models else next(iter(models), BM25))
         if baseline not in names:
             raise UserError(f"baseline '{baseline}' is not among the models; choose from {', '.join(names)}")
-        for name in (self.variants.models or []) if self.variants else []:
-            if name not in models:
-                raise UserError(f"variants.models: '{name}' is not among the encoders; choose from {', '.join(models)}")
+        named = {"variants.models": self.variants.models or []} if self.variants else {}
+        named["systems.models"] = [name for system in self.systems for name in system.models or ()]
+        for setting, wanted in named.items():
+            if unknown := [name for name in wanted if name not in models]:
+                raise UserError(f"{setting}: '{unknown[0]}' is not among the encoders; choose from {', '.join(models)}")
+        if self.systems and not self.bm25:
+            raise UserError("systems: are made of an encoder and BM25; leave `bm25: false` out")
         return self.model_copy(update={"models": models, "baseline": baseline})
 
     def _all_models(self) -> dict[str, EncoderConfig]:

@@ -54,12 +54,18 @@ def read_dataset(data: Artifact, split: str, max_queries: int | None, max_triple
 
     Raises UserError naming the splits of the artifact when this one has nothing to evaluate.
     """
-    dataset = EvalDataset()
-    add_queries(dataset, _split_rows(data, "queries", split), _split_rows(data, "qrels", split), max_queries)
+    dataset = read_queries(data, split, max_queries)
     add_triplets(dataset, _split_rows(data, "triplets", split, max_triplets))
     add_scored_pairs(dataset, _split_rows(data, "labelled", split))
     if not (dataset.query_ids or dataset.triplets or dataset.scored_pairs):
         raise UserError(f"split '{split}' of {data.path} {_why_empty(data, split, dataset)}")
+    return dataset
+
+
+def read_queries(data: Artifact, split: str, max_queries: int | None) -> EvalDataset:
+    """Read the judged queries of a split alone; none where it has none."""
+    dataset = EvalDataset()
+    add_queries(dataset, _split_rows(data, "queries", split), _split_rows(data, "qrels", split), max_queries)
     return dataset
 
 

@@ -13,10 +13,13 @@ from pipeline.evaluation.comparisons import add_holm, compare, compare_statistic
 from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
 from pipeline.evaluation.corpus_sample import Sample, draw
 from pipeline.evaluation.dataset import EvalDataset
-from pipeline.evaluation.ranking import EncodedQueries, encode_queries, rank_corpus
+from pipeline.evaluation.ranking import EncodedQueries, RankedQueries, encode_queries, rank_corpus
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, VariantResult
-from pipeline.evaluation.self_matches import exclude_self_matches
+from pipeline.evaluation.scored_ranking import document_ids, keep_ranking
+from pipeline.evaluation.self_matches import exclude_self_matches, require_content
 from pipeline.evaluation.similarity_samples import SimilarityPairs, bm25_triplets, referenced_ids, sample_pairs
+from pipeline.evaluation.system_ranking import rank_systems
+from pipeline.evaluation.tuning import Tuning
 from pipeline.evaluation.vector_variants import Variant, calibrate
 from pipeline.evaluation.vector_variants import plan as plan_variants
 from pipeline.metrics.retrieval import depth, retrieval
@@ -33,12 +36,14 @@ MIN_TRIPLETS = 20  # fewer triplets of the data say nothing, and BM25's take the
 
 
 def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Results:
-    """Rank the corpus by every model and score the rankings.
+    """Rank the corpus by every model and every system, and score the rankings.
 
     Queries are encoded first, so that a model that cannot be loaded stops the job before any corpus is embedded.
     """
     results = Results(Corpus(data), dataset)
     exclude_self_matches(dataset, results.corpus)
+    require_content(dataset)
+    tuning = Tuning.read(data, results.corpus, plan.tuning, plan.split) if plan.open_systems else Tuning.none()
     bm25 = plan.bm25 if dataset.query_ids and len(results.corpus) else None
     if bm25 and len(dataset.triplets) < MIN_TRIPLETS:
         dataset.skipped |= {"triplet_of_too_few": len(dataset.triplets)} if dataset.triplets else {}
@@ -47,14 +52,16 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     _count_missing(dataset, rows)
     pairs = sample_pairs(dataset, rows, len(results.corpus), plan.seed)
     results.sample = draw(results.corpus, plan.seed)
-    single_texts = (dataset.texts, pairs.extra_documents, results.sample.texts)
+    texts, ranked = [*dataset.texts, *tuning.dataset.texts], RankedQueries.of(dataset, tuning.queries)
+    single_texts = (texts, pairs.extra_documents, results.sample.texts)
     encoded = {name: encode_queries(config, *single_texts) for name, config in plan.models.items()}
     if bm25:
-        _evaluate_bm25(results, pairs, bm25, plan)
+        _evaluate_bm25(results, texts, ranked, pairs, bm25, plan)
     _choose_triplets(results, rows)
     results.pairs = sample_pairs(dataset, rows, len(results.corpus), plan.seed)
     for name, config in plan.models.items():
-        _evaluate_encoder(results, name, config, encoded[name], data, plan)
+        _evaluate_encoder(results, name, config, encoded[name], ranked, data, plan)
+    rank_systems(results, plan, tuning)
     return results
 
 
@@ -67,15 +74,22 @@ def _count_missing(dataset: EvalDataset, rows: Mapping[str, int]) -> None:
         dataset.skipped["relevant_document_not_in_corpus"] = missing
 
 
-def _evaluate_bm25(results: Results, pairs: SimilarityPairs, config: BM25Config, plan: EvaluationPlan) -> None:
+def _evaluate_bm25(
+    results: Results,
+    texts: list[str],
+    ranked: RankedQueries,
+    pairs: SimilarityPairs,
+    config: BM25Config,
+    plan: EvaluationPlan,
+) -> None:
     """Rank by BM25; triplets are scored too, unless one has a document that is not in the corpus, so has no score."""
-    dataset, texts = results.dataset, results.dataset.texts
+    dataset = results.dataset
     text, row = pairs.arrays()
     of_triplets = slice(0, 0 if pairs.extra_documents else pairs.groups["negative"].stop)
     chunks, k = results.corpus.chunks(), depth(plan.metrics)
-    ranked = (text[of_triplets], row[of_triplets])
-    ranking = bm25_ranking.rank_corpus(texts, len(dataset.query_ids), chunks, k, dataset.excluded, ranked, config)
-    _score_ranking(results, BM25, ranking.best, plan)
+    wanted = (text[of_triplets], row[of_triplets])
+    ranking = bm25_ranking.rank_corpus(texts, ranked, chunks, k, wanted, config)
+    keep_ranking(results, BM25, ranking.best, plan)
     if dataset.triplets and not pairs.extra_documents:
         accuracy = scores.triplet_values(ranking.similarities, pairs, len(dataset.triplets))["triplet_accuracy"]
         results.triplets[BM25] = {"triplet_accuracy": accuracy}
@@ -100,24 +114,30 @@ def _choose_triplets(results: Results, rows: dict[str, int]) -> None:
 
 
 def _evaluate_encoder(
-    results: Results, name: str, config: EncoderConfig, encoded: EncodedQueries, data: Artifact, plan: EvaluationPlan
+    results: Results,
+    name: str,
+    config: EncoderConfig,
+    encoded: EncodedQueries,
+    ranked: RankedQueries,
+    data: Artifact,
+    plan: EvaluationPlan,
 ) -> None:
     import ray
 
     stored = stored_vectors(plan.vectors, data, results.corpus, encoded.identity)
     say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(results.corpus):,} documents")
     dataset, documents = results.dataset, len(results.corpus)
-    texts, sample = ray.get(encoded.vectors), ray.get(encoded.sample)
+    texts, sample = ray.get(encoded.vectors)[: len(dataset.texts)], ray.get(encoded.sample)
     variants = _variants(name, encoded, plan)
     ranges = calibrate(variants, sample if len(sample) else texts)
     k = depth(plan.metrics)
     if stored:
         check_same_model(plan.vectors, results.sample, l2_normalize(sample))
     chunks = stored or results.corpus.chunks()
-    ranking = rank_corpus(config, encoded, chunks, dataset, k, results.pairs, variants, ranges, plan.actors)
+    ranking = rank_corpus(config, encoded, chunks, ranked, k, results.pairs, variants, ranges, plan.actors)
     results.similarities[name] = ranking.similarities
     results.sampled[name] = sample
-    _score_ranking(results, name, ranking.best, plan)
+    keep_ranking(results, name, ranking.best, plan)
     results.triplets[name] = scores.triplet_values(ranking.similarities, results.pairs, len(dataset.triplets))
     thresholds = _compute_statistics(results, name, texts, plan.seed)
     results.scores[name] = scores.merge_scores(
@@ -132,6 +152,7 @@ def _evaluate_encoder(
         "documents_per_second": round(documents / max(ranking.seconds, 1e-9), 1),
     }
     for variant, best in ranking.variants.items():
+        best = TopK(best.scores[: len(dataset.query_ids)], best.rows[: len(dataset.query_ids)])
         results.variants.append(_score_variant(results, name, variant, ranges, best, texts, plan))
     _correct_variant_tests(results, name)
 
@@ -171,7 +192,7 @@ def _score_variant(
 ) -> VariantResult:
     """Score a variant and test its first metric, and all statistics of pairs, against the full vectors."""
     dataset, metric = results.dataset, plan.metrics[0]
-    values = retrieval(_document_ids(results, best), dataset.qrels, plan.metrics)
+    values = retrieval(document_ids(results, best), dataset.qrels, plan.metrics)
     statistics = {}
     if dataset.scored_pairs:
         stored = l2_normalize(variant.stored_documents(texts, ranges))
@@ -192,23 +213,6 @@ def _correct_variant_tests(results: Results, name: str) -> None:
         for test in variant.tests:
             test |= {"model": variant.name, "baseline": name}
     add_holm([test for variant in variants for test in variant.tests])
-
-
-def _score_ranking(results: Results, name: str, best: TopK, plan: EvaluationPlan) -> None:
-    """Keep a ranking with its document ids, and its scores on the metrics of rankings."""
-    results.best[name] = best
-    results.docs[name] = _document_ids(results, best)
-    results.values[name] = retrieval(results.docs[name], results.dataset.qrels, plan.metrics)
-    results.scores[name] = scores.mean_scores(results.values[name], plan.seed)
-
-
-def _document_ids(results: Results, best: TopK) -> dict[str, list[str]]:
-    """Ids of the documents of a ranking, by query."""
-    documents = results.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
-    return {
-        query: [documents[row]["doc_id"] for row in rows[rows >= 0].tolist()]
-        for query, rows in zip(results.dataset.query_ids, best.rows, strict=True)
-    }
 
 
 def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str, str]) -> list[CorpusChunk] | None:

@@ -63,6 +63,9 @@ def run(config: EvaluateConfig) -> Artifact:
         seed=config.seed,
         variants=config.variants,
         variant_models=config.variant_models,
+        systems=tuple(config.systems),
+        split=config.split,
+        tuning=config.tuning,
     )
     results = evaluate(data, dataset, plan)
     guards = [evaluate_guard(guard, plan, str(config.baseline)) for guard in opened]

@@ -37,6 +37,7 @@ def measured_part(report: ReportData) -> str:
         f"Split {report.split}: {count(report.queries)} queries over {count(report.documents)} documents, all of "
         f"them ranked; {count(report.scored_pairs)} labelled pairs. In brackets 95% bootstrap intervals.",
         _models(report),
+        "\n".join(f"- {sentence}" for sentence in report.systems.values()),
         _tests(report),
         _variants(report),
         _guards(report),

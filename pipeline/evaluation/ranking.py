@@ -20,7 +20,7 @@ from pipeline.core.progress import Progress
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.encoder.truncation import SAMPLE, Truncation
 from pipeline.evaluation.corpus import CorpusChunk
-from pipeline.evaluation.dataset import EvalDataset
+from pipeline.evaluation.dataset import EvalDataset, Pairs
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
 from pipeline.search.exact import TopK, pairwise_dot, top_k
@@ -28,6 +28,24 @@ from pipeline.storage.shards import spread
 from pipeline.storage.vectors import Ranges, comparable, similarity_of
 
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RankedQueries:
+    """The texts that are ranked, by their numbers [Q], and (place among them, corpus row) pairs that never are."""
+
+    texts: Rows
+    excluded: Pairs
+
+    @classmethod
+    def of(cls, dataset: EvalDataset, tuning: EvalDataset | None = None) -> "RankedQueries":
+        """The queries of a split, and behind them the tuning queries, whose texts follow all of the split's."""
+        first, count = len(dataset.texts), len(dataset.query_ids)
+        excluded = [dataset.excluded] + ([(tuning.excluded[0] + count, tuning.excluded[1])] if tuning else [])
+        texts = [np.arange(count), np.arange(first, first + len(tuning.query_ids) if tuning else first)]
+        places, rows = (np.concatenate(side) for side in zip(*excluded, strict=True))
+        return cls(np.concatenate(texts), (places, rows))
 
 
 @dataclass(frozen=True)
@@ -88,14 +106,14 @@ def rank_corpus(
     config: EncoderConfig,
     encoded: EncodedQueries,
     chunks: Sequence[CorpusChunk],
-    dataset: EvalDataset,
+    ranked: RankedQueries,
     k: int,
     pairs: SimilarityPairs,
     variants: Sequence[Variant],
     ranges: Ranges,
     actors: int | None,
 ) -> ModelRanking:
-    """Rank every chunk for the queries of `dataset` and compute the similarities of `pairs` on the way.
+    """Rank every chunk for the queries and compute the similarities of `pairs` on the way.
 
     Same numbers for any number of actors: chunks are cut by the corpus alone, and partial rankings merge by
     (falling score, rising row).
@@ -104,12 +122,12 @@ def rank_corpus(
 
     started = time.monotonic()
     text, row = pairs.arrays()
-    queries = len(dataset.query_ids)
+    queries = len(ranked.texts)
     best, similarities = TopK.empty(queries, k), np.full(len(row), np.nan, np.float32)
     rankings = {variant: empty(variant, queries, k) for variant in variants}
-    settings = {"config": config, "vectors": encoded.vectors, "queries": queries, "k": k}
+    settings = {"config": config, "vectors": encoded.vectors, "k": k}
     similarity = similarity_of(encoded.identity)
-    settings["shared"] = ray.put(((text, row), dataset.excluded, list(variants), ranges, similarity))
+    settings["shared"] = ray.put(((text, row), ranked, list(variants), ranges, similarity))
     with Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents") as progress:
         for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
             best.merge(part.best)
@@ -190,13 +208,13 @@ def _rank_chunks(chunks: list[CorpusChunk], settings: dict[str, Any], actors: in
 class Ranker:
     """An actor with one encoder and the query vectors, which ranks one chunk of the corpus at a time."""
 
-    def __init__(self, config: EncoderConfig, vectors: Any, shared: Any, queries: int, k: int, threads: int) -> None:
+    def __init__(self, config: EncoderConfig, vectors: Any, shared: Any, k: int, threads: int) -> None:
         import ray
 
         self.config, self.threads, self.k = config, threads, k
         self.vectors = ray.get(vectors)
-        (self.text, self.row), self.excluded, self.variants, self.ranges, self.similarity = ray.get(shared)
-        self.queries = self.vectors[:queries]
+        (self.text, self.row), ranked, self.variants, self.ranges, self.similarity = ray.get(shared)
+        self.queries, self.excluded = self.vectors[ranked.texts], ranked.excluded
         self._encoder: Encoder | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:

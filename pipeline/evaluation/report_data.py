@@ -14,9 +14,10 @@ import numpy.typing as npt
 from pipeline import __version__
 from pipeline.encoder.truncation import describe
 from pipeline.evaluation import projection
-from pipeline.evaluation.results import Results
+from pipeline.evaluation.results import BM25, Results
 from pipeline.metrics.registry import RETRIEVAL, TASKS, higher_is_better, metric_label
 from pipeline.report.data import DocumentMap, Example, Hit, MetricInfo, ReportData, RetentionResult
+from pipeline.report.format import decimal
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import filesystem, join
 
@@ -47,7 +48,7 @@ def build_report_data(
     commands: list[str],
 ) -> ReportData:
     """Gather everything that the page shows."""
-    subject = headline_model(list(results.scores), baseline)
+    subject = headline_model([name for name in results.scores if name not in results.systems], baseline)
     manifest = data.manifest
     won, lost = _examples(results, subject, baseline, metrics[0])
     return ReportData(
@@ -79,6 +80,29 @@ def build_report_data(
         document_maps=_document_maps(results, subject, baseline, seed),
         document_map_method=projection.METHOD,
         truncation=truncation_sentences(results.scores),
+        systems=system_sentences(results),
+    )
+
+
+def system_sentences(results: Results) -> dict[str, str]:
+    """Say of every system how it ranks and how its setting was chosen, by name."""
+    return {
+        name: f"{name}: the best {result.system.top} documents of {result.model} and of {BM25}, "
+        f"{result.system.describe()}{_tuned(result.tuned)}."
+        for name, result in results.systems.items()
+    }
+
+
+def _tuned(facts: Mapping[str, Any]) -> str:
+    """Say how a setting was chosen; nothing where it was given."""
+    if not facts:
+        return ""
+    if "reason" in facts:
+        return f" (the default, since {facts['reason']})"
+    values = [decimal(value) for value in facts["scores"].values()]
+    return (
+        f" (the best of {len(values)} settings on {facts['queries']:,} queries of split {facts['split']}, where their "
+        f"{metric_label(facts['metric'])} is {min(values)} to {max(values)})"
     )
 
 

@@ -14,6 +14,7 @@ from pipeline.evaluation.corpus_sample import Sample
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.scores import Statistic
 from pipeline.evaluation.similarity_samples import SimilarityPairs
+from pipeline.evaluation.system import System
 from pipeline.evaluation.vector_variants import Variant, VariantsConfig
 from pipeline.metrics.metric import PerQuery
 from pipeline.search.bm25 import BM25Config
@@ -49,6 +50,24 @@ class VariantResult:
         }
 
 
+@dataclass(frozen=True)
+class SystemResult:
+    """A system of an encoder and BM25, as it was ranked, and how its open settings were chosen."""
+
+    model: str
+    system: System
+    tuned: dict[str, Any]  # split, queries, metric and scores by setting; or the reason why nothing was chosen
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """What it is made of, by name."""
+        return (self.model, BM25)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry of metrics.json."""
+        return {"model": self.model, **self.system.settings(), "tuning": self.tuned}
+
+
 @dataclass
 class Results:
     """Results by model: rankings, values by query and triplet, statistics and scores; and the sample that is drawn."""
@@ -69,6 +88,8 @@ class Results:
     sampled: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # vectors of the sample
     variants: list[VariantResult] = field(default_factory=list)
     pace: dict[str, dict[str, float]] = field(default_factory=dict)
+    tuning: dict[str, TopK] = field(default_factory=dict)  # best rows of the tuning queries
+    systems: dict[str, SystemResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,11 +104,21 @@ class EvaluationPlan:
     seed: int
     variants: VariantsConfig | None = None
     variant_models: tuple[str, ...] = ()  # models whose variants are evaluated
+    systems: tuple[System, ...] = ()
+    split: str = ""
+    tuning: str = ""  # split on which open settings of systems are chosen
+
+    @property
+    def open_systems(self) -> bool:
+        """Whether a system has a setting that is to be chosen."""
+        return any(system.choices() for system in self.systems)
 
 
 def tests(results: Results, baseline: str, seed: int, *, all_pairs: bool = False) -> list[Test]:
-    """Test every model against the baseline, or all pairs of models, on every metric."""
+    """Test every model against the baseline, or all pairs of models, on every metric; systems against their parts."""
     pairs = model_pairs(results.scores, baseline, all_pairs=all_pairs)
+    of_parts = [(name, part) for name, result in results.systems.items() for part in result.parts]
+    pairs += [pair for pair in of_parts if pair not in pairs and pair[::-1] not in pairs]
     return [
         *compare(results.values, pairs, seed),
         *compare(results.triplets, pairs, seed),

@@ -16,8 +16,6 @@ def exclude_self_matches(dataset: EvalDataset, corpus: Corpus) -> None:
     """Set the pairs of `dataset.excluded` by one pass over the corpus, and drop the judgments on them.
 
     Queries without a relevant document but themselves go too. All that is left out is counted.
-
-    Raises UserError where nothing is left to evaluate.
     """
     matches = _find(dataset, corpus)
     judgments = 0
@@ -35,10 +33,13 @@ def exclude_self_matches(dataset: EvalDataset, corpus: Corpus) -> None:
         judgment_of_query_itself=judgments,
         query_relevant_to_itself_alone=len(unanswered),
     )
+
+
+def require_content(dataset: EvalDataset) -> None:
+    """Raise UserError where nothing is left to evaluate."""
     if not (dataset.query_ids or dataset.triplets or dataset.scored_pairs):
-        raise UserError(
-            f"all {len(unanswered)} queries have no relevant document but themselves; nothing is to evaluate"
-        )
+        count = dataset.skipped.get("query_relevant_to_itself_alone", 0)
+        raise UserError(f"all {count} queries have no relevant document but themselves; nothing is to evaluate")
 
 
 def _find(dataset: EvalDataset, corpus: Corpus) -> list[tuple[str, str, int]]:

@@ -101,6 +101,7 @@ class ReportData:
     variants: list[dict[str, Any]] = field(default_factory=list)  # those of metrics.json
     document_maps: Mapping[str, DocumentMap] = field(default_factory=dict)  # by model
     document_map_method: str = ""
+    systems: Mapping[str, str] = field(default_factory=dict)  # how each system ranks, by its name
     truncation: list[str] = field(default_factory=list)  # sentences on what is cut off long texts
 
     def comparison(self, model: str, metric: str) -> dict[str, Any] | None:

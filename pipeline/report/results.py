@@ -34,11 +34,12 @@ class Standings:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Tables of tests: on the deciding metric, on the others, and of every pair of models."""
+    """Tables of tests: on the deciding metric, on the others, of systems and their parts, and of every pair."""
 
     deciding: Table | None
     further: Table | None
     further_title: str
+    parts: Table | None
     matrix: Table | None
     matrix_title: str
 
@@ -122,6 +123,7 @@ def comparisons(report: ReportData) -> Comparisons | None:
         deciding=_test_table(report, deciding) if deciding else None,
         further=_test_table(report, further) if further else None,
         further_title=f"Tests on {len(names)} further figure{'s' if len(names) > 1 else ''}",
+        parts=_part_table(report, metric),
         matrix=_matrix(report, metric),
         matrix_title=f"Every pair, {report.label(str(metric))}",
     )
@@ -145,13 +147,24 @@ def _test_row(report: ReportData, test: Scores) -> list[Cell]:
     ]
 
 
+def _part_table(report: ReportData, metric: str | None) -> Table | None:
+    """Each system against what it is made of, where that is not the baseline; None without systems."""
+    tests = [
+        test
+        for test in report.comparisons
+        if test["metric"] == metric and test["model"] in report.systems and test["baseline"] != report.baseline
+    ]
+    named = [{**test, "model": f"{test['model']} against {test['baseline']}"} for test in tests]
+    return _test_table(report, named) if named else None
+
+
 def _matrix(report: ReportData, metric: str | None) -> Table | None:
-    """Each model of a row against each of a column; None where models were tested against the baseline alone."""
+    """Each model of a row against each of a column; None where not every pair was tested, or there is but one."""
     tests = {(test["model"], test["baseline"]): test for test in report.comparisons if test["metric"] == metric}
-    if all(baseline == report.baseline for _, baseline in tests):
-        return None
     tested = {name for models in tests for name in models}
     names = [name for name in report.scores if name in tested]
+    if len(names) < 3 or len(tests) < len(names) * (len(names) - 1) // 2:
+        return None
     rows = [[Cell(row), *(_matrix_cell(tests, row, column) for column in names)] for row in names]
     return Table(["Row less column", *names], rows)
 

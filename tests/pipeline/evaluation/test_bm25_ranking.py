@@ -10,6 +10,7 @@ from pipeline.core import schema
 from pipeline.core.errors import UserError
 from pipeline.evaluation.bm25_ranking import rank_corpus
 from pipeline.evaluation.corpus import Corpus
+from pipeline.evaluation.ranking import RankedQueries
 from pipeline.search.bm25 import BM25Config
 from pipeline.search.bm25_index import BM25Index
 from pipeline.storage.artifact import begin
@@ -36,7 +37,7 @@ def test_chunks_are_one_index(ray_session: None, tmp_path: Path, rows: int):
     excluded = (np.array([0, 2, 2]), np.array([1, 90, 93]))
     pairs = (np.array([0, 5, 5, 3]), np.array([0, 146, 22, 70]))
     chunks = corpus(tmp_path, TEXTS).chunks(rows=rows)
-    ranking = rank_corpus(QUERIES, 5, chunks, 12, excluded, pairs, config)
+    ranking = rank_corpus(QUERIES, RankedQueries(np.arange(5), excluded), chunks, 12, pairs, config)
     index = BM25Index.of(TEXTS, config)
     for query, text in enumerate(QUERIES[:5]):
         scores, wanted = index.search(text, 12, excluded=excluded[1][excluded[0] == query])
@@ -49,4 +50,5 @@ def test_chunks_are_one_index(ray_session: None, tmp_path: Path, rows: int):
 
 def test_a_corpus_without_a_word_is_refused(ray_session: None, tmp_path: Path):
     with pytest.raises(UserError, match="no document holds a word that counts"):
-        rank_corpus(["a"], 1, corpus(tmp_path, ["the", "of"]).chunks(), 3, NONE, NONE, BM25Config())
+        ranked = RankedQueries(np.arange(1), NONE)
+        rank_corpus(["a"], ranked, corpus(tmp_path, ["the", "of"]).chunks(), 3, NONE, BM25Config())

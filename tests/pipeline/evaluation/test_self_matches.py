@@ -9,7 +9,7 @@ from pipeline.core.errors import UserError
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.dataset import read_dataset
 from pipeline.evaluation.evaluator import evaluate
-from pipeline.evaluation.ranking import Ranker
+from pipeline.evaluation.ranking import RankedQueries, Ranker
 from pipeline.evaluation.results import BM25, EvaluationPlan
 from pipeline.evaluation.self_matches import exclude_self_matches
 from pipeline.evaluation.similarity_samples import SimilarityPairs
@@ -114,9 +114,9 @@ def test_a_model_and_its_variants_never_rank_it(tmp_path: Path, monkeypatch: pyt
     exclude_self_matches(dataset, Corpus(data))
     vectors = l2_normalize(np.random.default_rng(0).normal(size=(10, 32)).astype(np.float32))
     variants = [Variant(32, "binary"), Variant(16, "float32")]
-    shared = (SimilarityPairs().arrays(), dataset.excluded, variants, {}, "cosine")
+    shared = (SimilarityPairs().arrays(), RankedQueries.of(dataset), variants, {}, "cosine")
     monkeypatch.setattr("ray.get", lambda reference: reference)
-    ranker = Ranker(None, vectors[[4, 7]], shared, queries=2, k=10, threads=1)
+    ranker = Ranker(None, vectors[[4, 7]], shared, k=10, threads=1)
     monkeypatch.setattr(ranker, "_vectors", lambda chunk: vectors[chunk.first_row : chunk.first_row + chunk.rows])
     for chunk in Corpus(data).chunks(rows=rows):
         part = ranker.rank(chunk)
