@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare", "nsenter", "setpriv")
 PORTS = {"SlurmctldPort": 26817, "SlurmdPort": 26818}  # in networks of the cluster's own
 CONFIG = """
@@ -151,7 +152,11 @@ class Slurm:
         tmp = self.folder / f"tmp-{name}"
         tmp.mkdir(mode=0o1777)
         tmp.chmod(0o1777)
-        mounts = f"mount --bind {tmp} /tmp && mount --bind {self.folder}/hosts /etc/hosts"
+        mounts = f"mount --rbind {tmp} /tmp && mount --bind {self.folder}/hosts /etc/hosts"
+        if ROOT.is_relative_to("/tmp"):  # the checkout is on what the nodes share, wherever it is
+            seen = tmp / ROOT.relative_to("/tmp")
+            seen.mkdir(parents=True)
+            mounts = f"mount --bind {ROOT} {seen} && {mounts}"
         script = f"hostname {name} && {mounts} && echo ready && while :; do sleep 3600; done"
         namespaces = ["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
         bound = ["setpriv", "--pdeathsig", "KILL"]  # none is left where the tests themselves are killed
