@@ -1,6 +1,5 @@
 """Pairs and negatives by choice: products that belong together, weights, caps, lexical and graded negatives."""
 
-import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from pipeline.building.triplets import BM25_DOCUMENTS, PAIRS_WITH_POSITIVES, LexicalConfig, lexical_triplets
 from pipeline.storage.counts import Counts
+from pipeline.text.analyzer import Analyzer
 from tests.support.corpora import build, inline, sample_recipe, table, write_jsonl
 
 __all__ = ["inline"]
@@ -146,7 +146,7 @@ def test_lookalikes_share_words_and_are_not_known_to_be_right():
 def test_lexical_negatives_of_a_build(inline: None, tmp_path: Path):
     recipe = sample_recipe(triplets={"negatives": 0, "judged": False, "lexical": {"negatives": 3, "shards": 2}})
     artifact, cut = build(recipe, tmp_path / "a"), build({**recipe, "buckets": 5}, tmp_path / "b")
-    rows = table(artifact, "triplets")
+    rows, english = table(artifact, "triplets"), Analyzer("english")
     right = defaultdict(set)
     for row in table(artifact, "qrels"):
         if row["relevance"] > 0:
@@ -155,8 +155,8 @@ def test_lexical_negatives_of_a_build(inline: None, tmp_path: Path):
     assert all(0 < len(row["negatives"]) <= 3 for row in rows)
     for row in rows:
         assert not {negative["doc_id"] for negative in row["negatives"]} & right[row["anchor_id"]]
-        words = set(re.findall(r"\w+", row["anchor"].lower()))
-        assert all(words & set(re.findall(r"\w+", negative["text"].lower())) for negative in row["negatives"])
+        words = set(english.words(row["anchor"]))
+        assert all(words & set(english.words(negative["text"])) for negative in row["negatives"])
     assert table(cut, "triplets") == rows
     pairs = {(row["anchor_id"], row["positive_id"]) for row in table(artifact, "pairs")}
     assert all((row["anchor_id"], row["positive_id"]) in pairs for row in rows)
