@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,13 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist's own, which reads the groups and does not wait for this one
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, object, object]:
     """For `-n 2 --dist loadgroup`: a file's tests stay together, and all that share the Ray cluster."""
     for item in items:
         shares = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shares else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("ray" if shares else item.nodeid.split("::")[0]))
+    return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ __all__ = ["inline"]
 
 
 @settings(
-    max_examples=400,
+    max_examples=150,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
