@@ -1,7 +1,6 @@
 """Artifacts: whole or refused, the same or named, here or on a remote store."""
 
 import json
-import uuid
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +11,7 @@ from pipeline.core.errors import UserError
 from pipeline.storage import artifact, files, shards
 from pipeline.storage.artifact import Artifact, Draft, begin
 from pipeline.storage.fingerprints import fingerprint_file
+from tests.support.s3 import Store
 
 SETTINGS = {"seed": 7, "model": "small"}
 INPUTS = {"corpus": "abc"}
@@ -279,22 +279,9 @@ def test_an_unknown_scheme_is_a_user_error():
 def bucket(monkeypatch):
     """An S3 bucket on a server of this process, reached as users reach theirs: by environment variables alone."""
     pytest.importorskip("s3fs", reason="needs the extra 's3'")
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    name = f"tripletail-{uuid.uuid4().hex[:8]}"
-    s3fs.S3FileSystem().mkdir(name)
-    yield f"s3://{name}/runs/data"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    store = Store()
+    with store.serving(monkeypatch):
+        yield f"s3://{store.bucket}/runs/data"
 
 
 def test_a_remote_artifact_is_like_a_local_one(bucket):

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.storage import artifact, lease
 from pipeline.storage.artifact import Artifact, Draft, begin
 from tests.support.kills import run_until_killed
+from tests.support.s3 import Store
 
 ROWS = pa.table({"id": ["a", "b"]})
 OTHER = lease.Holder("x", "embed", "ada", "another-host", 1, "another boot", "2026-01-01T00:00:00+00:00")
@@ -162,32 +163,17 @@ def test_a_finished_artifact_is_returned_where_nothing_can_be_written(tmp_path, 
 def test_a_lease_on_an_object_store_is_exclusive(monkeypatch):
     pytest.importorskip("s3fs", reason="needs the extra 's3'")
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("leases")
-        held = lease.acquire("s3://leases/out", "embed")
+    store = Store()
+    with store.serving(monkeypatch):
+        fs, out = s3fs.S3FileSystem(), f"s3://{store.bucket}/out"
+        held = lease.acquire(out, "embed")
         lease._ACTIVE.clear()  # as another process sees it
         with pytest.raises(UserError, match=f"process {os.getpid()}"):
-            lease.acquire("s3://leases/out", "embed", wait_s=0.1)
+            lease.acquire(out, "embed", wait_s=0.1)
         held.release()
-        assert not fs.exists("leases/out.lease")
-        lease.acquire("s3://leases/out", "embed", wait_s=0.1).release()
-    finally:
-        s3fs.S3FileSystem.clear_instance_cache()
-        server.stop()
+        assert not fs.exists(f"{store.bucket}/out.lease")
+        lease.acquire(out, "embed", wait_s=0.1).release()
 
 
 @pytest.mark.parametrize("resumable", [False, True])

@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from pipeline.core.config import user_cause
 from pipeline.storage.artifact import Artifact, Draft, begin
 from tests.support.checkout import ROOT
 from tests.support.corpora import build, inline, table, write_jsonl  # noqa: F401  a fixture
+from tests.support.s3 import Store
 
 
 @pytest.fixture
@@ -51,18 +50,12 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_with_room(inline, tmp
     assert not list((disk / "run" / "data").rglob("*.partial"))
 
 
-class FailingStore:
-    """A server of S3 in this process, of which every n-th write fails as a busy store's do; with n = 1 all of them."""
+class FailingStore(Store):
+    """A store of which every n-th write fails as a busy store's do; with n = 1 all of them, with 0 none."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
-        from werkzeug.serving import make_server
-
-        self.store, self.bucket = DomainDispatcherApplication(create_backend_app), ""
+        super().__init__()
         self.every = self.writes = self.failed = 0
-        self.server = make_server("127.0.0.1", 0, self.answer, threaded=True)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self.thread.start()
 
     def answer(self, environ, start_response):
         request = Request(environ)
@@ -73,26 +66,17 @@ class FailingStore:
                 request.get_data()
                 body = "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
                 return Response(body, status=503, mimetype="application/xml")(environ, start_response)
-        return self.store(environ, start_response)
+        return super().answer(environ, start_response)
 
 
 @pytest.fixture
 def store(monkeypatch) -> Iterator[FailingStore]:
-    s3fs = pytest.importorskip("s3fs", reason="needs the extra 's3'")
+    pytest.importorskip("s3fs", reason="needs the extra 's3'")
     failing = FailingStore()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{failing.server.port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
-    s3fs.S3FileSystem.clear_instance_cache()
-    failing.bucket = f"tripletail-{uuid.uuid4().hex[:8]}"
-    s3fs.S3FileSystem().mkdir(failing.bucket)
-    yield failing
-    failing.every = 0
-    s3fs.S3FileSystem.clear_instance_cache()
-    failing.server.shutdown()
-    failing.thread.join()
+    with failing.serving(monkeypatch):
+        yield failing
+        failing.every = 0
 
 
 def make(path: str) -> Artifact:
