@@ -146,7 +146,7 @@ def calibrate(task: EmbedTask, plan: Sequence[Shard], rows: int) -> Ranges:
     import ray
 
     ray_session.start()
-    sample = [plan[index] for index in np.unique(np.linspace(0, len(plan) - 1, 16).astype(int))]
+    sample = [plan[index] for index in shards.spread(len(plan), shards.SAMPLED_SHARDS)]
     run = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()))(_ranges)
     ranges: Ranges = ray.get(run.remote(task, sample, -(-rows // len(sample)), ray_session.cpus()))
     return ranges

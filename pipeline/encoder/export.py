@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from pipeline.core.config import JobConfig
@@ -21,7 +20,6 @@ from pipeline.storage.vectors import not_blank
 
 FILES = {"onnx": onnx.FILE, "openvino": openvino.FILE, "int8": openvino.INT8_FILE}
 _CALIBRATION_TOKENS = 4096  # of a batch
-_CALIBRATION_SHARDS = 16  # over which the calibration texts are spread
 
 
 class ExportConfig(JobConfig):
@@ -123,7 +121,7 @@ def _calibration_batches(config: ExportConfig, encoder: Encoder) -> Iterator[Bat
     """Padded batches of texts that are spread over the input."""
     plan = shards.plan(shards.find_files(str(config.input)), config.calibration_rows, "")
     texts: list[str] = []
-    chosen = np.unique(np.linspace(0, len(plan) - 1, _CALIBRATION_SHARDS).astype(int))
+    chosen = shards.spread(len(plan), shards.SAMPLED_SHARDS)
     for index in chosen:
         table = shards.read(plan[index], [config.text_column])
         column = shards.string_column(table, config.text_column, plan[index].path)

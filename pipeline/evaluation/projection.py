@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from pipeline.evaluation.corpus_sample import Sample
 from pipeline.report.document_map import OTHER
+from pipeline.storage.shards import spread
 
 MAX_DOCUMENTS, ITERATIONS = 800, 500  # documents: what a page can hold and t-SNE does in a few seconds
 MIN_DOCUMENTS, COLOURS = 12, 7
@@ -32,8 +33,7 @@ def project(vectors: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float
 
 def documents_to_draw(sample: Sample) -> npt.NDArray[np.int64]:
     """Indices in the sample of the documents to draw: evenly spread, all where there are few."""
-    count = min(MAX_DOCUMENTS, len(sample.rows))
-    return np.unique(np.linspace(0, max(0, len(sample.rows) - 1), count).astype(np.int64))
+    return spread(len(sample.rows), MAX_DOCUMENTS)
 
 
 def colours(sample: Sample) -> list[str]:

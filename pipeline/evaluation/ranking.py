@@ -23,12 +23,11 @@ from pipeline.evaluation.corpus import CorpusChunk
 from pipeline.evaluation.dataset import EvalDataset, Pairs
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant, VariantRanking, empty, rank
-from pipeline.search.exact import TopK, pairwise_dot, top_k
+from pipeline.search.exact import Rows, TopK, pairwise_dot, top_k
 from pipeline.storage.shards import spread
 from pipeline.storage.vectors import Ranges, comparable, similarity_of
 
 Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
+
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, SystemResult
-from pipeline.evaluation.scored_ranking import score_ranking
+from pipeline.evaluation.scored_ranking import name_rows, score_ranking
 from pipeline.evaluation.system import System
 from pipeline.evaluation.tuning import Tuning
 from pipeline.metrics.registry import higher_is_better
 from pipeline.metrics.retrieval import depth, mean, retrieval
 from pipeline.search.exact import TopK
+from pipeline.search.fusion import first
 
 
 def rank_systems(results: Results, plan: EvaluationPlan, tuning: Tuning) -> None:
@@ -25,8 +28,7 @@ def rank_systems(results: Results, plan: EvaluationPlan, tuning: Tuning) -> None
 
 def _rankings(best: dict[str, TopK], model: str, top: int) -> tuple[TopK, TopK]:
     """First places of the encoder's ranking and of BM25's."""
-    dense, lexical = (TopK(best[name].scores[:, :top], best[name].rows[:, :top]) for name in (model, BM25))
-    return dense, lexical
+    return first(best[model], top), first(best[BM25], top)
 
 
 def _choose(system: System, model: str, results: Results, tuning: Tuning, metric: str) -> tuple[System, dict[str, Any]]:
@@ -38,18 +40,11 @@ def _choose(system: System, model: str, results: Results, tuning: Tuning, metric
     if not choices or tuning.queries is None:
         return system, {"reason": tuning.reason} if choices else {}
     rankings, k = _rankings(results.tuning, model, system.top), depth([metric])
-    found = [_score(choice.rank(*rankings, k), results, tuning, metric) for choice in choices]
-    best = (max if higher_is_better(metric) else min)(range(len(found)), key=found.__getitem__)
-    named = {choice.describe(): score for choice, score in zip(choices, found, strict=True)}
-    facts = {"split": tuning.split, "queries": len(tuning.dataset.query_ids), "metric": metric, "scores": named}
+    rows = np.concatenate([ranking.rows.ravel() for ranking in rankings])
+    documents = results.corpus.take(rows[rows >= 0], ["doc_id"])  # of all choices, in one pass over the corpus
+    named = [name_rows(tuning.dataset.query_ids, choice.rank(*rankings, k), documents) for choice in choices]
+    scores = [round(mean(retrieval(ranking, tuning.dataset.qrels, [metric])[metric]), 6) for ranking in named]
+    best = (max if higher_is_better(metric) else min)(range(len(scores)), key=scores.__getitem__)
+    facts = {"split": tuning.split, "queries": len(tuning.dataset.query_ids), "metric": metric}
+    facts["scores"] = {choice.describe(): score for choice, score in zip(choices, scores, strict=True)}
     return choices[best], facts
-
-
-def _score(best: TopK, results: Results, tuning: Tuning, metric: str) -> float:
-    """Mean of a metric over the tuning queries."""
-    documents = results.corpus.take(best.rows[best.rows >= 0], ["doc_id"])
-    rankings = {
-        query: [documents[row]["doc_id"] for row in rows[rows >= 0].tolist()]
-        for query, rows in zip(tuning.dataset.query_ids, best.rows, strict=True)
-    }
-    return round(mean(retrieval(rankings, tuning.dataset.qrels, [metric])[metric]), 6)

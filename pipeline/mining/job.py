@@ -17,7 +17,7 @@ from pipeline.mining.reranker import Reranker
 from pipeline.search.approximate import approximate_recall
 from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, read_parquet, remove_folder
-from pipeline.storage.shards import Shard
+from pipeline.storage.shards import Shard, spread
 from pipeline.storage.vectors import to_matrix
 
 TABLES = ["candidates", "triplets", "tuples"]
@@ -150,7 +150,7 @@ def _exists(path: str) -> bool:
 def _recall(config: MineConfig, paths: MiningPaths, plan: Plan) -> float:
     """Measure which share of the exact nearest the index finds, on evenly spaced anchors."""
     ends = np.cumsum([(paths.encoded(key) or {})["rows"] for key in plan.keys["query"]])
-    rows = np.unique(np.linspace(0, ends[-1] - 1, min(config.recall_rows, int(ends[-1]))).astype(np.int64))
+    rows = spread(int(ends[-1]), config.recall_rows)
     parts = []
     for key, first, last in zip(plan.keys["query"], [0, *ends], ends, strict=False):
         if (near := rows[(rows >= first) & (rows < last)]).size:

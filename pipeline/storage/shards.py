@@ -26,7 +26,7 @@ PARQUET = (".parquet",)
 _COUNTS = b"tripletail.counts"
 _BATCH_ROWS = 4096
 _HEAD_ROWS = 100
-_SAMPLED_SHARDS = 16
+SAMPLED_SHARDS = 16  # over which a sample is spread
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def read(shard: Shard, columns: Sequence[str]) -> pa.Table:
 
 def sample(plan: Sequence[Shard], columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
     """Yield about `rows` rows, evenly spread, of up to 16 shards that are spread evenly over a plan."""
-    chosen = [plan[index] for index in spread(len(plan), _SAMPLED_SHARDS)]
+    chosen = [plan[index] for index in spread(len(plan), SAMPLED_SHARDS)]
     for shard in chosen:
         table = read(shard, columns)
         yield table.take(pa.array(spread(table.num_rows, -(-rows // len(chosen)))))
