@@ -88,8 +88,8 @@ def _fingerprint_model(config: EncoderConfig) -> str:
     folder = model_directory.resolve_model(
         config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    places = [folder, *model_directory.adapter_bases(Path(folder))]
-    names = [path.name for place in places for path in Path(place).rglob("*")]
+    folders = [folder, *model_directory.adapter_bases(Path(folder))]
+    names = [path.name for part in folders for path in Path(part).rglob("*")]
     for suffixes, kind in (((".safetensors", ".bin"), "weights"), (TOKENIZER_FILES, "tokenizer")):
         if not any(name.endswith(suffixes) for name in names):
             raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")

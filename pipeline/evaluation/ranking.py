@@ -43,8 +43,8 @@ class RankedQueries:
         first, count = len(dataset.texts), len(dataset.query_ids)
         excluded = [dataset.excluded] + ([(tuning.excluded[0] + count, tuning.excluded[1])] if tuning else [])
         texts = [np.arange(count), np.arange(first, first + len(tuning.query_ids) if tuning else first)]
-        places, rows = (np.concatenate(side) for side in zip(*excluded, strict=True))
-        return cls(np.concatenate(texts), (places, rows))
+        queries, rows = (np.concatenate(side) for side in zip(*excluded, strict=True))
+        return cls(np.concatenate(texts), (queries, rows))
 
 
 @dataclass(frozen=True)

@@ -105,10 +105,10 @@ class Postings:
     def scores(self, terms: Terms) -> Floats:
         """Score every document [N] for the terms of a query; 0 where no word is shared."""
         scores = np.zeros(self.documents, np.float32)
-        places = np.searchsorted(self.terms, terms)
-        for place, term in zip(places.tolist(), terms.tolist(), strict=True):
-            if place < len(self.terms) and self.terms[place] == term:
-                span = slice(self.starts[place], self.starts[place + 1])
+        positions = np.searchsorted(self.terms, terms)
+        for position, term in zip(positions.tolist(), terms.tolist(), strict=True):
+            if position < len(self.terms) and self.terms[position] == term:
+                span = slice(self.starts[position], self.starts[position + 1])
                 scores[self.rows[span]] += self.weights[span]
         return scores
 

@@ -27,13 +27,13 @@ def fuse_ranks(rankings: Sequence[TopK], constant: int, k: int) -> TopK:
 
 def min_max(ranking: TopK) -> Values:
     """Scores [Q, k] between 0 and 1, query by query; all 1 where they are equal, since being found says something."""
-    found = ranking.rows >= 0
+    ranked = ranking.rows >= 0
     scores = ranking.scores.astype(np.float64)
-    high = np.where(found, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
-    low = np.where(found, scores, np.inf).min(axis=1, initial=np.inf, keepdims=True)
+    high = np.where(ranked, scores, -np.inf).max(axis=1, initial=-np.inf, keepdims=True)
+    low = np.where(ranked, scores, np.inf).min(axis=1, initial=np.inf, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         scaled: Values = np.where(high > low, (scores - low) / (high - low), 1.0)
-    return np.where(found, scaled, 0.0)
+    return np.where(ranked, scaled, 0.0)
 
 
 def first(ranking: TopK, k: int) -> TopK:
@@ -45,10 +45,10 @@ def _best_sums(parts: Sequence[tuple[Rows, Values]], k: int) -> TopK:
     """Add up the values [Q, n] of each row [Q, n] over all parts, row -1 being none, and keep the best k."""
     rows = np.concatenate([rows for rows, _ in parts], axis=1)
     values = np.concatenate([values for _, values in parts], axis=1)
-    query, place = np.nonzero(rows >= 0)
-    found, index = np.unique(query << 32 | rows[query, place], return_inverse=True)
-    sums = np.bincount(index, weights=values[query, place], minlength=len(found))
-    owner, row = found >> 32, found & 0xFFFFFFFF
+    query, column = np.nonzero(rows >= 0)
+    keys, index = np.unique(query << 32 | rows[query, column], return_inverse=True)
+    sums = np.bincount(index, weights=values[query, column], minlength=len(keys))
+    owner, row = keys >> 32, keys & 0xFFFFFFFF
     order = np.lexsort((row, -sums, owner))
     owner, row, sums = owner[order], row[order], sums[order]
     rank = np.arange(len(owner)) - np.searchsorted(owner, owner)

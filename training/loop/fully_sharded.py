@@ -81,10 +81,10 @@ def shard(
 
 def blocks(transformer: nn.Module) -> list[nn.Module]:
     """The blocks of a transformer: the parts of its outermost lists of modules."""
-    found: list[nn.Module] = []
+    parts: list[nn.Module] = []
     for child in transformer.children():
-        found += child if isinstance(child, nn.ModuleList) else blocks(child)
-    return found
+        parts += child if isinstance(child, nn.ModuleList) else blocks(child)
+    return parts
 
 
 class SharedEncoder:

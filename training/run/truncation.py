@@ -48,6 +48,6 @@ def _sample(artifact: Artifact, table: str, column: str, rows: int) -> list[str]
     plan = shards.plan(artifact.files(table), _ROWS_PER_SHARD, "truncation") if artifact.has(table) else []
     texts: list[str] = []
     for part in shards.sample(plan, columns, rows):
-        found = part if table == "corpus" else part.filter(pc.equal(part["split"], "train"))
-        texts += [text for text in found[column].to_pylist() if text]
+        rows_of_split = part if table == "corpus" else part.filter(pc.equal(part["split"], "train"))
+        texts += [text for text in rows_of_split[column].to_pylist() if text]
     return texts
