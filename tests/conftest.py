@@ -13,6 +13,7 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 for name, value in {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a test without the fixture fails, and finds no cluster that another one left
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }.items():
     os.environ.setdefault(name, value)

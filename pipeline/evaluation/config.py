@@ -33,7 +33,6 @@ class EvaluateConfig(JobConfig):
         "bm25",
         "systems",
         "metrics",
-        "variants",
         "guards",
         "max_queries",
         "overwrite",

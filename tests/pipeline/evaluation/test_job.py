@@ -173,7 +173,7 @@ def test_lexical_triplets_take_what_is_not_relevant():
     assert [(t.anchor, t.positive[0], [doc for doc, _ in t.negatives]) for t in made] == [(0, "x", ["y", "z"])]
 
 
-def test_bm25_alone_and_its_triplets_where_the_data_has_few(data):
+def test_bm25_alone_and_its_triplets_where_the_data_has_few(data, ray_session):
     plan = EvaluationPlan(
         models={}, bm25=BM25Config(), metrics=["ndcg@10", "hit@1"], vectors="none", actors=None, seed=0
     )
