@@ -215,7 +215,7 @@ def own_metric(tmp_path, monkeypatch):
     return f"{name}:first_rank@20"
 
 
-def test_a_metric_of_the_users_own_goes_to_every_output(data, own_metric):
+def test_a_metric_of_the_users_own_goes_to_every_output(data, own_metric, ray_session):
     """With two rankings of the same queries: values, tests in the right direction, metrics.json, page and card."""
     config = validate(EvaluateConfig, {"run": str(Path(data.path).parent), "metrics": [own_metric, "ndcg@10"]})
     plan = EvaluationPlan(models={}, bm25=BM25Config(), metrics=config.metrics, vectors="none", actors=None, seed=0)

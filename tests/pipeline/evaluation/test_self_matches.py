@@ -48,7 +48,7 @@ def artifact(folder: Path, queries: dict[str, str], corpus: dict[str, str], qrel
     )
 
 
-def test_a_linked_question_does_not_find_itself(inline, tmp_path: Path):  # noqa: F811
+def test_a_linked_question_does_not_find_itself(inline, tmp_path: Path, ray_session: None):  # noqa: F811
     (tmp_path / "Posts.xml").write_text(POSTS, encoding="utf-8")
     (tmp_path / "PostLinks.xml").write_text(LINKS, encoding="utf-8")
     source = {"type": "stackexchange", "path": str(tmp_path / "Posts.xml"), "links": str(tmp_path / "PostLinks.xml")}
@@ -91,7 +91,7 @@ def test_ids_texts_and_judgments(tmp_path: Path):
     }
 
 
-def test_bm25_ranks_the_next_document_first(tmp_path: Path):
+def test_bm25_ranks_the_next_document_first(tmp_path: Path, ray_session: None):
     corpus = {"d1": "is it safe?", "d2": "It is safe.", "d3": "A red chair"}
     data = artifact(tmp_path, {"q1": "Is it safe?"}, corpus, [("q1", "d2", 1)])
     results = evaluate(data, read_dataset(data, "test", None, 100), PLAN)
