@@ -7,7 +7,7 @@ import pytest
 from pipeline.core.schema import TABLES
 from pipeline.storage import artifact
 from training.data import epoch, rows_artifact
-from training.data.relevance import add_relevant, relevant_table
+from training.data.relevance import add_relevant, query_index, relevant_table
 from training.data.rows import Rows
 from training.data.tokenized import id_columns, optional_columns, ragged, tokenise_rows
 
@@ -59,6 +59,8 @@ def gathered_columns(rows: Rows, indices: list[int] | None = None) -> dict[str, 
     """The id columns that are gathered with the embeddings of some rows, or all."""
     selected = token_table(rows)
     selected = selected if indices is None else selected.take(indices)
-    batch = add_relevant(selected, np.zeros(len(selected), np.int64), relevant_table(rows))
+    relevant = relevant_table(rows)
+    query = query_index(relevant, selected["query_id"].to_numpy())
+    batch = add_relevant(selected, np.zeros(len(selected), np.int64), relevant, query)
     width = max(int(ragged(batch[name])[1].max(initial=1)) for name in ("relevant_id", "relevant_cluster"))
     return id_columns(batch, optional_columns(batch), width)

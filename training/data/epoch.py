@@ -108,8 +108,9 @@ class Pass:
         composed = compose_batches(keys, self.settings.batch_size, last=last and stream != REPLAY)
         tally = Counts()
         if composed.batches:
-            batches = [order[batch] for batch in composed.batches]
-            self._write(table, relevant, batches, self.part(stream, level, bucket), tally)
+            batches, query = [order[batch] for batch in composed.batches], np.empty_like(keys.query)
+            query[order] = keys.query
+            self._write(table, relevant, query, batches, self.part(stream, level, bucket), tally)
         if not last:
             remaining = table.take(pa.array(order[np.sort(composed.left_out)]))
             to = np.zeros(len(remaining), np.uint64)
@@ -140,11 +141,15 @@ class Pass:
         relevant = shuffle.read(f"{name}-{RELEVANT_TO}", part, RELEVANT.append(BUCKET)).drop_columns(["bucket"])
         return table, distinct_queries(relevant)
 
-    def _write(self, table: pa.Table, relevant: pa.Table, batches: list[Ints], name: str, tally: Counts) -> None:
-        """Write batches in order of (step, slot); the last may be short."""
+    def _write(
+        self, table: pa.Table, relevant: pa.Table, query: Ints, batches: list[Ints], name: str, tally: Counts
+    ) -> None:
+        """Write batches in order of (step, slot); the last may be short. `query` are the rows of `relevant`."""
         costs = token_counts(table)
         index, step, slot = layout(batches, costs, self.settings.batch_size, self.settings.slots)
-        dealt = add_relevant(table.take(pa.array(index)).drop_columns(["share", "position"]), step, relevant)
+        dealt = add_relevant(
+            table.take(pa.array(index)).drop_columns(["share", "position"]), step, relevant, query[index]
+        )
         dealt = dealt.append_column("step", pa.array(step, pa.int32()))
         dealt = dealt.append_column("slot", pa.array(slot, pa.int16()))
         write_parquet(join(self.out, "rows", f"{name}.parquet"), dealt, self.group_steps * self.settings.batch_size)

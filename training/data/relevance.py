@@ -65,12 +65,12 @@ def query_index(relevant: pa.Table, query_id: Ints) -> Ints:
     return np.searchsorted(relevant["query_id"].to_numpy(), query_id)
 
 
-def add_relevant(batches: pa.Table, step: Ints, relevant: pa.Table) -> pa.Table:
+def add_relevant(batches: pa.Table, step: Ints, relevant: pa.Table, query: Ints) -> pa.Table:
     """Add to rows, in order of their step [n], what of the documents and clusters of their batch is relevant to each.
 
-    `relevant` is in order of ids. Rows of one query in one batch have the same lists, in order of ids.
+    `query` [n] is the row of `relevant` that holds each row's query. Rows of one query in one batch have the same
+    lists, in order of ids.
     """
-    query = query_index(relevant, batches["query_id"].to_numpy())
     present = {"relevant_id": ("positive_id", "id"), "relevant_cluster": ("positive_cluster", "cluster")}
     for name, (positive, negative) in present.items():
         if relevant[name].null_count == len(relevant) and len(relevant) > 0:

@@ -270,6 +270,20 @@ def test_row_groups_are_bounded(tmp_path):
     assert pq.ParquetFile(path).metadata.num_row_groups == 3
 
 
+def test_token_ids_are_split_by_byte_wherever_they_are(tmp_path):
+    """A name that Parquet does not know is ignored in silence: the file itself says how its columns are packed."""
+    negative = pa.struct([("id", pa.int64()), ("tokens", pa.list_(pa.int32()))])
+    schema = pa.schema([("anchor", pa.list_(pa.int32())), ("negatives", pa.list_(negative)), ("step", pa.int32())])
+    rows = pa.table([[[1, 2]], [[{"id": 3, "tokens": [4]}]], [5]], schema=schema)
+    path = str(tmp_path / "rows.parquet")
+    files.write_parquet(path, rows)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    split = {column.path_in_schema for column in columns if "BYTE_STREAM_SPLIT" in column.encodings}
+    assert split == {"anchor.list.element", "negatives.list.element.tokens.list.element"}
+    assert pq.read_table(path).equals(rows)
+
+
 def test_an_unknown_scheme_is_a_user_error():
     with pytest.raises(UserError, match="nosuch"):
         start("nosuch://bucket/data")

@@ -15,7 +15,7 @@ from training.data.batching import Ragged
 from training.data.epoch import EpochSettings
 from training.data.epoch_composer import compose_epoch
 from training.data.epoch_reader import EpochFeed, InMemoryEpochs
-from training.data.relevance import add_relevant, relevant_table
+from training.data.relevance import add_relevant, query_index, relevant_table
 from training.data.rows import Rows, rows_from
 from training.losses.false_negatives import MaskConfig, document_mask, query_mask
 from training.losses.loss import GATHERED, Batch
@@ -194,7 +194,8 @@ def test_rows_of_a_query_share_one_list_and_a_batch_holds_its_own_documents_alon
     relevant = relevant_table(rows)
     assert len(relevant) == 4 and all(len(documents) >= 100 for documents in relevant["relevant_id"].to_pylist())
     batch = token_table(rows).take([0, 1, 100, 399])
-    lists = add_relevant(batch, np.zeros(4, np.int64), relevant)["relevant_id"].to_pylist()
+    query = query_index(relevant, batch["query_id"].to_numpy())
+    lists = add_relevant(batch, np.zeros(4, np.int64), relevant, query)["relevant_id"].to_pylist()
     present = {*batch["positive_id"].to_pylist(), *(one["id"] for row in batch["negatives"].to_pylist() for one in row)}
     for row, documents in zip([0, 1, 100, 399], lists, strict=True):
         assert documents == sorted(present & set(rows.relevant_id[row].tolist()))
