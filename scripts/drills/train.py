@@ -285,11 +285,11 @@ def drill(options: argparse.Namespace, folder: Path) -> list[Outcome]:
             say(_line(outcomes[-1]))
 
         if options.together:
-            long = undisturbed("long", 24)
+            long = undisturbed("long", options.epochs)
             order = chance.sample(FAILURES, len(FAILURES))
             steps = sorted(chance.sample(range(8, 60), len(FAILURES)))
             failing = partial(run_with_failures, kinds=list(zip(order, steps, strict=True)), nodes=nodes, chance=chance)
-            compare_with(trial("together", 24), long, failing)
+            compare_with(trial("together", options.epochs), long, failing)
             nodes.cluster.shutdown()
             return outcomes
         reference = undisturbed("reference")
@@ -332,6 +332,7 @@ def main() -> None:
     parser.add_argument("--notices", type=int, default=1, help="nodes whose preemption is announced before")
     parser.add_argument("--elastic", action=argparse.BooleanOptionalAction, default=True, help="2, 1, 2 workers")
     parser.add_argument("--together", action="store_true", help="one failure of each kind, all in one run: minutes")
+    parser.add_argument("--epochs", type=int, default=24, help="of 12 steps each, of the run with --together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="runs/drill", help="directory of the runs and of drill.json")
     options = parser.parse_args()

@@ -141,7 +141,8 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path):
     make_data(tmp_path)
     environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     environment.pop("RAY_ADDRESS", None)
-    first = subprocess.Popen(flags(tmp_path), stderr=subprocess.PIPE, text=True, env=environment)
+    command = flags(tmp_path, "--loop.epochs", "40")  # 120 steps: they last until the signal arrives
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     log = tmp_path / "training" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     try:
@@ -156,7 +157,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path):
     assert "interrupted" in said
     assert not (tmp_path / "training" / "manifest.json").exists()
     assert not (tmp_path / "model").exists()
-    again = subprocess.run(flags(tmp_path), capture_output=True, text=True, timeout=200, env=environment)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "model" / "modules.json").exists()
 
