@@ -7,7 +7,14 @@ from typing import Any
 from pipeline.evaluation.scores import Statistic, vector
 from pipeline.metrics.metric import PerQuery
 from pipeline.metrics.registry import higher_is_better
-from pipeline.metrics.significance import bootstrap_interval, bootstrap_p, holm, percentiles, permutation_test
+from pipeline.metrics.significance import (
+    bootstrap_interval,
+    bootstrap_p,
+    detectable_difference,
+    holm,
+    percentiles,
+    permutation_test,
+)
 
 Test = dict[str, Any]
 
@@ -73,6 +80,7 @@ def _mean_test(
         "won": int(better.sum()),
         "lost": int((a != b).sum() - better.sum()),
         "p_value": permutation_test(a, b, seed=seed),
+        "detectable": detectable_difference(a - b),
     }
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pipeline.core.config import JobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
+from pipeline.encoder.layer_count import is_cut
 from pipeline.evaluation.report_data import headline_model
 from pipeline.evaluation.results import BM25
 from pipeline.evaluation.retention import Guard
@@ -42,7 +43,10 @@ class EvaluateConfig(JobConfig):
     data: str | None = Field(None, description="build artifact; default {run}/data")
     out: str | None = Field(None, description="where the report goes; default {run}/report")
     split: str = Field("test", description="split whose queries are evaluated")
-    encoder: EncoderConfig | None = Field(None, description="untrained model `base`; default: what training began with")
+    encoder: EncoderConfig | None = Field(
+        None,
+        description="untrained model `base`, whole; default: what training began with. A cut one is `start` beside it",
+    )
     models: dict[str, EncoderConfig] = Field(
         {}, description="further encoders by name, a path or settings, in addition to base and tuned ({run}/model)"
     )
@@ -163,12 +167,12 @@ class EvaluateConfig(JobConfig):
         return self.model_copy(update={"models": models, "baseline": baseline})
 
     def _all_models(self) -> dict[str, EncoderConfig]:
-        """Base and tuned where they are named, there was a training, or nothing else is asked for; then all others."""
+        """The untrained and tuned where they are named, there was a training, or no other is asked for; then others."""
         trained = join(self.run, "model")
         fs, trained_path = filesystem(trained)
         defaults = {}
         if not self.models or self.encoder or self._training():
-            defaults["base"] = self.encoder or self._training_encoder()
+            defaults = untrained_models(self.begun_with())
         if not self.models or fs.exists(trained_path):
             defaults["tuned"] = defaults.get("base", EncoderConfig.model_validate({})).of_saved(trained)
         return {**defaults, **self.models}
@@ -187,7 +191,18 @@ class EvaluateConfig(JobConfig):
         fs, name = filesystem(path)
         return path if fs.exists(name) else None
 
-    def _training_encoder(self) -> EncoderConfig:
-        """Return the encoder of the training's own settings; the sample model where there was no training."""
-        path = self._training()
-        return EncoderConfig.model_validate((read_json(path).get("encoder") if path else None) or {})
+    def begun_with(self) -> EncoderConfig:
+        """Return `encoder`, else that of the training's own settings; the sample model where there was no training."""
+        path = None if self.encoder else self._training()
+        return self.encoder or EncoderConfig.model_validate((read_json(path).get("encoder") if path else None) or {})
+
+
+def untrained_models(begun_with: EncoderConfig) -> dict[str, EncoderConfig]:
+    """The whole untrained model as `base`, and as `start` what training began with, where that was cut from it.
+
+    A model that lost layers or dimensions is a straw man: beating it says nothing about the model that was there.
+    """
+    if not is_cut(begun_with):
+        return {"base": begun_with}
+    uncut = begun_with.model_copy(update={"layers": None, "truncate_dim": None})
+    return {"base": uncut, "start": begun_with}

@@ -10,6 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import EncoderConfig
+from pipeline.encoder.layer_count import kept_layers
 from pipeline.encoder.transformer_loading import TOKENIZER_FILES
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.dataset import read_dataset
@@ -25,13 +26,14 @@ from pipeline.evaluation.outputs import (
     unit_tables,
     write_text,
 )
-from pipeline.evaluation.report_data import build_report_data, commands
+from pipeline.evaluation.report_data import build_report_data, commands, headline_model
 from pipeline.evaluation.results import EvaluationPlan, Results, tests
 from pipeline.evaluation.retention import evaluate_guard, open_guards
-from pipeline.metrics.registry import parse_metric
+from pipeline.metrics.registry import metric_label, parse_metric
 from pipeline.metrics.retrieval import depth
 from pipeline.report.data import RetentionResult
 from pipeline.report.page import render
+from pipeline.report.sentences import FEW_QUERIES, small_set
 from pipeline.storage.artifact import Artifact, Draft, begin
 from pipeline.storage.files import filesystem, join, read_json, write_json
 from pipeline.storage.fingerprints import fingerprint_file
@@ -68,6 +70,8 @@ def run(config: EvaluateConfig) -> Artifact:
         tuning=config.tuning,
     )
     results = evaluate(data, dataset, plan)
+    for name, encoder in config.models.items():
+        results.scores[name] |= kept_layers(encoder, config.begun_with() if name == "tuned" else None)
     guards = [evaluate_guard(guard, plan, str(config.baseline)) for guard in opened]
     return _write(config, data, draft, results, read_curves(training), guards)
 
@@ -157,6 +161,10 @@ def _print(
 ) -> None:
     against = [test for test in comparisons if test["baseline"] == config.baseline]
     print_table(scores, against, config.metrics, f"split {config.split}, {queries:,} queries")
+    subject = headline_model(list(config.models), str(config.baseline))
+    deciding = [test for test in against if (test["model"], test["metric"]) == (subject, config.metrics[0])]
+    if deciding and 0 < queries < FEW_QUERIES:
+        say(f"evaluate: {small_set(queries, metric_label(config.metrics[0]), deciding[0].get('detectable', 0.0))}")
     for guard in guards:
         title = f"guard {guard.name}, split {guard.split}, {guard.queries:,} queries"
         print_table(guard.models, guard.comparisons, config.metrics, title)

@@ -9,8 +9,8 @@ from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
 from pipeline.metrics.registry import TASKS, parse_metric
 from pipeline.report.data import ReportData
-from pipeline.report.format import count, decimal, p_value, signed
-from pipeline.report.sentences import headline, leakage
+from pipeline.report.format import count, decimal, layers, p_value, signed
+from pipeline.report.sentences import headline, leakage, power, untrained
 from pipeline.storage.files import join
 
 PART = "measured"  # as the training's card calls it
@@ -36,6 +36,7 @@ def measured_part(report: ReportData) -> str:
         f"## Measured\n\n{headline(report)}.",
         f"Split {report.split}: {count(report.queries)} queries over {count(report.documents)} documents, all of "
         f"them ranked; {count(report.scored_pairs)} labelled pairs. In brackets 95% bootstrap intervals.",
+        " ".join([*untrained(report), *power(report)]),
         _models(report),
         "\n".join(f"- {sentence}" for sentence in report.systems.values()),
         _tests(report),
@@ -55,7 +56,8 @@ def _models(report: ReportData) -> str:
     names = report.measured([*report.metrics, *report.task_metrics()])
     models = list(report.scores)
     rows = [[report.label(n), *(_score(report.scores[model], n) for model in models)] for n in names]
-    return model_card.table(["", *models], rows)
+    head = [", ".join(filter(None, [model, layers(report.scores[model])])) for model in models]
+    return model_card.table(["", *head], rows)
 
 
 def _score(scores: Mapping[str, Any], name: str) -> str:

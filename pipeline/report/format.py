@@ -1,6 +1,8 @@
 """How numbers and texts are written: no zero before the point, p-values, counts, shortened texts."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -34,6 +36,14 @@ def p_equals(value: float) -> str:
 def count(value: int) -> str:
     """Write a count with thousands apart."""
     return f"{value:,}"
+
+
+def layers(scores: Mapping[str, Any]) -> str:
+    """Write how many layers a model has, "3 of 6 layers" or "6 layers"; empty where its scores do not say."""
+    kept, whole = scores.get("layers"), scores.get("of")
+    if not kept:
+        return ""
+    return f"{kept} of {whole} layers" if kept != whole else f"{kept} layer{'s' if kept > 1 else ''}"
 
 
 def reason(key: str) -> str:

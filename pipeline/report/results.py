@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.report.data import ReportData
-from pipeline.report.format import count, decimal, p_value, signed
+from pipeline.report.format import count, decimal, layers, p_value, signed
 from pipeline.report.html import Cell, Figure, Table
 from pipeline.report.plots import standings_plot
 
@@ -82,7 +82,10 @@ def score_tables(report: ReportData) -> list[tuple[str, Table]]:
 def _score_table(report: ReportData, names: list[str], groups: dict[str, list[list[Cell]]]) -> Table:
     best = {name: report.scores[model][name] for name in names for model in [report.best(name)] if model is not None}
     rows = [
-        [Cell(model), *(_score_cell(report, scores, name, best[name]) for name in names)]
+        [
+            Cell(model, tuple(filter(None, [layers(scores)]))),
+            *(_score_cell(report, scores, name, best[name]) for name in names),
+        ]
         for model, scores in report.scores.items()
     ]
     return Table(["Model", *(report.label(name) for name in names)], rows, groups=groups)

@@ -309,8 +309,15 @@ def test_settings_are_checked():
 def test_default_models(tmp_path):
     given = {"run": str(tmp_path), "encoder": {"layers": 2, "max_length": 64}}
     models = validate(EvaluateConfig, given).resolved().models
-    assert (models["base"].layers, models["tuned"].layers) == (2, None)
+    assert {name: model.layers for name, model in models.items()} == {"base": None, "start": 2, "tuned": None}
+    assert models["base"].max_length == 64, "compared at the length of the training, whole"
     assert models["tuned"].model == str(tmp_path / "model")
+    whole = validate(EvaluateConfig, {"run": str(tmp_path), "encoder": {"layers": 6}}).resolved()
+    assert list(whole.models) == ["base", "tuned"], "six of six layers is the whole model"
+    short = validate(EvaluateConfig, {"run": str(tmp_path), "encoder": {"truncate_dim": 64}}).resolved()
+    assert [(name, model.truncate_dim) for name, model in short.models.items()] == [
+        *[("base", None), ("start", 64), ("tuned", None)]
+    ]
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "config.json").write_text('{"encoder": {"model": "began/with", "max_length": 99}}')
     models = validate(EvaluateConfig, {"run": str(tmp_path)}).resolved().models

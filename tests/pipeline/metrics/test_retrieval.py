@@ -170,6 +170,15 @@ def test_permutation_is_level_under_no_difference():
     assert significance.permutation_test(np.ones(9), np.ones(9)) == 1.0
 
 
+def test_the_detectable_difference_is_found_in_four_of_five_samples():
+    rng, queries, spread = np.random.default_rng(0), 60, 0.3
+    wanted = significance.detectable_difference(rng.normal(0, spread, 100_000)) * np.sqrt(100_000 / queries)
+    samples = rng.normal(wanted, spread, (300, queries))
+    found = [significance.permutation_test(row, np.zeros(queries), samples=400) < 0.05 for row in samples]
+    assert 0.72 < np.mean(found) < 0.88
+    assert significance.detectable_difference(np.ones(1)) == significance.detectable_difference(np.ones(9)) == 0.0
+
+
 def test_holm():
     assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert significance.holm([0.9, 0.8]) == [1.0, 1.0]

@@ -11,7 +11,8 @@ from pipeline.metrics.registry import metric_label
 from pipeline.report.data import ReportData
 from pipeline.report.format import decimal, p_value, shorten, signed
 from pipeline.report.page import render
-from pipeline.report.sentences import headline, leakage, remarks
+from pipeline.report.results import score_tables
+from pipeline.report.sentences import headline, leakage, power, remarks
 from tests.support import report_data as support
 from tests.support.report_data import HOSTILE, comparison, retention, scores
 
@@ -248,3 +249,30 @@ def test_the_browser_may_load_nothing(page_text):
     assert page.xpath("//meta[@http-equiv='Content-Security-Policy']/@content") == [
         "default-src 'none'; style-src 'unsafe-inline'"
     ]
+
+
+def test_a_cut_model_says_so_and_stands_beside_the_whole_one(report):
+    sizes = {"base": (6, 6), "start": (3, 6), "tuned": (3, 6)}
+    counted = {name: report.scores.get(name, report.scores["base"]) for name in sizes}
+    counted = {name: {**counted[name], "layers": kept, "of": of} for name, (kept, of) in sizes.items()}
+    cut = replace(report, scores=counted)
+    assert headline(cut).startswith(
+        "tuned (3 of 6 layers) finds the right answer first for 61% of unseen queries, base (6 layers) 43%"
+    )
+    said = remarks(cut)
+    assert "base is the model without training, 6 layers." in said
+    assert "start is what training began with, untrained: 3 of 6 layers." in said
+    rows = {row[0].text: row[0].small for row in score_tables(cut)[0][1].rows}
+    assert rows == {"base": ("6 layers",), "start": ("3 of 6 layers",), "tuned": ("3 of 6 layers",)}
+    alike = replace(report, scores={name: {**of, "layers": 6, "of": 6} for name, of in report.scores.items()})
+    assert headline(alike) == headline(report), "the same size is no news"
+
+
+def test_a_small_set_of_queries_says_what_it_can_show(report):
+    test = {**report.comparisons[0], "detectable": 0.0712}
+    few = replace(report, queries=79, comparisons=[test])
+    (sentence,) = power(few)
+    assert sentence.startswith("Few queries (79): a true difference in nDCG@10 below about .071 would mostly go")
+    assert sentence in remarks(few) and power(replace(few, queries=100)) == []
+    assert "nothing can be said of its power" in power(replace(few, comparisons=[{**test, "detectable": 0.0}]))[0]
+    assert power(replace(few, comparisons=[])) == []
