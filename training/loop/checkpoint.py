@@ -36,6 +36,9 @@ class CheckpointConfig(Config):
         "auto",
         description="async: training goes on while it is stored; auto: async where the run is on an object store",
     )
+    keep_finished: bool = Field(
+        False, description="keep the checkpoints of a finished run too; by default its model alone is kept"
+    )
     ledger: bool = Field(False, description="record the rows of every step, by worker, in training/ledger")
 
 

@@ -90,7 +90,11 @@ class TrainConfig(JobConfig):
     encoder: EncoderConfig = EncoderConfig()
     lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
     loss: AnyLoss = InfoNCE()
-    rows: list[Kind] = Field(["pairs"], min_length=1, description="tables to train on")
+    rows: Annotated[list[Kind], Field(min_length=1)] | Literal["auto"] = Field(
+        "auto",
+        description="tables to train on, of pairs, triplets, mined, judged, labelled; auto: mined negatives and "
+        "triplets where they are, else pairs; labelled pairs for a loss on scores",
+    )
     guide: GuideConfig | None = Field(
         None, description="vectors of another model, for loss.mask.guide_margin or as teacher of embedding_mse"
     )
@@ -149,13 +153,19 @@ class TrainConfig(JobConfig):
             )
         if self.lora and self.lora.method not in ("lora", "rslora") and self.interpolation < 1:
             raise ValueError(f"interpolation scales what lora adds; with lora.method {self.lora.method} leave it at 1")
-        if self.refresh and "mined" not in self.rows:
+        if self.refresh and self.rows != "auto" and "mined" not in self.rows:
             raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
         if self.resume and self.fresh:
             raise ValueError("resume goes on and fresh starts anew; give one of the two")
         if self.loop.patience and (self.validation.asynchronous or not self.loop.validations):
             raise ValueError("loop.patience needs loop.validations in turn, not validation.asynchronous")
         return self
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Kinds of rows of a run; `auto` was resolved before (`row_kinds.resolve_rows`)."""
+        assert not isinstance(self.rows, str), "rows: auto is resolved when the data is there"
+        return self.rows
 
     @property
     def one_source_batches(self) -> bool:

@@ -49,7 +49,7 @@ def prepare_rows(
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
     other_inputs = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
     inputs |= {name: item.manifest.fingerprint for name, item in other_inputs.items() if item}
-    if sum(_stored_rows(kind, data, negatives) for kind in config.rows) <= LOCAL_ROWS or replayed:
+    if sum(_stored_rows(kind, data, negatives) for kind in config.kinds) <= LOCAL_ROWS or replayed:
         rows = _load_rows(config, data, negatives, replayed)
         rows_artifact = write_rows(path, settings, inputs, tokenise_in_pieces(rows, encoder.tokenize))
     else:
@@ -69,7 +69,7 @@ def _stored_rows(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
 
 def _bulk_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, path: str) -> BulkRows:
     bulk = BulkRows(
-        config.rows,
+        config.kinds,
         data,
         negatives,
         config.encoder,
@@ -94,11 +94,11 @@ def _load_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, 
     """Rows of a run, those of the replayed artifact in a stream of their own."""
     max_negatives = config.max_negatives if config.negative_sampling == "first" else None
     if config.replay and replayed:
-        run_rows = sample_rows(read_table(config.rows, data, negatives), config.max_rows)
+        run_rows = sample_rows(read_table(config.kinds, data, negatives), config.max_rows)
         rows = load_with_replay(run_rows, data, config.replay, replayed, max_negatives)
     else:
         rows = load_rows(
-            config.rows, data, negatives, max_negatives, config.max_rows, config.mix, config.mix_temperature
+            config.kinds, data, negatives, max_negatives, config.max_rows, config.mix, config.mix_temperature
         )
     if config.one_source_batches:
         rows = replace(rows, stream=rows.source)

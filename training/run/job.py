@@ -15,9 +15,11 @@ from training.losses.any_loss import check_rows
 from training.losses.by_source import check_sources
 from training.run import model_card, truncation
 from training.run.config import TrainConfig
+from training.run.ray_trainer import prune_checkpoints
 from training.run.rehearsal import rehearse_end
 from training.run.resume import resolve_existing_run
 from training.run.rounds import Inputs, load_trained, train_rounds
+from training.run.row_kinds import resolve_rows
 from training.run.saved_model import SavedModelCheck
 from training.run.tracker import tell_trackers
 
@@ -29,18 +31,17 @@ def run(config: TrainConfig) -> str:
     `training.run.resume` says what --resume and --fresh change. Raises UserError where the trained model equals its
     base, and where the saved directory, loaded anew, gives other vectors than the model in memory.
     """
-    check_rows(
-        config.loss,
-        [*config.rows, *(config.replay.rows if config.replay else ())],
-        guided=config.guide is not None,
-    )
+    if config.rows != "auto":
+        _check_loss(config)
     for tracker in config.trackers:
         tracker.check()
     paths = config.paths
     data = Artifact.open(paths["data"], "build")
-    negatives = open_mined(paths["negatives"]) if "mined" in config.rows else None
+    config = resolve_rows(config, data)
+    _check_loss(config)
+    negatives = open_mined(paths["negatives"]) if "mined" in config.kinds else None
     if config.loss.needs_sources():
-        check_sources(config.loss, read_sources(config.rows, data, negatives))
+        check_sources(config.loss, read_sources(config.kinds, data, negatives))
     base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32", "backend": "torch"}), "cpu")
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:
@@ -54,12 +55,19 @@ def run(config: TrainConfig) -> str:
         paths["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, resume=True
     )
     if isinstance(draft, Artifact):
+        prune_checkpoints(config)
         say(f"train: already done: {paths['model']}")
         return paths["model"]
     rehearse_end(config, base)
     ray_session.start()
-    with tell_trackers(config.trackers, paths["log"]):
+    with tell_trackers(config.trackers, paths["log"], paths["model"]):
         return _train(config, draft, Inputs(data, negatives, replayed, base), inputs)
+
+
+def _check_loss(config: TrainConfig) -> None:
+    """Raise UserError where the loss does not fit the kinds of rows."""
+    kinds = [*config.kinds, *(config.replay.rows if config.replay else ())]
+    check_rows(config.loss, kinds, guided=config.guide is not None)
 
 
 def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[str, str]) -> str:
@@ -84,5 +92,6 @@ def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[s
     refreshed = {"refreshed": trained.versions} if config.refresh else {}
     facts = {"validation": measured, "vectors": vectors, "truncation": cut, **refreshed}
     draft.finish([], model=paths["model"], rows=run_rows, plan=plan, **facts)
+    prune_checkpoints(config)
     say(f"train: done: {paths['model']}")
     return paths["model"]

@@ -166,6 +166,17 @@ def committed(log: str) -> dict[str, dict[str, Any]]:
     }
 
 
+def prune_checkpoints(config: TrainConfig) -> None:
+    """Remove the checkpoints of a finished run, whose model was saved and checked: they are several times its size."""
+    folder = files.join(config.paths["log"], NAME)
+    fs, root = files.filesystem(folder)
+    if config.checkpoints.keep_finished or not fs.exists(root):
+        return
+    removed = int(fs.du(root))
+    files.remove_folder(folder)
+    say(f"train: removed the run's checkpoints, {removed / 1e6:,.0f} MB (checkpoints.keep_finished keeps them)")
+
+
 def _add_validations(lines: JsonlLog, measured: list[dict[str, Any]]) -> None:
     """Add asynchronous validations that ended after the last row of metrics."""
     rows = lines.rows()

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline.storage import files
-from training.run.tracker import MetricsWriter, Tracker, figures, require
+from training.run.tracker import MetricsWriter, RunState, Tracker, figures, parameters, require
 
 
 class TensorBoard(Tracker):
@@ -20,7 +20,20 @@ class TensorBoard(Tracker):
 
     def open(self, log: str, step: int) -> MetricsWriter:
         """Open for a run that begins after `step`; later points of an earlier attempt disappear."""
-        return _EventWriter(files.absolute(self.path) if self.path else files.join(log, "tensorboard"), step)
+        writer = _EventWriter(self._directory(log), step)
+        if not step and (settings := parameters(log)):
+            rows = "".join(f"| {name} | {value} |\n" for name, value in settings.items())
+            writer.note("settings", f"| setting | value |\n|---|---|\n{rows}", 0)
+        return writer
+
+    def end(self, log: str, state: RunState, model: str) -> None:
+        """Note how the run ended, as a text beside the scalars."""
+        writer = _EventWriter(self._directory(log), 0)
+        writer.note("state", f"{state}: {model}" if state is RunState.FINISHED else str(state), 0)
+        writer.close()
+
+    def _directory(self, log: str) -> str:
+        return files.absolute(self.path) if self.path else files.join(log, "tensorboard")
 
 
 class _EventWriter:
@@ -33,6 +46,9 @@ class _EventWriter:
     def log(self, row: dict[str, Any]) -> None:
         for name, value in figures(row).items():
             self.writer.add_scalar(name, value, row["step"])
+
+    def note(self, name: str, text: str, step: int) -> None:
+        self.writer.add_text(name, text, step)
 
     def close(self) -> None:
         self.writer.close()

@@ -1,14 +1,31 @@
 """Base of trackers: settings of a tool that gets the metrics of a run, and the writer that it opens."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from pipeline.core.config import Plugin
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
+from pipeline.storage import files
+from pipeline.storage.artifact import CONFIG
+
+
+class RunState(StrEnum):
+    """How a training ended, in MLflow's words; KILLED is an interrupt of the user or of the cluster."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+    @classmethod
+    def of(cls, error: BaseException) -> "RunState":
+        """The state of a training that ended in an error: Ctrl-C and the SIGTERM of `ray job stop` kill it."""
+        return cls.KILLED if isinstance(error, KeyboardInterrupt | SystemExit) else cls.FAILED
 
 
 class MetricsWriter(Protocol):
@@ -40,30 +57,49 @@ class Tracker(Plugin):
     def open(self, log: str, step: int) -> MetricsWriter:
         """Open for a run that begins after `step`; `log` is the directory of the run's logs."""
 
-    def end(self, log: str, *, failed: bool) -> None:
-        """Say that training has ended, well or not; called once on the driver, whatever became of the workers."""
+    def end(self, log: str, state: RunState, model: str) -> None:
+        """Say how training has ended; called once on the driver, whatever became of the workers.
+
+        `model` is the directory of the trained model, which is whole where the state is FINISHED.
+        """
         return None
 
 
 @contextmanager
-def tell_trackers(trackers: Sequence[Tracker], log: str) -> Iterator[None]:
-    """Tell trackers when the training inside ends, and whether in an error; none of them can hide that error."""
+def tell_trackers(trackers: Sequence[Tracker], log: str, model: str) -> Iterator[None]:
+    """Tell trackers when and how the training inside ends; none of them can hide its error, or undo its success."""
+    state = RunState.FINISHED
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        state = RunState.of(error)
+        raise
+    finally:
         for tracker in trackers:
             try:
-                tracker.end(log, failed=True)
+                tracker.end(log, state, model)
             except Exception as error:
                 say(f"train: tracker {tracker.type}: {error}")
-        raise
-    for tracker in trackers:
-        tracker.end(log, failed=False)
 
 
 def figures(row: dict[str, Any]) -> dict[str, float]:
     """The numbers of a row, without the step."""
     return {name: float(value) for name, value in row.items() if _is_figure(name, value)}
+
+
+def parameters(log: str) -> dict[str, str]:
+    """Settings of the run that are set, by their names in a recipe (`loop.batch_size`), as its log has them."""
+    path = files.join(log, CONFIG)
+    fs, name = files.filesystem(path)
+    return dict(_flat(files.read_json(path))) if fs.exists(name) else {}
+
+
+def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from _flat(value, f"{name}.{key}" if name else key)
+    elif settings is not None:
+        yield re.sub(r"[^\w./ -]", "_", name), str(settings)
 
 
 def require(library: str) -> None:

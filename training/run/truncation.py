@@ -32,10 +32,10 @@ def measure(
     notes: dict[Role, dict[str, Any]] = {}
     for role in ("query", "document"):
         texts: list[str] = []
-        for kind in config.rows:
+        for kind in config.kinds:
             table, column = _COLUMNS[kind][role]
             source = negatives if kind == "mined" and negatives else data
-            texts += _sample(source, table, column, -(-SAMPLE // len(config.rows)))
+            texts += _sample(source, table, column, -(-SAMPLE // len(config.kinds)))
         truncation = Truncation.measure(encoder, texts, role)
         say(f"train: {truncation.sentence()}")
         notes[role] = truncation.note()

@@ -51,6 +51,7 @@ def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_
     assert [line["step"] for line in trained] == list(range(1, trained[-1]["steps"] + 1))
     assert trained[-1]["loss"] < trained[0]["loss"]
     assert [line["step"] for line in lines if "ndcg@10" in line] == [0, *sorted(milestones(trained[-1]["steps"], 3))]
+    assert not (tmp_path / "training" / "ray").exists(), "checkpoints of a finished run are several times its model"
     card = Path(model, "README.md").read_text()
     assert "sentence-transformers" in card
     cut = json.loads((tmp_path / "training" / "manifest.json").read_text())["notes"]["truncation"]

@@ -10,7 +10,7 @@ from training.run import tracker
 from training.run.jsonl_log import JsonlLog
 from training.run.mlflow import MLflow
 from training.run.tensorboard import TensorBoard
-from training.run.tracker import Tracker, tell_trackers
+from training.run.tracker import RunState, Tracker, tell_trackers
 
 ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.5}, {"step": 2, "ndcg@10": 0.5}]
 
@@ -72,21 +72,48 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch):
     settings = {"loss": {"type": "infonce", "tile": None}, "loop": {"batch_size": 64}, "rows": ["pairs", "mined"]}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     client, told = MlflowClient(uri), MLflow(uri=uri)
-    told.end(str(tmp_path), failed=True)  # nothing was opened yet: there is nothing to end
+    told.end(str(tmp_path), RunState.FAILED, "")  # nothing was opened yet: there is nothing to end
 
     def the_run():
         (run,) = client.search_runs([client.get_experiment_by_name("tripletail").experiment_id])
         return run
 
-    for number, row in enumerate((ROWS[0], ROWS[2])):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("README.md", "model.safetensors"):
+        (model / name).write_text(name)
+    for state, row in zip(RunState, (ROWS[0], ROWS[2], ROWS[1]), strict=True):
         writer = told.open(str(tmp_path), 0)
         writer.log(row)
         writer.close()
         assert the_run().info.status == "RUNNING"
-        told.end(str(tmp_path), failed=number == 0)
-        assert the_run().info.status == ["FAILED", "FINISHED"][number]
-    assert the_run().data.metrics == {"loss": 2.0, "ndcg_at_10": 0.5}
+        told.end(str(tmp_path), state, str(model))
+        assert the_run().info.status == state
+    assert the_run().data.metrics == {"loss": 1.5, "ndcg_at_10": 0.5}
     assert the_run().data.params == {"loss.type": "infonce", "loop.batch_size": "64", "rows": "['pairs', 'mined']"}
+    assert the_run().data.tags["tripletail.log"] == str(tmp_path)
+
+    def stored(folder: str) -> list[str]:
+        return [item.path for item in client.list_artifacts(the_run().info.run_id, folder)]
+
+    assert stored("training") == ["training/config.json"] and stored("model") == ["model/README.md"]
+    told.model_copy(update={"artifacts": "model"}).end(str(tmp_path), RunState.FINISHED, str(model))
+    assert stored("model") == ["model/README.md", "model/model.safetensors"]
+
+
+def test_tensorboard_has_the_settings_and_the_end(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / "config.json").write_text(json.dumps({"loop": {"batch_size": 64}, "guide": None}))
+    TensorBoard().open(str(tmp_path), 0).close()
+    TensorBoard().end(str(tmp_path), RunState.KILLED, "runs/a/model")
+    found = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    texts = {
+        tag.split("/")[0]: found.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in found.Tags()["tensors"]
+    }
+    assert texts["state"] == "KILLED" and "| loop.batch_size | 64 |" in texts["settings"]
+    assert "guide" not in texts["settings"]
 
 
 class Recorder(Tracker):
@@ -97,20 +124,28 @@ class Recorder(Tracker):
     def open(self, log, step):
         raise NotImplementedError
 
-    def end(self, log, *, failed):
+    def end(self, log, state, model):
         if self.broken:
             raise ConnectionError("the server is gone")
-        ENDS.append((log, failed))
+        ENDS.append((log, state, model))
 
 
-ENDS: list[tuple[str, bool]] = []
+ENDS: list[tuple[str, str, str]] = []
 
 
 def test_trackers_are_told_how_a_training_ended(capsys):
     ENDS.clear()
-    with tell_trackers([Recorder(), Recorder()], "first"):
+    with tell_trackers([Recorder(), Recorder(broken=True), Recorder()], "first", "m"):
         pass
-    with pytest.raises(KeyError, match="a defect"), tell_trackers([Recorder(broken=True), Recorder()], "second"):
+    with pytest.raises(KeyError, match="a defect"), tell_trackers([Recorder(broken=True), Recorder()], "second", "m"):
         raise KeyError("a defect")
-    assert ENDS == [("first", False), ("first", False), ("second", True)]
-    assert "the server is gone" in capsys.readouterr().err, "and the error of the training is not hidden by it"
+    assert [*[("first", "FINISHED", "m")] * 2, ("second", "FAILED", "m")] == ENDS
+    assert capsys.readouterr().err.count("the server is gone") == 2, "said, and neither end is hidden by it"
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, lambda: SystemExit(15)])
+def test_an_interrupt_kills_a_run_and_is_no_failure(stop):
+    ENDS.clear()
+    with pytest.raises((KeyboardInterrupt, SystemExit)), tell_trackers([Recorder()], "log", "m"):
+        raise stop()
+    assert ENDS == [("log", "KILLED", "m")]

@@ -1,0 +1,95 @@
+"""Which tables a run trains on where the recipe leaves it open, `rows: auto`, and which it leaves aside.
+
+    rows: auto      # mined negatives and triplets where they are, else pairs; labelled pairs for a loss on scores
+
+Whatever was made and is not used is said in one line, so that an hour of mining is never wasted in silence.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.storage.artifact import MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join, open_parquet
+from training.data.read_rows import Kind
+from training.run.config import TrainConfig
+
+
+def resolve_rows(config: TrainConfig, data: Artifact) -> TrainConfig:
+    """Settings with the kinds of rows named; says which they are and what was made but is not used.
+
+    Raises UserError where `refresh` needs mined rows and there are none.
+    """
+    available = training_rows(data, mined_negatives(config, data))
+    kinds = auto_kinds(config, available) if config.rows == "auto" else config.kinds
+    if config.refresh and "mined" not in kinds:
+        raise UserError("refresh mines anew what `mine` found, and no negatives were mined; run `mine` first")
+    unused = {kind: rows for kind, rows in available.items() if rows and not _is_used(kind, kinds)}
+    if unused or config.rows == "auto":
+        say(f"train: {describe_rows(kinds, available, unused, auto=config.rows == 'auto')}")
+    return config.model_copy(update={"rows": kinds})
+
+
+def auto_kinds(config: TrainConfig, available: dict[Kind, int]) -> list[Kind]:
+    """Kinds of rows of a loss: scored pairs where it learns from scores, else mined rows or pairs, and triplets."""
+    if available["labelled"] and not (config.loss.assumes_positives() or config.loss.needs_teacher()):
+        return ["labelled"]
+    kinds: list[Kind] = ["mined" if available["mined"] else "pairs"]
+    if available["triplets"]:
+        kinds = [*(kinds if available[kinds[0]] else []), "triplets"]
+    return kinds
+
+
+def _is_used(kind: Kind, kinds: list[Kind]) -> bool:
+    """Whether rows are trained on; mined rows are the pairs, each with its negatives."""
+    return kind in kinds or (kind == "pairs" and "mined" in kinds)
+
+
+def describe_rows(kinds: list[Kind], available: dict[Kind, int], unused: dict[Kind, int], *, auto: bool) -> str:
+    """Say which rows are trained on, and which were made for nothing."""
+    used = ", ".join(f"{kind} {available[kind]:,}" if kind in available else kind for kind in kinds)
+    text = f"rows {'auto: ' if auto else ''}{used}"
+    if not unused:
+        return text
+    names = ", ".join(f"{kind} {rows:,}" for kind, rows in unused.items())
+    return f"{text}; made but not used: {names} (rows: [{', '.join([*kinds, *unused])}] would)"
+
+
+def training_rows(data: Artifact, negatives: Artifact | None) -> dict[Kind, int]:
+    """Rows of the training split by kind; mined ones only where some of them have a negative."""
+    has_mined = negatives is not None and _has_negatives(negatives)
+    return {
+        "mined": _count(negatives, "triplets") if negatives and has_mined else 0,
+        "pairs": _count(data, "pairs"),
+        "triplets": _count(data, "triplets"),
+        "labelled": _count(data, "labelled"),
+    }
+
+
+def _has_negatives(negatives: Artifact) -> bool:
+    per_row = negatives.manifest.notes.get("negatives_per_row", {})
+    return any(int(number) and count for number, count in per_row.items())
+
+
+def _count(artifact: Artifact, table: str) -> int:
+    """Rows of a table that are of the training split, read one column of one row group at a time."""
+    total = 0
+    for path in artifact.files(table) if artifact.has(table) else ():
+        with open_parquet(path) as parquet:
+            for batch in parquet.iter_batches(columns=["split"]):
+                total += pc.sum(pc.equal(batch.column(0), pa.scalar("train"))).as_py() or 0
+    return total
+
+
+def mined_negatives(config: TrainConfig, data: Artifact) -> Artifact | None:
+    """The finished artifact of mine, None where there is none; `auto` leaves one of other data aside, and says so."""
+    path = config.paths["negatives"]
+    fs, root = filesystem(join(path, MANIFEST))
+    if not fs.exists(root):
+        return None
+    negatives = Artifact.open(path, "mine")
+    if config.rows == "auto" and negatives.manifest.inputs.get("data") != data.manifest.fingerprint:
+        say(f"train: {path}: was mined from other data than {data.path}; not used, run `mine` again")
+        return None
+    return negatives
