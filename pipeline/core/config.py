@@ -296,10 +296,12 @@ def main(
     argv: Sequence[str] | None = None,
     *,
     section: str | None = None,
+    check: Callable[[C], str] | None = None,
 ) -> None:
     """Parse, run and exit: 0 done, 2 a user's error in one line, 130 interrupted; defects keep their traceback.
 
     `section` is the section of a recipe that the settings are read from, by default the one of the command's name.
+    `check` compares the settings with what is there and says what would be done; `--dry-run` asks it.
     """
     section, words = section or command, sys.argv[1:] if argv is None else argv
     if "--help-all" in words:
@@ -309,6 +311,8 @@ def main(
         config, dry_run = parse(config_class, section, words)
         if dry_run:
             sys.stdout.write(json.dumps(config.model_dump(mode="json"), indent=2) + "\n")
+            if check:
+                say(f"{command}: {check(config)}")
             return
         run(config)
 

@@ -29,7 +29,7 @@ def short_help(config_class: type[BaseModel], command: str, section: str = "") -
     common = [settings[path] for path in getattr(config_class, "common_settings", ())]
     always = [
         ("--config RECIPE", f"YAML or JSON file with {f'a section `{section}:`' if section else 'settings'}"),
-        ("--dry-run", "print the resolved settings, start nothing"),
+        ("--dry-run", "check the inputs, print the resolved settings, start nothing"),
         ("--help-all", f"list all {len(settings)} settings"),
     ]
     parts = [

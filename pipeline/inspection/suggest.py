@@ -13,6 +13,7 @@ from pipeline.sources.reading.sample import FileSample
 from pipeline.sources.registry import Source
 
 _BLOCK_BYTES = 1 << 20
+_FILES = 5  # of a source that are tried
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Source)
 
 
@@ -25,6 +26,7 @@ class Suggestion:
     records: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     first_problem: str = ""
+    error: str = ""  # why it cannot be read at all
 
     @property
     def usable(self) -> float:
@@ -61,13 +63,24 @@ def suggest(sample: FileSample) -> list[Suggestion]:
 
 
 def _try(settings: dict[str, Any]) -> Suggestion:
-    """Read the first rows of each file of a source."""
+    """Read the first rows of each file of a source that settings make."""
+    try:
+        return try_source(_ADAPTER.validate_python(settings), "", settings)
+    except ValidationError as error:
+        return Suggestion(settings, error=str(error))
+
+
+def try_source(source: SourceConfig, root: str, settings: dict[str, Any] | None = None) -> Suggestion:
+    """Read the first rows of each file of a source, of the first few files, as a build reads them.
+
+    A source that cannot be read at all has an `error`.
+    """
+    settings = settings or {"type": source.type}
     rows, unused, records, problem = 0, Counter[str](), Counter[str](), ""
     try:
-        source = _ADAPTER.validate_python(settings)
         seen: set[int] = set()
-        for block in source.blocks("", 0, _BLOCK_BYTES):
-            if block.file in seen:
+        for block in source.blocks(root, 0, _BLOCK_BYTES):
+            if block.file in seen or len(seen) == _FILES:
                 continue
             seen.add(block.file)
             parsed = next(source.parse(block), None)
@@ -78,6 +91,6 @@ def _try(settings: dict[str, Any]) -> Suggestion:
             records.update({kind: len(items) for kind, items in parsed.kinds.items() if len(items)})
             offenders = [item for item in parsed.tally.offenders if item[1] in parsed.tally.unused]
             problem = problem or next((f"{reason}: {detail}" for _, reason, detail in offenders), "")
-    except (UserError, ValidationError) as error:
-        return Suggestion(settings, first_problem=str(error))
+    except UserError as error:
+        return Suggestion(settings, error=str(error))
     return Suggestion(settings, rows, records, unused, problem)

@@ -13,17 +13,22 @@ def require_space(path: str, needed: float, what: str) -> None:
 
     >>> require_space("runs/shop/vectors", 40e9, "10,000,000 vectors")
     """
-    if "://" in path:
-        return
-    folder = Path(path).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    free = free_space(path)
+    if free is not None and needed > free:
         raise UserError(
             f"{path}: {what} need about {as_text(needed)}, and {as_text(free)} are free there; make room or choose "
             "another --run"
         )
+
+
+def free_space(path: str) -> int | None:
+    """Bytes that are free on the disk that holds (or will hold) a local path; None of a store."""
+    if "://" in path:
+        return None
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def as_text(size: float) -> str:

@@ -175,6 +175,7 @@ def run(
     source = _settings(recipe)
     assert source is not None
     steps = recipes.plan(source, options, user_errors)
+    recipes.preflight(steps, user_errors)
     results = recipes.execute(steps, user_errors)
     return {step.label: _as_artifact(step, result) for step, result in zip(steps, results, strict=True)}
 

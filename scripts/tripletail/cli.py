@@ -6,15 +6,17 @@
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from .jobs import JOBS
 
 HELP = Path(__file__).parent / "help"
 TOOLS = {
     "run": "Run the jobs of a recipe in order: build, mine, train, embed, evaluate.",
+    "init": "Look at files of yours and write a recipe for them.",
     "fetch": "Fetch a published corpus and prepare it for its recipe.",
     "search": "Show the nearest documents of a text.",
     "inspect": "Show what an artifact holds: counts, lengths, random rows.",
@@ -55,7 +57,7 @@ def overview() -> str:
             *lines,
             "",
             "`tripletail COMMAND --help` shows the settings of a command. A first run, of a sample shop:",
-            "`tripletail run --config quickstart`.",
+            "`tripletail run --config quickstart`; of files of yours: `tripletail init FILE...`.",
             "",
         ]
     )
@@ -71,11 +73,27 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
     else:
         from pipeline.core import config
 
+        from .preflight.run_path import check_run_path
         from .recipe import with_recipe_path
 
         job = JOBS[name]
         config_class, run = job.load()
-        config.main(config_class, name, run, with_recipe_path(words), section=job.section or name)
+
+        def start(settings: Any) -> None:
+            check_run_path(settings)
+            run(settings)
+
+        config.main(
+            config_class, name, start, with_recipe_path(words), section=job.section or name, check=_preflight(name)
+        )
+
+
+def _preflight(name: str) -> Callable[[Any], str] | None:
+    """The preflight of a job on its own, which reads what other jobs have left; None of jobs that no recipe has."""
+    from .preflight.ahead import Ahead
+    from .preflight.check import CHECKS, check_step
+
+    return (lambda config: check_step(name, config, Ahead())) if name in CHECKS else None
 
 
 def render_help(name: str) -> str:

@@ -115,17 +115,61 @@ def _referenced_builds(steps: Sequence[Step], root: str | None) -> list[Step]:
     return [resolve("build", recipe, Options(root=root).settings("build"), f"build of {recipe}") for recipe in recipes]
 
 
+def preflight(steps: Sequence[Step], guard: Guard) -> list[str]:
+    """Check every step against the files, models, splits and disk that are there; a line for each step.
+
+    Nothing is started. All that is wrong is said, a line each, before `guard` gets the last.
+    """
+    from .preflight.ahead import Ahead
+    from .preflight.check import check_step
+
+    ahead, lines = Ahead(), list[str]()
+    problems: list[tuple[str, UserError]] = []
+    for step in steps:
+        try:
+            lines.append(check_step(step.job, step.config, ahead))
+        except UserError as error:
+            problems.append((step.job, error))
+            ahead.add(step.job, step.config)
+    for job, problem in problems[:-1]:
+        say(f"{job}: error: {problem}")
+    if problems:
+        job, problem = problems[-1]
+        with guard(job):
+            raise problem
+    return lines
+
+
+def describe(steps: Sequence[Step], lines: Sequence[str]) -> list[str]:
+    """The plan of a run: where it goes, and for each step what it does and whether it was finished before."""
+    from .preflight.ahead import is_finished, room
+
+    runs = ", ".join(dict.fromkeys(step.config.run for step in steps))
+    plan = [f"{len(steps)} {'jobs' if len(steps) > 1 else 'job'} into {runs}{room(steps[-1].config.run)}"]
+    for number, (step, line) in enumerate(zip(steps, lines, strict=True), 1):
+        done = " (finished; left alone where nothing has changed)" if is_finished(step.job, step.config) else ""
+        plan.append(f"  [{number}/{len(steps)}] {step.label:<9} {line}{done}")
+    return plan
+
+
 def execute(steps: Sequence[Step], guard: Guard) -> list[Any]:
     """Run the jobs one after the other, each announced and timed, and return what they return."""
-    results, begun = [], time.monotonic()
+    from .summary import summary
+
+    results, begun, labels = [], time.monotonic(), [step.label for step in steps]
     for number, step in enumerate(steps, 1):
         label, start = f"[{number}/{len(steps)}] {step.label}", time.monotonic()
-        say(label)
+        say(label + _stages(labels, number - 1))
         with guard(step.job):
             results.append(step.run(step.config))
         say(f"{label}: {time.monotonic() - start:.1f} s")
-    run = steps[-1].config.run
-    report = Path(run) / "report" / "report.html"
-    end = f"the report is {report.resolve()}" if report.exists() else f"everything is in {run}"
-    say(f"{len(steps)} {'jobs' if len(steps) > 1 else 'job'} in {time.monotonic() - begun:.1f} s; {end}")
+    for line in summary([(step.job, step.config) for step in steps], time.monotonic() - begun):
+        say(line)
     return results
+
+
+def _stages(labels: Sequence[str], current: int) -> str:
+    """What is done and what comes, behind the name of a stage; nothing of a run of one job."""
+    parts = {"done": labels[:current], "to come": labels[current + 1 :]}
+    text = "; ".join(f"{name}: {', '.join(part)}" for name, part in parts.items() if part)
+    return f"  ({text})" if text else ""

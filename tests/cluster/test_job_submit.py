@@ -168,6 +168,13 @@ def test_a_user_error_fails_the_job_with_its_line(head, recipe, tmp_path):
     assert "Traceback" not in job.stdout
 
 
+@pytest.mark.parametrize("command", ["scripts.run", "scripts.build"])
+def test_a_relative_run_would_be_lost_and_is_refused(head, recipe, command):
+    job = head.submit("-m", command, "--config", str(recipe), "--run", "runs/lost")
+    assert job.returncode == 1
+    assert "build: error: run: runs/lost is relative, so under `ray job submit` it would lie in" in job.stdout
+
+
 def test_a_submission_without_the_token_is_refused(head, tmp_path):
     mark = tmp_path / "ran"
     job = head.submit("-c", f"open({str(mark)!r}, 'w')", RAY_AUTH_TOKEN="wrong-" + "0" * 58)

@@ -2,14 +2,19 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.core.help import full_help
+from pipeline.core.config import validate
+from pipeline.core.help import default_text, full_help
+from pipeline.core.settings import list_settings
 from scripts.tripletail import cli
 from scripts.tripletail.jobs import JOBS
 
@@ -75,6 +80,27 @@ def test_help_all_lists_every_setting_with_its_real_default(capsys):
     assert "(default: {run}/model)" in " ".join(embed.split()), "what follows from another setting, not the class's own"
 
 
+REQUIRED = {"build": {"sources": [{"type": "jsonl", "path": "a.jsonl"}]}}  # what a job cannot do without
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_default_that_help_shows_is_the_one_that_a_job_takes(name):
+    config_class, _ = JOBS[name].load()
+    required = REQUIRED.get(name, {})
+    config, compared = validate(config_class, required), 0
+    for setting in list_settings(config_class):
+        given = setting.path in config_class.computed_defaults or setting.path.split(".")[0] in required
+        if given or setting.choice or "[]" in setting.path or ".NAME" in setting.path:
+            continue
+        section: Any = config
+        for part in setting.path.split(".")[:-1]:
+            section = getattr(section, part, None)
+        if hasattr(section, setting.name):
+            assert default_text(setting) == default_text(replace(setting, default=getattr(section, setting.name)))
+            compared += 1
+    assert compared > 4
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["mine", "--help"], ["search", "--help"]])
 def test_help_imports_nothing_slow(words):
     code = (
@@ -84,6 +110,24 @@ def test_help_imports_nothing_slow(words):
     )
     result = run("-c", code, *words)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["inspect faq.csv", "init faq.csv", "run --help", "run --config build.yaml --dry-run"]
+)
+def test_what_needs_no_model_imports_none(tmp_path, command):
+    """torch and Ray take seconds to import; of a dry run the sections that name a model need torch, and no Ray."""
+    (tmp_path / "faq.csv").write_text("question,answer\n" + "how do I mend it?,with glue\n" * 9)
+    (tmp_path / "build.yaml").write_text("build:\n  sources: [{type: csv, kind: qa, path: faq.csv}]\n")
+    code = (
+        "import sys\nfrom scripts.tripletail.cli import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "slow = {'torch', 'ray', 'transformers'} & set(sys.modules)\nsys.exit(f'imports {slow}' if slow else 0)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", code, *command.split()]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def modules() -> dict[str, Path]:

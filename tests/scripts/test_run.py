@@ -47,6 +47,11 @@ def ran(monkeypatch):
         fake = SimpleNamespace(**{config_class: SizedConfig, "run": job(name)})
         monkeypatch.setitem(sys.modules, module, fake)
         monkeypatch.setitem(sys.modules, JOB_TABLE[name].run.partition(":")[0], fake)
+    monkeypatch.setattr(recipe_jobs, "preflight", lambda steps, guard: [step.job for step in steps])
+    monkeypatch.setattr(recipe_jobs, "describe", lambda steps, lines: [])
+    monkeypatch.setattr(
+        "scripts.tripletail.summary.summary", lambda steps, seconds: [f"done: {len(steps)} jobs in {seconds:.1f} s"]
+    )
     return started
 
 
@@ -70,9 +75,10 @@ def test_the_sections_of_the_recipe_run_in_order(ran, recipe, capsys):
         ("mine", 3, "somewhere", False),
         ("evaluate", 1, "somewhere", False),
     ]
-    messages = capsys.readouterr().err.splitlines()
-    assert messages[0] == "[1/3] build" and messages[1].startswith("[1/3] build: ") and messages[1].endswith(" s")
-    assert messages[-1].startswith("3 jobs in ")
+    messages = capsys.readouterr().err.splitlines()[1:]
+    assert messages[0] == "[1/3] build  (to come: mine, evaluate)"
+    assert messages[1].startswith("[1/3] build: ") and messages[1].endswith(" s")
+    assert messages[-1].startswith("done: 3 jobs in ")
 
 
 @pytest.mark.parametrize(
@@ -93,8 +99,8 @@ def test_run_and_overwrite_reach_every_job(ran, recipe):
     assert {row[2:] for row in ran} == {("here", True)}
 
 
-def test_dry_run_prints_a_recipe_and_starts_nothing(ran, recipe, capsys, tmp_path):
-    run.main(["--config", str(recipe), "--dry-run"])
+def test_print_config_prints_a_recipe_and_starts_nothing(ran, recipe, capsys, tmp_path):
+    run.main(["--config", str(recipe), "--print-config"])
     assert ran == []
     printed = capsys.readouterr().out
     assert [(job, part["size"]) for job, part in json.loads(printed).items()] == [
@@ -104,7 +110,7 @@ def test_dry_run_prints_a_recipe_and_starts_nothing(ran, recipe, capsys, tmp_pat
     ]
     again = tmp_path / "again.json"
     again.write_text(printed)
-    run.main(["--config", str(again), "--dry-run"])
+    run.main(["--config", str(again), "--print-config"])
     assert capsys.readouterr().out == printed
 
 
@@ -133,7 +139,7 @@ def test_a_referenced_recipe_is_checked_before_the_first_job(ran, recipe, guard,
     guard.write_text("run: apart\nbuild: {sise: 7}\n")
     assert stops("--config", str(recipe)) == 2
     assert ran == []
-    assert capsys.readouterr().err.startswith("build: error: unknown setting 'sise'")
+    assert capsys.readouterr().err.splitlines()[1].startswith("build: error: unknown setting 'sise'")
 
 
 def test_a_user_error_stops_with_that_jobs_line(ran, recipe, capsys):
@@ -147,7 +153,7 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
     recipe.write_text(RECIPE + "  sise: 4\n")
     assert stops("--config", str(recipe)) == 2
     assert ran == []
-    assert capsys.readouterr().err == "evaluate: error: unknown setting 'sise'; did you mean 'size'?\n"
+    assert capsys.readouterr().err.splitlines()[1:] == ["evaluate: error: unknown setting 'sise'; did you mean 'size'?"]
 
 
 @pytest.mark.parametrize(
@@ -162,32 +168,25 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
 def test_a_recipe_without_the_jobs_is_answered_in_one_line(ran, recipe, capsys, text, argv, part):
     recipe.write_text(text)
     assert stops("--config", str(recipe), *argv) == 2
-    messages = capsys.readouterr().err.splitlines()
+    messages = capsys.readouterr().err.splitlines()[1:]
     assert len(messages) == 1 and messages[0].startswith("run: error: ") and part in messages[0]
-
-
-def test_the_report_is_pointed_at(ran, recipe, capsys, tmp_path):
-    (tmp_path / "out" / "report").mkdir(parents=True)
-    (tmp_path / "out" / "report" / "report.html").write_text("<html>")
-    run.main(["--config", str(recipe), "--run", str(tmp_path / "out")])
-    assert capsys.readouterr().err.rstrip().endswith(f"the report is {tmp_path}/out/report/report.html")
 
 
 @pytest.mark.parametrize("name", run.installed_recipes())
 def test_the_shipped_recipes_are_valid(name, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    run.main(["--config", f"scripts/recipes/{name}.yaml", "--dry-run"])
+    run.main(["--config", f"scripts/recipes/{name}.yaml", "--print-config"])
     assert json.loads(capsys.readouterr().out)
 
 
 def test_a_recipe_goes_by_its_name_where_there_is_no_such_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run.main(["--config", "quickstart", "--dry-run"])
+    run.main(["--config", "quickstart", "--print-config"])
     settings = json.loads(capsys.readouterr().out)
     root = Path(settings["build"]["root"])
     assert all((root / source["path"]).exists() for source in settings["build"]["sources"])
     (tmp_path / "quickstart").write_text("run: own\nmine: {split: dev}\n")
-    run.main(["--config", "quickstart", "--dry-run"])
+    run.main(["--config", "quickstart", "--print-config"])
     assert json.loads(capsys.readouterr().out)["mine"]["run"] == "own"
     assert stops("--config", "quickstrat") == 2
     assert "recipe quickstrat: No such file" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.core.config import JOBS, exit_on_user_error
+from pipeline.core.progress import say
 
 from .. import recipe
 
@@ -48,7 +49,8 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--overwrite", action="store_true", help="replace artifacts made with other settings or inputs")
     flags.add_argument("--strict", action="store_true", help="refuse to go on when training rows leak into evaluation")
-    flags.add_argument("--dry-run", action="store_true", help="print the resolved recipe, start nothing")
+    flags.add_argument("--dry-run", action="store_true", help="check everything, print the plan, start nothing")
+    flags.add_argument("--print-config", action="store_true", help="print the resolved recipe, start nothing")
     return flags
 
 
@@ -58,12 +60,21 @@ def installed_recipes() -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Check every section, then run them."""
+    """Check every section against what is there, say the plan, then run it."""
     flags = vars(parser().parse_args(argv))
-    path, dry_run = recipe.find_recipe(flags.pop("config")), flags.pop("dry_run")
+    path = recipe.find_recipe(flags.pop("config"))
+    dry_run, print_config = flags.pop("dry_run"), flags.pop("print_config")
+    say(f"run: checks {path}")
     steps = recipe.plan(path, recipe.Options(**flags), exit_on_user_error)
-    if dry_run:
+    if print_config:
         resolved = {step.job: step.config.model_dump(mode="json") for step in steps if step.label == step.job}
         sys.stdout.write(json.dumps(resolved, indent=2) + "\n")
-    else:
-        recipe.execute(steps, exit_on_user_error)
+        return
+    plan = recipe.describe(steps, recipe.preflight(steps, exit_on_user_error))
+    if dry_run:
+        plan.append("checked: settings, files, columns, models, splits and disk; without --dry-run it starts")
+        sys.stdout.write("\n".join(plan) + "\n")
+        return
+    for line in plan:
+        say(line)
+    recipe.execute(steps, exit_on_user_error)

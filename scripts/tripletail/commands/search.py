@@ -1,13 +1,17 @@
 """Show the nearest documents of a text: `tripletail search "wireless headphones" --index PATH [--top_k 10]`."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags of the command."""
-    flags = argparse.ArgumentParser("tripletail search", description="Show the nearest documents of a text.")
-    flags.add_argument("text", nargs="+", help="one or more queries")
+    flags = argparse.ArgumentParser(
+        "tripletail search",
+        description="Show the nearest documents of a text, or of each line that is typed.",
+    )
+    flags.add_argument("text", nargs="*", help="queries; without any they are read from stdin, a line each")
     flags.add_argument("--index", required=True, metavar="PATH", help="artifact of index, or of embed (exact search)")
     flags.add_argument("--model", help="where the model is now (default: where it was when the vectors were made)")
     flags.add_argument("--top_k", "--top-k", type=int, default=10, help="documents to show (default: 10)")
@@ -22,7 +26,19 @@ def main(argv: Sequence[str]) -> None:
 
     with exit_on_user_error("search"):
         searcher = Searcher(options.index, options.model)
-        for text in options.text:
+        for text in options.text or _typed():
             print(text)
             for number, hit in enumerate(searcher(text, options.top_k), 1):
-                print(f"{number:4}  {hit.score:.4f}  {hit.doc_id}  {hit.title}".rstrip())
+                print(f"{number:4}  {hit.score:.4f}  {hit.doc_id}  {hit.title}".rstrip(), flush=True)
+
+
+def _typed() -> Iterator[str]:
+    """Lines of stdin that hold a text, asked for one by one on a terminal; the model stays loaded between them."""
+    while True:
+        if sys.stdin.isatty():
+            print("query (Ctrl-D ends): ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()

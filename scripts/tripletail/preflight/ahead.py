@@ -1,0 +1,53 @@
+"""What earlier jobs of the same recipe will have made when a later one begins."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.storage.artifact import MANIFEST
+from pipeline.storage.disk_space import as_text, free_space
+from pipeline.storage.files import absolute, filesystem, join
+
+
+@dataclass
+class Ahead:
+    """Directories that jobs before this one leave, by absolute path, each with the settings that it is made with."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, job: str, config: Any) -> None:
+        """Note what a job will leave; jobs are added in their order."""
+        paths = [result(job, config), *([config.paths["model"]] if job == "train" else [])]
+        self.results |= dict.fromkeys(map(absolute, paths), config)
+
+    def has(self, path: str) -> bool:
+        """Whether a job before this one leaves something at a path."""
+        return absolute(path) in self.results
+
+    def settings(self, path: str) -> Any:
+        """The settings of the job that will leave something at a path."""
+        return self.results[absolute(path)]
+
+
+def result(job: str, config: Any) -> str:
+    """Where a job leaves its artifact; that of a training is its log."""
+    if job == "train":
+        return str(config.paths["log"])
+    default = {"build": "data", "mine": "negatives", "embed": "vectors", "evaluate": "report"}[job]
+    return str(config.out or join(config.run, default))
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    fs, name = filesystem(path)
+    return bool(fs.exists(name))
+
+
+def is_finished(job: str, config: Any) -> bool:
+    """Whether a job has left its artifact already."""
+    return exists(join(result(job, config), MANIFEST))
+
+
+def room(run: str) -> str:
+    """Room on the disk of a run, in words; nothing of a store."""
+    space = free_space(run)
+    return "" if space is None else f", {as_text(space)} free"
