@@ -73,7 +73,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
     else:
         from pipeline.core import config
 
-        from .preflight.run_path import check_run_path
+        from .preflight.run_path import check_run_path, check_shared
         from .recipe import with_recipe_path
 
         job = JOBS[name]
@@ -81,6 +81,7 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> None:
 
         def start(settings: Any) -> None:
             check_run_path(settings)
+            check_shared(settings.run)
             run(settings)
 
         config.main(

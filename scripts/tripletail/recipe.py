@@ -154,8 +154,12 @@ def describe(steps: Sequence[Step], lines: Sequence[str]) -> list[str]:
 
 def execute(steps: Sequence[Step], guard: Guard) -> list[Any]:
     """Run the jobs one after the other, each announced and timed, and return what they return."""
+    from .preflight.run_path import check_shared
     from .summary import summary
 
+    for run, job in {step.config.run: step.job for step in reversed(steps)}.items():
+        with guard(job):
+            check_shared(run)
     results, begun, labels = [], time.monotonic(), [step.label for step in steps]
     for number, step in enumerate(steps, 1):
         label, start = f"[{number}/{len(steps)}] {step.label}", time.monotonic()

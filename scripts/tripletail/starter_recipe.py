@@ -91,7 +91,7 @@ class StarterRecipe:
         if records["labelled"] and not records["judgments"]:
             parts += [self._train_on_scores()]
         else:
-            parts += [_MINE.format(length=self.max_length), self._train(), _EMBED]
+            parts += [_MINE.format(model=_scalar(self.model), length=self.max_length), self._train(), _EMBED]
         return "\n".join([*parts, self._evaluate()])
 
     def _head(self) -> str:
@@ -157,7 +157,7 @@ class StarterRecipe:
 _MINE = """\
 # Hard negatives: for each question, documents that the model ranks high although they are not its answer.
 mine:
-  encoder: {{max_length: {length}}}
+  encoder: {{model: {model}, max_length: {length}}}
   top_k: 30  # candidates looked at
   rule: {{num_negatives: 1, max_percentage: 0.9}}  # one each, none nearly as near as the answer itself: it may be right
 """

@@ -62,6 +62,7 @@ def test_the_sample_shop_is_recognised_file_by_file(tmp_path: Path, minilm, caps
     init.main([str(SAMPLE / name) for name in ("products.jsonl", "Posts.xml")] + ["--run", "runs/a: b"])
     recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
     assert [source["type"] for source in recipe["build"]["sources"]] == ["jsonl", "stackexchange"]
+    assert recipe["mine"]["encoder"] == recipe["train"]["encoder"]
     assert recipe["run"] == "runs/a: b" and recipe["build"]["sources"][0]["path"] == str(SAMPLE / "products.jsonl")
 
 

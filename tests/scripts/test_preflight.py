@@ -125,6 +125,10 @@ MISTAKES = {
         {"train__trackers": [{"type": "mlflow", "uri": "http://127.0.0.1:9"}]},
         ["train: error: trackers: mlflow: http://127.0.0.1:9 does not answer", "start it, or take the tracker out"],
     ),
+    "a guard that is not there": (
+        {"evaluate__guards": [{"name": "other", "data": "gone"}]},
+        ["evaluate: error: gone: no such directory; run `tripletail build` first"],
+    ),
     "rows that are not mined": (
         {"mine": None, "train__rows": ["mined"]},
         ["train: error: run/negatives: no such directory; run `tripletail mine` first"],

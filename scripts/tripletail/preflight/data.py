@@ -73,7 +73,7 @@ def file_bytes(path: str) -> int:
     return int(fs.du(name)) if fs.exists(name) else 0
 
 
-def check_split(data: str, split: str, tables: Sequence[str], ahead: Ahead, job: str) -> None:
+def check_split(data: str, split: str, tables: Sequence[str], ahead: Ahead) -> None:
     """Raise UserError where a split is empty, of an artifact that is there, or cannot be, of one to be built."""
     if ahead.has(data):
         _check_planned(ahead.settings(data), split)

@@ -19,7 +19,7 @@ def _data(config: Any) -> str:
 
 def check_mine(config: Any, ahead: Ahead) -> str:
     """Check pairs, model and reranker of a mining."""
-    check_split(_data(config), config.split, ("pairs",), ahead, "mine")
+    check_split(_data(config), config.split, ("pairs",), ahead)
     model = check_model(config.encoder, ahead)
     if config.cross_encoder:
         check_model(config.encoder.model_copy(update={"model": config.cross_encoder.model, "layers": None}), ahead)
@@ -30,10 +30,12 @@ def check_mine(config: Any, ahead: Ahead) -> str:
 
 def check_train(config: Any, ahead: Ahead) -> str:
     """Check rows, trackers, model and the room for its checkpoints."""
-    check_split(_data(config), "train", ("pairs", "triplets", "labelled", "queries"), ahead, "train")
+    check_split(_data(config), "train", ("pairs", "triplets", "labelled", "queries"), ahead)
     negatives = config.paths["negatives"]
     if config.rows != "auto" and "mined" in config.rows:
         check_artifact(negatives, "mine", ahead)
+    if config.replay:
+        check_artifact(config.replay.path, "build", ahead)
     for tracker in config.trackers:
         tracker.check()
     model = check_model(config.encoder, ahead)
@@ -65,7 +67,8 @@ def check_embed(config: Any, ahead: Ahead) -> str:
 
 def check_evaluate(config: EvaluateConfig, ahead: Ahead) -> str:
     """Check the split and every model that is compared."""
-    check_split(_data(config), config.split, ("queries", "triplets", "labelled"), ahead, "evaluate")
+    for data, split in [(_data(config), config.split), *((guard.path, guard.split) for guard in config.guards)]:
+        check_split(data, split, ("queries", "triplets", "labelled"), ahead)
     described = {name: check_model(model, ahead) for name, model in _compared(config, ahead).items()}
     names = [*(["bm25"] if config.bm25 else []), *(f"{name} ({text})" for name, text in described.items())]
     return f"split {config.split}, {config.metrics[0]} first: {'; '.join(names)}"
