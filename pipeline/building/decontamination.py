@@ -36,7 +36,6 @@ EVALUATION_TEXTS = pa.schema(
         ("bands", pa.list_(pa.uint64())),  # null for a text without a word
     ]
 )
-KEYS = pa.schema([("key", pa.uint64())])
 SAME_BAND = 8  # evaluation texts of one band with which a text is compared
 LONGER = 2.0  # a text this many times as long as a near duplicate could be is not compared
 Numbers = npt.NDArray[np.int64]
@@ -81,15 +80,24 @@ def evaluation_texts(texts: pa.Array | pa.ChunkedArray, origins: list[str], conf
     )
 
 
-class EvaluationIndex:
-    """An index of evaluation texts: equal ones are looked up by key, near ones by band and then compared exactly."""
+def longest_compared(length: int | None, config: LeakConfig) -> float:
+    """Characters up to which a text is compared with evaluation texts of at most `length`; 0 where there are none."""
+    return (length or 0) * LONGER / config.threshold
 
-    def __init__(self, rows: pa.Table, config: LeakConfig) -> None:
+
+class EvaluationIndex:
+    """An index of evaluation texts: equal ones are looked up by key, near ones by band and then compared exactly.
+
+    `longest` is `longest_compared` of all evaluation texts, where `rows` are some of them.
+    """
+
+    def __init__(self, rows: pa.Table, config: LeakConfig, longest: float | None = None) -> None:
         order = [("origin", "descending"), ("key", "ascending")]
         self.rows, self.config = rows.sort_by(order).combine_chunks(), config
         self.keys = self.rows["key"].to_numpy()
         self.order = np.argsort(self.keys, kind="stable")
-        self.longest = (pc.max(pc.utf8_length(self.rows["text"])).as_py() or 0) * LONGER / config.threshold
+        length = pc.max(pc.utf8_length(self.rows["text"])).as_py()
+        self.longest = longest_compared(length, config) if longest is None else longest
 
     def equal(self, keys: Hashes) -> Numbers:
         """Rows [N] whose text has the given keys; -1 for none."""
@@ -142,16 +150,22 @@ class EvaluationIndex:
 
 
 def find_leaks(
-    left: pa.ChunkedArray, right: pa.ChunkedArray, queries: EvaluationIndex, pairs: EvaluationIndex, relevant: Hashes
+    left: pa.ChunkedArray,
+    right: pa.ChunkedArray,
+    queries: EvaluationIndex,
+    pairs: EvaluationIndex,
+    relevant: Hashes,
+    near: Hashes | None = None,
 ) -> tuple[list[str | None], list[str]]:
     """Reason of each training row [N] that leaks, None for the others, and the text that each repeats.
 
-    `relevant` are the sorted keys (`pair_keys`) of evaluation queries with their relevant documents.
+    `relevant` are the sorted keys (`pair_keys`) of evaluation queries with their relevant documents, `near` the sorted
+    keys of the texts that may have near duplicates among the evaluation texts; None for any.
     """
-    ends = [_looked_up(side, queries) for side in (left, right)]
+    ends = [_looked_up(side, queries, near) for side in (left, right)]
     (left_keys, left_equal, left_near), (right_keys, right_equal, right_near) = ends
     both = joined_pair(left, right) if len(pairs.rows) else pa.array([""] * len(left), pa.string())
-    _, both_equal, both_near = _looked_up(both, pairs)
+    _, both_equal, both_near = _looked_up(both, pairs, near)
     orders = [(left_keys, right_keys), (right_keys, left_keys)]
     judged_relevant = np.any([np.isin(pair_keys(*order), relevant) for order in orders], axis=0)
     either = np.where(left_equal >= 0, left_equal, right_equal)
@@ -173,10 +187,15 @@ def find_leaks(
     return reasons, repeats
 
 
-def _looked_up(texts: pa.Array | pa.ChunkedArray, index: EvaluationIndex) -> tuple[Hashes, Numbers, Numbers]:
+def _looked_up(
+    texts: pa.Array | pa.ChunkedArray, index: EvaluationIndex, near: Hashes | None
+) -> tuple[Hashes, Numbers, Numbers]:
     """Keys of texts [N], the rows that equal them and the rows that are near; each distinct text is looked up once."""
     array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
     encoded = array.dictionary_encode()
     code = encoded.indices.to_numpy()
     keys = text_keys(encoded.dictionary)
-    return keys[code], index.equal(keys)[code], index.near(encoded.dictionary)[code]
+    may_be = np.arange(len(keys)) if near is None else np.flatnonzero(np.isin(keys, near))
+    nearest = np.full(len(keys), -1)
+    nearest[may_be] = index.near(encoded.dictionary.take(pa.array(may_be)))
+    return keys[code], index.equal(keys)[code], nearest[code]

@@ -1,7 +1,7 @@
 """Tasks of decontamination: training rows wait until all evaluation texts are known, then lose those that leak."""
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,9 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.building.decontamination import (
-    EVALUATION_TEXTS,
-    KEYS,
-    EvaluationIndex,
     LeakConfig,
     evaluation_texts,
     find_leaks,
@@ -20,6 +17,7 @@ from pipeline.building.decontamination import (
     text_keys,
 )
 from pipeline.building.judgments import JudgedQueries
+from pipeline.building.leak_join import Evaluation, Kind, LeakJoin
 from pipeline.building.prompts import with_prompts
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS, Prompts
@@ -47,7 +45,7 @@ def write_table(
 
 @dataclass(frozen=True)
 class DecontaminationSteps:
-    """Evaluation texts are staged as they become known; `decontaminate` is the last task and reads all of them."""
+    """Evaluation texts are staged as they become known; `decontaminate` is the last task (`leak_join` says how)."""
 
     config: LeakConfig
     draft: Draft
@@ -76,7 +74,7 @@ class DecontaminationSteps:
             return
         queries = judged_queries.queries.filter(pc.is_in(judged_queries.queries["split"], HELD_OUT))
         texts = evaluation_texts(queries["text"], queries["split"].to_pylist(), self.config)
-        self._stage("evaluation_queries", part, texts)
+        self._join.add_texts(Kind.QUERY, part, texts)
         relevant = judged_queries.judgments.filter(
             pc.is_in(judged_queries.judgments["query_id"], queries["query_id"].combine_chunks())
         )
@@ -84,8 +82,9 @@ class DecontaminationSteps:
         relevant = relevant.filter(pc.and_(is_positive, relevant["text"].is_valid()))
         row = pc.index_in(relevant["query_id"], queries["query_id"].combine_chunks())
         documents = text_keys(relevant["text"])
-        self._stage_keys("relevant_documents", part, documents)
-        self._stage_keys("relevant_pairs", part, pair_keys(text_keys(queries["text"].take(row)), documents))
+        self._join.add_keys(Kind.RELEVANT_DOCUMENT, part, documents)
+        pairs = pair_keys(text_keys(queries["text"].take(row)), documents)
+        self._join.add_keys(Kind.RELEVANT_PAIR, part, pairs)
 
     def add_labelled(self, rows: pa.Table, part: str) -> None:
         """Stage the held-out labelled pairs of a bucket."""
@@ -93,7 +92,7 @@ class DecontaminationSteps:
             return
         rows = rows.filter(pc.is_in(rows["split"], HELD_OUT))
         texts = evaluation_texts(joined_pair(rows["left"], rows["right"]), rows["split"].to_pylist(), self.config)
-        self._stage("evaluation_pairs", part, texts)
+        self._join.add_texts(Kind.LABELLED_PAIR, part, texts)
 
     def add_extra_sets(self, bucket: int) -> Counts:
         """Stage the evaluation texts of the extra data sets, all but their train splits; one task does it for all."""
@@ -101,46 +100,64 @@ class DecontaminationSteps:
             rows = self.extra.read(kind, 0, SCHEMAS[kind])
             rows = rows.filter(pc.not_equal(pc.fill_null(rows["split"], ""), "train"))
             if kind == "documents":
-                self._stage_keys("relevant_documents", "extra", text_keys(rows["text"]))
+                self._join.add_keys(Kind.RELEVANT_DOCUMENT, "extra", text_keys(rows["text"]))
                 continue
             texts = rows["text"] if kind == "queries" else joined_pair(rows["left"], rows["right"])
-            name = "evaluation_queries" if kind == "queries" else "evaluation_pairs"
-            self._stage(name, "extra", evaluation_texts(texts, rows["source"].to_pylist(), self.config))
+            staged = Kind.QUERY if kind == "queries" else Kind.LABELLED_PAIR
+            self._join.add_texts(staged, "extra", evaluation_texts(texts, rows["source"].to_pylist(), self.config))
+        if bucket == 0:
+            self._join.summarise()
         return Counts()
+
+    def steps(self) -> list[Callable[[int], Counts]]:
+        """The tasks that check the training rows, when all evaluation texts but those of extra sets are staged."""
+        return [self.add_extra_sets, self.ask, self.match_bands, self.match_texts, self.decontaminate]
+
+    def ask(self, bucket: int) -> Counts:
+        """Stage what the training rows of a bucket have to be compared by."""
+        summary = self._join.read_summary()
+        for table, part, rows in self._read_deferred(bucket):
+            train = rows.filter(pc.equal(rows["split"], "train"))
+            left, right = TEXT_COLUMNS[table]
+            self._join.ask(bucket, f"{table}-{part}", train[left], train[right], summary)
+        return Counts()
+
+    def match_bands(self, bucket: int) -> Counts:
+        """Find evaluation texts that share a band with training texts."""
+        self._join.match_bands(bucket, f"{bucket:05d}")
+        return Counts()
+
+    def match_texts(self, bucket: int) -> Counts:
+        """Send evaluation texts to the training rows that have to be compared with them, and count them."""
+        tally, distinct = Counts(), self._join.match_texts(bucket, f"{bucket:05d}")
+        tally.counts["leakage queries"] += distinct[Kind.QUERY]
+        tally.counts["leakage labelled_pairs"] += distinct[Kind.LABELLED_PAIR]
+        return tally
 
     def decontaminate(self, bucket: int) -> Counts:
         """Write the training rows of a bucket; those that leak are counted, and left out where the recipe says so."""
-        tally = Counts()
-        names = ("evaluation_queries", "evaluation_pairs")
-        texts = (self._single_bucket.read(name, 0, EVALUATION_TEXTS) for name in names)
-        queries, pairs = (EvaluationIndex(rows, self.config) for rows in texts)
-        relevant, documents = self._read_keys("relevant_pairs"), self._read_keys("relevant_documents")
-        if bucket == 0:
-            tally.counts["leakage queries"] += len(np.unique(queries.keys))
-            tally.counts["leakage labelled_pairs"] += len(np.unique(pairs.keys))
+        tally, evaluation = Counts(), self._join.evaluation_of(bucket, self._join.read_summary())
+        for table, part, rows in self._read_deferred(bucket):
+            rows = self._without_leaks(table, rows, evaluation, tally)
+            write_table(self.draft, table, rows, part, tally, self.prompts)
+        return tally
+
+    def _read_deferred(self, bucket: int) -> Iterator[tuple[str, str, pa.Table]]:
+        """Training rows of a bucket: table, part, rows."""
         for table in TEXT_COLUMNS:
             fs, folder = filesystem(join(self._deferred, table))
             for path in sorted(fs.glob(join(folder, f"*-{bucket:05d}.parquet"))) if fs.exists(folder) else []:
                 name = posixpath.basename(path)
                 rows = read_parquet(join(self._deferred, table, name)).cast(TABLES[table])
-                rows = self._without_leaks(table, rows, queries, pairs, relevant, documents, tally)
-                write_table(self.draft, table, rows, name.removesuffix(".parquet"), tally, self.prompts)
-        return tally
+                yield table, name.removesuffix(".parquet"), rows
 
-    def _without_leaks(
-        self,
-        table: str,
-        rows: pa.Table,
-        queries: EvaluationIndex,
-        pairs: EvaluationIndex,
-        relevant: np.ndarray,
-        documents: np.ndarray,
-        tally: Counts,
-    ) -> pa.Table:
+    def _without_leaks(self, table: str, rows: pa.Table, evaluation: Evaluation, tally: Counts) -> pa.Table:
         left, right = TEXT_COLUMNS[table]
         index = np.flatnonzero(pc.equal(rows["split"], "train").to_numpy())
         train = rows.take(pa.array(index))
-        reasons, repeats = find_leaks(train[left], train[right], queries, pairs, relevant)
+        reasons, repeats = find_leaks(
+            train[left], train[right], evaluation.queries, evaluation.pairs, evaluation.relevant, evaluation.near
+        )
         stays = np.ones(len(rows), dtype=bool)
         for row, reason, repeated in zip(index.tolist(), reasons, repeats, strict=True):
             if reason is None:
@@ -152,22 +169,14 @@ class DecontaminationSteps:
             tally.drop(reason, int(not stays[row]), example if new else None)
         tally.counts["leakage checked"] += len(train)
         clean = np.array([reason is None for reason in reasons], dtype=bool)
-        tally.counts["leakage shared_documents"] += int(np.isin(text_keys(train[right])[clean], documents).sum())
+        shared = np.isin(text_keys(train[right])[clean], evaluation.documents)
+        tally.counts["leakage shared_documents"] += int(shared.sum())
         return rows.filter(pa.array(stays))
 
     @property
-    def _single_bucket(self) -> Shuffle:
-        return Shuffle(self.shuffle.path, 1)
+    def _join(self) -> LeakJoin:
+        return LeakJoin(self.shuffle, self.config)
 
     @property
     def _deferred(self) -> str:
         return join(self.shuffle.path, "deferred")
-
-    def _stage(self, name: str, part: str, rows: pa.Table) -> None:
-        self._single_bucket.write(name, part, rows, by="key")
-
-    def _stage_keys(self, name: str, part: str, keys: np.ndarray) -> None:
-        self._single_bucket.write(name, part, pa.table([np.unique(keys)], schema=KEYS), by="key")
-
-    def _read_keys(self, name: str) -> np.ndarray:
-        return np.unique(self._single_bucket.read(name, 0, KEYS)["key"].to_numpy())

@@ -273,7 +273,7 @@ class Steps:
             *([self.similar_pairs, self.unique_similar_pairs] if self.config.pairs.similar.by else []),
             *([self.lexical_triplets] if self.config.triplets.lexical else []),
             self.allowed_triplets,
-            *([decontamination.add_extra_sets, decontamination.decontaminate] if decontamination.enabled else []),
+            *(decontamination.steps() if decontamination.enabled else []),
         ]
 
     def has_no_input(self, step: Callable[[int], Counts]) -> bool:
