@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from pydantic import Field
 
@@ -15,7 +14,6 @@ from pipeline.metrics import pair_scores, retrieval
 from pipeline.search import exact
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import comparable
-from pipeline.text.normalize import stable_id
 from pipeline.text.same_document import SelfMatches
 from training.loop.placement import TextEncoder
 from training.losses.gather import gather, world
@@ -85,10 +83,7 @@ def sample_corpus(
     itself is neither ranked nor counted, as in `evaluate`.
     """
     itself = _self_matches(queries, corpus, judgments)
-    others_only = {q: {d: g for d, g in j.items() if d not in itself.get(q, ())} for q, j in judgments.items()}
-    judged_queries = {
-        q: j for q, j in others_only.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())
-    }
+    judged_queries = answerable_queries(queries, corpus, judgments, itself)
     chosen = sorted(judged_queries, key=lambda q: order.get(q, 0))[:max_queries]
     judged, note = _within(max_documents, {q: judged_queries[q] for q in chosen}, corpus, order)
     relevant = {d for grades in judged.values() for d in grades if d in corpus}
@@ -103,6 +98,18 @@ def sample_corpus(
         (np.array([i for i, _ in barred], np.int64), np.array([j for _, j in barred], np.int64)),
         note,
     )
+
+
+def answerable_queries(
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    judgments: Mapping[str, Mapping[str, int]],
+    itself: Mapping[str, set[str]] | None = None,
+) -> dict[str, dict[str, int]]:
+    """Judgments of the queries that have a relevant document in the corpus other than `itself`, by query."""
+    itself = _self_matches(queries, corpus, judgments) if itself is None else itself
+    others_only = {q: {d: g for d, g in j.items() if d not in itself.get(q, ())} for q, j in judgments.items()}
+    return {q: j for q, j in others_only.items() if q in queries and any(g > 0 and d in corpus for d, g in j.items())}
 
 
 def _within(
@@ -186,38 +193,3 @@ class ValidationConfig(Config):
         if self.metric != "auto":
             return self.metric
         return "spearman" if data.has("labelled") and not data.has("qrels") else "ndcg@10"
-
-
-def load_validation(data: Artifact, config: ValidationConfig) -> RetrievalValidation | SimilarityValidation | None:
-    """Read the validation sample; None when the split has no judged query, or for spearman no labelled pair."""
-    if config.metric_name(data) == "spearman":
-        return _load_similarity(data, config)
-    if not all(data.has(table) for table in ("queries", "qrels", "corpus")):
-        return None
-    queries = data.read("queries")
-    queries = queries.filter(pc.equal(queries["split"], config.split))
-    texts = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-    judgments: dict[str, dict[str, int]] = {}
-    qrels = data.read("qrels")
-    qrels = qrels.filter(pc.equal(qrels["split"], config.split))
-    for query, doc, grade in zip(*(qrels[c].to_pylist() for c in ("query_id", "doc_id", "relevance")), strict=True):
-        judgments.setdefault(query, {})[doc] = grade
-    corpus = data.read("corpus", ["doc_id", "text"])
-    documents = dict(zip(corpus["doc_id"].to_pylist(), corpus["text"].to_pylist(), strict=True))
-    order = {name: stable_id(name) for name in (*texts, *documents)}
-    validation = sample_corpus(
-        texts, documents, judgments, max_queries=config.max_queries, max_documents=config.max_documents, order=order
-    )
-    return validation if validation.queries else None
-
-
-def _load_similarity(data: Artifact, config: ValidationConfig) -> SimilarityValidation | None:
-    if not data.has("labelled"):
-        return None
-    pairs = data.read("labelled")
-    pairs = pairs.filter(pc.and_(pc.equal(pairs["split"], config.split), pc.is_valid(pairs["score"])))
-    names = zip(pairs["left_id"].to_pylist(), pairs["right_id"].to_pylist(), strict=True)
-    order = sorted((stable_id(f"{left}\t{right}"), at) for at, (left, right) in enumerate(names))
-    pairs = pairs.take([at for _, at in order[: config.max_pairs]])
-    validation = SimilarityValidation(*(pairs[name].to_pylist() for name in ("left", "right", "score")))
-    return validation if len(validation.gold) else None

@@ -9,7 +9,7 @@ from pipeline.storage.artifact import Artifact
 from training.loop.checkpoint import load_weights, read_progress
 from training.loop.embed_module import EmbedModule
 from training.loop.lora import attach_adapters
-from training.loop.validation import load_validation
+from training.loop.validation_sample import open_validation
 from training.run.config import TrainConfig
 from training.run.run_store import VALIDATIONS, local_checkpoint, remove_copies
 
@@ -24,7 +24,7 @@ def validate_checkpoint(checkpoint: Any, config: dict[str, Any], paths: dict[str
     load_weights(EmbedModule(encoder, settings.loss.learnable()), folder)
     step = read_progress(folder).step
     remove_copies()
-    checks = load_validation(Artifact.open(paths["data"], "build"), settings.validation)
+    checks = open_validation(paths["log"], Artifact.open(paths["data"], "build"), settings.validation)
     metrics = checks(encoder) if checks else {}
     files.write_json(files.join(paths["log"], VALIDATIONS, f"step-{step:06d}.json"), {"step": step, **metrics})
     return metrics

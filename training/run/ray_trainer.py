@@ -15,6 +15,7 @@ from pipeline.core.progress import say
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
 from training.loop.checkpoint import find_damage
+from training.loop.validation_sample import save_validation
 from training.run.config import ElasticWorkers, TrainConfig
 from training.run.jsonl_log import JsonlLog
 from training.run.progress_log import ProgressPrinter
@@ -66,7 +67,10 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoin
     """
     cluster, paths = plan_resources(config), config.paths
     say(f"train: {cluster}")
-    metric = config.validation.metric_name(Artifact.open(paths["data"], "build"))
+    data = Artifact.open(paths["data"], "build")
+    metric = config.validation.metric_name(data)
+    if config.loop.validations:
+        save_validation(paths["log"], data, config.validation)
     remove_uncommitted(paths["log"])
     _set_timeouts(config)
     trainer = _make_trainer(config, plan, stop, cluster, metric)

@@ -10,7 +10,8 @@ from training.data.epoch_reader import EpochFeed, EpochWaiter
 from training.loop.lora import attach_adapters
 from training.loop.step import TrainStep
 from training.loop.trainer import Trainer
-from training.loop.validation import RetrievalValidation, load_validation
+from training.loop.validation import RetrievalValidation
+from training.loop.validation_sample import open_validation
 from training.run.config import ElasticWorkers, TrainConfig
 from training.run.run_store import RayRunStore
 
@@ -36,7 +37,7 @@ def _train(settings: dict[str, Any]) -> None:
     config = validate(TrainConfig, settings["config"])
     paths = settings["paths"]
     data = Artifact.open(paths["data"], "build")
-    checks = load_validation(data, config.validation) if config.loop.validations else None
+    checks = open_validation(paths["log"], data, config.validation) if config.loop.validations else None
     device = "cuda" if torch.cuda.is_available() and ray.train.get_context().get_world_size() else "cpu"
     dtype = config.lora.base_dtype if config.lora else "float32"  # adapters and what trains are float32 in any case
     encoder = Encoder.load(

@@ -16,7 +16,8 @@ from training.data.batching import compose_batches
 from training.data.read_rows import load_rows, open_mined, with_guide
 from training.data.relevance import relevant_table, row_keys
 from training.loop.step import LoopConfig, TrainStep
-from training.loop.validation import ValidationConfig, load_validation
+from training.loop.validation import ValidationConfig
+from training.loop.validation_sample import load_validation
 from training.losses.cosent import CoSENT
 
 NUMBERS = range(12)

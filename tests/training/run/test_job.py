@@ -24,7 +24,8 @@ from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
 from training.loop.step import LoopConfig, TrainStep, learning_rate_at
 from training.loop.trainer import milestones
-from training.loop.validation import ValidationConfig, load_validation, sample_corpus
+from training.loop.validation import ValidationConfig, sample_corpus
+from training.loop.validation_sample import load_validation
 from training.losses.infonce import InfoNCE
 from training.run import job
 
