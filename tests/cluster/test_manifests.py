@@ -3,6 +3,7 @@
 import re
 import stat
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_the_schema_of_ray_sees_a_mistake():
         validate_config(prepare_config(load("vms.yaml") | {"max_wrokers": 3}))
 
 
+USER = 1000  # of the image
+
+
 def test_the_rayjob_has_what_kuberay_requires():
     job = load("rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
@@ -96,6 +100,11 @@ def test_the_groups_of_the_rayjob_hang_together():
         assert {mount["name"] for mount in container["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
         assert any(mount["mountPath"] == "/runs" for mount in container["volumeMounts"])
         assert container["resources"]["requests"].keys() == container["resources"]["limits"].keys()
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsUser"] == USER
+        assert pod["restartPolicy"] == "Never", "as autoscaler v2 wants it"
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            assert [item["key"] for item in pod["tolerations"]] == ["nvidia.com/gpu"]
+    assert cluster["autoscalerOptions"]["version"] == "v2"
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
@@ -112,6 +121,10 @@ def test_the_image_copies_what_exists_and_installs_the_pins():
     text = (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
     copied = [word for line in re.findall(r"^COPY (.+)$", text, re.M) for word in line.split()[:-1]]
     assert copied and not [name for name in copied if not (ROOT / name).exists()]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    installed = re.search(r"^ARG EXTRAS=(\S+)$", text, re.M)
+    assert installed and set(installed[1].split(",")) == extras.keys() - {"dev", "bench"}
+    assert f"useradd --create-home --uid {USER} " in text
     assert f"torch=={pins()['torch']}" in text and "PIP_CONSTRAINT=cluster/constraints.txt" in text
 
 
