@@ -73,6 +73,9 @@ class BuildConfig(JobConfig):
     buckets: int | None = Field(
         default=None, ge=1, le=4096, description="pieces in which rows are joined; from the input's size"
     )
+    in_process_bytes: int = Field(
+        default=8 << 20, ge=0, description="so much input is built in this process, without Ray; 0: always by Ray"
+    )
 
     @model_validator(mode="after")
     def _check_clusters(self) -> "BuildConfig":

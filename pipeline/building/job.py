@@ -49,7 +49,7 @@ def run(config: BuildConfig) -> Artifact:
     size = sum(block.size for block in blocks)
     buckets = config.buckets or max(1, math.ceil(size / BUCKET_BYTES))
     say(f"build: {len(config.sources)} sources, {size / 1e6:,.1f} MB in {len(blocks)} blocks, {buckets} buckets")
-    ray_session.start()
+    ray_session.start_for(size, config.in_process_bytes)
     steps = Steps(config, draft, blocks, Shuffle(join(config.path, "staging"), buckets))
     return _finish(*_execute(steps))
 

@@ -26,7 +26,8 @@ from pipeline.core.progress import say
 from pipeline.core.settings import list_settings, models, nearest
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
-NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card"})  # where results go and who made them; no effect on rows
+# where results go, who makes them and in which process; no effect on rows
+NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card", "in_process_bytes", "in_process_rows", "gpus"})
 
 
 class Config(BaseModel):
@@ -87,6 +88,25 @@ class JobConfig(Config):
     def recipes(self) -> list[str]:
         """Return the recipes whose build artifacts this job reads, which must be built before it."""
         return []
+
+
+class EncodingJobConfig(JobConfig):
+    """Settings of jobs that encode texts: on how much of a cluster they do it."""
+
+    num_actors: int | None = Field(
+        None, ge=1, description="encoding actors; default: one a GPU, else one for each four CPUs"
+    )
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs to ask the autoscaler for, and to wait for; default: those that are up, if any"
+    )
+    in_process_rows: int = Field(
+        5_000, ge=0, description="at most so many texts are worked on in this process, without Ray; 0: always by Ray"
+    )
+
+    @property
+    def wants_cluster(self) -> bool:
+        """Whether the settings ask for a session whatever the size of the input."""
+        return (self.num_actors or 1) > 1 or bool(self.gpus)
 
 
 def without_batch_sizes(settings: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import json
 import logging
-import math
 import os
+import sys
+from functools import partial
 from typing import Any
 
-from pipeline.core import plugins
+from pipeline.core import plugins, ray_start
+from pipeline.core.cluster import Cluster, Node, NodeType
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -14,31 +16,37 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
+LOCAL: dict[str, Any] = {
+    "address": "local",  # never another cluster that happens to run on this machine
+    "include_dashboard": True,
+    "dashboard_host": "127.0.0.1",
+    "log_to_driver": False,
+    "logging_level": "ERROR",
+}
 
 
 def start() -> None:
     """Connect to Ray once; a local session shows its dashboard on loopback, and Ray wants its token on every port.
 
+    A start on a machine under load is waited for, and tried once more (`ray_start`). Raises UserError where it fails.
+
     Under `ray job submit` (RAY_ADDRESS is set) this joins the job's cluster and changes nothing of its settings. The
     user's own modules that a recipe has named go to every worker.
     """
+    address = os.environ.get("RAY_ADDRESS")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not address:
+        ray_start.raise_limits()
     import ray
 
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, runtime_env=_own_modules())
+    if address:
+        joined = partial(ray.init, log_to_driver=False, runtime_env=_own_modules())
+        ray_start.connect(joined, f"joining the cluster at {address}")
     else:
-        ray.init(
-            address="local",  # never another cluster that happens to run on this machine
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env=_own_modules(),
-        )
+        ray_start.connect(partial(ray.init, **LOCAL, runtime_env=_own_modules()), "the start of a local session")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -48,6 +56,22 @@ def start() -> None:
             handler.setLevel(logging.ERROR)  # its plan and timings stay in the session's log files
 
 
+def start_for(size: int, limit: int, *, required: bool = False) -> None:
+    """Start a session for an input of `size`, unless it is at most `limit`: that is worked on in this process.
+
+    A session that is up is used, and so is the cluster that the job was submitted to; `required` says that the
+    settings ask for one whatever the size.
+    """
+    if size > limit or required or os.environ.get("RAY_ADDRESS"):
+        start()
+
+
+def is_up() -> bool:
+    """Whether this process is connected to Ray; Ray is not imported for the answer."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
 def _own_modules() -> dict[str, Any]:
     """Runtime environment with the user's modules, or none; a job that was submitted with `py_modules` has its own."""
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
@@ -55,34 +79,23 @@ def _own_modules() -> dict[str, Any]:
     return {"py_modules": modules} if modules and "py_modules" not in submitted else {}
 
 
-def cpus() -> int:
-    """Return the CPUs of the cluster, at least 1."""
+def cluster(types: tuple[NodeType, ...] = ()) -> Cluster:
+    """Return the nodes that are alive, or this process as one node where no session is up; it uses one GPU at most."""
+    if not is_up():
+        import torch
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Cluster((Node(float(cores), float(torch.cuda.is_available())),))
     import ray
 
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    return Cluster(tuple(Node.of(node["Resources"]) for node in ray.nodes() if node["Alive"]), types)
+
+
+def cpus() -> int:
+    """Return the CPUs of the cluster, at least 1."""
+    return max(1, int(cluster().cpus))
 
 
 def gpus() -> int:
     """Return the GPUs of the cluster."""
-    import ray
-
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-def node_cpus() -> list[float]:
-    """Return the CPUs of each node that is alive."""
-    import ray
-
-    return [float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-
-
-def cpus_per_actor(count: int, share: float) -> float:
-    """Return the CPUs for each of `count` actors, at most `share`, with which they all fit on the nodes.
-
-    An actor is on one node. Where they do not fit with one CPU each, it is one all the same, or less with `share`.
-    """
-    cpus_by_node = node_cpus()
-    for each in [share, *range(math.ceil(share) - 1, 0, -1)]:
-        if sum(int(cpus / each + 1e-9) for cpus in cpus_by_node) >= count:
-            return float(each)
-    return min(share, 1.0)
+    return cluster().gpus

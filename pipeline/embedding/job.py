@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline.core.config import JobConfig, without_batch_sizes
+from pipeline.core import capacity
+from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.embedding.rehearsal import rehearse
 from pipeline.embedding.unique_ids import check_ids
-from pipeline.embedding.worker import EmbedTask, calibrate, encode
+from pipeline.embedding.worker import Committed, EmbedTask, calibrate, encode, read_committed
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.encoder.truncation import SAMPLE, Truncation
 from pipeline.storage import shards
@@ -24,11 +25,11 @@ from pipeline.storage.vectors import Dtype, Ranges, VectorFormat, check_formats,
 TABLES: dict[str, tuple[str, str]] = {"document": ("corpus", "doc_id"), "query": ("queries", "query_id")}
 SPEED = frozenset({"num_actors", "max_actors", "threads"})  # settings that change no vector
 MAY_CHANGE = ("data", "input")  # inputs that may change: vectors of the same model are kept
-CALIBRATION = "calibration.json"
+CALIBRATION, IDS = "calibration.json", ".ids"
 RUNTIME_PAYS_FROM = 2048  # texts; below, compiling a faster runtime takes longer than it saves
 
 
-class EmbedConfig(JobConfig):
+class EmbedConfig(EncodingJobConfig):
     """Embed a corpus, its queries or any files of texts into shards of vectors; only what is missing is embedded."""
 
     common_settings = (
@@ -67,7 +68,6 @@ class EmbedConfig(JobConfig):
     calibration_rows: int = Field(1024, ge=1, description="texts that int8 is calibrated on where none is given")
     incremental: bool = Field(False, description="keep a hash of each text: after changes embed only new texts")
     rows_per_shard: int = Field(4096, ge=1, description="texts of one output file, the unit that a restart repeats")
-    num_actors: int | None = Field(None, ge=1, description="default: one a GPU, else one for each four CPUs")
     max_actors: int | None = Field(None, ge=1, description="actors to grow to where the cluster does")
     threads: int | None = Field(None, ge=1, description="threads of an actor; default: its share of the CPUs")
 
@@ -85,6 +85,11 @@ class EmbedConfig(JobConfig):
         if self.data and self.input:
             raise ValueError("give data or input, not both")
         return self
+
+    @property
+    def wants_cluster(self) -> bool:
+        """More than one actor is asked for, now or later, or GPUs."""
+        return super().wants_cluster or (self.max_actors or 1) > 1
 
     @property
     def formats(self) -> tuple[VectorFormat, ...]:
@@ -125,7 +130,8 @@ def run(config: EmbedConfig) -> Artifact:
     salt = digest([draft.settings, source["encoder"]])
     plan = shards.plan(files, config.rows_per_shard, salt, fingerprint_files(files))
     _check_columns(plan, config, id_column)
-    check_ids(plan, id_column)
+    capacity.start("embed", config, sum(shard.rows for shard in plan))
+    check_ids(plan, id_column, join(out, IDS))
     folder = join(out, "vectors")
     task = EmbedTask(
         encoder=encoder,
@@ -139,12 +145,15 @@ def run(config: EmbedConfig) -> Artifact:
         fast=sum(shard.rows for shard in plan) >= RUNTIME_PAYS_FROM,
     )
     stale = shards.reuse_outputs(folder, plan)
+    committed = read_committed(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
-    rehearse(task, model, ranges, plan, out)
+    missing = sum(shard.rows for shard in plan if shard.name not in committed)
+    rehearse(task, model, ranges, missing, out)
     truncation = _truncation(task, plan, model)
     say(f"embed: {truncation.sentence()}")
-    encode(plan, task, ranges, stale, {name: getattr(config, name) for name in SPEED}, truncation)
-    return _finish(draft, plan, task, identity, dim, ranges, truncation)
+    pools = {name: getattr(config, name) for name in SPEED}
+    committed = encode(plan, task, ranges, stale, pools, truncation, committed)
+    return _finish(draft, plan, task, identity, dim, ranges, truncation, committed)
 
 
 def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
@@ -206,8 +215,8 @@ def _ranges(config: EmbedConfig, task: EmbedTask, plan: Sequence[Shard], out: st
     return ranges
 
 
-def _read_counts(folder: str, shard: Shard) -> dict[str, Any]:
-    counts = shards.committed(folder, shard.name)
+def _counts(folder: str, shard: Shard, committed: Committed) -> dict[str, Any]:
+    counts = committed.get(shard.name)
     if counts is None:
         raise UserError(f"{folder}: shard {shard.name} is missing or damaged; run the same command again")
     return counts
@@ -221,11 +230,12 @@ def _finish(
     dim: int,
     ranges: Ranges,
     truncation: Truncation,
+    committed: Committed,
 ) -> Artifact:
     """Check the rows and ids, remove files that are not of this plan, then write the manifest."""
     folder, dtypes, copied = task.folder, set(), 0
     for shard in plan:
-        counts = _read_counts(folder, shard)
+        counts = _counts(folder, shard, committed)
         if counts["rows"] + counts["left_out"] != shard.rows:
             raise UserError(f"{folder}: shard {shard.name} lacks rows of {shard.path}; give --overwrite")
         empty = counts["left_out"] - counts["unreadable"]
@@ -233,8 +243,8 @@ def _finish(
         dtypes.add(counts["dtype"])
         copied += counts["copied"]
     _remove(shards.reuse_outputs(folder, plan))
-    written = list(written_vectors(plan, folder))
-    check_ids(written, "id")
+    written = list(written_vectors(plan, folder, committed))
+    check_ids(written, "id", join(draft.path, IDS))
     first = task.formats[0]
     notes: dict[str, Any] = {"encoder": identity | {"dtype": "+".join(sorted(dtypes))}}
     notes |= {"dim": first.dim or dim, "dtype": first.dtype}
@@ -269,8 +279,8 @@ def _remove(paths: Sequence[str]) -> None:
         fs.rm(root)
 
 
-def written_vectors(plan: Sequence[Shard], folder: str) -> Iterator[Shard]:
+def written_vectors(plan: Sequence[Shard], folder: str, committed: Committed) -> Iterator[Shard]:
     """Yield the output files of a plan, as shards that can be read."""
     for shard in plan:
         path = join(folder, f"{shard.name}.parquet")
-        yield Shard(shard.index, path, 0, _read_counts(folder, shard)["rows"], 0, shard.name)
+        yield Shard(shard.index, path, 0, _counts(folder, shard, committed)["rows"], 0, shard.name)

@@ -11,7 +11,6 @@ from pipeline.encoder.encoder import Encoder
 from pipeline.storage import shards
 from pipeline.storage.disk_space import require_space
 from pipeline.storage.files import join, read_parquet, remove_folder
-from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import Ranges, VectorFormat, formatted_table
 
 FOLDER = "rehearsal"  # below the output, removed again
@@ -20,13 +19,12 @@ BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "binary": 0.125}
 LEAST = 0.5  # share of the plain size that packing may leave
 
 
-def rehearse(task: EmbedTask, encoder: Encoder, ranges: Ranges, plan: Sequence[Shard], out: str) -> None:
-    """Embed two texts, write a shard of them and an empty one, and read both back.
+def rehearse(task: EmbedTask, encoder: Encoder, ranges: Ranges, missing: int, out: str) -> None:
+    """Embed two texts, write a shard of them and an empty one, and read both back, where texts are `missing`.
 
     Raises UserError where vectors are not finite, where what is read is not what was written, and where the disk has
     no room for the vectors that are still missing.
     """
-    missing = sum(shard.rows for shard in plan if shards.committed(task.folder, shard.name) is None)
     if not missing:
         return
     require_space(out, LEAST * missing * row_bytes(task.formats, encoder.dim), f"{missing:,} vectors")

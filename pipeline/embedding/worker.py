@@ -1,5 +1,6 @@
 """The actors of the embedding job: each embeds shards of rows into committed files of vectors."""
 
+import posixpath
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core import ray_session
+from pipeline.core import ray_session, tasks
 from pipeline.core.actor_pool import Pool, Worker, limit_threads, stream
 from pipeline.core.progress import Progress, say
 from pipeline.embedding.reuse import KEY, EarlierVectors, text_keys
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.encoder.truncation import Truncation
 from pipeline.storage import shards
+from pipeline.storage.files import filesystem, join
 from pipeline.storage.shards import Shard
 from pipeline.storage.vectors import Ranges, VectorFormat, formatted_table, int8_ranges, rows_with_text
 
@@ -47,6 +49,28 @@ class EmbedTask:
         return table, shard.rows - rows.num_rows
 
 
+Committed = dict[str, dict[str, Any]]  # counts of the outputs that are whole, by name
+FOOTERS_A_TASK = 256
+
+
+def read_committed(folder: str, plan: Sequence[Shard]) -> Committed:
+    """Counts of the outputs of a plan that are there and whole: one listing, and their footers read in tasks."""
+    fs, root = filesystem(folder)
+    files = fs.glob(join(root, "*.parquet")) if fs.exists(root) else []
+    present = {posixpath.basename(file).removesuffix(".parquet") for file in files}
+    names = [shard.name for shard in plan if shard.name in present]
+    groups = [(folder, names[start : start + FOOTERS_A_TASK]) for start in range(0, len(names), FOOTERS_A_TASK)]
+    counts: Committed = {}
+    for part in tasks.results(_footers, groups):
+        counts |= part
+    return counts
+
+
+def _footers(folder: str, names: list[str]) -> Committed:
+    read = {name: shards.committed(folder, name) for name in names}
+    return {name: counts for name, counts in read.items() if counts is not None}
+
+
 def encode(
     plan: Sequence[Shard],
     task: EmbedTask,
@@ -54,31 +78,31 @@ def encode(
     stale: Sequence[str],
     pools: dict[str, Any],
     truncation: Truncation,
-) -> None:
-    """Embed the shards that are not committed on a pool; `stale` are files with vectors of earlier texts.
+    committed: Committed,
+) -> Committed:
+    """Embed the shards that are not `committed` on a pool; returns the counts of all outputs.
 
-    The progress line repeats which share of the texts is cut.
+    `stale` are files with vectors of earlier texts. The progress line repeats which share of the texts is cut.
     """
-    missing = [shard for shard in plan if shards.committed(task.folder, shard.name) is None]
+    missing = [shard for shard in plan if shard.name not in committed]
     if not missing:
-        return
+        return committed
     total, remaining = sum(shard.rows for shard in plan), sum(shard.rows for shard in missing)
     if remaining < total:
         say(f"embed: resumes after {total - remaining:,} of {total:,} texts")
-    import ray
-
-    ray_session.start()
-    earlier = ray.put(EarlierVectors.read(stale)) if task.incremental and stale else None
+    earlier = tasks.put(EarlierVectors.read(stale)) if task.incremental and stale else None
     pool = Pool.plan(pools["num_actors"], len(missing), max_actors=pools["max_actors"], threads=pools["threads"])
     settings = {"task": task, "ranges": ranges, "earlier": [earlier], "threads": pool.threads}
     tokens = padded = 0
     with Progress("embed", total, "texts") as progress:
         progress.skip(total - remaining)
         for counts in stream([asdict(shard) for shard in missing], EmbedShard, settings, pool):
+            committed[counts["name"]] = counts["footer"]
             tokens, padded = tokens + counts["tokens"], padded + counts["padded"]
             padding = 1 - tokens / padded if padded else 0.0
             pace = f"{tokens / progress.seconds:,.0f} tokens/s, {padding:.1%} padding"
             progress.add(counts["rows"], f"{pace}, {truncation.text_share:.0%} of texts cut")
+    return committed
 
 
 class EmbedShard(Worker):
@@ -89,28 +113,26 @@ class EmbedShard(Worker):
     def __init__(self, task: EmbedTask, ranges: Ranges, earlier: list[Any], threads: int) -> None:
         self.task, self.ranges, self.encoder = task, ranges, task.load(threads)
         self.turn = threading.Lock()  # one shard computes while others are read, tokenised and written
-        self.earlier: EarlierVectors | None = None
-        if earlier[0] is not None:
-            import ray
+        self.earlier: EarlierVectors | None = None if earlier[0] is None else tasks.get(earlier[0])
 
-            self.earlier = ray.get(earlier[0])
-
-    def work(self, item: dict[str, Any]) -> dict[str, int]:
-        """Embed one shard and commit it; return its rows, and the tokens that were computed.
+    def work(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Embed one shard and commit it; return its counts, and the tokens that were computed.
 
         A committed shard is skipped: Ray repeats a finished item when the node that holds its result is lost.
         """
         shard = Shard(**item)
-        if shards.committed(self.task.folder, shard.name) is not None:
-            return {"rows": shard.rows, "tokens": 0, "padded": 0}
+        result = {"name": shard.name, "rows": shard.rows}
+        if (footer := shards.committed(self.task.folder, shard.name)) is not None:
+            return {**result, "footer": footer, "tokens": 0, "padded": 0}
         rows, unreadable = self.task.texts(shard)
         texts = rows.column("text").to_pylist()
         table, counts = self._vectors(rows.column("id"), texts)
         for name in self.task.extra_columns:
             table = table.append_column(name, rows.column(name))
-        footer = {"left_out": shard.rows - rows.num_rows, "unreadable": unreadable, **counts}
-        shards.commit(self.task.folder, shard.name, table, footer | {"dtype": self.encoder.identity["dtype"]})
-        return {"rows": shard.rows, "tokens": counts["tokens"], "padded": counts["padded"]}
+        left_out = {"left_out": shard.rows - rows.num_rows, "unreadable": unreadable}
+        footer = {"rows": table.num_rows, **left_out, **counts, "dtype": self.encoder.identity["dtype"]}
+        shards.commit(self.task.folder, shard.name, table, footer)
+        return {**result, "footer": footer, "tokens": counts["tokens"], "padded": counts["padded"]}
 
     def _vectors(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
         """Return columns of vectors, with the texts' keys where `incremental`; vectors of earlier texts are copied."""
@@ -140,15 +162,12 @@ class EmbedShard(Worker):
 
 
 def calibrate(task: EmbedTask, plan: Sequence[Shard], rows: int) -> Ranges:
-    """Measure the range of each dimension for int8, in a Ray task, on texts of shards spread over the plan."""
+    """Measure the range of each dimension for int8, in a task, on texts of shards spread over the plan."""
     if not any(form.dtype == "int8" for form in task.formats) or not plan:
         return {}
-    import ray
-
-    ray_session.start()
     sample = [plan[index] for index in shards.spread(len(plan), shards.SAMPLED_SHARDS)]
-    run = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()))(_ranges)
-    ranges: Ranges = ray.get(run.remote(task, sample, -(-rows // len(sample)), ray_session.cpus()))
+    measured = tasks.submit(_ranges, task, sample, -(-rows // len(sample)), ray_session.cpus(), on_gpu=True)
+    ranges: Ranges = tasks.get(measured)
     return ranges
 
 

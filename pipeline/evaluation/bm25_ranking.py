@@ -1,4 +1,4 @@
-"""BM25 over the whole corpus on Ray: one task a chunk counts the words that the queries hold, another one ranks.
+"""BM25 over the whole corpus in tasks: one task a chunk counts the words that the queries hold, another one ranks.
 
 Between the two the driver adds up the statistics of these words, so that a chunk is scored as a part of one index over
 all. The counts wait in Ray's object store, which writes to disk what memory does not hold.
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core import tasks
 from pipeline.core.progress import Progress
 from pipeline.evaluation.corpus import CorpusChunk
 from pipeline.evaluation.dataset import Pairs
@@ -62,22 +63,17 @@ def rank_corpus(
 
     Raises UserError where no document holds a word.
     """
-    import ray
-
     analyzer = Analyzer(config.language)
     search = LexicalQueries([analyzer.words(text) for text in texts], ranked, k, pairs)
     ranking = LexicalRanking(TopK.empty(len(ranked.texts), k), np.full(len(pairs[0]), np.nan, np.float32))
-    count, rank = ray.remote(num_returns=2)(_count_chunk), ray.remote(_rank_chunk)
-    vocabulary = ray.put(search.vocabulary)
-    counted = [count.remote(chunk, vocabulary, config.language) for chunk in chunks]
-    statistics = total([ray.get(statistics) for statistics, _ in counted])
-    shared = (ray.put(search), ray.put(statistics), config)
-    waiting = [rank.remote(chunk, counts, *shared) for chunk, (_, counts) in zip(chunks, counted, strict=True)]
+    vocabulary = tasks.put(search.vocabulary)
+    counted = [tasks.submit(_count_chunk, chunk, vocabulary, config.language, returns=2) for chunk in chunks]
+    statistics = total([tasks.get(statistics) for statistics, _ in counted])
+    shared = (tasks.put(search), tasks.put(statistics), config)
+    arguments = [(chunk, counts, *shared) for chunk, (_, counts) in zip(chunks, counted, strict=True)]
     del counted
     with Progress("evaluate: bm25", sum(chunk.rows for chunk in chunks), "documents") as progress:
-        while waiting:
-            (done,), waiting = ray.wait(waiting, num_returns=1)
-            documents, best, pair, scores = ray.get(done)
+        for documents, best, pair, scores in tasks.results(_rank_chunk, arguments):
             ranking.best.merge(best)
             ranking.similarities[pair] = scores
             progress.add(documents)

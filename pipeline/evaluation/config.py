@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline.core.config import JobConfig, without_batch_sizes
+from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.layer_count import is_cut
@@ -23,7 +23,7 @@ from pipeline.storage.files import filesystem, join, read_json
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-class EvaluateConfig(JobConfig):
+class EvaluateConfig(EncodingJobConfig):
     """Rank the corpus for the queries of a split by several models and BM25, compare them, and write the report."""
 
     common_settings = (
@@ -77,9 +77,6 @@ class EvaluateConfig(JobConfig):
     training: str | None = Field(None, description="holds metrics.jsonl and config.json; default {run}/training")
     vectors: str | None = Field(
         None, description="embed artifact, used where it is of the same model and corpus; default {run}/vectors"
-    )
-    num_actors: int | None = Field(
-        None, ge=1, description="number of encoding actors; default one a GPU, else one for four CPUs"
     )
     seed: int = Field(0, description="seed of random pairs, permutations and bootstrap samples")
 

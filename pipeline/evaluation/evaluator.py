@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core import tasks
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import EncoderConfig
@@ -122,12 +123,10 @@ def _evaluate_encoder(
     data: Artifact,
     plan: EvaluationPlan,
 ) -> None:
-    import ray
-
     stored = stored_vectors(plan.vectors, data, results.corpus, encoded.identity)
     say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(results.corpus):,} documents")
     dataset, documents = results.dataset, len(results.corpus)
-    texts, sample = ray.get(encoded.vectors)[: len(dataset.texts)], ray.get(encoded.sample)
+    texts, sample = tasks.get(encoded.vectors)[: len(dataset.texts)], tasks.get(encoded.sample)
     variants = _variants(name, encoded, plan)
     ranges = calibrate(variants, sample if len(sample) else texts)
     k = depth(plan.metrics)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import ray_session
+from pipeline.core import capacity
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder import model_directory
@@ -55,7 +55,8 @@ def run(config: EvaluateConfig) -> Artifact:
     draft = begin(out, "evaluate", config.result_settings(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         return _print_finished(config, draft)
-    ray_session.start()
+    documents = sum(item.rows("corpus") for item in (data, *(guard.data for guard in opened)))
+    capacity.start("evaluate", config, documents + len(dataset.texts))
     plan = EvaluationPlan(
         models=config.models,
         bm25=config.bm25,

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.core import ray_session
-from pipeline.core.actor_pool import Pool, limit_threads
+from pipeline.core import ray_session, tasks
+from pipeline.core.actor_pool import Pool, limit_threads, stream_tables
 from pipeline.core.progress import Progress
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.encoder.truncation import SAMPLE, Truncation
@@ -72,14 +72,10 @@ class ModelRanking:
 def encode_queries(
     config: EncoderConfig, texts: Sequence[str], extra_documents: Sequence[str], sample: Sequence[str]
 ) -> EncodedQueries:
-    """Encode query-side texts and single documents once, in a Ray task, and leave the vectors in the object store."""
-    import ray
-
-    task = ray.remote(num_cpus=1, num_gpus=min(1, ray_session.gpus()), num_returns=4)(encode_texts)
-    vectors, extra_vectors, sample_vectors, facts = task.remote(
-        config, list(texts), list(extra_documents), list(sample), ray_session.cpus()
-    )
-    return EncodedQueries(vectors, extra_vectors, sample_vectors, *ray.get(facts))
+    """Encode query-side texts and single documents once, in a task, and leave the vectors in the object store."""
+    arguments = (config, list(texts), list(extra_documents), list(sample), ray_session.cpus())
+    vectors, extra_vectors, sample_vectors, facts = tasks.submit(encode_texts, *arguments, on_gpu=True, returns=4)
+    return EncodedQueries(vectors, extra_vectors, sample_vectors, *tasks.get(facts))
 
 
 def encode_texts(
@@ -117,8 +113,6 @@ def rank_corpus(
     Same numbers for any number of actors: chunks are cut by the corpus alone, and partial rankings merge by
     (falling score, rising row).
     """
-    import ray
-
     started = time.monotonic()
     text, row = pairs.arrays()
     queries = len(ranked.texts)
@@ -126,7 +120,7 @@ def rank_corpus(
     rankings = {variant: empty(variant, queries, k) for variant in variants}
     settings = {"config": config, "vectors": encoded.vectors, "k": k}
     similarity = similarity_of(encoded.identity)
-    settings["shared"] = ray.put(((text, row), ranked, list(variants), ranges, similarity))
+    settings["shared"] = tasks.put(((text, row), ranked, list(variants), ranges, similarity))
     with Progress("evaluate", sum(chunk.rows for chunk in chunks), "documents") as progress:
         for part in _rank_chunks(list(chunks), settings, actors) if chunks else ():
             best.merge(part.best)
@@ -136,7 +130,7 @@ def rank_corpus(
             progress.add(part.documents)
     extra = row < 0
     if extra.any():
-        vectors, documents = ray.get(encoded.vectors), ray.get(encoded.extra_documents)
+        vectors, documents = tasks.get(encoded.vectors), tasks.get(encoded.extra_documents)
         similarities[extra] = pairwise_dot(vectors, documents, text[extra], -1 - row[extra])
     tops = {variant: ranking.top(k) for variant, ranking in rankings.items()}
     return ModelRanking(best, similarities, time.monotonic() - started, tops)
@@ -187,20 +181,9 @@ class ChunkRanking:
 
 def _rank_chunks(chunks: list[CorpusChunk], settings: dict[str, Any], actors: int | None) -> Iterator[ChunkRanking]:
     """Run the chunks through a pool of rankers; one ranking a chunk comes back."""
-    import ray
-
     pool = Pool.plan(actors, len(chunks))
     rows = [{"chunk": chunk.packed()} for chunk in chunks]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Ranker,
-        fn_constructor_kwargs={**settings, "threads": pool.threads},
-        compute=ray.data.ActorPoolStrategy(size=pool.size),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus or None,
-    )
-    for row in dataset.iter_batches(batch_size=1, batch_format="pyarrow"):
+    for row in stream_tables(rows, Ranker, {**settings, "threads": pool.threads}, pool):
         yield ChunkRanking.unpack(row)
 
 
@@ -208,11 +191,9 @@ class Ranker:
     """An actor with one encoder and the query vectors, which ranks one chunk of the corpus at a time."""
 
     def __init__(self, config: EncoderConfig, vectors: Any, shared: Any, k: int, threads: int) -> None:
-        import ray
-
         self.config, self.threads, self.k = config, threads, k
-        self.vectors = ray.get(vectors)
-        (self.text, self.row), ranked, self.variants, self.ranges, self.similarity = ray.get(shared)
+        self.vectors = tasks.get(vectors)
+        (self.text, self.row), ranked, self.variants, self.ranges, self.similarity = tasks.get(shared)
         self.queries, self.excluded = self.vectors[ranked.texts], ranked.excluded
         self._encoder: Encoder | None = None
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.core.config import JobConfig, without_batch_sizes
+from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.mining.exclusions import Exclude
 from pipeline.mining.registry import Lexical, Rule
@@ -17,7 +17,7 @@ SPEED = ("num_actors", "block_rows", "cache")  # decide how fast, not what
 SEARCH = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")  # decide the candidates
 
 
-class MineConfig(JobConfig):
+class MineConfig(EncodingJobConfig):
     """Find hard negatives for training pairs: an encoder searches the corpus for each anchor, and a rule chooses."""
 
     common_settings: ClassVar[tuple[str, ...]] = (
@@ -57,7 +57,6 @@ class MineConfig(JobConfig):
     block_rows: int = Field(
         32768, ge=1, description="pairs searched in one pass over the corpus, which a restart repeats at most"
     )
-    num_actors: int | None = Field(None, ge=1, description="default: one a GPU, else one for each four CPUs")
 
     @field_validator("lexical", mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core import ray_session
+from pipeline.core import capacity, ray_session
 from pipeline.core.actor_pool import Pool, Worker, stream
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
@@ -48,7 +48,7 @@ def run(config: MineConfig) -> Artifact:
     if isinstance(draft, Artifact):
         say(f"mine: {out} is already done: {draft.rows('triplets'):,} triplets")
         return draft
-    ray_session.start()
+    capacity.start("mine", config, data.rows("pairs") + data.rows("corpus"))
     model = resolve_precision(model)
     plan = plan_mining(config, data, model)
     paths = MiningPaths(

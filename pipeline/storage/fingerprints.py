@@ -17,10 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import ray_session, tasks
 from pipeline.core.errors import UserError
 from pipeline.storage.files import cache_directory, filesystem, object_version
 
 PIECE_BYTES, READ_BYTES = 64 << 20, 4 << 20
+CLUSTER_BYTES, PIECES_A_TASK = 4 << 30, 4  # from this much on, pieces are digested by tasks on all nodes
 RACY_NS = 2_000_000_000  # a file changed this shortly before may change again within the same tick of its clock
 
 
@@ -35,6 +37,8 @@ def fingerprint_file(path: str) -> str:
 def fingerprint_files(paths: Sequence[str]) -> list[str]:
     """Digest of the content of each file, in order; several files and the pieces of a large one are read in parallel.
 
+    From `CLUSTER_BYTES` on that are not remembered, this starts a session and reads on all nodes.
+
     Raises UserError for the first file that is missing or cannot be read.
     """
     opened = [(path, *filesystem(path)) for path in paths]
@@ -42,15 +46,13 @@ def fingerprint_files(paths: Sequence[str]) -> list[str]:
     keys = [_key(fs, name, info) for (_, fs, name), info in zip(opened, infos, strict=True)]
     remembered = _recall([key for key in keys if key])
     todo = [index for index, key in enumerate(keys) if not key or key not in remembered]
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
-        pieces = {
-            index: [
-                threads.submit(_piece, opened[index][1], opened[index][2], start)
-                for start in range(0, max(1, int(infos[index]["size"] or 0)), PIECE_BYTES)
-            ]
-            for index in todo
-        }
-        fresh = {index: _combine([piece.result() for piece in parts]) for index, parts in pieces.items()}
+    sizes = {index: int(infos[index]["size"] or 0) for index in todo}
+    starts = [(index, start) for index, size in sizes.items() for start in range(0, max(1, size), PIECE_BYTES)]
+    digests = _digest_pieces([(paths[index], start) for index, start in starts], sum(sizes.values()))
+    pieces: dict[int, list[bytes]] = {}
+    for (index, _), digest in zip(starts, digests, strict=True):
+        pieces.setdefault(index, []).append(digest)
+    fresh = {index: _combine(parts) for index, parts in pieces.items()}
     _remember({key: fresh[index] for index in todo if (key := keys[index]) and _is_stable(*opened[index], key)})
     return [fresh[index] if index in fresh else remembered[str(keys[index])] for index in range(len(paths))]
 
@@ -71,6 +73,22 @@ def _info(path: str, fs: Any, name: str) -> dict[str, Any]:
     if info.get("type") == "directory":
         raise UserError(f"{path}: is a directory, expected a file")
     return info
+
+
+def _digest_pieces(pieces: Sequence[tuple[str, int]], size: int) -> list[bytes]:
+    """Digest pieces (path, first byte) of files, together of `size` bytes, in order: here, or many of them on Ray."""
+    if size < CLUSTER_BYTES:
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as threads:
+            opened = {path: filesystem(path) for path in {path for path, _ in pieces}}
+            return list(threads.map(lambda piece: _piece(*opened[piece[0]], piece[1]), pieces))
+    ray_session.start()
+    groups = [pieces[first : first + PIECES_A_TASK] for first in range(0, len(pieces), PIECES_A_TASK)]
+    parts = dict(tasks.results(_digest_group, list(enumerate(groups))))
+    return [digest for number in range(len(groups)) for digest in parts[number]]
+
+
+def _digest_group(number: int, pieces: Sequence[tuple[str, int]]) -> tuple[int, list[bytes]]:
+    return number, [_piece(*filesystem(path), start) for path, start in pieces]
 
 
 def _piece(fs: Any, name: str, start: int) -> bytes:

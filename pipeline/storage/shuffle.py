@@ -5,6 +5,7 @@ files is the number of tasks, and memory is bounded by one bucket. File names de
 runs again overwrites its own files, and a finished task leaves a mark file and is not run again.
 """
 
+import json
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.core import ray_session, tasks
 from pipeline.core.errors import UserError
 from pipeline.storage.counts import Counts
 from pipeline.storage.files import filesystem, join, open_arrow, read_json, write_json
@@ -22,9 +24,8 @@ from pipeline.text.columns import hash64_column, key_prefixes
 from pipeline.text.normalize import hash64
 
 Task = Callable[[int], Counts]
-TaskResult = tuple[int, str | None]  # index of a task, and the message of an error that the user can fix
+TaskResult = tuple[int, str | None, Any]  # index of a task, message of an error that the user can fix, counts as JSON
 Call = Callable[[int], TaskResult]
-RETRIES = 10  # of a task whose worker died
 
 
 @dataclass(frozen=True)
@@ -116,21 +117,29 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 
 def run_tasks(
-    name: str, count: int, task: Task, marks: str, on_done: Callable[[int], None], *, streamed: bool = False
+    name: str,
+    count: int,
+    task: Task,
+    marks: str,
+    on_done: Callable[[int], None],
+    *,
+    streamed: bool = False,
+    at_once: int | None = None,
 ) -> list[Counts]:
-    """Run task(0) ... task(count - 1) on Ray and return their counts in that order.
+    """Run task(0) ... task(count - 1) and return their counts in that order; on Ray where a session is up.
 
     A finished task leaves its counts under `marks`, where a later run finds them, so that a killed job resumes.
     `on_done` is called with the index of each task that ends. `streamed` runs them through Ray Data instead of as plain
-    tasks; its executor needs a second to use more than one CPU, which is too long for short steps. Raises UserError
-    for the first task that ended in one.
+    tasks; its executor needs a second to use more than one CPU, which is too long for short steps. `at_once` bounds how
+    many plain tasks run at a time. Raises UserError for the first task that ended in one.
     """
     call = partial(_call, name=name, task=task, marks=marks)
     counts: dict[int, Counts] = {}
-    for index, error in (_streamed if streamed else _tasks)(call, count):
+    streams = streamed and ray_session.is_up()
+    for index, error, content in _streamed(call, count) if streams else _tasks(call, count, at_once):
         if error:
             raise UserError(error)
-        counts[index] = Counts.from_json(read_json(_mark(marks, name, index)))
+        counts[index] = Counts.from_json(content)
         on_done(index)
     return [counts[index] for index in range(count)]
 
@@ -140,27 +149,18 @@ def _streamed(call: Call, count: int) -> Iterator[TaskResult]:
     import ray
 
     def block(batch: pa.Table) -> pa.Table:
-        index, error = call(batch["id"][0].as_py())
-        return pa.table({"id": pa.array([index], pa.int64()), "error": pa.array([error], pa.string())})
+        return pa.table({"result": [json.dumps(call(batch["id"][0].as_py()))]})
 
     rows = ray.data.range(count, override_num_blocks=count).map_batches(block, batch_size=None, batch_format="pyarrow")
     for row in rows.iter_rows():
-        yield row["id"], row["error"]
+        index, error, content = json.loads(row["result"])
+        yield index, error, content
 
 
-def _tasks(call: Call, count: int) -> Iterator[TaskResult]:
-    """Call with 0 ... count - 1 as Ray tasks; a task whose worker died runs again."""
-    import ray
-
-    remote, shared_call = ray.remote(max_retries=RETRIES)(_remote), ray.put(call)
-    waiting = [remote.remote(shared_call, index) for index in range(count)]
-    try:
-        while waiting:
-            ready, waiting = ray.wait(waiting, num_returns=1)
-            yield from ray.get(ready)
-    finally:
-        for task in waiting:
-            ray.cancel(task)
+def _tasks(call: Call, count: int, at_once: int | None) -> Iterator[TaskResult]:
+    """Call with 0 ... count - 1 as tasks."""
+    shared_call = tasks.put(call)
+    return tasks.results(_remote, [(shared_call, index) for index in range(count)], at_once)
 
 
 def _remote(call: Call, index: int) -> TaskResult:
@@ -168,19 +168,24 @@ def _remote(call: Call, index: int) -> TaskResult:
 
 
 def _call(index: int, name: str, task: Task, marks: str) -> TaskResult:
-    """Run one task; an error that the user can fix is returned as a value, so that Ray logs no traceback for it."""
-    fs, mark = filesystem(_mark(marks, name, index))
-    error = None
-    if not fs.exists(mark):
-        try:
-            write_json(_mark(marks, name, index), task(index).to_json())
-        except UserError as problem:
-            error = str(problem)
-        except OSError as problem:
-            if not problem.strerror:
-                raise
-            error = f"{problem.filename or marks}: {problem.strerror}"
-    return index, error
+    """Run one task, or read what an earlier run of it has counted, and return its counts, which need not be read again.
+
+    An error that the user can fix is returned as a value, so that Ray logs no traceback for it.
+    """
+    mark = _mark(marks, name, index)
+    fs, file_name = filesystem(mark)
+    if fs.exists(file_name):
+        return index, None, read_json(mark)
+    try:
+        content = task(index).to_json()
+        write_json(mark, content)
+    except UserError as problem:
+        return index, str(problem), None
+    except OSError as problem:
+        if not problem.strerror:
+            raise
+        return index, f"{problem.filename or marks}: {problem.strerror}", None
+    return index, None, content
 
 
 def _mark(marks: str, name: str, index: int) -> str:

@@ -36,7 +36,7 @@ class Drill:
         subprocess.run([*synthesize, "--format", "jsonl"], cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         source = {"type": "jsonl", "kind": "qa", "path": "rows/*.jsonl", "fields": {"split": "split"}}
         recipe: dict[str, Any] = {"root": str(folder / "in"), "sources": [source], "pairs": {"title_body": True}}
-        recipe |= {"block_bytes": 2 << 20, "buckets": 5}
+        recipe |= {"block_bytes": 2 << 20, "buckets": 5, "in_process_bytes": 0}
         (folder / "drill.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
     def start(self, out: Path) -> subprocess.Popen[bytes]:

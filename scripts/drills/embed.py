@@ -46,7 +46,7 @@ class Drill:
         settings = {
             "--input": self.input, "--out": out, "--rows_per_shard": 64, "--num_actors": ACTORS, "--threads": 1,
             "--encoder.model": "gt:all-minilm-l6-v2", "--encoder.layers": self.layers, "--encoder.backend": "torch",
-            "--encoder.dtype": "float32",
+            "--encoder.dtype": "float32", "--in_process_rows": 0,
         }  # fmt: skip
         words = [str(word) for item in settings.items() for word in item]
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -34,9 +34,10 @@ class Drill:
         source = {"type": "jsonl", "kind": "qa", "path": str(folder / "planted" / "rows" / "*.jsonl")}
         mining = {
             "encoder": {"layers": 1}, "rows_per_shard": 64, "block_rows": 64, "num_actors": options.actors,
-            "cache": str(folder / "vectors"), "lexical": {}, "rule": {"max_lexical_percentage": 0.95},
+            "in_process_rows": 0, "cache": str(folder / "vectors"), "lexical": {},
+            "rule": {"max_lexical_percentage": 0.95},
         }  # fmt: skip
-        settings = {"run": str(folder), "build": {"sources": [source]}, "mine": mining}
+        settings = {"run": str(folder), "build": {"sources": [source], "in_process_bytes": 0}, "mine": mining}
         self.recipe.write_text(yaml.safe_dump(settings), encoding="utf-8")
         self.start("build").wait()
 

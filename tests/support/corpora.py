@@ -2,7 +2,6 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ import pytest
 from pipeline.building.config import BuildConfig
 from pipeline.building.job import run
 from pipeline.core import ray_session
-from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import SourceConfig
-from pipeline.storage import shuffle
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.counts import Counts
 
@@ -24,24 +21,15 @@ SAMPLE = Path(__file__).resolve().parents[2] / "scripts" / "sample"
 Recipe = dict[str, Any]
 
 
-def one_after_the_other(
-    name: str, count: int, task: shuffle.Task, marks: str, done: Callable[[int], None], **_: bool
-) -> list[Counts]:
-    """What `shuffle.run` does, in this process and without Ray."""
-    tallies = []
-    for index in range(count):
-        _index, error = shuffle._call(index, name, task, marks)
-        if error:
-            raise UserError(error)
-        tallies.append(Counts.from_json(json.loads(Path(shuffle._mark(marks, name, index)).read_text())))
-        done(index)
-    return tallies
+def stay_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let jobs of any size run in this process, also beside the cluster of other tests."""
+    monkeypatch.setattr(ray_session, "is_up", lambda: False)
+    monkeypatch.setattr(ray_session, "start", lambda: None)
 
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shuffle, "run_tasks", one_after_the_other)
-    monkeypatch.setattr(ray_session, "start", lambda: None)
+    stay_in_process(monkeypatch)
 
 
 def build(recipe: Recipe, out: Path) -> Artifact:

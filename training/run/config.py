@@ -127,6 +127,9 @@ class TrainConfig(JobConfig):
     workers: int | ElasticWorkers | None = Field(
         None, description="a number, or {min, max}; default: one a GPU, else one a CPU up to 2"
     )
+    gpus: int | None = Field(
+        None, ge=0, description="GPUs to ask the autoscaler for, and to wait for; default: those that are up, if any"
+    )
     checkpoints: CheckpointConfig = CheckpointConfig()
     trackers: list[AnyTracker] = Field([], description="where metrics go besides the run's own file")
     max_failures: int = Field(2, ge=0, description="restarts from the last checkpoint after a worker's death")

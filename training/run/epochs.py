@@ -139,14 +139,21 @@ class _TrainingEnded(Exception):
 class EpochComposer:
     """Composes the epochs of a run: the first before training begins, each other while the one before is read.
 
-    A run whose rows change composes those from `start` to before `stop` of the same rows.
+    A run whose rows change composes those from `start` to before `stop` of the same rows. Where training leaves
+    `spare_cpus` and the rows are many, the later ones are composed by as many tasks on Ray, else by a thread here.
     """
 
     def __init__(
-        self, rows: Artifact, how: EpochSettings, config: TrainConfig, start: int = 0, stop: int | None = None
+        self,
+        rows: Artifact,
+        how: EpochSettings,
+        config: TrainConfig,
+        start: int = 0,
+        stop: int | None = None,
+        spare_cpus: int = 0,
     ) -> None:
         self.rows, self.how, self.home, self.loop = rows, how, config.paths["epochs"], config.loop
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.spare_cpus = start, stop, spare_cpus
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._compose_ahead, daemon=True)
         self.first = self._compose(start, self._spread(start))
@@ -177,12 +184,24 @@ class EpochComposer:
             return run_in_process
         return on_ray(join(epoch_path(self.home, number), "staging", "marks"))
 
+    def _spread_ahead(self, number: int) -> RunTasks:
+        """Run tasks on the CPUs that training leaves, where that pays, until training has ended."""
+        if self.rows.rows("rows") <= LOCAL_ROWS or not self.spare_cpus:
+            return self._run_until_ended
+        marks = join(epoch_path(self.home, number), "staging", "marks")
+        return lambda name, count, task: shuffle.run_tasks(
+            name, count, task, marks, self._check_ended, at_once=self.spare_cpus
+        )
+
+    def _check_ended(self, _: int) -> None:
+        if self.over.is_set():
+            raise _TrainingEnded
+
     def _run_until_ended(self, _: str, count: int, task: Callable[[int], Counts]) -> list[Counts]:
         """Run tasks in this process, until training has ended."""
         counts = []
         for number in range(count):
-            if self.over.is_set():
-                raise _TrainingEnded
+            self._check_ended(number)
             counts.append(task(number))
         return counts
 
@@ -197,7 +216,7 @@ class EpochComposer:
                 if self.over.wait(0.2):
                     return
             try:
-                done += self._compose(number, self._run_until_ended).manifest.notes["steps"]
+                done += self._compose(number, self._spread_ahead(number)).manifest.notes["steps"]
             except _TrainingEnded:
                 return
             except BaseException as error:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pipeline.core import ray_session
+from pipeline.core import capacity, ray_session
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import artifact
@@ -14,7 +14,7 @@ from training.data.teacher_projection import fit_width
 from training.losses.any_loss import check_rows
 from training.losses.by_source import check_sources
 from training.run import model_card, truncation
-from training.run.config import TrainConfig
+from training.run.config import ElasticWorkers, TrainConfig
 from training.run.ray_trainer import prune_checkpoints
 from training.run.rehearsal import rehearse_end
 from training.run.resume import resolve_existing_run
@@ -60,6 +60,8 @@ def run(config: TrainConfig) -> str:
         return paths["model"]
     rehearse_end(config, base)
     ray_session.start()
+    workers = config.workers.min if isinstance(config.workers, ElasticWorkers) else config.workers
+    capacity.bring_gpus("train", config.gpus, workers)
     with tell_trackers(config.trackers, paths["log"], paths["model"]):
         return _train(config, draft, Inputs(data, negatives, replayed, base), inputs)
 

@@ -8,6 +8,8 @@ from pipeline.core import ray_session
 from pipeline.core.errors import UserError
 from training.run.config import ElasticWorkers, TrainConfig
 
+COMPOSING_FROM = 4  # CPUs a GPU, from which on one of them is left for composing epochs
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -18,6 +20,7 @@ class Resources:
     per_worker: dict[str, float]
     on_gpu: bool
     validation_task: dict[str, Any]  # Ray options of the task that validates asynchronously
+    spare_cpus: int = 0  # that neither workers nor validations use, for composing epochs ahead
 
     @property
     def count(self) -> int | tuple[int, int]:
@@ -34,21 +37,23 @@ class Resources:
 
 
 def plan_resources(config: TrainConfig) -> Resources:
-    """Divide the cluster among workers; raises UserError where it is too small for them."""
-    gpus, cpus = ray_session.gpus(), ray_session.cpus()
-    workers = config.workers or (gpus if gpus else min(2, cpus))
+    """Divide the cluster among workers; raises UserError where its nodes have no room for them."""
+    cluster = ray_session.cluster()
+    gpus, cpus = cluster.gpus, int(cluster.cpus)
+    workers = config.workers or (gpus if gpus else min(2, max(1, cpus)))
     min_workers, max_workers = (workers.min, workers.max) if isinstance(workers, ElasticWorkers) else (workers, workers)
-    if min_workers > max(cpus, gpus):
-        raise UserError(
-            f"workers {min_workers}: the cluster has {cpus} CPUs and {gpus} GPUs; give at most one worker each"
-        )
+    if min_workers > max(cluster.room(1.0), gpus):
+        raise UserError(f"workers {min_workers}: the cluster has {cluster}; give at most one worker each CPU or GPU")
     on_gpu = gpus >= min_workers
-    aside = 1 if config.validation.asynchronous and cpus > max_workers else 0
-    each = {"CPU": ray_session.cpus_per_actor(max_workers, float(max(1, (cpus - aside) // max_workers)))} | (
-        {"GPU": 1.0} if on_gpu else {}
-    )
-    check = {"num_cpus": aside, "num_gpus": 1 if on_gpu and gpus > max_workers else 0}
-    return Resources(min_workers, max_workers, each, on_gpu, check)
+    validating = 1 if config.validation.asynchronous and cpus > max_workers else 0
+    each_gpus = 1.0 if on_gpu else 0.0
+    composing = max_workers if on_gpu and cluster.cpus_for(each_gpus) >= COMPOSING_FROM * max_workers else 0
+    aside = validating + composing
+    share = float(max(1, cluster.cpus_for(each_gpus, aside) // max_workers))
+    each = {"CPU": cluster.worker_cpus(max_workers, share, each_gpus)} | ({"GPU": 1.0} if on_gpu else {})
+    check = {"num_cpus": validating, "num_gpus": 1 if on_gpu and gpus > max_workers else 0}
+    spare = int(cluster.cpus - max_workers * each["CPU"] - validating)
+    return Resources(min_workers, max_workers, each, on_gpu, check, max(0, spare))
 
 
 class CapacityWatch:

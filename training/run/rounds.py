@@ -62,7 +62,7 @@ def train_rounds(config: TrainConfig, inputs: Inputs, plan: str) -> Trained:
     for number in count():
         stop = config.refresh.stop(number) if config.refresh else None
         if stop is None or not _round_finished(config, number, stop):
-            with EpochComposer(rows, how, config, start, stop):
+            with EpochComposer(rows, how, config, start, stop, cluster.spare_cpus):
                 checkpoints = fit(config, plan, stop)
             checkpoint, step = checkpoints.newest()
             if stop is None or step >= total_steps(home, config.loop) or not _is_through(home, stop, step):

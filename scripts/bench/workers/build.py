@@ -42,7 +42,13 @@ def ours(job: Job, out: Path) -> Figures:
 
     source = {"type": "jsonl", "kind": "qa", "path": "rows/part-*.jsonl"}
     action = "remove" if job.get("leaks") else "off"
-    recipe = {"run": str(out), "root": job["data"], "sources": [source], "decontaminate": {"action": action}}
+    recipe = {
+        "run": str(out),
+        "root": job["data"],
+        "sources": [source],
+        "decontaminate": {"action": action},
+        "in_process_bytes": 0,
+    }
     os.environ.update(QUIET)
     began = time.perf_counter()
     ray.init(address="local", num_cpus=job["cpus"], include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -151,6 +151,7 @@ def our_job(job: dict[str, Any]) -> Embed:
             settings = {
                 "input": str(_written(folder, texts)), "out": str(Path(folder) / "out"), "encoder": encoder,
                 "num_actors": job["workers"], "threads": job["threads"], "rows_per_shard": job.get("shard", 512),
+                "in_process_rows": 0,
             }  # fmt: skip
             job["steady_docs_per_s"] = _steady(run(validate(EmbedConfig, settings)).files("vectors"), job["workers"])
 

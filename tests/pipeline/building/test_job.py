@@ -17,7 +17,6 @@ import yaml
 from pipeline.building import job
 from pipeline.building.config import BuildConfig
 from pipeline.building.job import run
-from pipeline.core import ray_session
 from pipeline.core.config import main, parse
 from pipeline.core.errors import UserError
 from pipeline.storage import shuffle
@@ -29,8 +28,8 @@ from tests.support.corpora import (
     Recipe,
     build,
     inline,
-    one_after_the_other,
     sample_recipe,
+    stay_in_process,
     table,
     write_jsonl,
 )
@@ -174,8 +173,7 @@ def test_titles_are_paired_with_bodies_and_bodies_with_answers(inline: None, tmp
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffle, "run_tasks", one_after_the_other)
-        patch.setattr(ray_session, "start", lambda: None)
+        stay_in_process(patch)
         return build(sample_recipe(), tmp_path_factory.mktemp("sample"))
 
 

@@ -20,6 +20,36 @@ print(json.dumps({
 }), flush=True)
 sys.stdin.read()
 """
+FAILING = """
+import ray
+from pathlib import Path
+from ray._private import services
+from pipeline.core import ray_session, ray_start
+
+get_node, calls = services.get_node, []
+
+def failing(*arguments):  # an error in the first start, when its processes are up; then a node that is late
+    calls.append(arguments)
+    if len(calls) == 1:
+        raise ValueError("the machine is busy. Very busy")
+    if len(calls) < 5:
+        raise RuntimeError("not registered yet")
+    return get_node(*arguments)
+
+services.get_node = failing
+ray_session.start()
+print(ray.get(ray.remote(lambda: 3).remote()), len(calls), ray_start.os.environ["RAY_DASHBOARD_STARTUP_TIMEOUT_S"])
+servers = [p for p in Path("/proc").glob("[0-9]*/stat") if f" {ray_start.os.getpid()} " in p.read_text()]
+print(sum("gcs_server" in path.read_text() and ") Z" not in path.read_text() for path in servers))
+"""
+REFUSED = """
+from pipeline.core import ray_start
+
+def refused():
+    raise ConnectionError("no answer from the head. See its logs")
+
+ray_start.connect(refused, "joining the cluster at head:6379")
+"""
 JOIN = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR'); print('JOINED')"
 JOBS = """
 import sys, urllib.error, urllib.request
@@ -54,3 +84,20 @@ def test_nobody_without_the_token_gets_in(tmp_path: Path):
         finally:
             process.stdin.close()
             process.wait(60)
+
+
+def test_a_start_that_fails_is_tried_again_and_one_that_is_late_is_waited_for(tmp_path: Path):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command, env = [sys.executable, "-c", FAILING], env | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=400, check=True)
+    started, servers = done.stdout.splitlines()
+    assert started.split() == ["3", "5", "180"]
+    assert servers == "1"  # those of the first start have ended
+    assert "ray: the start of a local session failed after" in done.stderr and "busy); one more time" in done.stderr
+
+
+def test_what_fails_twice_is_one_line():
+    done = subprocess.run([sys.executable, "-c", REFUSED], cwd=ROOT, capture_output=True, text=True, check=False)
+    *_, last = done.stderr.strip().splitlines()
+    assert "UserError: ray: joining the cluster at head:6379 failed twice in" in last
+    assert "ConnectionError: no answer from the head; the machine has" in last

@@ -78,20 +78,22 @@ def test_a_damaged_or_foreign_file_is_no_committed_shard(tmp_path: Path):
 def test_ids_that_are_missing_or_twice_are_named(tmp_path: Path):
     lines = write_lines(tmp_path / "a.jsonl", [{"id": "a"}, {"id": "b"}, {"id": "a"}])
     with pytest.raises(UserError, match=r"a\.jsonl: 1 ids of 'id' occur more than once \('a'\)"):
-        check_ids(shards.plan([str(lines)], 2, ""), "id")
+        check_ids(shards.plan([str(lines)], 2, ""), "id", str(tmp_path / "ids"))
     lines = write_lines(tmp_path / "b.jsonl", [{"id": "a"}, {"id": "b"}, {"id": None}])
     with pytest.raises(UserError, match=r"b\.jsonl: 1 rows have no 'id', first row 3"):
-        check_ids(shards.plan([str(lines)], 2, ""), "id")
+        check_ids(shards.plan([str(lines)], 2, ""), "id", str(tmp_path / "ids"))
 
 
-def test_ids_are_compared_in_passes_of_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("pipeline.embedding.unique_ids._IDS_A_PASS", 4)
-    path = write_rows(tmp_path / "a.parquet", 30)
-    check_ids(shards.plan([str(path)], 7, ""), "id")
+def test_many_ids_are_compared_by_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.embedding.unique_ids._IDS_A_BUCKET", 4)
+    monkeypatch.setattr("pipeline.embedding.unique_ids._IDS_A_TASK", 10)
+    path, staging = write_rows(tmp_path / "a.parquet", 30), tmp_path / "ids"
+    check_ids(shards.plan([str(path)], 7, ""), "id", str(staging))
+    assert not staging.exists()
     twice = pa.concat_tables([pq.read_table(path), pa.table({"id": ["d11"], "text": ["x"]})])
     pq.write_table(twice, path)
     with pytest.raises(UserError, match="d11"):
-        check_ids(shards.plan([str(path)], 7, ""), "id")
+        check_ids(shards.plan([str(path)], 7, ""), "id", str(staging))
 
 
 def test_blank_texts_are_left_out_and_integer_ids_become_strings():

@@ -22,7 +22,7 @@ from pipeline.search.query import Searcher
 from pipeline.storage.artifact import begin
 from tests.pipeline.evaluation.test_job import rows
 from tests.support import zoo
-from tests.support.inline_actors import use_inline_actors
+from tests.support.corpora import stay_in_process
 
 peers = pytest.importorskip("sentence_transformers")
 pytestmark = pytest.mark.ray
@@ -68,7 +68,7 @@ def shop(tmp_path_factory) -> Shop:
 @pytest.fixture(scope="module")
 def evaluated(shop, ray_session) -> dict[str, dict[str, float]]:
     with pytest.MonkeyPatch.context() as patch:
-        use_inline_actors(patch)
+        stay_in_process(patch)
         return shop.evaluate(list(zoo.LAYOUTS), "report")
 
 
@@ -83,7 +83,7 @@ def peer(path: str) -> tuple[Floats, Floats]:
 
 @pytest.mark.parametrize("layout", zoo.LAYOUTS)
 def test_a_layout_goes_through_the_jobs(shop, evaluated, ray_session, monkeypatch, tmp_path, layout):
-    use_inline_actors(monkeypatch)
+    stay_in_process(monkeypatch)
     queries, documents = peer(shop.models[layout])
     scores = queries @ documents.T
     settings = {"data": str(shop.run / "data"), "encoder": {"model": shop.models[layout], "dtype": "float32"}}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import UserError
+from pipeline.core.tasks import LocalValue
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.dataset import read_dataset
 from pipeline.evaluation.evaluator import evaluate
@@ -115,8 +116,7 @@ def test_a_model_and_its_variants_never_rank_it(tmp_path: Path, monkeypatch: pyt
     vectors = l2_normalize(np.random.default_rng(0).normal(size=(10, 32)).astype(np.float32))
     variants = [Variant(32, "binary"), Variant(16, "float32")]
     shared = (SimilarityPairs().arrays(), RankedQueries.of(dataset), variants, {}, "cosine")
-    monkeypatch.setattr("ray.get", lambda reference: reference)
-    ranker = Ranker(None, vectors[[4, 7]], shared, k=10, threads=1)
+    ranker = Ranker(None, LocalValue(vectors[[4, 7]]), LocalValue(shared), k=10, threads=1)
     monkeypatch.setattr(ranker, "_vectors", lambda chunk: vectors[chunk.first_row : chunk.first_row + chunk.rows])
     for chunk in Corpus(data).chunks(rows=rows):
         part = ranker.rank(chunk)

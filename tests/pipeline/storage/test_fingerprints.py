@@ -15,6 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.storage import fingerprints
 from pipeline.storage.files import download_folder, object_version
 from pipeline.storage.fingerprints import fingerprint_file, fingerprint_files
+from tests.support.corpora import stay_in_process
 
 
 @pytest.fixture(autouse=True)
@@ -176,3 +177,18 @@ def test_copies_of_earlier_versions_go_after_a_day(listing, cache):
 def test_an_entry_without_a_version_has_its_size_alone():
     assert object_version({"name": "a", "size": 3, "type": "file"}) == {"size": "3"}
     assert object_version({"size": 3, "etag": "x"}) != object_version({"size": 3, "etag": "y"})
+
+
+def test_much_is_digested_by_tasks_to_the_same_end(tmp_path, pieces, monkeypatch):
+    names = [str(tmp_path / name) for name in ("a", "b", "c")]
+    for number, name in enumerate(names):
+        Path(name).write_bytes(os.urandom(1000 * number + 3))
+    expected = fingerprint_files(names)
+    stay_in_process(monkeypatch)
+    monkeypatch.setattr(fingerprints, "CLUSTER_BYTES", 1)
+    monkeypatch.setattr(fingerprints, "_recall", lambda keys: {})
+    groups = []
+    digest_group = fingerprints._digest_group
+    monkeypatch.setattr(fingerprints, "_digest_group", lambda *group: groups.append(group) or digest_group(*group))
+    assert fingerprint_files(names) == expected
+    assert len(groups) == -(-(1 + 16 + 32) // fingerprints.PIECES_A_TASK)

@@ -288,6 +288,31 @@ def test_an_epoch_is_composed_while_the_one_before_is_read(tmp_path, monkeypatch
         list(EpochFeed(EpochWaiter(again.paths["epochs"], mark_opened=True)).plan(0, 20))
 
 
+@pytest.mark.ray
+def test_later_epochs_are_composed_on_cpus_that_training_leaves(ray_session, small, tmp_path, monkeypatch):
+    """By tasks, no more at a time than there are such CPUs, with the bytes of a composition here."""
+    from pipeline.core.config import validate
+    from training.run import epochs as data
+    from training.run.config import TrainConfig
+
+    monkeypatch.setattr(data, "LOCAL_ROWS", 10)
+    run_tasks, bounds = shuffle.run_tasks, []
+    monkeypatch.setattr(
+        shuffle, "run_tasks", lambda *args, **more: bounds.append(more.get("at_once")) or run_tasks(*args, **more)
+    )
+    config = validate(TrainConfig, {"run": str(tmp_path), "loop": {"batch_size": SIZE, "epochs": 2}})
+    rows, how = artifact_of(planted(400), tmp_path / "rows"), data.epoch_settings(config, [1])
+    with data.EpochComposer(rows, how, config, spare_cpus=2) as composer:
+        assert bounds and set(bounds) == {None}, "before training all CPUs are free"
+        bounds.clear()
+        second = EpochWaiter(config.paths["epochs"], mark_opened=True)
+        second(0)
+        found = contents(second(1))
+        assert composer.first.manifest.notes["steps"] > 0
+    assert bounds and set(bounds) == {2}
+    assert found == contents(compose_epoch(rows, how, 1, str(tmp_path / "here")))
+
+
 def test_where_a_row_came_from_is_found(tmp_path, minilm):
     """The epoch of a run leads back to the texts of its data."""
     from pipeline.core.config import validate

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.core import ray_session
 from pipeline.core.actor_pool import Pool
+from pipeline.core.cluster import Cluster, Node
 from pipeline.core.config import user_cause, validate
 from pipeline.core.errors import UserError
 from pipeline.storage import artifact
@@ -194,7 +195,7 @@ def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
         ([16], 0, {"workers": 4}, (4, 4.0, False)),
         ([16], 0, {"workers": {"min": 2, "max": 8}}, ((2, 8), 2.0, False)),
         ([3], 0, {"workers": 2, "validation": {"asynchronous": True}}, (2, 1.0, False)),
-        ([32], 4, {}, (4, 8.0, True)),
+        ([32], 4, {}, (4, 7.0, True)),
         ([1], 0, {"workers": {"min": 1, "max": 4}}, ((1, 4), 1.0, False)),
         ([0, 1, 1], 0, {"workers": 1}, (1, 1.0, False)),
         ([8, 8, 8], 0, {"workers": 2}, (2, 8.0, False)),
@@ -202,9 +203,9 @@ def test_checkpoints_that_were_never_committed_are_removed(tmp_path: Path):
     ],
 )
 def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
-    monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
-    monkeypatch.setattr(ray_session, "node_cpus", lambda: nodes)
-    monkeypatch.setattr(ray_session, "gpus", lambda: gpus)
+    gpus_of_a_node = gpus // len(nodes)
+    cluster = Cluster(tuple(Node(cpus, gpus_of_a_node) for cpus in nodes))
+    monkeypatch.setattr(ray_session, "cluster", lambda: cluster)
     found = plan_resources(config(**given))
     assert (found.count, found.per_worker["CPU"], found.on_gpu) == wanted
 
@@ -220,9 +221,8 @@ def test_the_cluster_is_divided(monkeypatch, nodes, gpus, given, wanted):
     ],
 )
 def test_actors_of_a_pool_fit_on_nodes(monkeypatch, nodes, asked, work, wanted):
-    monkeypatch.setattr(ray_session, "cpus", lambda: sum(nodes))
-    monkeypatch.setattr(ray_session, "node_cpus", lambda: nodes)
-    monkeypatch.setattr(ray_session, "gpus", lambda: 0)
+    monkeypatch.setattr(ray_session, "is_up", lambda: True)
+    monkeypatch.setattr(ray_session, "cluster", lambda: Cluster(tuple(map(Node, nodes))))
     found = Pool.plan(asked, work)
     assert (found.size, found.num_cpus, found.threads) == wanted
 
@@ -230,9 +230,7 @@ def test_actors_of_a_pool_fit_on_nodes(monkeypatch, nodes, asked, work, wanted):
 def test_a_cluster_that_stays_too_small_is_said(monkeypatch):
     import ray
 
-    monkeypatch.setattr(ray_session, "cpus", lambda: 2)
-    monkeypatch.setattr(ray_session, "node_cpus", lambda: [2])
-    monkeypatch.setattr(ray_session, "gpus", lambda: 0)
+    monkeypatch.setattr(ray_session, "cluster", lambda: Cluster((Node(2),)))
     given = plan_resources(config(workers=2))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
     now = iter([100.0, 110.0, 165.0])
