@@ -323,7 +323,8 @@ def test_where_a_row_came_from_is_found(tmp_path, minilm):
     from training.run.lineage import explain, format_lineage
 
     data = make_data(tmp_path)
-    config = validate(TrainConfig, {"run": str(tmp_path), "encoder": {"layers": 1}, "loop": {"batch_size": 8}})
+    given = {"run": str(tmp_path), "rows": ["pairs"], "encoder": {"layers": 1}, "loop": {"batch_size": 8}}
+    config = validate(TrainConfig, given)
     rows = prepare_rows(config, data, None, None, Encoder.load(config.encoder, "cpu"))
     epochs = EpochComposer(rows, epoch_settings(config, [1, 2]), config)
     write_json(str(tmp_path / "training" / "config.json"), config.result_settings())

@@ -86,7 +86,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_own_loss_trains_and_an_own_tracker_gets_the_metrics(recipe: Path, tmp_path: Path):
     config = parse(TrainConfig, "train", ["--config", str(recipe), "--loss", '{"gamma": 1.0}'])[0]
     assert config.model_dump(mode="json")["loss"] == {"type": "my_training:Attract", "gamma": 1.0}
-    check_rows(config.loss, config.rows)
+    check_rows(config.loss, ["pairs"])
     encoder, rows, settings = make_parts(8, 8, epochs=4, learning_rate=1e-3, dropout=0.0, log_every=1)
     store = TrackedStore(tmp_path / "run", config.model_copy(update={"trackers": config.trackers[:1]}))
     Trainer(TrainStep(encoder, config.loss, rows, settings), store, None, "plan").run()
