@@ -115,6 +115,9 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 
+PASSAGE = pa.schema([("passage", pa.string()), ("passage_start", pa.int64())])  # beside the vectors of passages
+
+
 def vectors(dim: int, dtype: pa.DataType | None = None) -> pa.Schema:
     """Return the schema of a vectors table: id and a fixed-size list of `dim` numbers, float32 by default."""
     return pa.schema([("id", pa.string()), ("vector", pa.list_(dtype or pa.float32(), dim))])

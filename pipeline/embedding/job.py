@@ -10,10 +10,13 @@ from pipeline.core import capacity
 from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
+from pipeline.core.schema import PASSAGE
+from pipeline.embedding.passage_count import measure
 from pipeline.embedding.rehearsal import rehearse
 from pipeline.embedding.unique_ids import check_ids
 from pipeline.embedding.worker import Committed, EmbedTask, calibrate, encode, read_committed
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.encoder.passages import PassageCutter, PassagesConfig
 from pipeline.encoder.truncation import SAMPLE, Truncation
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft, begin, digest
@@ -42,7 +45,7 @@ class EmbedConfig(EncodingJobConfig):
         "columns",
         "dtype",
         "dim",
-        "incremental",
+        "passages",
     )
     computed_defaults: ClassVar[dict[str, str]] = {"encoder.model": "{run}/model"}
     documentation = "pipeline/README.md"
@@ -67,6 +70,9 @@ class EmbedConfig(EncodingJobConfig):
     )
     calibration_rows: int = Field(1024, ge=1, description="texts that int8 is calibrated on where none is given")
     incremental: bool = Field(False, description="keep a hash of each text: after changes embed only new texts")
+    passages: PassagesConfig | None = Field(
+        None, description="cut documents into passages, a row of vectors each, such as {tokens: 128}; default: not"
+    )
     rows_per_shard: int = Field(4096, ge=1, description="texts of one output file, the unit that a restart repeats")
     max_actors: int | None = Field(None, ge=1, description="actors to grow to where the cluster does")
     threads: int | None = Field(None, ge=1, description="threads of an actor; default: its share of the CPUs")
@@ -84,6 +90,8 @@ class EmbedConfig(EncodingJobConfig):
     def _one_input(self) -> "EmbedConfig":
         if self.data and self.input:
             raise ValueError("give data or input, not both")
+        if self.passages and self.role == "query":
+            raise ValueError("passages are cut from documents; leave them out for role query")
         return self
 
     @property
@@ -118,7 +126,9 @@ def run(config: EmbedConfig) -> Artifact:
     encoder = config.encoder or EncoderConfig.model_validate({"model": join(config.run, "model")})
     model = Encoder.load(encoder, "cpu")  # on the driver, where errors show early
     identity, dim = model_identity(model), model.dim
-    check_formats(config.formats, dim, config.columns)
+    check_formats(config.formats, dim, config.columns, PASSAGE.names if config.passages else ())
+    if config.passages:
+        PassageCutter(model, config.passages)
     out = config.out or join(config.run, "vectors")
     source = {**inputs, "encoder": digest(identity)}
     draft = begin(
@@ -142,18 +152,20 @@ def run(config: EmbedConfig) -> Artifact:
         folder=folder,
         formats=config.formats,
         incremental=config.incremental,
+        passages=config.passages,
         fast=sum(shard.rows for shard in plan) >= RUNTIME_PAYS_FROM,
     )
     stale = shards.reuse_outputs(folder, plan)
     committed = read_committed(folder, plan)
     ranges = _ranges(config, task, plan, out, dim)
+    texts = _sample(task, plan)
+    cut = Truncation.measure(model, texts, task.role) if task.passages is None else measure(model, texts, task.passages)
     missing = sum(shard.rows for shard in plan if shard.name not in committed)
-    rehearse(task, model, ranges, missing, out)
-    truncation = _truncation(task, plan, model)
-    say(f"embed: {truncation.sentence()}")
+    rehearse(task, model, ranges, round(missing * cut.rows_a_text), out)
+    say(f"embed: {cut.sentence()}")
     pools = {name: getattr(config, name) for name in SPEED}
-    committed = encode(plan, task, ranges, stale, pools, truncation, committed)
-    return _finish(draft, plan, task, identity, dim, ranges, truncation, committed)
+    committed = encode(plan, task, ranges, stale, pools, cut.brief(), committed)
+    return _finish(draft, plan, task, identity, dim, ranges, cut.notes(), committed)
 
 
 def _source(config: EmbedConfig) -> tuple[dict[str, str], list[str], str]:
@@ -186,16 +198,15 @@ def _check_columns(plan: Sequence[Shard], config: EmbedConfig, id_column: str) -
                 raise UserError(f"{shard.path}: columns {kinds.to_string(show_schema_metadata=False)} differ in type")
 
 
-def _truncation(task: EmbedTask, plan: Sequence[Shard], model: Encoder) -> Truncation:
-    """Measure what is cut off the texts."""
+def _sample(task: EmbedTask, plan: Sequence[Shard]) -> list[str]:
+    """Texts on which it is measured what is cut off them, or how many passages they have."""
     columns = list(dict.fromkeys([task.id_column, task.text_column]))
     tables = shards.sample(plan, columns, SAMPLE)
-    texts = [
+    return [
         text
         for table in tables
         for text in rows_with_text(table, task.folder, task.id_column, task.text_column)["text"].to_pylist()
     ]
-    return Truncation.measure(model, texts, task.role)
 
 
 def _ranges(config: EmbedConfig, task: EmbedTask, plan: Sequence[Shard], out: str, dim: int) -> Ranges:
@@ -229,22 +240,24 @@ def _finish(
     identity: dict[str, str],
     dim: int,
     ranges: Ranges,
-    truncation: Truncation,
+    cut: dict[str, Any],
     committed: Committed,
 ) -> Artifact:
     """Check the rows and ids, remove files that are not of this plan, then write the manifest."""
-    folder, dtypes, copied = task.folder, set(), 0
+    folder, dtypes, copied, documents = task.folder, set(), 0, 0
     for shard in plan:
         counts = _counts(folder, shard, committed)
-        if counts["rows"] + counts["left_out"] != shard.rows:
+        embedded = counts.get("documents", counts["rows"])
+        if embedded + counts["left_out"] != shard.rows:
             raise UserError(f"{folder}: shard {shard.name} lacks rows of {shard.path}; give --overwrite")
         empty = counts["left_out"] - counts["unreadable"]
         draft.drop({"empty_text": empty, "unreadable_row": counts["unreadable"]})
         dtypes.add(counts["dtype"])
         copied += counts["copied"]
-    _remove(shards.reuse_outputs(folder, plan))
+        documents += embedded
+    _remove([*shards.reuse_outputs(folder, plan), *shards.unfinished_outputs(folder)])
     written = list(written_vectors(plan, folder, committed))
-    check_ids(written, "id", join(draft.path, IDS))
+    check_ids(written, "id", join(draft.path, IDS), PASSAGE.names[1] if task.passages else None)
     first = task.formats[0]
     notes: dict[str, Any] = {"encoder": identity | {"dtype": "+".join(sorted(dtypes))}}
     notes |= {"dim": first.dim or dim, "dtype": first.dtype}
@@ -256,9 +269,10 @@ def _finish(
         "role": task.role,
         "formats": described,
         "columns": list(task.extra_columns),
-        "truncation": {task.role: truncation.note()},
+        **cut,
     }
     notes |= {"calibration": ranges} if ranges else {}
+    notes |= {"documents": documents} if task.passages else {}
     artifact = draft.finish(["vectors"], **notes, copied=copied)
     if artifact.rows("vectors") != sum(shard.rows for shard in written):
         raise UserError(f"{folder}: holds files of other work; give --overwrite")
@@ -270,7 +284,9 @@ def _report(artifact: Artifact, copied: int) -> None:
     notes, dropped = artifact.manifest.notes, artifact.manifest.dropped
     left = "".join(f", {count:,} left out ({reason})" for reason, count in dropped.items())
     left += f", {copied:,} copied of texts embedded before" if copied else ""
-    say(f"embed: {artifact.path}: {artifact.rows('vectors'):,} vectors of {notes['dim']} {notes['dtype']}{left}")
+    of_documents = f" of passages of {notes['documents']:,} documents" if "documents" in notes else ""
+    size = f"{notes['dim']} {notes['dtype']}"
+    say(f"embed: {artifact.path}: {artifact.rows('vectors'):,} vectors of {size}{of_documents}{left}")
 
 
 def _remove(paths: Sequence[str]) -> None:

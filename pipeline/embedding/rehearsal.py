@@ -20,7 +20,7 @@ LEAST = 0.5  # share of the plain size that packing may leave
 
 
 def rehearse(task: EmbedTask, encoder: Encoder, ranges: Ranges, missing: int, out: str) -> None:
-    """Embed two texts, write a shard of them and an empty one, and read both back, where texts are `missing`.
+    """Embed two texts, write a shard of them and an empty one, and read both back, where so many vectors are `missing`.
 
     Raises UserError where vectors are not finite, where what is read is not what was written, and where the disk has
     no room for the vectors that are still missing.

@@ -24,26 +24,28 @@ _IDS_A_BUCKET = 1 << 22  # ids whose hashes are compared at a time
 _IDS_A_TASK = 1 << 20
 _HASHES = pa.schema([("hash", pa.uint64())])
 Hashes = npt.NDArray[np.uint64]
+Columns = tuple[str, str | None]  # ids, and where passages start in their documents
 
 
-def check_ids(plan: Sequence[Shard], id_column: str, staging: str) -> None:
+def check_ids(plan: Sequence[Shard], id_column: str, staging: str, start_column: str | None = None) -> None:
     """Raise UserError for ids that are missing or occur more than once, naming the first.
 
-    `staging` is a folder for the hashes of many ids, which is removed again.
+    `staging` is a folder for the hashes of many ids, which is removed again. Of passages, whose `start_column` holds
+    where they start, only those are looked at that start their document.
     """
-    groups = list(_groups(plan))
+    groups, columns = list(_groups(plan)), (id_column, start_column)
     buckets = -(-sum(shard.rows for shard in plan) // _IDS_A_BUCKET)
     if buckets <= 1:
-        hashes = [np.empty(0, np.uint64), *tasks.results(_hash_ids, [(group, id_column) for group in groups])]
+        hashes = [np.empty(0, np.uint64), *tasks.results(_hash_ids, [(group, columns) for group in groups])]
         repeated = _repeated(np.concatenate(hashes))
     else:
         shuffle = Shuffle(staging, buckets)
         remove_folder(staging)
-        list(tasks.results(_stage_ids, [(shuffle, number, group, id_column) for number, group in enumerate(groups)]))
+        list(tasks.results(_stage_ids, [(shuffle, number, group, columns) for number, group in enumerate(groups)]))
         repeated = np.concatenate(list(tasks.results(_repeated_in, [(shuffle, bucket) for bucket in range(buckets)])))
         remove_folder(staging)
     if len(repeated):
-        _refuse_twins(plan, groups, id_column, repeated)
+        _refuse_twins(plan, groups, columns, repeated)
 
 
 def _groups(plan: Sequence[Shard]) -> Iterator[list[Shard]]:
@@ -58,8 +60,12 @@ def _groups(plan: Sequence[Shard]) -> Iterator[list[Shard]]:
         yield group
 
 
-def _ids(shard: Shard, id_column: str) -> pa.ChunkedArray:
-    column = shards.string_column(shards.read(shard, [id_column]), id_column, shard.path, numbers=True)
+def _ids(shard: Shard, columns: Columns) -> pa.ChunkedArray:
+    id_column, start_column = columns
+    rows = shards.read(shard, [name for name in columns if name])
+    if start_column:
+        rows = rows.filter(pc.equal(rows[start_column], 0))
+    column = shards.string_column(rows, id_column, shard.path, numbers=True)
     if column.null_count:
         first = shard.start + pc.index(column.is_null(), True).as_py() + 1
         raise UserError(
@@ -68,12 +74,12 @@ def _ids(shard: Shard, id_column: str) -> pa.ChunkedArray:
     return column
 
 
-def _hash_ids(group: list[Shard], id_column: str) -> Hashes:
-    return np.concatenate([hash64_column(_ids(shard, id_column)) for shard in group])
+def _hash_ids(group: list[Shard], columns: Columns) -> Hashes:
+    return np.concatenate([hash64_column(_ids(shard, columns)) for shard in group])
 
 
-def _stage_ids(shuffle: Shuffle, number: int, group: list[Shard], id_column: str) -> None:
-    shuffle.write("ids", f"{number:06d}", pa.table([_hash_ids(group, id_column)], schema=_HASHES), by="hash")
+def _stage_ids(shuffle: Shuffle, number: int, group: list[Shard], columns: Columns) -> None:
+    shuffle.write("ids", f"{number:06d}", pa.table([_hash_ids(group, columns)], schema=_HASHES), by="hash")
 
 
 def _repeated_in(shuffle: Shuffle, bucket: int) -> Hashes:
@@ -87,22 +93,22 @@ def _repeated(hashes: Hashes) -> Hashes:
     return repeated
 
 
-def _find_ids(group: list[Shard], id_column: str, suspects: Hashes) -> list[str]:
+def _find_ids(group: list[Shard], columns: Columns, suspects: Hashes) -> list[str]:
     """The ids of some shards that have one of some hashes."""
     names: list[str] = []
     for shard in group:
-        ids = _ids(shard, id_column)
+        ids = _ids(shard, columns)
         names += ids.filter(pa.array(np.isin(hash64_column(ids), suspects))).to_pylist()
     return names
 
 
-def _refuse_twins(plan: Sequence[Shard], groups: list[list[Shard]], id_column: str, suspects: Hashes) -> None:
+def _refuse_twins(plan: Sequence[Shard], groups: list[list[Shard]], columns: Columns, suspects: Hashes) -> None:
     seen = Counter[str]()
-    for names in tasks.results(_find_ids, [(group, id_column, suspects) for group in groups]):
+    for names in tasks.results(_find_ids, [(group, columns, suspects) for group in groups]):
         seen.update(names)
     twins = sorted(name for name, count in seen.items() if count > 1)
     if twins:
         examples = ", ".join(f"'{name}'" for name in twins[:3])
         raise UserError(
-            f"{plan[0].path}: {len(twins)} ids of '{id_column}' occur more than once ({examples}); ids must be unique"
+            f"{plan[0].path}: {len(twins)} ids of '{columns[0]}' occur more than once ({examples}); ids must be unique"
         )

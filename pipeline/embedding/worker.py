@@ -12,9 +12,10 @@ import pyarrow as pa
 from pipeline.core import ray_session, tasks
 from pipeline.core.actor_pool import Pool, Worker, limit_threads, stream
 from pipeline.core.progress import Progress, say
+from pipeline.embedding.passage_rows import PassageRows
 from pipeline.embedding.reuse import KEY, EarlierVectors, text_keys
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
-from pipeline.encoder.truncation import Truncation
+from pipeline.encoder.passages import PassagesConfig
 from pipeline.storage import shards
 from pipeline.storage.files import filesystem, join
 from pipeline.storage.shards import Shard
@@ -34,6 +35,7 @@ class EmbedTask:
     formats: tuple[VectorFormat, ...]
     incremental: bool
     fast: bool  # whether there are enough texts to pay for compiling a faster runtime
+    passages: PassagesConfig | None = None
 
     def load(self, threads: int) -> Encoder:
         """Load the encoder in an actor."""
@@ -77,12 +79,12 @@ def encode(
     ranges: Ranges,
     stale: Sequence[str],
     pools: dict[str, Any],
-    truncation: Truncation,
+    cut: str,
     committed: Committed,
 ) -> Committed:
     """Embed the shards that are not `committed` on a pool; returns the counts of all outputs.
 
-    `stale` are files with vectors of earlier texts. The progress line repeats which share of the texts is cut.
+    `stale` are files with vectors of earlier texts. The progress line repeats in a few words what is `cut` of texts.
     """
     missing = [shard for shard in plan if shard.name not in committed]
     if not missing:
@@ -101,7 +103,7 @@ def encode(
             tokens, padded = tokens + counts["tokens"], padded + counts["padded"]
             padding = 1 - tokens / padded if padded else 0.0
             pace = f"{tokens / progress.seconds:,.0f} tokens/s, {padding:.1%} padding"
-            progress.add(counts["rows"], f"{pace}, {truncation.text_share:.0%} of texts cut")
+            progress.add(counts["rows"], f"{pace}, {cut}")
     return committed
 
 
@@ -125,6 +127,8 @@ class EmbedShard(Worker):
         if (footer := shards.committed(self.task.folder, shard.name)) is not None:
             return {**result, "footer": footer, "tokens": 0, "padded": 0}
         rows, unreadable = self.task.texts(shard)
+        if self.task.passages:
+            return self._commit_passages(shard, rows, {"unreadable": unreadable}, self.task.passages)
         texts = rows.column("text").to_pylist()
         table, counts = self._vectors(rows.column("id"), texts)
         for name in self.task.extra_columns:
@@ -133,6 +137,22 @@ class EmbedShard(Worker):
         footer = {"rows": table.num_rows, **left_out, **counts, "dtype": self.encoder.identity["dtype"]}
         shards.commit(self.task.folder, shard.name, table, footer)
         return {**result, "footer": footer, "tokens": counts["tokens"], "padded": counts["padded"]}
+
+    def _commit_passages(
+        self, shard: Shard, rows: pa.Table, counts: dict[str, Any], passages: PassagesConfig
+    ) -> dict[str, Any]:
+        """Embed the passages of the documents of a shard and commit them as they come."""
+        task, turn = self.task, self.turn
+        passage_rows = PassageRows(
+            self.encoder, passages, task.formats, self.ranges, self.earlier, keyed=task.incremental
+        )
+        counts |= {"left_out": shard.rows - rows.num_rows, "dtype": self.encoder.identity["dtype"], "copied": 0}
+        shards.commit_stream(
+            task.folder, shard.name, passage_rows.tables(rows, turn), lambda: counts | passage_rows.counts
+        )
+        footer = counts | passage_rows.counts
+        tokens = {name: passage_rows.counts[name] for name in ("tokens", "padded")}
+        return {"name": shard.name, "rows": shard.rows, "footer": footer, **tokens}
 
     def _vectors(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
         """Return columns of vectors, with the texts' keys where `incremental`; vectors of earlier texts are copied."""
@@ -174,4 +194,6 @@ def calibrate(task: EmbedTask, plan: Sequence[Shard], rows: int) -> Ranges:
 def _ranges(task: EmbedTask, sample: list[Shard], rows: int, threads: int) -> Ranges:
     encoder = task.load(threads)
     texts = [text for shard in sample for text in task.texts(shard)[0].column("text").slice(0, rows).to_pylist()]
+    if task.passages:
+        return PassageRows(encoder, task.passages, task.formats, {}).int8_ranges(texts)
     return int8_ranges(encoder.encode(texts, task.role), task.formats, scaled=encoder.normalize)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.core.config import Config
 from pipeline.encoder import model_directory
@@ -13,12 +13,18 @@ from pipeline.encoder.precision import Dtype
 Role = Literal["query", "document"]
 
 
+LEAST_LENGTH = 4
+
+
 class EncoderConfig(Config):
-    """Which model turns text into vectors, and what of its own settings to override."""
+    """Which model turns text into vectors, and what of its own settings to override.
+
+    Lengths count special tokens; those by role are written as `max_length: {query: 32, document: 256}`.
+    """
 
     model: str = Field(model_directory.SAMPLE_MODEL, description="model directory, hub name, or gt:all-minilm-l6-v2")
     revision: str | None = Field(None, description="branch, tag or commit of a model on the hub")
-    max_length: int | None = Field(None, ge=4, description="tokens a text is cut to, special tokens included")
+    max_length: int | dict[Role, int] | None = Field(None, description="tokens a text is cut to, or by role")
     prompts: dict[str, str] | None = Field(
         None, description="texts put before a text, by name: query, document, others"
     )
@@ -35,6 +41,19 @@ class EncoderConfig(Config):
         None, ge=16, description="padded tokens of one forward pass; default: 65536, on a CPU 2048, for its caches"
     )
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
+
+    @field_validator("max_length")
+    @classmethod
+    def _long_enough(cls, length: int | dict[Role, int] | None) -> int | dict[Role, int] | None:
+        lengths = length.values() if isinstance(length, dict) else [] if length is None else [length]
+        if min(lengths, default=LEAST_LENGTH) < LEAST_LENGTH:
+            raise ValueError(f"wanted {LEAST_LENGTH} tokens or more")
+        return length
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the longest text of any role is cut to; None where the settings say nothing."""
+        return max(self.max_length.values(), default=None) if isinstance(self.max_length, dict) else self.max_length
 
     def of_saved(self, path: str) -> "EncoderConfig":
         """Return settings for a model that was saved from one loaded with these: how it is computed stays.

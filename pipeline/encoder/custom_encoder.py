@@ -28,22 +28,23 @@ class CustomEncoder(Encoder):
     def __init__(self, model: nn.Module, config: EncoderConfig, layout: Layout, path: str, device: str) -> None:
         """Wrap a loaded model; raises UserError where its first module has no transformer with a tokenizer."""
         nn.Module.__init__(self)
-        self.model, self.layout, self.path, self.head = model, layout, path, nn.ModuleList()
+        self.model, self.path, self.head = model, path, nn.ModuleList()
         first: Any = next(iter(model.children()))
         transformer = getattr(first, "auto_model", None) or getattr(first, "model", None)
         if transformer is None or getattr(model, "tokenizer", None) is None:
             raise UserError(f"model {path}: its first module has no transformer with a tokenizer")
         self._transformer, self.tokenizer = [transformer], model.tokenizer
         self.prompts = layout.settings.role_prompts(config.prompt_names)
-        self.max_length = model_directory.resolve_max_length(
-            config.max_length, getattr(model, "max_seq_length", None), self.tokenizer, transformer
+        self.max_lengths = model_directory.resolve_max_lengths(
+            layout.settings, config.max_length, getattr(model, "max_seq_length", None), self.tokenizer, transformer
         )
+        self.layout = layout.with_max_lengths(self.max_lengths)
         self.token_budget, self.packed, self.runtime, self.runtime_requested = config.budget(device), False, None, False
         self.backend, self.attention, self.similarity = "torch", "sdpa", layout.settings.similarity
         self.pooling, self.include_prompt = "mean", True
         self._fixed_inputs = fixed_inputs(transformer, self.tokenizer)
         self.identity = model_directory.identity(
-            path, layout, self.prompts, layers=None, max_length=self.max_length
+            path, layout, self.prompts, layers=None, max_lengths=self.max_lengths
         ) | {"dtype": str(transformer.dtype).removeprefix("torch.")}
 
     @property
@@ -62,6 +63,11 @@ class CustomEncoder(Encoder):
     def device(self) -> torch.device:
         """The device that holds the weights."""
         return next(self.parameters()).device
+
+    @property
+    def pools_tokens(self) -> bool:
+        """Never: what happens to token states is the model's own."""
+        return False
 
     def use_runtime(self, threads: int) -> Encoder:
         """Stay with torch, which alone runs the model's code; returns itself."""

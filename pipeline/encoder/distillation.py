@@ -15,6 +15,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.model_settings import ROLES
 from pipeline.encoder.static_encoder import StaticTable, StaticTokenizer
 
 SMOOTHING = 1e-4
@@ -46,7 +47,7 @@ def distill(
     else:
         vectors = _token_vectors(encoder, len(encoder.tokenizer), on_progress or (lambda count: None))
     table = principal_components(vectors, dim or encoder.dim) * sif_weights(len(vectors))[:, None]
-    tokenizer = StaticTokenizer(type(fast_tokenizer).from_str(fast_tokenizer.to_str()), None)
+    tokenizer = StaticTokenizer(type(fast_tokenizer).from_str(fast_tokenizer.to_str()))
     tokenizer.tokenizer.no_truncation()
     return _static_encoder(encoder, tokenizer, table)
 
@@ -58,7 +59,7 @@ def _static_encoder(encoder: Encoder, tokenizer: StaticTokenizer, table: Floats)
         pooling="mean",
         include_prompt=True,
         prompts={"query": "", "document": ""},
-        max_length=tokenizer.max_length,
+        max_lengths=dict.fromkeys(ROLES, tokenizer.max_length),
         token_budget=encoder.token_budget,
         identity={},
     )

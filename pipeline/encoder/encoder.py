@@ -30,7 +30,7 @@ from pipeline.encoder.modules.vector_module import VectorModule
 from pipeline.encoder.pooling import Modes, PackedStates, PaddedStates, TokenStates, mode_names, pool, require_modes
 from pipeline.encoder.save import write_model, write_modules
 from pipeline.encoder.static_encoder import StaticTable
-from pipeline.encoder.tokenizer import FastTokenizer, Tokens
+from pipeline.encoder.tokenizer import FastTokenizer, Ints, Range, Tokens
 from pipeline.encoder.transformer_inputs import fixed_inputs
 
 __all__ = ["Encoder", "EncoderConfig", "Role"]
@@ -51,7 +51,7 @@ class Encoder(nn.Module):
         pooling: Modes,
         include_prompt: bool,
         prompts: dict[str, str],
-        max_length: int,
+        max_lengths: dict[str, int],
         token_budget: int,
         identity: dict[str, str],
         layout: Layout | None = None,
@@ -65,10 +65,10 @@ class Encoder(nn.Module):
     ) -> None:
         """Put a transformer, its tokenizer and the modules after pooling together; `load` does it for a directory.
 
-        `identity` is all that decides a vector, by name; `layout` is what the directory says of `head` and the rest,
-        and is saved again; without one, vectors are scaled to length 1. `runtime_requested` means that the settings
-        name a runtime, which is then used from the first text on. Raises UserError for an unknown pooling mode, and for
-        modules whose widths do not fit.
+        `max_lengths` are tokens by role; `identity` is all that decides a vector, by name; `layout` is what the
+        directory says of `head` and the rest, and is saved again; without one, vectors are scaled to length 1.
+        `runtime_requested` means that the settings name a runtime, which is then used from the first text on. Raises
+        UserError for an unknown pooling mode, and for modules whose widths do not fit.
         """
         super().__init__()
         require_modes(pooling)
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
             head = [Normalize()]
         self.transformer, self.tokenizer, self.head = transformer, tokenizer, nn.ModuleList(head)
         self.pooling, self.include_prompt, self.layout = pooling, include_prompt, layout
-        self.prompts, self.max_length, self.token_budget = prompts, max_length, token_budget
+        self.prompts, self.max_lengths, self.token_budget = prompts, max_lengths, token_budget
         self.identity, self.packed, self.path, self.similarity = identity, packed, path, similarity
         self.backend, self.attention, self.runtime_requested = backend, attention, runtime_requested
         self.runtime: Runtime | None = None
@@ -168,20 +168,57 @@ class Encoder(nn.Module):
         return device
 
     def tokenize(self, texts: Sequence[str], role: Role) -> Tokens:
-        """Prompt and texts into token ids, special tokens included, cut to `max_length`; no padding."""
+        """Prompt and texts into token ids, special tokens included, cut to the role's length; no padding."""
         if not texts:
             return []
         prompt = self.prompts.get(role, "")
-        return self._fast_tokenizer([prompt + text for text in texts] if prompt else list(texts))
+        return self._tokenizers[role]([prompt + text for text in texts] if prompt else list(texts))
 
     def whole_lengths(self, texts: Sequence[str], role: Role) -> list[int]:
         """Tokens of each text, prompt and special tokens included, as if nothing were cut."""
         prompt = self.prompts.get(role, "")
         return self._fast_tokenizer.whole_lengths([prompt + text for text in texts])
 
+    def token_ends(self, texts: Sequence[str]) -> list[Ints]:
+        """Characters [T] at which the tokens of each document end, none special or of a prompt; nothing is cut."""
+        return self._fast_tokenizer.token_ends(list(texts))
+
+    def document_tokens(self, texts: Sequence[str]) -> list[tuple[list[int], Ints]]:
+        """Token ids of documents, prompt and special tokens included, and the characters at which they end.
+
+        Characters are those of the texts; nothing is cut. Tokens in front of a text end at 0 or before, those behind it
+        where it ends.
+        """
+        prompt = self.prompts.get("document", "")
+        rows = self._fast_tokenizer.with_ends([prompt + text for text in texts])
+        return [(tokens, ends - len(prompt)) for tokens, ends in rows]
+
+    @property
+    def pools_tokens(self) -> bool:
+        """Whether a vector is the mean of token states, of which `encode_ranges` takes some."""
+        fast = not isinstance(self.transformer, StaticTable) and self._fast_tokenizer.fast is not None
+        return fast and mode_names(self.pooling) == ("mean",)
+
+    def encode_ranges(self, tokens: Tokens, ranges: Sequence[Sequence[Range]]) -> npt.NDArray[np.float32]:
+        """Vectors [P, D] of ranges of tokens, each the mean of their states in the whole row, in order of rows."""
+        vectors: list[Tensor] = [torch.empty(0)] * len(tokens)
+        with torch.inference_mode():
+            for batch in token_batches.padded_batches([len(row) for row in tokens], self.token_budget):
+                ids, mask = (torch.from_numpy(part).to(self.device) for part in self._pad([tokens[i] for i in batch]))
+                inputs = self._fixed_inputs(ids)
+                states = self.transformer(input_ids=ids, attention_mask=mask, **inputs).last_hidden_state.float()
+                for states_of_row, row in zip(states, batch.tolist(), strict=True):
+                    vectors[row] = self._finish(_range_means(states_of_row, ranges[row]))
+        return np.ascontiguousarray(torch.cat([torch.empty(0, self.dim), *(part.cpu() for part in vectors)]).numpy())
+
     def role_max_length(self, role: Role) -> int:
         """Tokens that texts of a role are cut to."""
-        return self.max_length
+        return self.max_lengths[role]
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the longest text of any role is cut to."""
+        return max(self.max_lengths.values())
 
     def decode(self, rows: Tokens) -> list[str]:
         """Token ids into texts, prompt and special tokens included."""
@@ -189,8 +226,15 @@ class Encoder(nn.Module):
         return texts
 
     @cached_property
+    def _tokenizers(self) -> dict[str, FastTokenizer]:
+        """Tokenizers by role; roles of one length share one."""
+        by_length = {length: FastTokenizer(self.tokenizer, length) for length in set(self.max_lengths.values())}
+        return {role: by_length[length] for role, length in self.max_lengths.items()}
+
+    @property
     def _fast_tokenizer(self) -> FastTokenizer:
-        return FastTokenizer(self.tokenizer, self.max_length)
+        """The tokenizer of documents, for what no role decides."""
+        return self._tokenizers["document"]
 
     def prompt_length(self, role: Role) -> int:
         """Leading tokens that pooling leaves out: 0 unless the model excludes its prompt."""
@@ -348,3 +392,11 @@ class Encoder(nn.Module):
     def write_modules(self, folder: Path) -> None:
         """Write the modules and the settings of the whole into a folder."""
         write_modules(folder, self)
+
+
+def _range_means(states: Tensor, ranges: Sequence[Range]) -> Tensor:
+    """Mean [P, H] of the states [L, H] of each range; zero for one without a token."""
+    position = torch.arange(len(states), device=states.device)
+    first, last = (torch.tensor(side, device=states.device)[:, None] for side in zip(*ranges, strict=True))
+    inside = ((position >= first) & (position < last)).float()
+    return inside @ states / inside.sum(dim=1, keepdim=True).clamp(min=1)

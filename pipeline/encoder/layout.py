@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import UserError
-from pipeline.encoder.model_settings import ModelSettings
+from pipeline.encoder.model_settings import LENGTHS, ModelSettings
 from pipeline.encoder.modules.registry import INPUT_MODULES, KINDS, VECTOR_MODULES, kind_of, type_of
 from pipeline.encoder.pooling import Modes, mode_names, pooling_config, read_pooling
 from pipeline.encoder.transformer_settings import TransformerSettings
@@ -106,6 +106,12 @@ class Layout:
             return self.modules[0].kind
         excluded = "" if self.chain.include_prompt else ", without prompt"
         return "+".join(mode_names(self.chain.pooling)) + excluded
+
+    def with_max_lengths(self, lengths: Mapping[str, int]) -> "Layout":
+        """Layout that states the lengths of the roles where they differ; one length for all is the input module's."""
+        if len(set(lengths.values())) == 1:
+            return replace(self, settings=self.settings.without(LENGTHS))
+        return replace(self, settings=self.settings.with_values({LENGTHS: dict(lengths)}))
 
     def role_prompts(
         self, overrides: Mapping[str, str] | None, names: Mapping[Any, str] | None = None

@@ -51,15 +51,15 @@ def _load_chain(
 def _load_routed(config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool) -> Encoder:
     layouts, routes, following = read_ways(path, layout)
     ways = {name: _load_chain(config, path, way, device, to_train=to_train) for name, way in layouts.items()}
-    widest = max(way.max_length for way in ways.values())
+    lengths = {role: ways[way].max_lengths[role] for role, way in routes.items()}
     described = model_directory.identity(
-        path, layout, ways[routes["query"]].prompts, layers=config.layers, max_length=widest
+        path, layout, ways[routes["query"]].prompts, layers=config.layers, max_lengths=lengths
     )
     dtypes = sorted({way.identity["dtype"] for way in ways.values()})
     return RoutedEncoder(
         ways,
         routes,
-        layout=layout,
+        layout=layout.with_max_lengths(lengths),
         head=[_load_module(path, entry).to(device) for entry in following],
         identity=described | {"dtype": "+".join(dtypes)},
         path=path,
@@ -73,7 +73,7 @@ def override(layout: Layout, config: EncoderConfig) -> Layout:
         changes["truncate_dim"] = config.truncate_dim
     if config.similarity != "auto":
         changes["similarity_fn_name"] = config.similarity
-    settings = layout.settings.with_prompts(config.prompts).with_values(changes)
+    settings = layout.settings.with_prompts(config.prompts).with_values(changes).with_max_length(config.max_length)
     if settings.similarity not in SIMILARITIES:
         raise UserError(
             f"model {config.model}: is made for similarity '{settings.similarity}', which is not supported; "
@@ -115,7 +115,9 @@ def _load_transformer(
         settings=settings,
     )
     transformer = transformer.to(device=weights, dtype=dtype).eval()
-    limit = model_directory.resolve_max_length(config.max_length, settings.max_length, tokenizer, transformer)
+    lengths = model_directory.resolve_max_lengths(
+        layout.settings, config.max_length, settings.max_length, tokenizer, transformer
+    )
     prompts = layout.settings.role_prompts(config.prompt_names)
     runtime_requested = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
     if runtime_requested:
@@ -123,14 +125,14 @@ def _load_transformer(
     return Encoder(
         transformer,
         tokenizer,
-        layout=layout,
+        layout=layout.with_max_lengths(lengths),
         pooling=chain.pooling,
         head=load_head(path, chain, weights),
         include_prompt=chain.include_prompt,
         prompts=prompts,
-        max_length=limit,
+        max_lengths=lengths,
         token_budget=config.budget(device),
-        identity=model_directory.identity(path, layout, prompts, layers=config.layers, max_length=limit)
+        identity=model_directory.identity(path, layout, prompts, layers=config.layers, max_lengths=lengths)
         | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
         path=path,
         similarity=layout.settings.similarity,
@@ -143,19 +145,24 @@ def _load_transformer(
 
 def _load_static(config: EncoderConfig, path: str, layout: Layout, device: str) -> Encoder:
     backend.resolve_backend(config.backend, device, "static", "float32")
-    tokenizer, table = static_encoder.load(path, layout.chain.input.path, config.max_length)
-    prompts, limit = layout.settings.role_prompts(config.prompt_names), tokenizer.max_length
+    tokenizer, table = static_encoder.load(path, layout.chain.input.path)
+    prompts = layout.settings.role_prompts(config.prompt_names)
+    lengths = model_directory.resolve_max_lengths(
+        layout.settings, config.max_length, tokenizer.max_length, tokenizer, table
+    )
+    tokenizer.limit(max(lengths.values()))
     return Encoder(
         table.to(device),
         tokenizer,
-        layout=layout,
+        layout=layout.with_max_lengths(lengths),
         pooling="mean",
         head=load_head(path, layout.chain, device),
         include_prompt=True,
         prompts=prompts,
-        max_length=limit,
+        max_lengths=lengths,
         token_budget=config.budget(device),
-        identity=model_directory.identity(path, layout, prompts, layers=None, max_length=limit) | {"dtype": "float32"},
+        identity=model_directory.identity(path, layout, prompts, layers=None, max_lengths=lengths)
+        | {"dtype": "float32"},
         path=path,
         similarity=layout.settings.similarity,
     ).eval()

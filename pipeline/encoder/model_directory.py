@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.layout import Layout, read_json
+from pipeline.encoder.model_settings import ROLES, ModelSettings
 from pipeline.storage.artifact import digest
 from pipeline.storage.files import download_folder
 from pipeline.storage.fingerprints import fingerprint_folder
@@ -71,6 +72,18 @@ def resolve_max_length(requested: int | None, stated: int | None, tokenizer: Any
     return min(int(requested or stated or limit), limit)
 
 
+def resolve_max_lengths(
+    settings: ModelSettings, requested: int | Mapping[Any, int] | None, stated: int | None, tokenizer: Any, model: Any
+) -> dict[str, int]:
+    """Tokens that texts of each role are cut to; raises UserError for a request beyond the model's positions.
+
+    `settings` hold the lengths by role, requested ones among them; a role without one has the one for all texts.
+    """
+    of_all = requested if isinstance(requested, int) else None
+    lengths = {role: settings.max_lengths.get(role) or of_all for role in ROLES}
+    return {role: resolve_max_length(length, stated, tokenizer, model) for role, length in lengths.items()}
+
+
 _NO_LIMIT = 1 << 20  # tokens of a text under relative or rotary positions, where no file states a limit
 _DOCUMENTATION = frozenset({".md", ".rst", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp"})
 _OTHER_RUNTIMES = frozenset({".h5", ".msgpack", ".ot", ".onnx", ".tflite", ".mlpackage", ".gguf"})
@@ -116,7 +129,7 @@ def adapter_base(folder: Path) -> str:
 
 
 def identity(
-    path: str, layout: Layout, prompts: Mapping[str, str], *, layers: int | None, max_length: int
+    path: str, layout: Layout, prompts: Mapping[str, str], *, layers: int | None, max_lengths: Mapping[str, int]
 ) -> dict[str, str]:
     """Describe all that decides a vector but the precision: the directory's content, layers, pooling, prompts, length,
     and what compares vectors where that is not the cosine.
@@ -130,7 +143,14 @@ def identity(
         "pooling": layout.pooling_text,
         "normalize": str(layout.normalize).lower(),
         "prompts": digest(dict(prompts)),
-        "max_length": str(max_length),
+        "max_length": _lengths_text(max_lengths),
         **({"truncate_dim": str(dim)} if dim else {}),
         **({"similarity": similarity} if similarity != "cosine" else {}),
     }
+
+
+def _lengths_text(lengths: Mapping[str, int]) -> str:
+    """One number where all roles have the same length, else each by its role."""
+    if len(set(lengths.values())) == 1:
+        return str(next(iter(lengths.values())))
+    return ", ".join(f"{role} {length}" for role, length in sorted(lengths.items()))

@@ -11,6 +11,7 @@ from pipeline.core.errors import UserError
 
 _FALLBACKS = {"document": ("passage", "corpus")}  # as SentenceTransformer.encode_document looks for them
 ROLES = ("query", "document")
+LENGTHS = "max_seq_lengths"  # our own key, which Sentence Transformers passes over: it cuts all texts at the longest
 SIMILARITIES = ("cosine", "dot")
 _MODEL_TYPES = (None, "SentenceTransformer")
 
@@ -32,6 +33,9 @@ class ModelSettings:
         dim = raw.get("truncate_dim")
         if dim is not None and (not isinstance(dim, int) or dim < 1):
             raise UserError(f"truncate_dim {dim!r} is no number of dimensions")
+        lengths = raw.get(LENGTHS) or {}
+        if not isinstance(lengths, dict) or not all(isinstance(length, int) for length in lengths.values()):
+            raise UserError(f"{LENGTHS} are no numbers of tokens by role")
         return cls(dict(raw))
 
     @property
@@ -48,6 +52,19 @@ class ModelSettings:
     def truncate_dim(self) -> int | None:
         """Leading dimensions that are kept; None for all."""
         return self.raw.get("truncate_dim")
+
+    @property
+    def max_lengths(self) -> dict[str, int]:
+        """Tokens that texts of a role are cut to, for roles that have a length of their own."""
+        return dict(self.raw.get(LENGTHS) or {})
+
+    def with_max_length(self, requested: int | Mapping[Any, int] | None) -> "ModelSettings":
+        """Return settings with requested lengths: by role, which join the stated ones, or one in place of them all."""
+        if requested is None:
+            return self
+        if isinstance(requested, int):
+            return self.without(LENGTHS)
+        return self.with_values({LENGTHS: {**self.max_lengths, **requested}})
 
     def with_prompts(self, prompts: Mapping[str, str] | None) -> "ModelSettings":
         """Return settings in which these prompts, by name, replace or join the stated ones."""

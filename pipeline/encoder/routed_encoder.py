@@ -22,7 +22,7 @@ from pipeline.encoder.layout import Layout, ModuleEntry, check_chain, read_modul
 from pipeline.encoder.model_settings import ROLES
 from pipeline.encoder.modules.vector_module import VectorModule
 from pipeline.encoder.static_encoder import StaticTable
-from pipeline.encoder.tokenizer import Tokens
+from pipeline.encoder.tokenizer import Ints, Tokens
 
 
 class RoutedEncoder(Encoder):
@@ -48,7 +48,7 @@ class RoutedEncoder(Encoder):
         first = self._encoders[0]
         self.similarity, self.token_budget, self.prompts = first.similarity, first.token_budget, first.prompts
         self.backend, self.attention, self.runtime_requested, self.runtime = first.backend, first.attention, False, None
-        self.max_length = max(way.max_length for way in self._encoders)
+        self.max_lengths = {role: self._named[way].max_lengths[role] for role, way in self.routes.items()}
         self.pooling, self.include_prompt = first.pooling, first.include_prompt
         widths = {name: way.dim for name, way in self._named.items()}
         if len(set(widths.values())) > 1:
@@ -117,9 +117,18 @@ class RoutedEncoder(Encoder):
         """Tokens of each text by the role's way, as if nothing were cut."""
         return self._way(role)[1].whole_lengths(texts, role)
 
+    @property
+    def pools_tokens(self) -> bool:
+        """Never: token states belong to the ways."""
+        return False
+
+    def token_ends(self, texts: Sequence[str]) -> list[Ints]:
+        """Characters at which the tokens of documents end, by their way."""
+        return self._way("document")[1].token_ends(texts)
+
     def role_max_length(self, role: Role) -> int:
         """Tokens that texts of a role are cut to, by its way."""
-        return self._way(role)[1].max_length
+        return self._way(role)[1].role_max_length(role)
 
     def decode(self, rows: Tokens) -> list[str]:
         """Token ids into texts, each by its way's tokenizer."""

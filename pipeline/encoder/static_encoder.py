@@ -5,6 +5,7 @@ The layout is Sentence Transformers' StaticEmbedding, `embedding.weight` and tok
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.modules.vector_module import WEIGHT_FILES, read_weights
-from pipeline.encoder.tokenizer import Tokens
+from pipeline.encoder.tokenizer import Ints, Tokens, offset_ends
 
 WEIGHT = "embedding.weight"
 
@@ -51,10 +52,13 @@ class StaticTokenizer:
     all_special_ids = ()
     model_max_length = 1 << 20
 
-    def __init__(self, tokenizer: Any, max_length: int | None) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.tokenizer.no_padding()
-        if max_length:
+
+    def limit(self, max_length: int) -> None:
+        """Cut all texts to so many tokens."""
+        if max_length < self.model_max_length:
             self.tokenizer.enable_truncation(max_length)
 
     @property
@@ -62,14 +66,25 @@ class StaticTokenizer:
         """Tokens a text is cut to; 2^20 where the files state no limit."""
         return int((self.tokenizer.truncation or {}).get("max_length", self.model_max_length))
 
-    def __call__(self, texts: list[str], truncation: bool = True, **_: Any) -> dict[str, Tokens]:
-        """Texts into token ids, cut to `max_length` where `truncation`."""
-        tokenizer = self.tokenizer
-        if not truncation:
-            tokenizer = type(tokenizer).from_str(tokenizer.to_str())
-            tokenizer.no_truncation()
+    def __call__(
+        self, texts: list[str], truncation: bool = True, max_length: int | None = None, **_: Any
+    ) -> dict[str, Tokens]:
+        """Texts into token ids, cut to `max_length`, of which none is more than that of the files, if `truncation`."""
+        tokenizer = self.tokenizer if truncation else self._whole
         encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return {"input_ids": [encoding.ids for encoding in encodings]}
+        return {"input_ids": [encoding.ids[:max_length] for encoding in encodings]}
+
+    def token_ends(self, texts: list[str]) -> list[Ints]:
+        """Characters at which the tokens of each text end, rising; nothing is cut."""
+        return offset_ends(self._whole, texts)
+
+    @cached_property
+    def _whole(self) -> Any:
+        """A copy of the tokenizer that cuts nothing."""
+        copy = type(self.tokenizer).from_str(self.tokenizer.to_str())
+        copy.no_padding()
+        copy.no_truncation()
+        return copy
 
     def batch_decode(self, rows: Tokens) -> list[str]:
         """Token ids into texts."""
@@ -77,7 +92,7 @@ class StaticTokenizer:
         return texts
 
 
-def load(path: str, subfolder: str, max_length: int | None) -> tuple[StaticTokenizer, StaticTable]:
+def load(path: str, subfolder: str) -> tuple[StaticTokenizer, StaticTable]:
     """Load tokenizer and table; raises UserError where a file is missing or holds no such table."""
     from tokenizers import Tokenizer
 
@@ -86,7 +101,7 @@ def load(path: str, subfolder: str, max_length: int | None) -> tuple[StaticToken
         raise UserError(f"model {path}: has no tokenizer.json; a static model has {WEIGHT} and a fast tokenizer")
     if not any((root / name).exists() for name in WEIGHT_FILES):
         raise UserError(f"model {path}: has no model.safetensors; a static model has {WEIGHT} and a fast tokenizer")
-    tokenizer = StaticTokenizer(Tokenizer.from_file(str(root / "tokenizer.json")), max_length)
+    tokenizer = StaticTokenizer(Tokenizer.from_file(str(root / "tokenizer.json")))
     return tokenizer, StaticTable(_table(path, read_weights(root)))
 
 

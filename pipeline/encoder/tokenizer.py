@@ -1,11 +1,18 @@
 """Texts into token ids by the library `tokenizers`, without what transformers builds around each text."""
 
+import re
 from functools import cached_property
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.encoder.text_prefix import encode_prefixes, splits_at_spaces
 
 Tokens = list[list[int]]
+Ints = npt.NDArray[np.int64]
+Range = tuple[int, int]  # first token or character, and the one after the last
+_WORD = re.compile(r"\S+")
 
 
 class FastTokenizer:
@@ -41,6 +48,36 @@ class FastTokenizer:
             return [len(row) for row in self.tokenizer(texts, truncation=False, padding=False)["input_ids"]]
         return [len(encoding) for encoding in self._whole.encode_batch_fast(texts)]
 
+    def token_ends(self, texts: list[str]) -> list[Ints]:
+        """Characters at which the tokens of each text end, rising; nothing is cut, and no special token is counted.
+
+        A tokenizer without a fast form does not tell: the tokens of each word are then spread evenly over it.
+        """
+        if self.fast is not None:
+            return offset_ends(self._whole, texts)
+        if hasattr(self.tokenizer, "token_ends"):
+            ends: list[Ints] = self.tokenizer.token_ends(texts)
+            return ends
+        return [self._ends_by_word(text) for text in texts]
+
+    def with_ends(self, texts: list[str]) -> list[tuple[list[int], Ints]]:
+        """Token ids of each text, special tokens included, and the characters at which they end; nothing is cut.
+
+        Special tokens in front end at 0, those behind where the text's own tokens do. Needs a fast tokenizer.
+        """
+        assert self.fast is not None
+        encodings = self._whole.encode_batch(texts)
+        return [(row.ids, _rising_ends(row.offsets)) for row in encodings]
+
+    def _ends_by_word(self, text: str) -> Ints:
+        words = list(_WORD.finditer(text))
+        rows = self.tokenizer([word[0] for word in words], add_special_tokens=False)["input_ids"] if words else []
+        ends = [
+            word.start() + np.ceil(np.arange(1, len(row) + 1) * len(word[0]) / len(row)).astype(np.int64)
+            for word, row in zip(words, rows, strict=True)
+        ]
+        return np.concatenate([np.empty(0, np.int64), *ends])
+
     @cached_property
     def _whole(self) -> Any:
         """A copy of the tokenizer that cuts nothing."""
@@ -52,3 +89,13 @@ class FastTokenizer:
     def _encode(self, texts: list[str]) -> Tokens:
         assert self.fast is not None
         return [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
+
+
+def offset_ends(tokenizer: Any, texts: list[str]) -> list[Ints]:
+    """Characters at which the tokens of each text end, by a tokenizer of the library `tokenizers` that cuts nothing."""
+    return [_rising_ends(row.offsets) for row in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def _rising_ends(offsets: list[tuple[int, int]]) -> Ints:
+    ends: Ints = np.maximum.accumulate(np.array([end for _, end in offsets], np.int64))
+    return ends

@@ -47,6 +47,19 @@ class Truncation:
         """Share of the tokens of all texts that are cut off."""
         return self.cut_tokens / max(1, self.tokens)
 
+    @property
+    def rows_a_text(self) -> float:
+        """Vectors that a text has."""
+        return 1.0
+
+    def brief(self) -> str:
+        """Say in a few words what is cut."""
+        return f"{self.text_share:.0%} of texts cut"
+
+    def notes(self) -> dict[str, Any]:
+        """Entry of a manifest, by role."""
+        return {"truncation": {self.role: self.note()}}
+
     def note(self) -> dict[str, Any]:
         """For a manifest: the counts and both shares."""
         return asdict(self) | {"text_share": round(self.text_share, 4), "token_share": round(self.token_share, 4)}
@@ -63,6 +76,8 @@ def describe(note: Mapping[str, Any]) -> str:
     if not note["cut_texts"]:
         return f"none of the {name} is cut at {note['max_length']} tokens ({sample})"
     hint = "; a larger encoder.max_length keeps more, as far as the model reaches" if note["token_share"] > 0.05 else ""
+    if hint and note["role"] == "document":
+        hint += ", and `passages` of embed and evaluate keep all"
     return (
         f"{note['text_share']:.0%} of the {name} are cut at {note['max_length']} tokens, with them "
         f"{note['token_share']:.0%} of all tokens ({sample}){hint}"

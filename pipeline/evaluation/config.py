@@ -3,12 +3,13 @@
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.layer_count import is_cut
+from pipeline.evaluation.passages import PassageRanking
 from pipeline.evaluation.report_data import headline_model
 from pipeline.evaluation.results import BM25
 from pipeline.evaluation.retention import Guard
@@ -33,9 +34,9 @@ class EvaluateConfig(EncodingJobConfig):
         "baseline",
         "bm25",
         "systems",
+        "passages",
         "metrics",
         "guards",
-        "max_queries",
         "overwrite",
     )
     documentation = "pipeline/README.md"
@@ -53,6 +54,11 @@ class EvaluateConfig(EncodingJobConfig):
     bm25: BM25Config | None = Field(BM25Config(), description="compare with BM25; false for not")
     systems: list[AnySystem] = Field(
         [], description="an encoder and BM25 as one system, such as [mix, rrf], or your own class; needs bm25"
+    )
+    passages: list[PassageRanking] = Field(
+        [],
+        description="rank documents by their best passage too, such as {tokens: 128}; several by names of their own, "
+        "such as [{full_text: 0, name: best_passage}, {}]",
     )
     tuning: str = Field(
         "dev",
@@ -98,6 +104,27 @@ class EvaluateConfig(EncodingJobConfig):
     def _named(cls, systems: Any) -> Any:
         """Let `[mix]` mean `[{type: mix}]`."""
         return [{"type": item} if isinstance(item, str) else item for item in systems]
+
+    @field_validator("passages", mode="before")
+    @classmethod
+    def _one(cls, passages: Any) -> Any:
+        """Let `{tokens: 128}` mean a list of one."""
+        return [passages] if isinstance(passages, dict) else passages
+
+    @field_validator("passages")
+    @classmethod
+    def _names(cls, passages: list[PassageRanking]) -> list[PassageRanking]:
+        names = [ranking.name for ranking in passages]
+        if bad := next((name for name in names if not _NAME.fullmatch(name) or names.count(name) > 1), None):
+            raise ValueError(f"two are called '{bad}', or it holds other than letters, digits, _ . -; set `name`")
+        return passages
+
+    @model_validator(mode="after")
+    def _rows_of_one_name(self) -> "EvaluateConfig":
+        labels = {system.label for system in self.systems}
+        if taken := next((ranking.name for ranking in self.passages if ranking.name in labels), None):
+            raise ValueError(f"passages and a system are both called '{taken}'; set `name` of one")
+        return self
 
     @field_validator("systems")
     @classmethod
@@ -156,9 +183,11 @@ class EvaluateConfig(EncodingJobConfig):
             raise UserError(f"baseline '{baseline}' is not among the models; choose from {', '.join(names)}")
         named = {"variants.models": self.variants.models or []} if self.variants else {}
         named["systems.models"] = [name for system in self.systems for name in system.models or ()]
+        by_passages = [f"{model}-{ranking.name}" for model in models for ranking in self.passages]
         for setting, wanted in named.items():
-            if unknown := [name for name in wanted if name not in models]:
-                raise UserError(f"{setting}: '{unknown[0]}' is not among the encoders; choose from {', '.join(models)}")
+            known = [*models, *(by_passages if setting == "systems.models" else [])]
+            if unknown := [name for name in wanted if name not in known]:
+                raise UserError(f"{setting}: '{unknown[0]}' is not among the encoders; choose from {', '.join(known)}")
         if self.systems and not self.bm25:
             raise UserError("systems: are made of an encoder and BM25; leave `bm25: false` out")
         return self.model_copy(update={"models": models, "baseline": baseline})

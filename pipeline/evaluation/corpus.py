@@ -66,7 +66,7 @@ class Corpus:
         files = shards.plan(self.files, max(1, len(self)), "evaluate")
         ends = np.cumsum([0, *(shard.rows for shard in files)]).tolist()
         return [
-            CorpusChunk(tuple(_overlap(files, ends, first, min(first + size, len(self)))), first, column)
+            CorpusChunk(tuple(overlap(files, ends, first, min(first + size, len(self)))), first, column)
             for first in range(0, len(self), size)
         ]
 
@@ -111,7 +111,7 @@ class Corpus:
         return sha.hexdigest()
 
 
-def _overlap(files: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:
+def overlap(files: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:
     """Parts of files that hold the rows from `first` to before `last`; file i holds those from ends[i] on."""
     for shard, start, end in zip(files, ends, ends[1:], strict=False):
         low, high = max(first, start), min(last, end)

@@ -14,11 +14,13 @@ from pipeline.evaluation.comparisons import add_holm, compare, compare_statistic
 from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
 from pipeline.evaluation.corpus_sample import Sample, draw
 from pipeline.evaluation.dataset import EvalDataset
+from pipeline.evaluation.passages import PassageResult
 from pipeline.evaluation.ranking import EncodedQueries, RankedQueries, encode_queries, rank_corpus
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, VariantResult
 from pipeline.evaluation.scored_ranking import document_ids, keep_ranking
 from pipeline.evaluation.self_matches import exclude_self_matches, require_content
 from pipeline.evaluation.similarity_samples import SimilarityPairs, bm25_triplets, referenced_ids, sample_pairs
+from pipeline.evaluation.stored_passages import rank_stored, stored_passages
 from pipeline.evaluation.system_ranking import rank_systems
 from pipeline.evaluation.tuning import Tuning
 from pipeline.evaluation.vector_variants import Variant, calibrate
@@ -55,7 +57,7 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     results.sample = draw(results.corpus, plan.seed)
     texts, ranked = [*dataset.texts, *tuning.dataset.texts], RankedQueries.of(dataset, tuning.queries)
     single_texts = (texts, pairs.extra_documents, results.sample.texts)
-    encoded = {name: encode_queries(config, *single_texts) for name, config in plan.models.items()}
+    encoded = {name: encode_queries(config, *single_texts, plan.passages) for name, config in plan.models.items()}
     if bm25:
         _evaluate_bm25(results, texts, ranked, pairs, bm25, plan)
     _choose_triplets(results, rows)
@@ -123,7 +125,12 @@ def _evaluate_encoder(
     data: Artifact,
     plan: EvaluationPlan,
 ) -> None:
-    stored = stored_vectors(plan.vectors, data, results.corpus, encoded.identity)
+    passages = {
+        ranking: stored_passages(plan.vectors, data, results.corpus, encoded.identity, ranking)
+        for ranking in plan.passages
+    }
+    missing = [ranking for ranking, of_ranking in passages.items() if of_ranking is None]
+    stored = None if missing else stored_vectors(plan.vectors, data, results.corpus, encoded.identity)
     say(f"evaluate: {name}: {'ranks stored vectors of' if stored else 'embeds'} {len(results.corpus):,} documents")
     dataset, documents = results.dataset, len(results.corpus)
     texts, sample = tasks.get(encoded.vectors)[: len(dataset.texts)], tasks.get(encoded.sample)
@@ -133,7 +140,7 @@ def _evaluate_encoder(
     if stored:
         check_same_model(plan.vectors, results.sample, l2_normalize(sample))
     chunks = stored or results.corpus.chunks()
-    ranking = rank_corpus(config, encoded, chunks, ranked, k, results.pairs, variants, ranges, plan.actors)
+    ranking = rank_corpus(config, encoded, chunks, ranked, k, results.pairs, variants, ranges, plan.actors, missing)
     results.similarities[name] = ranking.similarities
     results.sampled[name] = sample
     keep_ranking(results, name, ranking.best, plan)
@@ -154,6 +161,18 @@ def _evaluate_encoder(
         best = TopK(best.scores[: len(dataset.query_ids)], best.rows[: len(dataset.query_ids)])
         results.variants.append(_score_variant(results, name, variant, ranges, best, texts, plan))
     _correct_variant_tests(results, name)
+    embedded = dict(zip(missing, ranking.passages, strict=True))
+    for by_passages, of_ranking in passages.items():
+        best = embedded[by_passages] if of_ranking is None else rank_stored(encoded.vectors, of_ranking, ranked, k)
+        _keep_passages(results, PassageResult(name, by_passages), best, plan)
+
+
+def _keep_passages(results: Results, result: PassageResult, best: TopK, plan: EvaluationPlan) -> None:
+    """Keep a ranking by passages, scored as a model's is, under the name of its encoder and its own."""
+    name = f"{result.model}-{result.ranking.name}"
+    keep_ranking(results, name, best, plan)
+    results.passages[name] = result
+    results.scores[name]["passages"] = result.as_json()
 
 
 def _compute_statistics(results: Results, name: str, texts: Floats, seed: int) -> dict[str, float]:
@@ -223,6 +242,7 @@ def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str
     table = artifact.manifest.tables.get("vectors")
     if (
         table is None
+        or "passages" in artifact.manifest.notes
         or table.rows != len(corpus)
         or artifact.manifest.notes.get("encoder") != identity
         or artifact.manifest.inputs.get("data") != data.manifest.fingerprint

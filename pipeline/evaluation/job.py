@@ -67,6 +67,7 @@ def run(config: EvaluateConfig) -> Artifact:
         variants=config.variants,
         variant_models=config.variant_models,
         systems=tuple(config.systems),
+        passages=tuple(config.passages),
         split=config.split,
         tuning=config.tuning,
     )

@@ -48,7 +48,7 @@ def build_report_data(
     commands: list[str],
 ) -> ReportData:
     """Gather everything that the page shows."""
-    subject = headline_model([name for name in results.scores if name not in results.systems], baseline)
+    subject = headline_model([name for name in results.scores if name not in results.made_of_others], baseline)
     manifest = data.manifest
     won, lost = _examples(results, subject, baseline, metrics[0])
     return ReportData(
@@ -85,8 +85,11 @@ def build_report_data(
 
 
 def system_sentences(results: Results) -> dict[str, str]:
-    """Say of every system how it ranks and how its setting was chosen, by name."""
-    return {
+    """Say of every ranking by passages and every system how it ranks and how its setting was chosen, by name."""
+    by_passages = {
+        name: f"{name}: {result.model} ranks {result.ranking.describe()}." for name, result in results.passages.items()
+    }
+    return by_passages | {
         name: f"{name}: the best {result.system.top} documents of {result.model} and of {BM25}, "
         f"{result.system.describe()}{_tuned(result.tuned)}."
         for name, result in results.systems.items()

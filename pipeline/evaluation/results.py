@@ -12,6 +12,7 @@ from pipeline.evaluation.comparisons import Test, compare, compare_statistics, m
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.corpus_sample import Sample
 from pipeline.evaluation.dataset import EvalDataset
+from pipeline.evaluation.passages import PassageRanking, PassageResult
 from pipeline.evaluation.scores import Statistic
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.system import System
@@ -90,6 +91,12 @@ class Results:
     pace: dict[str, dict[str, float]] = field(default_factory=dict)
     tuning: dict[str, TopK] = field(default_factory=dict)  # best rows of the tuning queries
     systems: dict[str, SystemResult] = field(default_factory=dict)
+    passages: dict[str, PassageResult] = field(default_factory=dict)  # rankings by passages
+
+    @property
+    def made_of_others(self) -> dict[str, SystemResult | PassageResult]:
+        """All that is no model of its own, by name: rankings by passages, and systems."""
+        return {**self.passages, **self.systems}
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ class EvaluationPlan:
     variants: VariantsConfig | None = None
     variant_models: tuple[str, ...] = ()  # models whose variants are evaluated
     systems: tuple[System, ...] = ()
+    passages: tuple[PassageRanking, ...] = ()  # rankings by passages, of every encoder
     split: str = ""
     tuning: str = ""  # split on which open settings of systems are chosen
 
@@ -117,7 +125,7 @@ class EvaluationPlan:
 def tests(results: Results, baseline: str, seed: int, *, all_pairs: bool = False) -> list[Test]:
     """Test every model against the baseline, or all pairs of models, on every metric; systems against their parts."""
     pairs = model_pairs(results.scores, baseline, all_pairs=all_pairs)
-    of_parts = [(name, part) for name, result in results.systems.items() for part in result.parts]
+    of_parts = [(name, part) for name, result in results.made_of_others.items() for part in result.parts]
     pairs += [pair for pair in of_parts if pair not in pairs and pair[::-1] not in pairs]
     return [
         *compare(results.values, pairs, seed),

@@ -17,7 +17,7 @@ from pipeline.search.fusion import first
 def rank_systems(results: Results, plan: EvaluationPlan, tuning: Tuning) -> None:
     """Rank and score every system of the plan with each of its encoders."""
     for system in plan.systems if BM25 in results.best else ():
-        for model in system.models or plan.models:
+        for model in system.models or [*plan.models, *results.passages]:
             chosen, how = _choose(system, model, results, tuning, plan.metrics[0])
             name = f"{model}-{system.label}"
             best = chosen.rank(*_rankings(results.best, model, system.top), depth(plan.metrics))

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from pipeline.core import schema
 from pipeline.core.actor_pool import Worker, limit_threads
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
+from pipeline.encoder.passages import PassagesConfig
 from pipeline.mining import lexical_candidates
 from pipeline.mining.candidate_arrays import Rows
 from pipeline.mining.candidates import candidates_table, exact_candidates, score_candidates
@@ -26,6 +27,7 @@ from pipeline.mining.exclusions import (
     names_of,
 )
 from pipeline.mining.output_formats import triplets
+from pipeline.mining.passages import EncodedPassages, commit_passages, passage_tables
 from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores, ids_to_score
 from pipeline.mining.rules import SelectionRule
 from pipeline.mining.selection import document_texts, select_negatives, selected_ids
@@ -53,11 +55,27 @@ class MiningPaths:
     documents: list[str]  # keys of the corpus, in the order of its rows
     anchors: dict[str, str]  # key of the anchors of each shard of pairs
     reused: str | None  # folder of candidates that are used again
+    passages: list[str] = field(
+        default_factory=list
+    )  # keys of passages, in the order of documents; none: searched whole
 
     @property
     def encoded_corpus(self) -> list[str]:
         """Vector files of the corpus, in the order of its rows."""
         return [join(self.vectors, f"{key}.parquet") for key in self.documents]
+
+    @property
+    def encoded_passages(self) -> EncodedPassages | None:
+        """Vectors of the passages of the corpus, in the order of its rows; None where it is searched whole."""
+        if not self.passages:
+            return None
+        files = [join(self.vectors, f"{key}.parquet") for key in self.passages]
+        return EncodedPassages(files, [(self.encoded(key) or {})["rows"] for key in self.documents])
+
+    @property
+    def searched_vectors(self) -> list[str]:
+        """Vector files that an approximate index is built of."""
+        return self.encoded_corpus if (passages := self.encoded_passages) is None else passages.files
 
     @property
     def encoded_anchors(self) -> list[str]:
@@ -112,22 +130,31 @@ class EncodeShard(Worker):
 
     overlaps = True
 
-    def __init__(self, encoder: EncoderConfig, folder: str, split: str, threads: int) -> None:
+    def __init__(
+        self, encoder: EncoderConfig, folder: str, split: str, threads: int, passages: PassagesConfig | None = None
+    ) -> None:
         limit_threads(threads)
-        self.encoder, self.folder, self.split = Encoder.load(encoder), folder, split
+        self.encoder, self.folder, self.split, self.passages = Encoder.load(encoder), folder, split, passages
         self.lock = threading.Lock()  # one shard computes while others are read, tokenised and written
 
-    def work(self, item: tuple[Role, dict[str, Any], str]) -> int:
-        """Encode one shard of the corpus, or the anchors of one shard of pairs; return the rows that it had."""
-        role, shard, key = item[0], Shard(**item[1]), item[2]
-        table, empty = self._documents(shard) if role == "document" else self._anchors(shard)
+    def work(self, item: tuple[Role, dict[str, Any], str, str | None]) -> int:
+        """Encode one shard of the corpus, or the anchors of one shard of pairs; return the rows that it had.
+
+        Passages go into a file of their own, which has the last of the keys.
+        """
+        role, shard, key, cut_key = item[0], Shard(**item[1]), item[2], item[3]
+        table, empty = self._documents(shard, cut_key) if role == "document" else self._anchors(shard)
         shards.commit(self.folder, key, table, {"empty": empty})
         return shard.rows
 
-    def _documents(self, shard: Shard) -> tuple[pa.Table, int]:
+    def _documents(self, shard: Shard, cut_key: str | None) -> tuple[pa.Table, int]:
         rows = shards.read(shard, document_columns(shard.path))
         filled = rows.filter(not_blank(rows["text"]))
         table = add_document_keys(self._encode(filled["doc_id"], filled["text"], "document"), filled)
+        if self.passages and cut_key:
+            text_vectors = to_matrix(table["vector"])
+            tables = passage_tables(self.encoder, self.passages, filled["text"].to_pylist(), text_vectors, self.lock)
+            commit_passages(self.folder, cut_key, tables)
         return table, rows.num_rows - table.num_rows
 
     def _anchors(self, shard: Shard) -> tuple[pa.Table, int]:
@@ -194,7 +221,7 @@ class BuildIndex(Worker):
             assert self.config.lexical is not None
             lexical_candidates.build_index(self.config.lexical, self.paths.corpus, item)
             return 0
-        return self.config.index.build(FileVectors(self.paths.encoded_corpus), item, self.threads)
+        return self.config.index.build(FileVectors(self.paths.searched_vectors), item, self.threads)
 
 
 class SearchBlock(Worker):
@@ -257,16 +284,21 @@ def find_candidates(
     positives = known_positives(names, paths.pairs, paths.qrels)
     siblings = group_positives(block, paths.pairs) if config.exclude.same_group else NO_KEYS
     positions = find_positions(block, corpus, positives, siblings, config.exclude)
-    if index is None:
+    passages = paths.encoded_passages
+    if passages is not None:
+        rows = passages.nearest(block, config.top_k, positions.excluded, index)
+    elif index is None:
         rows = exact_candidates(block, corpus, config.top_k, positions.excluded)
     else:
         rows = approximate(index, block.vectors, corpus, config.top_k, positions.excluded)
     if lexical is None or config.lexical is None:
-        return candidates_table(block, score_candidates(block, corpus, rows, positions)), positions.barred
+        scored = score_candidates(block, corpus, rows, positions)
+        return candidates_table(block, scored if passages is None else passages.score(block, scored)), positions.barred
     rows, scores, positive_scores = lexical_candidates.search(
         lexical, block, rows, positions, config.top_k, config.lexical
     )
     scored = score_candidates(block, corpus, rows, positions)
+    scored = scored if passages is None else passages.score(block, scored)
     return candidates_table(block, scored, scores, positive_scores), positions.barred
 
 

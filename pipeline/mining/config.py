@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.encoder.encoder import EncoderConfig
+from pipeline.encoder.passages import PassagesConfig
 from pipeline.mining.exclusions import Exclude
 from pipeline.mining.registry import Lexical, Rule
 from pipeline.mining.reranker import CrossEncoderConfig
@@ -14,7 +15,7 @@ from pipeline.search.exact_index import Exact
 from pipeline.search.registry import AnyIndex
 
 SPEED = ("num_actors", "block_rows", "cache")  # decide how fast, not what
-SEARCH = ("split", "top_k", "index", "lexical", "exclude", "rows_per_shard")  # decide the candidates
+SEARCH = ("split", "top_k", "index", "lexical", "exclude", "passages", "rows_per_shard")  # decide the candidates
 
 
 class MineConfig(EncodingJobConfig):
@@ -39,6 +40,9 @@ class MineConfig(EncodingJobConfig):
     encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="the model that searches")
     split: str = Field("train", description="pairs of this split get negatives")
     top_k: int = Field(50, ge=1, description="candidates kept for an anchor")
+    passages: PassagesConfig | None = Field(
+        None, description="a document is as near as its best passage, such as {tokens: 128}; default: its whole text"
+    )
     index: AnyIndex = Field(
         default_factory=Exact, description="how the nearest are searched: exact, flat, hnsw, ivfpq or lance"
     )
@@ -79,5 +83,9 @@ class MineConfig(EncodingJobConfig):
         return without_batch_sizes({key: value for key, value in super().result_settings().items() if key not in SPEED})
 
     def search_settings(self) -> dict[str, Any]:
-        """Return the settings that decide the candidates of an encoded corpus, besides the vectors."""
-        return {name: value for name, value in self.result_settings().items() if name in SEARCH}
+        """Return the settings that decide the candidates of an encoded corpus, besides the vectors.
+
+        Passages stand among them where there are some: mined without, candidates of earlier versions stay usable.
+        """
+        settings = {name: value for name, value in self.result_settings().items() if name in SEARCH}
+        return settings if self.passages else {name: settings[name] for name in settings if name != "passages"}

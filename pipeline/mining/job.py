@@ -1,6 +1,7 @@
 """The mining job: hard negatives for every pair of a split, found by search and selected by a rule."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.core import capacity, ray_session
 from pipeline.core.actor_pool import Pool, Worker, stream
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
+from pipeline.encoder.encoder import Role
 from pipeline.mining.actors import BuildIndex, EncodeShard, MiningPaths, RerankShard, SearchBlock
 from pipeline.mining.config import MineConfig
 from pipeline.mining.plan import Plan, SearchModel, describe_model, group_shards, plan_mining, resolve_precision
@@ -38,7 +40,7 @@ def run(config: MineConfig) -> Artifact:
     data = Artifact.open(config.data or join(config.run, "data"), "build")
     if not data.has("pairs"):
         raise UserError(f"{data.path}: has no pairs to mine for; it holds {', '.join(data.manifest.tables)}")
-    model = describe_model(config.encoder)
+    model = describe_model(config.encoder, config.passages)
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(model.identity)}
     cross_encoder = _describe_cross_encoder(config)
     inputs |= {"cross_encoder": digest(cross_encoder)} if cross_encoder else {}
@@ -59,6 +61,7 @@ def run(config: MineConfig) -> Artifact:
         corpus=data.files("corpus"),
         vectors=config.cache or join(out, ".work", "vectors"),
         documents=plan.keys["document"],
+        passages=plan.keys["passage"],
         anchors={shard.name: key for shard, key in zip(plan.pairs, plan.keys["query"], strict=True)},
         reused=_reused_candidates(earlier, plan),
     )
@@ -112,19 +115,21 @@ def _has_scores(earlier: Artifact | None, cross_encoder: dict[str, str]) -> bool
 
 def _encode(config: MineConfig, model: SearchModel, paths: MiningPaths, plan: Plan) -> None:
     """Encode the documents and the anchors that are not encoded yet, in one pool of encoders."""
-    items = [
-        (role, shard, key)
-        for role, cut in (("document", plan.documents), ("query", plan.pairs))
-        for shard, key in zip(cut, plan.keys[role], strict=True)
+    cut_keys: Sequence[str | None] = plan.keys["passage"] or [None] * len(plan.documents)
+    items: list[tuple[Role, Shard, str, str | None]] = [
+        ("document", shard, key, cut_key)
+        for shard, key, cut_key in zip(plan.documents, plan.keys["document"], cut_keys, strict=True)
     ]
-    missing = [item for item in items if paths.encoded(item[2]) is None]
+    items += [("query", shard, key, None) for shard, key in zip(plan.pairs, plan.keys["query"], strict=True)]
+    missing = [item for item in items if any(key and paths.encoded(key) is None for key in item[2:])]
     if not missing:
         return
     pool = Pool.plan(config.num_actors, len(missing))
     settings = {"encoder": model.config, "folder": paths.vectors, "split": config.split, "threads": pool.threads}
-    work = [(role, asdict(shard), key) for role, shard, key in missing]
-    with Progress("mine: encode", sum(shard.rows for _, shard, _ in items), "texts") as progress:
-        progress.skip(progress.total - sum(shard.rows for _, shard, _ in missing))
+    settings |= {"passages": config.passages}
+    work = [(role, asdict(shard), *keys) for role, shard, *keys in missing]
+    with Progress("mine: encode", sum(item[1].rows for item in items), "texts") as progress:
+        progress.skip(progress.total - sum(item[1].rows for item in missing))
         for rows in stream(work, EncodeShard, settings, pool):
             progress.add(rows)
 
@@ -157,7 +162,11 @@ def _recall(config: MineConfig, paths: MiningPaths, plan: Plan) -> float:
             table = read_parquet(join(paths.vectors, f"{key}.parquet"), columns=["vector"])
             parts.append(to_matrix(table["vector"])[near - first])
     index = config.index.open(paths.index, ray_session.cpus())
-    hits, total = approximate_recall(index, np.concatenate(parts), paths.encoded_corpus, config.top_k)
+    anchors, passages = np.concatenate(parts), paths.encoded_passages
+    if passages is None:
+        hits, total = approximate_recall(index, anchors, paths.encoded_corpus, config.top_k)
+    else:
+        hits, total = passages.recall(index, anchors, config.top_k)
     share = hits / max(1, total)
     say(
         f"mine: the {config.index.type} index finds {share:.4f} of the exact {config.top_k} nearest documents "

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.core import ray_session, schema
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.passages import PassageCutter, PassagesConfig
 from pipeline.encoder.precision import compute_dtype
 from pipeline.mining.actors import document_columns
 from pipeline.mining.config import MineConfig
@@ -25,7 +26,10 @@ class SearchModel:
 
 @dataclass(frozen=True)
 class Plan:
-    """The shards of documents and of pairs, the keys of their vectors by role, and the key of the search."""
+    """The shards of documents and of pairs, the keys of their vectors, and the key of the search.
+
+    `keys` are by role, those of passages under `passage`; these are empty where documents are searched whole.
+    """
 
     documents: list[Shard]
     pairs: list[Shard]
@@ -33,9 +37,14 @@ class Plan:
     key: str
 
 
-def describe_model(config: EncoderConfig) -> SearchModel:
-    """Load a model on the driver, where its errors are quick and plain, and describe it without its precision."""
+def describe_model(config: EncoderConfig, passages: PassagesConfig | None = None) -> SearchModel:
+    """Load a model on the driver, where its errors are quick and plain, and describe it without its precision.
+
+    Raises UserError where it cannot make such passages.
+    """
     encoder = Encoder.load(config, "cpu")
+    if passages:
+        PassageCutter(encoder, passages)
     identity = {name: value for name, value in encoder.identity.items() if name != "dtype"}
     return SearchModel(config, identity, encoder.prompts)
 
@@ -62,6 +71,8 @@ def plan_mining(config: MineConfig, data: Artifact, model: SearchModel) -> Plan:
         role: [vector_key(identity, model.prompts[role], f"{role} {config.split}", content) for content in of_shards]
         for role, of_shards in contents.items()
     }
+    cut_as = config.passages.model_dump() if config.passages else None
+    keys["passage"] = [digest([key, cut_as]) for key in keys["document"]] if cut_as else []
     pairs = content_keys(cut["pairs"], schema.TABLES["pairs"].names)
     judgments = content_keys(cut.get("qrels", []), ["query_id", "doc_id", "relevance"])
     judgments += content_keys(cut.get("queries", []), ["query_id", "text"])

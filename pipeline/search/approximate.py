@@ -1,9 +1,10 @@
 """Approximate search for mining: what an index finds, scored exactly, and how much of the exact result that is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from pipeline.search.best_passages import best_passages, score_documents
 from pipeline.search.exact import Floats, Rows, pairwise_dot, top_k
 from pipeline.search.index import SearchIndex
 from pipeline.storage.vectors import stream_vectors
@@ -27,7 +28,37 @@ def approximate(
     rows = np.concatenate([np.empty((0, width), np.int64), *parts])
     if excluded is not None and len(excluded[0]):
         rows[_excluded(rows, excluded, index.size)] = -1
-    scores = _exact_scores(anchors, corpus, rows)
+    return best_of(rows, _exact_scores(anchors, corpus, rows), k)
+
+
+def approximate_documents(
+    index: SearchIndex,
+    anchors: Floats,
+    blocks: Iterable[tuple[Floats, Rows]],
+    owners: Rows,
+    k: int,
+    excluded: tuple[Rows, Rows] | None = None,
+) -> Rows:
+    """Return the documents [A, k] whose passages an index finds, scored exactly by their best passage; -1 for none.
+
+    `owners` [P] is the document of each passage in the index, and `blocks` are passages and documents again, as
+    `score_documents` takes them. `excluded` are (anchor, document) pairs.
+    """
+    most_excluded = int(np.bincount(excluded[0], minlength=1).max(initial=0)) if excluded is not None else 0
+    documents = int(owners[-1]) + 1 if len(owners) else 0
+    width = min(_OVERSAMPLING * k + most_excluded, documents)
+    ranking = best_passages(lambda waiting, size: index.search(anchors[waiting], size), len(anchors), owners, width)
+    rows = np.where(ranking.rows < 0, -1, owners[ranking.rows])
+    if excluded is not None and len(excluded[0]):
+        rows[_excluded(rows, excluded, documents)] = -1
+    anchor, column = np.nonzero(rows >= 0)
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    scores[anchor, column] = score_documents(anchors, blocks, anchor, rows[anchor, column])
+    return best_of(rows, scores, k)
+
+
+def best_of(rows: Rows, scores: Floats, k: int) -> Rows:
+    """The k best [A, k] of rows [A, W] by their scores, ties by lower row; -1 is none."""
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
     best = np.take_along_axis(rows, order, axis=1)
     return np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-1)

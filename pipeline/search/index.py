@@ -58,11 +58,15 @@ class FileVectors(VectorBlocks):
 
 
 class ArtifactVectors(VectorBlocks):
-    """A column of vectors of an artifact of embed, decoded to float32; for the cosine scaled to length 1."""
+    """A column of vectors of an artifact of embed, decoded to float32; for the cosine scaled to length 1.
+
+    Passages that hold a share of their whole text stay as they are: their length is part of a document's score.
+    """
 
     def __init__(self, artifact: Artifact, column: str = "vector") -> None:
         self.files, self.column, self.count = artifact.files("vectors"), column, artifact.rows("vectors")
-        self.similarity = similarity_of(artifact.manifest.notes.get("encoder"))
+        mixed = (artifact.manifest.notes.get("passages") or {}).get("full_text", 0) > 0
+        self.similarity = "dot" if mixed else similarity_of(artifact.manifest.notes.get("encoder"))
         self.ranges: Ranges = artifact.manifest.notes.get("calibration", {})
         columns = artifact.manifest.tables["vectors"].columns
         if column not in columns or not column.startswith("vector"):

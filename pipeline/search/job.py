@@ -11,10 +11,12 @@ from pydantic import Field
 from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
+from pipeline.search import passage_documents
 from pipeline.search.approximate import recall
 from pipeline.search.exact import Rows, top_k
 from pipeline.search.faiss_index import Flat
 from pipeline.search.index import ArtifactVectors, SearchIndex, VectorBlocks, WatchedVectors
+from pipeline.search.passage_documents import PassageDocuments
 from pipeline.search.registry import AnyIndex
 from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, begin
@@ -43,7 +45,8 @@ class IndexConfig(JobConfig):
 def run(config: IndexConfig) -> Artifact:
     """Build an index of vectors into `{run}/index`: the index, and its documents in the order of its rows.
 
-    The documents are in the table `documents`, or in the index itself where its type stores them. Recall is measured
+    The documents are in the table `documents`, or in the index itself where its type stores them. Of passages a row of
+    either is one, and searches go by their documents. Recall is measured
     with vectors of the corpus, none of which counts as its own neighbour. Raises UserError without the library or
     vectors, and on a finished artifact of other vectors or settings.
     """
@@ -65,6 +68,8 @@ def run(config: IndexConfig) -> Artifact:
     if not config.index.stores_documents:
         for number, file in enumerate(blocks.files):
             draft.write("documents", pa.concat_tables(_documents([file])), number)
+    if vectors.manifest.notes.get("passages"):
+        PassageDocuments.read(blocks.files).save(join(out, passage_documents.FILE))
     share, rate = measure(blocks, config.index.open(path, config.threads), config.top_k, config.sample)
     say(
         f"index: {out}: {blocks.count:,} vectors as {config.index.type} in {seconds:.1f} s, {size / 2**20:,.1f} MiB, "
@@ -77,7 +82,7 @@ def run(config: IndexConfig) -> Artifact:
         top_k=config.top_k,
         bytes=size,
         dim=blocks.dim,
-        **{name: vectors.manifest.notes.get(name) for name in ("encoder", "model")},
+        **{name: vectors.manifest.notes.get(name) for name in ("encoder", "model", "passages")},
     )
 
 

@@ -6,17 +6,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.core.errors import UserError
+from pipeline.core.schema import PASSAGE
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.search.exact import Floats, Rows
 from pipeline.search.index import ArtifactVectors, DocumentIndex, ExactSearch, SearchIndex
 from pipeline.search.job import document_columns
+from pipeline.search.passage_documents import PassageDocuments
 from pipeline.search.registry import index_type
 from pipeline.storage import shards
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json
 from pipeline.storage.vectors import comparable, similarity_of
 
-TEXT, TITLE = ("text", "description"), ("title", "name")
+TEXT, TITLE = ("text", "description", "passage"), ("title", "name")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Hit:
         """Its title or name, or the start of its text; empty where its row holds neither."""
         text = next((self.columns[name] for name in (*TITLE, *TEXT) if self.columns.get(name)), "")
         return " ".join(str(text).split())[:100]
+
+    @property
+    def passage(self) -> str | None:
+        """The text of its best passage; None where whole documents were embedded."""
+        return self.columns.get(PASSAGE.names[0])
 
 
 class Searcher:
@@ -54,20 +61,31 @@ class Searcher:
         if self.encoder.identity["weights"] != (notes.get("encoder") or {}).get("weights"):
             raise UserError(f"{path}: was made by another model than {self.encoder.path or model}; name it by --model")
         self.index = _open(self.artifact)
+        self.passages = PassageDocuments.open(self.artifact)
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
-        """Return the k documents nearest to a text, which is encoded as a query; best first."""
+        """Return the k documents nearest to a text, which is encoded as a query; best first.
+
+        Where passages were embedded, a document is as near as its best one, whose columns the hit has.
+        """
         query: Floats = comparable(
             self.encoder.encode([text], "query")[:, : self.index.dim],
             similarity_of(self.artifact.manifest.notes.get("encoder")),
         )
-        scores, rows = self.index.search(query, k)
+        scores, rows = self._nearest(query, k)
         exists = rows[0] >= 0
         documents = self._documents(rows[0][exists])
         return [
             Hit(float(score), str(document.pop("id")), document)
             for score, document in zip(scores[0][exists], documents, strict=True)
         ]
+
+    def _nearest(self, query: Floats, k: int) -> tuple[Floats, Rows]:
+        """Scores and rows [1, k] of the nearest documents, of passages the best one of each."""
+        if self.passages is None:
+            return self.index.search(query, k)
+        nearest = self.passages.nearest(self.index, query, k)
+        return nearest.documents.scores, nearest.passages
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""

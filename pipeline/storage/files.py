@@ -8,8 +8,9 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -289,17 +290,38 @@ def write_parquet(path: str, table: pa.Table, group_rows: int = ROW_GROUP_ROWS) 
     that say the same over and over get a dictionary; building one of texts and ids takes longer than packing them.
     Token ids are split by byte, of which the upper ones are nearly always 0: smaller, and faster to write and read.
     """
+    write_parquet_stream(path, [table], dict, group_rows)
+
+
+def write_parquet_stream(
+    path: str,
+    tables: Iterable[pa.Table],
+    metadata: Callable[[], Mapping[str, str]],
+    group_rows: int = ROW_GROUP_ROWS,
+) -> None:
+    """Write tables of one schema, of which there is at least one, into one file as `write_parquet` does, each as it
+    comes.
+
+    `metadata` is asked when all are written, and goes into the footer.
+    """
     fs, name = filesystem(path)
     fs.makedirs(posixpath.dirname(name), exist_ok=True)
     partial = f"{name}.{uuid.uuid4().hex[:8]}.partial"
-    with fs.open(partial, "wb") as file:
-        pq.write_table(
-            table,
-            file,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=[name for name in table.column_names if name in REPETITIVE],
-            use_byte_stream_split=[path for field in table.schema for path in _token_columns(field.name, field.type)],
-            row_group_size=group_rows,
-        )
+    remaining = iter(tables)
+    first = next(remaining)
+    dictionaries = [column for column in first.column_names if column in REPETITIVE]
+    options = {"compression": "zstd", "compression_level": 1, "use_dictionary": dictionaries}
+    options["use_byte_stream_split"] = [
+        path for field in first.schema for path in _token_columns(field.name, field.type)
+    ]
+    try:
+        with fs.open(partial, "wb") as file, pq.ParquetWriter(file, first.schema, **options) as writer:
+            for table in chain([first], remaining):
+                writer.write_table(table, row_group_size=group_rows)
+            if footer := dict(metadata()):
+                writer.add_key_value_metadata(footer)
+    except BaseException:
+        if fs.exists(partial):
+            fs.rm(partial)
+        raise
     fs.mv(partial, name)

@@ -6,7 +6,7 @@ holds its row counts in the Parquet footer, so that the directory alone shows wh
 
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import Any
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.core.errors import UserError
 from pipeline.storage import text_files
 from pipeline.storage.artifact import digest
-from pipeline.storage.files import filesystem, join, open_parquet, write_parquet
+from pipeline.storage.files import ROW_GROUP_ROWS, filesystem, join, open_parquet, write_parquet, write_parquet_stream
 from pipeline.storage.fingerprints import fingerprint_files
 
 PARQUET = (".parquet",)
@@ -98,6 +98,12 @@ def reuse_outputs(folder: str, plan: Sequence[Shard]) -> list[str]:
         if old and old != new:
             fs.mv(join(root, old), join(root, new))
     return [join(folder, name) for name in sorted(existing.values())]
+
+
+def unfinished_outputs(folder: str) -> list[str]:
+    """Return what killed writers left in `folder`."""
+    fs, root = filesystem(folder)
+    return [join(folder, posixpath.basename(name)) for name in sorted(fs.glob(join(root, "*.partial")))]
 
 
 def _key(name: str) -> str:
@@ -207,6 +213,18 @@ def commit(folder: str, name: str, table: pa.Table, counts: dict[str, Any]) -> N
     write_parquet(join(folder, f"{name}.parquet"), table.replace_schema_metadata(meta))
 
 
+def commit_stream(
+    folder: str,
+    name: str,
+    tables: Iterable[pa.Table],
+    counts: Callable[[], dict[str, Any]],
+    group_rows: int = ROW_GROUP_ROWS,
+) -> None:
+    """Write the output of a shard as `commit` does, table by table; `counts`, with the rows, are asked at the end."""
+    path = join(folder, f"{name}.parquet")
+    write_parquet_stream(path, tables, lambda: {_COUNTS.decode(): json.dumps(counts())}, group_rows)
+
+
 def committed(folder: str, name: str) -> dict[str, Any] | None:
     """Return the counts of a shard's output; None where it is absent or incomplete."""
     path = join(folder, f"{name}.parquet")
@@ -215,7 +233,7 @@ def committed(folder: str, name: str) -> dict[str, Any] | None:
         return None
     try:
         with open_parquet(path) as file:
-            counts: dict[str, Any] = json.loads((file.schema_arrow.metadata or {}).get(_COUNTS, b"{}"))
+            counts: dict[str, Any] = json.loads((file.metadata.metadata or {}).get(_COUNTS, b"{}"))
             return counts if counts.get("rows") == file.metadata.num_rows else None
     except UserError:
         return None

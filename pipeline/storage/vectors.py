@@ -36,6 +36,11 @@ class VectorFormat(Config):
         """Name of the column where it is not the first."""
         return f"vector_{self.dtype}" + (f"_{self.dim}" if self.dim else "")
 
+    @property
+    def full_width(self) -> "VectorFormat":
+        """The same for vectors that have been cut already."""
+        return self.model_copy(update={"dim": None})
+
 
 def rows_with_text(rows: pa.Table, path: str, id_column: str, text_column: str, extra: Sequence[str] = ()) -> pa.Table:
     """Return the table (id, text, extra columns) of the rows whose text is neither null nor blank."""
@@ -120,18 +125,26 @@ def int8_ranges(sample: Floats, formats: Sequence[VectorFormat], *, scaled: bool
     return ranges
 
 
-def check_formats(formats: Sequence[VectorFormat], dim: int, extra: Sequence[str]) -> None:
-    """Raise UserError for formats that a model of `dim` dimensions cannot give, and for two columns of one name."""
+def check_formats(
+    formats: Sequence[VectorFormat], dim: int, extra: Sequence[str], reserved: Sequence[str] = ()
+) -> None:
+    """Raise UserError for formats that a model of `dim` dimensions cannot give, and for two columns of one name.
+
+    `reserved` are further names of the output's own columns.
+    """
     for form in formats:
         width = form.dim or dim
         if width > dim:
             raise UserError(f"{form.name}: {width} dimensions are more than the model's {dim}")
         if form.dtype == "binary" and width % 8:
             raise UserError(f"{form.name}: {width} dimensions are not a multiple of 8, as packed signs need")
-    names = ["id", "vector", "text_key", *(form.name for form in formats[1:]), *extra]
+    names = ["id", "vector", "text_key", *reserved, *(form.name for form in formats[1:]), *extra]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise UserError(f"output has more than one column '{repeated[0]}'; its own are id, vector and vector_<dtype>")
+        raise UserError(
+            f"output has more than one column '{repeated[0]}'; its own are id, vector, vector_<dtype> "
+            "and, with passages, passage and passage_start"
+        )
 
 
 def _fixed(rows: npt.NDArray[Any]) -> pa.Array:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.schema import TABLES
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.passages import PassageCutter
 from pipeline.storage import artifact, shards
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.counts import Counts
@@ -36,6 +37,7 @@ from training.data.bulk_columns import (
 )
 from training.data.epoch import RunTasks
 from training.data.guide_vectors import load_guide as vectors_of
+from training.data.passage_choice import PassageChoice, TrainPassages
 from training.data.read_rows import READERS, Kind, as_triplets, source_shares
 from training.data.rows import rows_from
 from training.data.rows_artifact import row_notes, tokenise_piece, write_part
@@ -69,6 +71,8 @@ class BulkRows:
     temperature: float | None = None
     homogeneous_batches: bool = False
     guide: dict[str, Artifact] = field(default_factory=dict)
+    passages: TrainPassages | None = None
+    chooser: EncoderConfig | None = None  # the model that chooses passages
     starts: tuple[int, ...] = ()
     sample_limit: int | None = None  # the highest hash of a row that is in the sample of `max_rows`
     sources: dict[str, int] = field(default_factory=dict)
@@ -186,6 +190,9 @@ class BulkRows:
         if self.guide:
             rows = replace(rows, guide=vectors_of(self.guide, rows.query_id, rows.positive_id, rows.negative_id))
         encoder = _encoder(self.encoder.model_dump_json())
+        if self.passages and self.chooser:
+            chooser = _encoder(self.chooser.model_dump_json())
+            rows = PassageChoice(PassageCutter(encoder, self.passages), chooser)(rows)
         return write_part(self.out, bucket, tokenise_piece(rows, encoder.tokenize, table["row"].to_numpy()))
 
     def steps(self) -> list[tuple[str, int, Callable[[int], Counts]]]:
@@ -246,7 +253,7 @@ def _rows(path: str) -> int:
 
 @cache
 def _encoder(config: str) -> Encoder:
-    """The encoder of this process, used only to tokenise."""
+    """An encoder of this process: the one that tokenises, or the one that chooses passages."""
     return Encoder.load(EncoderConfig.model_validate_json(config), "cpu")
 
 

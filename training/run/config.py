@@ -9,6 +9,7 @@ from pipeline.encoder.attention import PACKED
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.storage import files
 from training.data.guide_vectors import GuideConfig
+from training.data.passage_choice import TrainPassages
 from training.data.read_rows import Kind
 from training.data.replay import Replay
 from training.loop.checkpoint import CheckpointConfig
@@ -104,6 +105,9 @@ class TrainConfig(JobConfig):
         description="which max_negatives of its negatives a row has in an epoch: others each time, or the first",
     )
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
+    passages: TrainPassages | None = Field(
+        None, description="train on the passage of a document nearest to the query, such as {tokens: 128}; default: not"
+    )
     homogeneous_batches: bool = Field(
         False, description="global batches of rows of one source each; always so with loss by_source"
     )

@@ -8,7 +8,8 @@ from types import TracebackType
 
 from pipeline.core.config import user_cause
 from pipeline.core.progress import say
-from pipeline.encoder.encoder import Encoder
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.passages import PassageCutter
 from pipeline.storage import files, shuffle
 from pipeline.storage.artifact import Artifact, digest
 from pipeline.storage.counts import Counts
@@ -19,6 +20,7 @@ from training.data.epoch import EpochSettings, RunTasks, run_in_process
 from training.data.epoch_composer import compose_epoch
 from training.data.epoch_reader import FAILED, OPENED, epoch_path, slots_for
 from training.data.guide_vectors import open_guide
+from training.data.passage_choice import PassageChoice
 from training.data.read_rows import Kind, load_rows, read_table, sample_rows, with_guide
 from training.data.replay import load_with_replay
 from training.data.rows import Rows
@@ -29,7 +31,7 @@ from training.run.config import TrainConfig
 MAX_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
 ROW_SETTINGS = frozenset(
     {"rows", "max_negatives", "negative_sampling", "max_rows", "homogeneous_batches", "mix", "mix_temperature", "guide"}
-    | {"replay"}
+    | {"replay", "passages"}
 )
 LOCAL_ROWS = 50_000  # rows up to which composing in this process is over before Ray has started its tasks
 
@@ -47,10 +49,13 @@ def prepare_rows(
     settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
     settings["homogeneous_batches"] = config.one_source_batches
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
+    choice = passage_choice(config, encoder)
+    inputs |= {"passages": digest(choice.chooser.identity)} if choice else {}
     other_inputs = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
     inputs |= {name: item.manifest.fingerprint for name, item in other_inputs.items() if item}
     if sum(_stored_rows(kind, data, negatives) for kind in config.kinds) <= LOCAL_ROWS or replayed:
         rows = _load_rows(config, data, negatives, replayed)
+        rows = choice(rows) if choice else rows
         rows_artifact = write_rows(path, settings, inputs, tokenise_in_pieces(rows, encoder.tokenize))
     else:
         bulk = _bulk_rows(config, data, negatives, path)
@@ -58,6 +63,25 @@ def prepare_rows(
     notes = rows_artifact.manifest.notes
     say(f"train: {notes['rows']:,} rows with {notes['tokens']:,} tokens of {', '.join(notes['sources'])}")
     return rows_artifact
+
+
+def passage_choice(config: TrainConfig, base: Encoder) -> PassageChoice | None:
+    """What replaces documents by passages, if the settings ask for it; `base` is the model that training begins with.
+
+    Raises UserError for passages that it cannot read.
+    """
+    if config.passages is None:
+        return None
+    settings = chooser_settings(config)
+    chooser = Encoder.load(settings, "cpu") if config.passages.encoder else base
+    say(f"train: documents are the passages of {config.passages.tokens} tokens that {settings.model} finds nearest")
+    return PassageChoice(PassageCutter(base, config.passages), chooser)
+
+
+def chooser_settings(config: TrainConfig) -> EncoderConfig:
+    """The encoder that chooses passages: in float32, so that the choice is the same in every process."""
+    settings = (config.passages and config.passages.encoder) or config.encoder
+    return settings.model_copy(update={"dtype": "float32", "backend": "torch"})
 
 
 def _stored_rows(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
@@ -81,6 +105,8 @@ def _bulk_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, 
         config.mix_temperature,
         config.one_source_batches,
         open_guide(config.guide),
+        passages=config.passages,
+        chooser=chooser_settings(config),
     )
     return replace(bulk, shuffle=Shuffle(bulk.shuffle.path, count_buckets(bulk)))
 

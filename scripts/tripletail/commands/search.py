@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Search, and print a line for each document: rank, cosine, id and title."""
+    """Search, and print a line for each document: rank, cosine, id and title, and another one for its passage."""
     options = parser().parse_args(argv)
     from pipeline.core.config import exit_on_user_error
     from pipeline.search.query import Searcher
@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> None:
             print(text)
             for number, hit in enumerate(searcher(text, options.top_k), 1):
                 print(f"{number:4}  {hit.score:.4f}  {hit.doc_id}  {hit.title}".rstrip(), flush=True)
+                if hit.passage is not None:
+                    print(f"      {' '.join(hit.passage.split())}", flush=True)
 
 
 def _typed() -> Iterator[str]:

@@ -55,8 +55,8 @@ def _check_length(encoder: EncoderConfig, folder: Path) -> None:
     )
     config = json.loads(file.read_text(encoding="utf-8")) if file else {}
     positions = config.get("max_position_embeddings") or 0
-    if encoder.max_length and 0 < positions < encoder.max_length:
-        raise UserError(f"encoder.max_length {encoder.max_length} is beyond the model's {positions} positions")
+    if encoder.longest and 0 < positions < encoder.longest:
+        raise UserError(f"encoder.max_length {encoder.longest} is beyond the model's {positions} positions")
 
 
 def weight_bytes(encoder: EncoderConfig, ahead: Ahead) -> int:

@@ -183,17 +183,18 @@ HEARS = (
 )
 
 
-def command(path: Path, out: Path) -> list[str]:
+def command(path: Path, out: Path, **more: object) -> list[str]:
     given = {"--input": path, "--out": out, "--rows_per_shard": 10, "--num_actors": 1}
+    given |= {f"--{name}": value for name, value in more.items()}
     given |= {f"--encoder.{name}": value for name, value in ENCODER.items()}
     return [sys.executable, "-c", HEARS, "-m", "scripts.embed", *(str(word) for item in given.items() for word in item)]
 
 
-def stop_at(path: Path, out: Path, shards_held: int, how: signal.Signals) -> tuple[int, str]:
+def stop_at(path: Path, out: Path, shards_held: int, how: signal.Signals, **more: object) -> tuple[int, str]:
     """Start the job in a process of its own, and signal it once so many shards are committed; code and stderr."""
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with (out.parent / "said").open("w+") as said:
-        driver = subprocess.Popen(command(path, out), cwd=ROOT, env=env, stderr=said)
+        driver = subprocess.Popen(command(path, out, **more), cwd=ROOT, env=env, stderr=said)
         deadline = time.monotonic() + 120
         while len(list(out.glob("vectors/*.parquet"))) < shards_held:
             assert driver.poll() is None and time.monotonic() < deadline, (out.parent / "said").read_text()

@@ -33,7 +33,7 @@ def model(tmp_path: Path, minilm: str) -> Path:
 
 
 def identity_of(path: Path) -> dict[str, str]:
-    return identity(str(path), read_layout(str(path)), {}, layers=None, max_length=128)
+    return identity(str(path), read_layout(str(path)), {}, layers=None, max_lengths={"query": 128, "document": 128})
 
 
 def test_a_change_in_any_file_that_decides_a_vector_is_another_identity(model: Path):

@@ -39,7 +39,7 @@ def encoder(kind: str, pooling: str) -> Encoder:
         pooling=pooling,
         include_prompt=False,
         prompts={},
-        max_length=32,
+        max_lengths={"query": 32, "document": 32},
         token_budget=70,
         identity=identity,
     )

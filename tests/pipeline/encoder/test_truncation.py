@@ -28,7 +28,8 @@ def test_shares_and_sentences():
     assert some.note()["text_share"] == 0.98 and some.note()["token_share"] == 0.35
     assert some.sentence() == (
         "98% of the documents are cut at 128 tokens, with them 35% of all tokens (in a sample of 1,000); "
-        "a larger encoder.max_length keeps more, as far as the model reaches"
+        "a larger encoder.max_length keeps more, as far as the model reaches, "
+        "and `passages` of embed and evaluate keep all"
     )
     few = Truncation("query", 32, texts=500, cut_texts=5, tokens=5000, cut_tokens=20)
     assert few.sentence() == "1% of the queries are cut at 32 tokens, with them 0% of all tokens (in a sample of 500)"

@@ -1,0 +1,80 @@
+"""An index of passages as an index of documents: it finds passages, and tells the documents that they are of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.core.schema import PASSAGE
+from pipeline.search.best_passages import best_passages
+from pipeline.search.exact import Floats, Rows, TopK
+from pipeline.search.index import SearchIndex
+from pipeline.storage import shards
+from pipeline.storage.artifact import Artifact
+from pipeline.storage.files import local_file, new_file
+
+FILE = "passages.npy"  # row of the first passage of each document, beside the index
+
+
+@dataclass(frozen=True)
+class PassageDocuments:
+    """Documents [N] as runs of passages [P]: the row of the first passage of each, and the number of passages.
+
+    Documents are numbered in the order of their passages.
+    """
+
+    starts: Rows
+    passages: int
+
+    @classmethod
+    def read(cls, files: Sequence[str]) -> "PassageDocuments":
+        """Read where documents start in files of passages."""
+        starts, rows = [np.empty(0, np.int64)], 0
+        for table in shards.read_batches(files, [PASSAGE.names[1]]):
+            starts.append(rows + np.flatnonzero(table[PASSAGE.names[1]].to_numpy() == 0))
+            rows += table.num_rows
+        return cls(np.concatenate(starts), rows)
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> "PassageDocuments | None":
+        """Open those of an index or of embedded passages; None where vectors are of whole documents."""
+        if "passages" not in artifact.manifest.notes or artifact.manifest.notes["passages"] is None:
+            return None
+        if artifact.manifest.kind == "embed":
+            return cls.read(artifact.files("vectors"))
+        with local_file(f"{artifact.path}/{FILE}") as local:
+            starts: Rows = np.load(local)
+        return cls(starts[:-1], int(starts[-1]))
+
+    def save(self, path: str) -> None:
+        """Write them beside an index."""
+        with new_file(path) as local, local.open("wb") as file:
+            np.save(file, np.append(self.starts, self.passages))
+
+    @cached_property
+    def owners(self) -> Rows:
+        """Document [P] of each passage."""
+        return np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, self.passages)))
+
+    def nearest(self, index: SearchIndex, query: Floats, k: int) -> "FoundDocuments":
+        """Find the k documents with the nearest passages to a query [1, D]."""
+        best = best_passages(
+            lambda _, width: index.search(query, width), 1, self.owners, min(k, max(1, len(self.starts)))
+        )
+        documents = np.where(best.rows < 0, -1, self.owners[best.rows])
+        return FoundDocuments(self, TopK(best.scores, documents), best.rows)
+
+
+@dataclass(frozen=True)
+class FoundDocuments:
+    """Documents [1, k] and the row of the best passage of each [1, k]."""
+
+    all_documents: PassageDocuments
+    documents: TopK
+    passages: Rows
+
+    def passage_rows(self, documents: Rows) -> Rows:
+        """Row of a passage of each document: the best one where it was found, else the first."""
+        best = dict(zip(self.documents.rows[0].tolist(), self.passages[0].tolist(), strict=True))
+        return np.array([best.get(row, int(self.all_documents.starts[row])) for row in documents.tolist()], np.int64)

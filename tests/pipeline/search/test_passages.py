@@ -1,0 +1,78 @@
+"""Searches by passages: documents by their best passage, which a hit shows, in every type of index."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.core.config import validate
+from pipeline.embedding import job as embedding
+from pipeline.embedding.job import EmbedConfig
+from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.passages import PassageCutter, PassagesConfig, passages
+from pipeline.search.job import IndexConfig, run
+from pipeline.search.query import Searcher
+from pipeline.storage.artifact import Artifact
+from scripts.tripletail.commands import search as command
+
+ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 2, "max_length": 32, "dtype": "float32", "backend": "torch"}
+CUT = {"tokens": 20, "overlap": 4, "full_text": 0.25}
+THINGS = ["kettle", "lamp", "bicycle", "sofa", "tripod", "scarf", "oven"]
+FILLING = "It is sold with a warranty of two years. It can be repaired at home by anyone. "
+TEXTS = [
+    FILLING * (row % 5) + f"The {THINGS[row % 7]} number {row} is red. " + FILLING * (row % 3) for row in range(35)
+]
+QUERIES = ["a red lamp", "the bicycle of number 16", "repair at home", "oven"]
+
+
+@pytest.fixture(scope="module")
+def vectors(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("run")
+    rows = {"id": [f"d{row}" for row in range(35)], "text": TEXTS, "title": [f"Nr {row}" for row in range(35)]}
+    pq.write_table(pa.table(rows), folder / "in.parquet")
+    given = {
+        "input": str(folder / "in.parquet"), "out": str(folder / "vectors"), "encoder": ENCODER, "passages": CUT,
+        "columns": ["title"], "rows_per_shard": 9,
+    }  # fmt: skip
+    return embedding.run(validate(EmbedConfig, given))
+
+
+def by_hand(query: str, k: int) -> list[tuple[float, str, str]]:
+    """Scores, ids and best passages of the best documents."""
+    encoder = Encoder.load(EncoderConfig.model_validate(ENCODER), "cpu")
+    asked, cutter, hits = encoder.encode([query], "query")[0], PassageCutter(encoder, PassagesConfig(**CUT)), []
+    for row, text in enumerate(TEXTS):
+        cut = passages(text, cutter.cut([text])[0])
+        scores = encoder.encode(cut, "document") @ asked
+        best = int(np.argmax(scores))
+        whole = float(encoder.encode([text], "document")[0] @ asked)
+        hits.append((0.75 * float(scores[best]) + 0.25 * whole, f"d{row}", cut[best]))
+    return sorted(hits, key=lambda hit: -hit[0])[:k]
+
+
+@pytest.mark.parametrize("kind", ["none", "exact", "flat", "hnsw", "lance"])
+def test_documents_are_found_by_their_best_passage(vectors: Artifact, tmp_path: Path, kind: str):
+    path = vectors.path
+    if kind != "none":
+        pytest.importorskip("lance" if kind == "lance" else "faiss")
+        settings = {"vectors": path, "out": str(tmp_path / "index"), "threads": 1, "index": {"type": kind}}
+        index = run(validate(IndexConfig, settings))
+        assert index.manifest.notes["passages"]["tokens"] == 20
+        path = index.path
+    searcher = Searcher(path)
+    for query in QUERIES:
+        hits, wanted = searcher(query, 6), by_hand(query, 6)
+        assert [hit.doc_id for hit in hits] == [name for _, name, _ in wanted], query
+        assert [hit.score for hit in hits] == pytest.approx([score for score, _, _ in wanted], abs=1e-4)
+        assert [hit.passage for hit in hits] == [passage for _, _, passage in wanted]
+        assert hits[0].title == f"Nr {hits[0].doc_id[1:]}" and hits[0].columns["passage_start"] >= 0
+    assert len(searcher("lamp", 100)) == 35 and len({hit.doc_id for hit in searcher("lamp", 100)}) == 35
+
+
+def test_the_command_prints_the_passage(vectors: Artifact, capsys: pytest.CaptureFixture[str]):
+    command.main(["the bicycle of number 16", "--index", vectors.path, "--top_k", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    (_, name, passage), *_ = by_hand("the bicycle of number 16", 1)
+    assert name in lines[1] and lines[2].strip() == passage.strip()
