@@ -74,8 +74,9 @@ def use_packed_attention(
 def _say_padded(transformer: Any) -> None:
     """Say, once a process, that an architecture's texts are padded because packing does not know it."""
     if not packing.supports_packing(transformer):
-        kind = transformer.config.model_type
-        say_once(f"encoder: texts are padded: packing does not know models of type {kind}")
+        own, kind = packing.has_own_code(transformer), transformer.config.model_type
+        unknown = "the model's own code" if own else f"models of type {kind}"
+        say_once(f"encoder: texts are padded: packing does not know {unknown}")
 
 
 def _use_varlen(transformer: Any) -> bool:

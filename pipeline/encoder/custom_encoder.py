@@ -114,6 +114,19 @@ class CustomEncoder(Encoder):
         save.write_settings(folder, self.layout, self.prompts)
 
 
+def freeze_unused(encoder: Encoder) -> Encoder:
+    """Leave out of training what no vector depends on, as a backward pass of one text tells; returns the encoder.
+
+    Ranks wait for the gradients of all parameters that train, and code that is not known here may have others.
+    """
+    with torch.enable_grad():
+        encoder.encode_tokens(encoder.tokenize(["a text"], "document")).sum().backward()  # type: ignore[no-untyped-call]
+    for value in encoder.parameters():
+        value.requires_grad_(value.grad is not None)
+        value.grad = None
+    return encoder
+
+
 def load_custom(config: EncoderConfig, path: str, layout: Layout, device: str, types: Sequence[str]) -> CustomEncoder:
     """Load a model that names modules of these types, which are not known here; raises UserError where it cannot be."""
     try:

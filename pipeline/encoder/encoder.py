@@ -110,9 +110,8 @@ class Encoder(nn.Module):
         dtype = self.identity["dtype"]
         name = backend.resolve_backend(self.backend, self.device.type, self.transformer.config.model_type, dtype)
         self.runtime = None if name == "torch" else self._trusted_runtime(name, dtype, threads)
-        if self.runtime is None and self.attention == "auto" and not isinstance(self.transformer, StaticTable):
-            compute = self.transformer.dtype
-            self.packed = use_packed_attention("auto", self.transformer, self.device.type, compute, to_train=True)
+        if self.runtime is None and self.transformers:
+            self.pack_for_training(self.device.type, self.transformer.dtype)
         return self
 
     def _trusted_runtime(self, name: str, dtype: str, threads: int) -> Runtime | None:
@@ -138,6 +137,16 @@ class Encoder(nn.Module):
         if trusted is None:
             self.transformer.to(compute)
         return trusted
+
+    def pack_for_training(self, device: str, dtype: torch.dtype) -> None:
+        """Take packed texts from here on where that trains faster on a kind of device, in a precision."""
+        if self.attention == "auto":
+            self.packed = use_packed_attention("auto", self.transformer, device, dtype, to_train=True)
+
+    @property
+    def transformers(self) -> list[Any]:
+        """The transformers that it is made of; none for a static encoder."""
+        return [] if isinstance(self.transformer, StaticTable) else [self.transformer]
 
     @property
     def dim(self) -> int:

@@ -11,12 +11,13 @@ from pipeline.encoder import model_directory, static_encoder
 from pipeline.encoder.attention import disable_cudnn_attention, resolve_attention, use_packed_attention
 from pipeline.encoder.backends import backend
 from pipeline.encoder.config import EncoderConfig
-from pipeline.encoder.custom_encoder import load_custom
+from pipeline.encoder.custom_encoder import freeze_unused, load_custom
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.layout import Chain, Layout, ModuleEntry, custom_types, read_layout, read_settings
 from pipeline.encoder.model_settings import ROLES, SIMILARITIES
 from pipeline.encoder.modules.registry import VECTOR_MODULES
 from pipeline.encoder.modules.vector_module import VectorModule
+from pipeline.encoder.packing import has_own_code
 from pipeline.encoder.precision import compute_dtype
 from pipeline.encoder.routed_encoder import RoutedEncoder, read_ways
 from pipeline.encoder.transformer_loading import load_parts
@@ -33,7 +34,8 @@ def load_encoder(config: EncoderConfig, device: str, *, to_train: bool, weights:
     custom = custom_types(path) if config.trust_remote_code else []
     if custom:
         entries = (ModuleEntry("custom", "", custom[0]),)
-        return load_custom(config, path, override(Layout(entries, read_settings(path)), config), device, custom)
+        encoder = load_custom(config, path, override(Layout(entries, read_settings(path)), config), device, custom)
+        return freeze_unused(encoder) if to_train else encoder
     layout = override(read_layout(path), config)
     if layout.routed:
         return _load_routed(config, path, layout, device, to_train=to_train)
@@ -122,7 +124,7 @@ def _load_transformer(
     runtime_requested = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
     if runtime_requested:
         backend.require_backend(config.backend, path, device, transformer.config.model_type, config.dtype)
-    return Encoder(
+    encoder = Encoder(
         transformer,
         tokenizer,
         layout=layout.with_max_lengths(lengths),
@@ -141,6 +143,7 @@ def _load_transformer(
         packed=use_packed_attention(config.attention, transformer, device, dtype, to_train=to_train),
         runtime_requested=runtime_requested,
     ).eval()
+    return freeze_unused(encoder) if to_train and has_own_code(transformer) else encoder
 
 
 def _load_static(config: EncoderConfig, path: str, layout: Layout, device: str) -> Encoder:

@@ -133,8 +133,17 @@ def _group(lengths: npt.NDArray[Any], device: torch.device) -> Group:
 
 
 def supports_packing(transformer: Any) -> bool:
-    """Whether positions and masks of this architecture are known, so that it can take packed texts."""
-    return transformer.config.model_type in _FIRST_POSITION and not getattr(transformer.config, "is_decoder", False)
+    """Whether positions and masks of this architecture are known, so that it can take packed texts.
+
+    Code of a model's own may do more with the states of a text than transformers' class of the same name does.
+    """
+    known = transformer.config.model_type in _FIRST_POSITION and not has_own_code(transformer)
+    return known and not getattr(transformer.config, "is_decoder", False)
+
+
+def has_own_code(transformer: Any) -> bool:
+    """Whether the class of a transformer came with its model directory."""
+    return type(transformer).__module__.startswith("transformers_modules.")
 
 
 def enable_packing(transformer: Any) -> bool:

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -187,11 +188,19 @@ def _wait(started: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
             started[-1].wait(timeout=120)
         for process, log in zip(started, logs, strict=True):
             if process.poll():
-                raise SystemExit(f"bench_engine: {process.args}\n{log.read_text()[-3000:]}")
+                ending = describe_ending(process.returncode)
+                raise SystemExit(f"bench_engine: {ending}: {process.args}\n{log.read_text()[-3000:]}")
     finally:
         for process in started:
             if process.poll() is None:
                 process.kill()
+
+
+def describe_ending(code: int) -> str:
+    """How a process ended, by its exit code: killed ones have no traceback."""
+    if code != -signal.SIGKILL:
+        return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return "ended by SIGKILL, most likely for want of memory"
 
 
 def _line(row: Row) -> str:

@@ -1,7 +1,13 @@
 """A small training set on disk and the settings of a run on it."""
 
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 
 from pipeline.core.config import validate
@@ -57,3 +63,27 @@ def make_data(run: Path, splits: tuple[str, ...] = ("train", "dev")) -> artifact
 
 def settings(run: Path, **over) -> job.TrainConfig:
     return validate(job.TrainConfig, {**SETTINGS, "run": str(run), **over})
+
+
+@contextmanager
+def killed_worker(run: Path, step: int) -> Iterator[None]:
+    """Kill a worker of the training inside, once, after its metrics have a step; raises AssertionError if none was."""
+    log, over, killed = run / "training" / "metrics.jsonl", threading.Event(), list[int]()
+
+    def kill_one() -> None:
+        while not killed and not over.is_set():
+            time.sleep(0.05)
+            if log.exists() and f'"step": {step},' in log.read_text():
+                mine = psutil.Process().children(recursive=True)
+                for worker in [p for p in mine if "RayTrainWorker" in " ".join(p.cmdline())][:1]:
+                    worker.send_signal(signal.SIGKILL)
+                    killed.append(worker.pid)
+
+    watcher = threading.Thread(target=kill_one, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    assert killed, "no worker was killed"

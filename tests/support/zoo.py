@@ -125,7 +125,7 @@ def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**held, **values}))
 
 
-def _chain(family: str, *after: Callable[[Any], Any], tokens: dict[str, Any] | None = None, **settings: Any) -> Any:
+def chain(family: str, *after: Callable[[Any], Any], tokens: dict[str, Any] | None = None, **settings: Any) -> Any:
     """Layout of a transformer and the modules that `after` makes of Sentence Transformers' modules."""
 
     def build(place: Path) -> Path:
@@ -165,7 +165,7 @@ def layer_norm(modules: Any) -> Any:
 
 
 def _old_pooling(place: Path) -> Path:
-    path = _chain("bert", pooling("mean"))(place)
+    path = chain("bert", pooling("mean"))(place)
     (path / "1_Pooling" / "config.json").unlink()
     stated = {"pooling_mode_mean_tokens": True, "pooling_mode_weightedmean_tokens": True}
     edit(path / "1_Pooling" / "config.json", word_embedding_dimension=WIDTH, **stated)
@@ -175,7 +175,7 @@ def _old_pooling(place: Path) -> Path:
 
 
 def _lower_case(place: Path) -> Path:
-    path = _chain("bert", pooling("mean"), tokens={"lower": False})(place)
+    path = chain("bert", pooling("mean"), tokens={"lower": False})(place)
     edit(path / "sentence_bert_config.json", do_lower_case=True)
     return path
 
@@ -183,7 +183,7 @@ def _lower_case(place: Path) -> Path:
 def _binary(place: Path) -> Path:
     from safetensors.torch import load_file
 
-    path = _chain("xlm-roberta", pooling("cls"), dense(WIDTH, 24, activation=torch.nn.Tanh), normalize)(place)
+    path = chain("xlm-roberta", pooling("cls"), dense(WIDTH, 24, activation=torch.nn.Tanh), normalize)(place)
     for weights in list(path.rglob("model.safetensors")):
         torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
         weights.unlink()
@@ -241,27 +241,41 @@ def _router(place: Path) -> Path:
     return place / "model"
 
 
+def _two_towers(place: Path) -> Path:
+    """Queries by a small encoder, documents by a decoder with a dense layer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    query = [modules.Transformer(base("bert", place / "query")), modules.Pooling(WIDTH, "cls")]
+    document = [modules.Transformer(base("qwen3", place / "document")), modules.Pooling(WIDTH, "lasttoken")]
+    document.append(dense(WIDTH, WIDTH, activation=torch.nn.Tanh)(modules))
+    router = modules.Router.for_query_document(query_modules=query, document_modules=document)
+    model = SentenceTransformer(modules=[router, modules.Normalize()], device="cpu", prompts={"document": "text: "})
+    model.save(str(place / "model"))
+    return place / "model"
+
+
 _TASKS = {"query": "task: search | query: ", "document": "title: none | text: ", "STS": "task: sts | query: "}
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
-    "bert, mean": _chain("bert", pooling("mean"), normalize),
-    "bge: roberta, cls": _chain("roberta", pooling("cls"), normalize, prompts={"query": "search for: "}),
-    "e5: xlm-roberta, passage": _chain(
+    "bert, mean": chain("bert", pooling("mean"), normalize),
+    "bge: roberta, cls": chain("roberta", pooling("cls"), normalize, prompts={"query": "search for: "}),
+    "e5: xlm-roberta, passage": chain(
         "xlm-roberta", pooling("mean"), normalize, prompts={"query": "query: ", "passage": "passage: "}
     ),
-    "all-mpnet": _chain("mpnet", pooling("mean"), normalize),
-    "distiluse: distilbert, dense": _chain("distilbert", pooling("mean"), dense(WIDTH, 48, activation=torch.nn.Tanh)),
-    "electra, max": _chain("electra", pooling("max")),
-    "albert, mean over root of length": _chain("albert", pooling("mean_sqrt_len_tokens")),
-    "deberta, weighted mean": _chain("deberta", pooling("weightedmean")),
-    "modernbert, last and first": _chain("modernbert", pooling(["lasttoken", "cls"])),
-    "nomic_bert, truncated, dot": _chain(
+    "all-mpnet": chain("mpnet", pooling("mean"), normalize),
+    "distiluse: distilbert, dense": chain("distilbert", pooling("mean"), dense(WIDTH, 48, activation=torch.nn.Tanh)),
+    "electra, max": chain("electra", pooling("max")),
+    "albert, mean over root of length": chain("albert", pooling("mean_sqrt_len_tokens")),
+    "deberta, weighted mean": chain("deberta", pooling("weightedmean")),
+    "modernbert, last and first": chain("modernbert", pooling(["lasttoken", "cls"])),
+    "nomic_bert, truncated, dot": chain(
         "nomic_bert", pooling("mean"), truncate_dim=24, similarity_fn_name="dot", prompts=dict(_TASKS)
     ),
-    "Qwen3-Embedding": _chain(
+    "Qwen3-Embedding": chain(
         "qwen3", pooling("lasttoken", include_prompt=True), normalize, prompts={"query": "Instruct: find\nQuery: "}
     ),
-    "gte-Qwen2": _chain("qwen2", pooling("lasttoken"), normalize),
-    "EmbeddingGemma": _chain(
+    "gte-Qwen2": chain("qwen2", pooling("lasttoken"), normalize),
+    "EmbeddingGemma": chain(
         "gemma3",
         pooling("mean"),
         dense(WIDTH, 64, bias=False),
@@ -269,15 +283,15 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
         normalize,
         prompts=_TASKS,
     ),
-    "e5-mistral": _chain("mistral", pooling("lasttoken"), normalize),
-    "SGPT: llama, weighted mean": _chain("llama", pooling("weightedmean")),
-    "llm2vec: llama, bidirectional": _chain("llama-bidirectional", pooling("mean")),
-    "sentence-t5": _chain("t5", pooling("mean"), dense(WIDTH, 24, bias=False), normalize),
-    "LaBSE": _chain("bert", pooling("cls"), dense(WIDTH, WIDTH, activation=torch.nn.Tanh), normalize),
-    "instructor: prompt not pooled": _chain(
+    "e5-mistral": chain("mistral", pooling("lasttoken"), normalize),
+    "SGPT: llama, weighted mean": chain("llama", pooling("weightedmean")),
+    "llm2vec: llama, bidirectional": chain("llama-bidirectional", pooling("mean")),
+    "sentence-t5": chain("t5", pooling("mean"), dense(WIDTH, 24, bias=False), normalize),
+    "LaBSE": chain("bert", pooling("cls"), dense(WIDTH, WIDTH, activation=torch.nn.Tanh), normalize),
+    "instructor: prompt not pooled": chain(
         "bert", pooling("mean", include_prompt=False), normalize, prompts={"query": "Represent the question: "}
     ),
-    "layer norm": _chain("bert", pooling(["mean", "cls"]), dense(2 * WIDTH, WIDTH), layer_norm),
+    "layer norm": chain("bert", pooling(["mean", "cls"]), dense(2 * WIDTH, WIDTH), layer_norm),
     "old settings": _old_pooling,
     "lower case": _lower_case,
     "binary weights": _binary,
@@ -285,6 +299,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "model2vec": _model2vec,
     "adapter": _adapter,
     "router": _router,
+    "router of two transformers": _two_towers,
 }
 
 

@@ -6,6 +6,7 @@ detected before anything of it is loaded.
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -139,9 +140,10 @@ class TrainingState:
     def read(self, folder: Path) -> Progress:
         """Load weights, average and optimiser in place and return the progress.
 
-        Raises UserError when the checkpoint is damaged, or belongs to another plan (other data or settings).
+        Every rank calls this. Raises UserError when the checkpoint is damaged, or belongs to another plan (other data
+        or settings).
         """
-        if wrong := find_damage(folder):
+        if wrong := find_damage_together(folder):
             raise UserError(f"checkpoint {folder}: {wrong}")
         saved = read_progress(folder)
         if changed := self.progress.differences(saved):
@@ -166,8 +168,20 @@ def _read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def find_damage(folder: Path) -> str:
-    """Describe what a checkpoint lacks or which of its files has changed; empty when it is complete."""
+def find_damage_together(folder: Path) -> str:
+    """The same description on every rank of what a checkpoint lacks; each looks at its share of the files, once."""
+    rank, size = world()
+    found = [find_damage(folder, rank, size)] * size
+    if size > 1:
+        dist.all_gather_object(found, found[rank])
+    return next(filter(None, found), "")
+
+
+def find_damage(folder: Path, part: int = 0, parts: int = 1) -> str:
+    """Describe what a checkpoint lacks or which of its files has changed; empty when it is complete.
+
+    With `parts`, file n is compared where n mod `parts` is `part`; that all are there is looked at in any case.
+    """
     try:
         state = _read_state(folder)
         files = state["files"]
@@ -177,11 +191,11 @@ def find_damage(folder: Path) -> str:
         return f"{STATE} is not readable"
     if "optimizer" not in state:
         return "was written by an earlier version"
-    for name, mark in files.items():
+    for number, (name, mark) in enumerate(files.items()):
         path = folder / name
         if not path.exists():
             return f"{name} is missing"
-        if _digest(path) != mark:
+        if number % parts == part and _digest(path) != mark:
             return f"{name} is not as it was written"
     return ""
 
@@ -194,12 +208,19 @@ def _of_all_ranks(files: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digest(path: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
+    """Size and hash of a file; one that this process has read, and that has not changed since, is not read again."""
+    stat = path.stat()
+    return {"bytes": stat.st_size, "xxh3": _hash(path, stat.st_size, stat.st_mtime_ns, stat.st_ino)}
+
+
+@lru_cache(maxsize=256)
+def _hash(path: Path, size: int, modified: int, inode: int) -> str:
+    """Hash of the content of a file, remembered under what tells that it has changed."""
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):
             hasher.update(chunk)
-    return {"bytes": path.stat().st_size, "xxh3": hasher.hexdigest()}
+    return hasher.hexdigest()
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:

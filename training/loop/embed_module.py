@@ -18,9 +18,12 @@ class EmbedModule(nn.Module):
         self.scalars = nn.ParameterDict({name: nn.Parameter(torch.tensor(value)) for name, value in scalars.items()})
 
     def forward(self, tokens: Tokens, skip: list[int]) -> Tensor:
-        """Encode token ids of R texts of all columns into [R, D], in one call so that DDP reduces gradients once."""
+        """Encode token ids of R texts of all columns into [R, D], in one call so that DDP reduces gradients once.
+
+        A rank that has no token to encode, as in a short last batch, takes part in the reduction with zeros.
+        """
         vectors: Tensor = self.encoder.encode_tokens(tokens, skip)
-        return vectors
+        return vectors if any(tokens) else vectors + zero_with_gradients(self)
 
 
 class OnePassModule(EmbedModule):
@@ -36,3 +39,9 @@ class OnePassModule(EmbedModule):
             return self.encoder.encode_batch(tokens, skip)
         filled = self.encoder.encode_batch([*tokens, [0]], [*skip, 0])
         return filled.index_select(0, torch.arange(len(tokens), device=filled.device))
+
+
+def zero_with_gradients(module: nn.Module) -> Tensor:
+    """A zero [1] in whose graph every parameter that trains stands, so that each gets a gradient of zeros."""
+    parts = [0.0 * value.sum() for value in module.parameters() if value.requires_grad]
+    return sum(parts, torch.zeros((), device=next(module.parameters()).device)).reshape(1)

@@ -22,6 +22,7 @@ from pipeline.encoder.config import Role
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.static_encoder import StaticTable
 from pipeline.encoder.tokenizer import Tokens
+from training.loop.checkpointing import listed_parts
 from training.loop.embed_module import OnePassModule
 from training.loop.gradient_cache import Encode, GradientCache, PlainPass
 from training.loop.gradient_sync import gradient_sync
@@ -80,11 +81,12 @@ def shard(
 
 
 def blocks(transformer: nn.Module) -> list[nn.Module]:
-    """The blocks of a transformer: the parts of its outermost lists of modules."""
-    parts: list[nn.Module] = []
-    for child in transformer.children():
-        parts += child if isinstance(child, nn.ModuleList) else blocks(child)
-    return parts
+    """The blocks of a transformer that gather by themselves: its layers.
+
+    None where layers share them (ALBERT): such a block would be gathered, and its gradients reduced, at each layer.
+    """
+    layers = listed_parts(transformer)
+    return layers if len(layers) >= getattr(transformer.config, "num_hidden_layers", 0) else []
 
 
 class SharedEncoder:

@@ -55,8 +55,9 @@ class GradientCache:
     """Encode in chunks of `budget` tokens whose graphs live one at a time; call once a step, then `backward`.
 
     `encode` must go through `model`. Over ranks the gradients are reduced once a step, with those of `scalars` among
-    them, whatever the number of chunks of a rank; a rank without rows takes part too. With `keep_graphs` the graphs of
-    all chunks live, and none is encoded twice: a plain step in passes of `budget` tokens.
+    them, whatever the number of chunks of a rank; a rank without rows takes part too, since `encode` gives its vectors
+    [0, D] a graph. With `keep_graphs` the graphs of all chunks live, and none is encoded twice: a plain step in passes
+    of `budget` tokens.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class GradientCache:
             with self.sync.reduce(number == 0):
                 surrogate = (_at_least_float32(chunk.encode_again(self.encode)) * grad[chunk.rows]).sum()
                 if number == 0:
-                    surrogate = surrogate + self._scalars() + (0.0 if chunk.tokens else self.sync.without_texts())
+                    surrogate = surrogate + self._scalars()
                 surrogate.backward()  # type: ignore[no-untyped-call]
         self.sync.finish(self.parameters)
         before.restore()

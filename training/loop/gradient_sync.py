@@ -31,10 +31,6 @@ class GradientSync:
         """Forward and backward of a pass: gradients are reduced in the `last` one."""
         return nullcontext()
 
-    def without_texts(self) -> Tensor | float:
-        """What a rank without texts adds to its loss, so that it takes part in the reduction: zero, with gradients."""
-        return torch.stack([0.0 * value.sum() for value in self.model.parameters() if value.requires_grad]).sum()
-
     def finish(self, scalars: Mapping[str, Tensor]) -> None:
         """After the last backward: reduce the gradients of learnable scalars that the model's reduction leaves out."""
 
@@ -68,10 +64,6 @@ class ShardedSync(GradientSync):
         self.model.set_requires_gradient_sync(last)
         self.model.set_is_last_backward(last)
         yield
-
-    def without_texts(self) -> Tensor | float:
-        """Nothing: a pass without texts has gradients, of zeros, as any pass."""
-        return 0.0
 
     def finish(self, scalars: Mapping[str, Tensor]) -> None:
         """Average the gradients of the scalars, which every rank holds whole."""

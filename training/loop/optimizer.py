@@ -2,14 +2,21 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import UserError
 from training.loop import gradients
+from training.loop.bfloat16_adamw import BFloat16AdamW
 from training.loop.tensor_files import TensorFiles, is_sharded
+
+States = Literal["float32", "bfloat16"]
+ADAMW: dict[States, Callable[[Any], torch.optim.Optimizer]] = {  # by the precision of what it keeps between steps
+    "float32": lambda groups: torch.optim.AdamW(groups, fused=True),
+    "bfloat16": BFloat16AdamW,
+}
 
 
 class Optimizer:
@@ -27,11 +34,12 @@ class Optimizer:
         weight_decay: float,
         max_grad_norm: float,
         max_bad_steps: int,
+        states: States = "float32",
     ) -> None:
         self.named = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self.parameters = list(self.named.values())
         self.max_grad_norm, self.max_bad_steps, self.bad_steps = max_grad_norm, max_bad_steps, 0
-        self.adamw = torch.optim.AdamW(_groups(self.parameters, weight_decay), fused=True)
+        self.adamw = ADAMW[states](_groups(self.parameters, weight_decay))
         device = self.parameters[0].device.type
         self.unscaled = False  # while a batch is computed again without loss scaling
         self.scaler = torch.amp.GradScaler(device, enabled=precision == torch.float16)

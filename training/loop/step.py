@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
-from pipeline.encoder.attention import use_packed_attention
 from pipeline.encoder.cpu_dropout import use_cpu_dropout
 from pipeline.encoder.encoder import Encoder
 from pipeline.encoder.precision import compute_dtype
@@ -26,10 +25,11 @@ from training.data.epoch import EpochSettings
 from training.data.epoch_reader import EpochFeed, InMemoryEpochs, StepRef, slots_for
 from training.data.rows import Rows
 from training.loop.checkpoint import Progress, TrainingState
+from training.loop.checkpointing import checkpoint_layers
 from training.loop.compile import compile_transformer, explain_failures
 from training.loop.frozen_base import FrozenBase
 from training.loop.gradient_cache import SeededTexts
-from training.loop.optimizer import Optimizer
+from training.loop.optimizer import Optimizer, States
 from training.loop.parallel import Parallel, place
 from training.loop.placement import TextEncoder
 from training.loop.throughput import RankTimer
@@ -52,6 +52,9 @@ class LoopConfig(Config):
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    optimizer_states: States = Field(
+        "float32", description="of AdamW, between steps; bfloat16 takes 4 bytes a weight in place of 8"
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this global norm")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the forward pass")
     cache_tokens: int | None = Field(
@@ -122,11 +125,14 @@ class TrainStep:
             raise UserError(
                 f"batch_size {config.batch_size} is too small for {self.size} workers; at least 4 rows each"
             )
-        if encoder.similarity != "cosine" and self.rank == 0:
-            say(f"train: the model is compared by {encoder.similarity}; losses compare by the cosine")
+        if encoder.similarity not in compared_by(loss) and self.rank == 0:
+            say(
+                f"train: the model is compared by {encoder.similarity}, loss {loss.type} compares by the cosine; "
+                "infonce and margin_mse take similarity: dot"
+            )
         self.autocast = compute_dtype(config.precision, self.device.type)
-        if self.device.type == "cuda" and encoder.attention == "auto" and not config.compile:
-            encoder.packed = use_packed_attention("auto", encoder.transformer, "cuda", self.autocast, to_train=True)
+        if self.device.type == "cuda" and not config.compile:
+            encoder.pack_for_training("cuda", self.autocast)
         placed = partial(place, config.parallel, precision=self.autocast, device=self.device)
         self.base = FrozenBase(encoder, placed) if loss.needs_base() else None
         if config.dropout is not None:
@@ -134,7 +140,7 @@ class TrainStep:
         if encoder.packed and self.device.type == "cpu":
             use_cpu_dropout(encoder)
         if config.gradient_checkpointing:
-            _enable_gradient_checkpointing(encoder.transformer)
+            checkpoint_layers(encoder)
         if config.compile and encoder.packed:
             raise UserError(
                 "loop.compile: packed texts have other shapes each step; set encoder.attention sdpa or eager"
@@ -151,6 +157,7 @@ class TrainStep:
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             max_bad_steps=config.max_bad_steps,
+            states=config.optimizer_states,
         )
         self.encoder_pass = self.placement.encoder_pass(self.encode, config.cache_tokens)
         self.feed = data if isinstance(data, EpochFeed) else self._compose(data)
@@ -271,26 +278,24 @@ def _bits_as_text(bits: int) -> str:
     return repr(float(np.int64(bits).view(np.float64)))
 
 
-def _enable_gradient_checkpointing(transformer: Any) -> None:
-    try:
-        newer = getattr(transformer, "activation_checkpointing_enable", None)  # the name of later releases
-        (newer or transformer.gradient_checkpointing_enable)({"use_reentrant": False})
-    except (AttributeError, ValueError) as error:
-        raise UserError(f"loop.gradient_checkpointing: this model has none ({error}); leave it out") from error
+def compared_by(loss: Loss) -> set[str]:
+    """Similarities by which a loss, or a part of it, compares vectors."""
+    return {getattr(loss, "similarity", "cosine")}.union(*(compared_by(part) for part in loss.parts()))
 
 
 def _set_dropout(module: nn.Module, share: float) -> None:
     for name, part in module.named_modules():
-        if isinstance(part, nn.Dropout) and "lora_dropout" not in name:
-            part.p = share
-        if isinstance(getattr(part, "dropout_prob", None), float):
-            setattr(part, "dropout_prob", share)  # noqa: B010  attention keeps its own copy
+        if "lora_dropout" not in name:
+            for rate in _dropout_rates(part):
+                setattr(part, rate, share)
 
 
 def _has_dropout(module: nn.Module) -> bool:
-    """Whether a module uses dropout: in its dropout layers, or in attention, which has a rate of its own."""
-    return any(
-        (isinstance(part, nn.Dropout) and part.p > 0)
-        or any("dropout" in name and isinstance(value, float) and value > 0 for name, value in vars(part).items())
-        for part in module.modules()
-    )
+    """Whether a module uses dropout."""
+    return any(getattr(part, rate) > 0 for part in module.modules() for rate in _dropout_rates(part))
+
+
+def _dropout_rates(part: nn.Module) -> list[str]:
+    """Names of the attributes that are rates of dropout: of a dropout layer, or of attention, which has its own."""
+    held = [name for name, value in vars(part).items() if "dropout" in name and isinstance(value, float)]
+    return ["p", *held] if isinstance(part, nn.Dropout) else held

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.core.config import Config
+from training.losses.distance import Similarity, paired_similarity
 from training.losses.loss import Batch, need
 
 FULL = slice(None)
@@ -90,12 +91,12 @@ def teacher_mask(batch: Batch, config: MaskConfig) -> Tensor | None:
 class ScoreFilter:
     """Masks by score, tile by tile: pairs that the model, the teacher or the guide finds relevant."""
 
-    def __init__(self, batch: Batch, config: MaskConfig) -> None:
+    def __init__(self, batch: Batch, config: MaskConfig, similarity: Similarity = "cosine") -> None:
         self.batch, self.teacher = batch, teacher_mask(batch, config)
         self.threshold: Tensor | None = None
         if config.margin is not None:
             with torch.no_grad():
-                right = F.cosine_similarity(batch.query[batch.rows], batch.positive[batch.rows], dim=1)
+                right = paired_similarity(batch.query[batch.rows], batch.positive[batch.rows], similarity)
             self.threshold = right[:, None] + config.margin
         self.guide = (
             None if config.guide_margin is None else GuideFilter(batch, config.guide_margin, config.guide_relative)

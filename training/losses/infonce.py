@@ -22,8 +22,8 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
+from training.losses.distance import Similarity, paired_similarity
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
 from training.losses.loss import Batch, Loss, LossShare
 from training.losses.tiled_softmax import RowScores, TileFunction, row_scores
@@ -35,7 +35,10 @@ class InfoNCE(Loss):
     """InfoNCE (multiple negatives ranking): cross-entropy of the right document among all documents of the batch."""
 
     type: Literal["infonce"] = "infonce"
-    temperature: float = Field(0.05, gt=0, description="divides cosines; smaller is sharper")
+    similarity: Similarity = Field(
+        "cosine", description="dot: inner products, for a model that is made for them; take a temperature about 1 then"
+    )
+    temperature: float = Field(0.05, gt=0, description="divides similarities; smaller is sharper")
     learn_temperature: bool = Field(False, description="let training adjust the temperature, as CLIP does")
     directions: list[Direction] = Field(["query_to_document"], description="which texts are ranked for which")
     partition: Literal["joint", "per_direction"] = Field("joint", description="one softmax, or one a direction")
@@ -65,7 +68,7 @@ class InfoNCE(Loss):
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the N rows of the global batch, by weight."""
         scale = scalars["log_scale"].exp() if self.learn_temperature else 1.0 / self.temperature
-        score_filter = ScoreFilter(batch, self.mask)
+        score_filter = ScoreFilter(batch, self.mask, self.similarity)
         ranked = {direction: self._ranked(direction, batch, scale, score_filter) for direction in self.directions}
         sums = torch.stack([scores.log_sum for scores in ranked.values()])
         log_sum = sums.mean(dim=0) if self.partition == "per_direction" else sums.logsumexp(dim=0)
@@ -98,6 +101,7 @@ class InfoNCE(Loss):
             tile=self.tile,
             masked=mask,
             added=self._harder(batch) if hardens else None,
+            similarity=self.similarity,
         )
 
     def _harder(self, batch: Batch) -> TileFunction:
@@ -114,7 +118,7 @@ class InfoNCE(Loss):
     def _several(self, batch: Batch, scale: Tensor | float) -> Tensor:
         """Logits [n] of all known positives of this rank's rows together, summed or as their mean."""
         row, column = self._positives(batch)
-        logits = scale * F.cosine_similarity(batch.query[batch.rows][row], batch.documents[column], dim=1)
+        logits = scale * paired_similarity(batch.query[batch.rows][row], batch.documents[column], self.similarity)
         empty = logits.new_zeros(len(batch.row_numbers))
         if self.positives == "mean":
             return empty.index_add(0, row, logits) / empty.index_add(0, row, torch.ones_like(logits))
@@ -144,7 +148,7 @@ def _of_row(batch: Batch, rows: slice, columns: slice, documents: bool) -> Tenso
 @torch.no_grad()
 def _report(scores: RowScores, batch: Batch) -> dict[str, Tensor]:
     """Shares of figures to report: masked entries, similarity of positives and of hardest negatives, accuracy."""
-    hardest = scores.hardest.clamp(min=-1.0)
+    hardest = scores.hardest.masked_fill(scores.hardest.isneginf(), -1.0)
     return {
         "masked": scores.masked.sum() / ((batch.size + len(batch.negative)) * batch.size),
         "positive_similarity": scores.right.sum() / batch.size,

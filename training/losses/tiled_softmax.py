@@ -1,4 +1,4 @@
-"""Softmax over a matrix of cosines, dense or in tiles that never hold the logits of a global batch at once.
+"""Softmax over a matrix of cosines (or inner products), dense or in tiles that never hold all logits of a global batch.
 
 InfoNCE needs two numbers a row: the log-sum-exp of its logits and the cosine of its right document. Both are summed
 over tiles of rows x documents, and backward computes each tile again: memory O(rows * D + tile^2) in place of O(rows *
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from training.losses.distance import Similarity
 
 TileFunction = Callable[[slice, slice, Tensor], Tensor]
 _TINY = 1e-12  # of torch.nn.functional.normalize
@@ -38,8 +40,11 @@ def row_scores(
     tile: int | None = None,
     masked: TileFunction | None = None,
     added: TileFunction | None = None,
+    similarity: Similarity = "cosine",
 ) -> RowScores:
     """Compare n queries [n, D] with M documents [M, D] by cosine, `tile` x `tile` at a time, or (None) all at once.
+
+    By `similarity` dot inner products take the place of cosines everywhere, in the scores that come back too.
 
     `scale` multiplies the cosines; its gradient comes back too. `right` [n] is each row's right document, -1 for none.
     `masked(rows, columns, cosine)` marks entries [r, c] of a tile to leave out, `added(rows, columns, cosine)`
@@ -49,8 +54,9 @@ def row_scores(
     dtype = _sum_dtype(query)
     factor = scale if isinstance(scale, Tensor) else torch.tensor(scale, dtype=dtype, device=query.device)
     if tile is None:
-        return _dense(query, documents, factor, right, masked, added)
-    return RowScores(*_Tiled.apply(query, documents, factor, right, tile, masked, added))  # type: ignore[no-untyped-call]
+        return _dense(query, documents, factor, right, masked, added, similarity)
+    options = tile, masked, added, similarity
+    return RowScores(*_Tiled.apply(query, documents, factor, right, *options))  # type: ignore[no-untyped-call]
 
 
 def _dense(
@@ -60,11 +66,14 @@ def _dense(
     right: Tensor,
     masked: TileFunction | None,
     added: TileFunction | None,
+    similarity: Similarity,
 ) -> RowScores:
     """Row scores from one matrix of logits: one product fewer, for batches whose logits fit in memory."""
-    unit, others = (F.normalize(x.to(_sum_dtype(x)), dim=1) for x in (query, documents))
+    unit, others = (x.to(_sum_dtype(x)) for x in (query, documents))
+    if similarity == "cosine":
+        unit, others = F.normalize(unit, dim=1), F.normalize(others, dim=1)
     cosine = unit @ others.T
-    tiles = _Tiles(query, documents, scale, right, max(1, *cosine.shape), masked, added)
+    tiles = _Tiles(query, documents, scale, right, max(1, *cosine.shape), masked, added, similarity)
     full = slice(0, len(query)), slice(0, len(documents))
     logits, left_out = tiles.logits(cosine, *full)
     column, inside = tiles.right_in(*full)
@@ -94,7 +103,7 @@ class _Tiled(torch.autograd.Function):
         query, documents, scale, right, log_sum = ctx.saved_tensors
         with torch.autocast(query.device.type, enabled=False):
             tiles = _Tiles(query, documents, scale, right, *ctx.options)
-            return *tiles.gradients(log_sum, into_sum, into_right), None, None, None, None
+            return *tiles.gradients(log_sum, into_sum, into_right), None, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,7 @@ class _Tiles:
     tile: int
     masked: TileFunction | None
     added: TileFunction | None
+    similarity: Similarity
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-sum-exp, right cosine, hardest cosine and count of masked documents, [n] each."""
@@ -148,12 +158,18 @@ class _Tiles:
                 share.mul_(factor).scatter_add_(1, column, (into_right[rows] * inside)[:, None])
                 to_query[rows].addmm_(share, other)
                 to_documents[columns].addmm_(share.T, unit)
-            _through_norm(to_query[rows], unit, norms[0][rows])
-        for columns in _slices(len(self.documents), self.tile):
+            if self.similarity == "cosine":
+                _through_norm(to_query[rows], unit, norms[0][rows])
+        for columns in _slices(len(self.documents), self.tile) if self.similarity == "cosine" else ():
             _through_norm(to_documents[columns], _unit(self.documents, norms[1], columns), norms[1][columns])
         return to_query.to(self.query), to_documents.to(self.documents), to_scale.to(self.scale)
 
     def _norms(self) -> tuple[Tensor, Tensor]:
+        """What queries [n] and documents [M] are divided by: their lengths, or 1."""
+        if self.similarity == "dot":
+            sides = self.query, self.documents
+            query, documents = (torch.ones(len(x), dtype=_sum_dtype(x), device=x.device) for x in sides)
+            return query, documents
         query, documents = (
             torch.linalg.vector_norm(x, dim=1, dtype=_sum_dtype(x)) for x in (self.query, self.documents)
         )

@@ -53,10 +53,10 @@ def rehearse_end(config: TrainConfig, base: Encoder) -> None:
 
 
 def run_bytes(config: TrainConfig, base: Encoder) -> float:
-    """Bytes that a run keeps on its disk at the same time: the model, and weights and both moments a checkpoint."""
+    """Bytes that a run keeps on its disk at the same time: the model, and weights and optimiser states a checkpoint."""
     weights = sum(value.numel() for value in base.parameters())
     trained = 0.02 * weights if config.lora else weights
-    copies = 4 if config.loop.average else 3
+    copies = 1 + (1 if config.loop.optimizer_states == "bfloat16" else 2) + (1 if config.loop.average else 0)
     return 4.0 * (weights + copies * trained * (config.checkpoints.keep + 1))
 
 

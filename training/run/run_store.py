@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.storage import files
-from training.loop.checkpoint import CheckpointConfig, Progress, RunStore, TrainingState, find_damage
+from training.loop.checkpoint import CheckpointConfig, Progress, RunStore, TrainingState, find_damage_together
 from training.run.jsonl_log import JsonlLog
 from training.run.tracker import MetricsWriter, Tracker
 
@@ -44,7 +44,7 @@ class RayRunStore(RunStore):
         """Return the newest committed checkpoint that is complete; damaged ones are noted and skipped."""
         for checkpoint in _committed():
             folder = local_checkpoint(checkpoint)
-            wrong = find_damage(folder)
+            wrong = find_damage_together(folder)
             if not wrong:
                 return folder
             self.damaged.append(f"{folder.name}: {wrong}; going back to the one before")

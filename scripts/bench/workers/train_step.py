@@ -3,6 +3,7 @@
 Prints one line of JSON. `scripts.bench.train_step` starts these, one a rank, ours and the peer's in turns.
 """
 
+import faulthandler
 import itertools
 import json
 import os
@@ -193,6 +194,7 @@ def step(job: dict[str, Any]) -> dict[str, float]:
 
 def main() -> None:
     """Run the measurement that the argument describes."""
+    faulthandler.enable()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     job = json.loads(sys.argv[1])

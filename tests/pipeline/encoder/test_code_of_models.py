@@ -11,11 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from tests.support import zoo
 from tests.support.checkout import ROOT
+from tests.support.loop import make_parts
+from tests.support.ranks import run_ranks
+from training.loop.step import LoopConfig, TrainStep
+from training.losses.gather import world
+from training.losses.infonce import InfoNCE
 
 pytest.importorskip("sentence_transformers")
 OWN_MODULE = """from sentence_transformers.models import Transformer as Base
@@ -97,6 +104,47 @@ def test_a_transformer_of_its_own_runs_where_that_is_allowed_and_else_it_is_said
 def said(capsys) -> str:
     output = capsys.readouterr()
     return output.out + output.err
+
+
+OWN_PART = """from transformers import BertModel
+import torch
+
+
+class OwnModel(BertModel):
+    def __init__(self, config, **kwargs):
+        super().__init__(config, **kwargs)
+        self.unused = torch.nn.Linear(3, 3)
+"""
+
+
+def train_two_steps(paths: list[str], folder: str) -> dict[str, list[float]]:
+    """Losses of two steps by model; rank 0 saves."""
+    losses = {}
+    for number, path in enumerate(paths):
+        config = EncoderConfig(model=path, trust_remote_code=True, dtype="float32")
+        encoder = Encoder.load(config, "cpu", to_train=True)
+        settings = LoopConfig(batch_size=8, max_steps=2, learning_rate=1e-3, dropout=0.0, precision="float32")
+        step = TrainStep(encoder, InfoNCE(), make_parts(12, 12)[1], settings)
+        losses[str(number)] = [step.step(step.load_batch(ref), index)["loss"] for index, ref in step.plan(0)]
+        if world()[0] == 0:
+            encoder.save(Path(folder) / str(number))
+    return losses
+
+
+def test_models_with_code_train_on_two_ranks_as_on_one(tmp_path, minilm):
+    """Also where the code has parameters that no vector depends on, and whose gradients ranks would wait for."""
+    with_part = own_model(tmp_path / "part")
+    (with_part / "modeling_own.py").write_text(OWN_PART)
+    weights = load_file(with_part / "model.safetensors")
+    weights |= {"unused.weight": torch.ones(3, 3), "unused.bias": torch.ones(3)}
+    save_file(weights, with_part / "model.safetensors", metadata={"format": "pt"})
+    paths = [str(own_module(tmp_path / "module")), str(own_model(tmp_path / "model")), str(with_part)]
+    alone = train_two_steps(paths, str(tmp_path / "alone"))
+    together = run_ranks(2, train_two_steps, paths, str(tmp_path / "together"))[0]
+    for number, path in enumerate(paths):
+        np.testing.assert_allclose(together[str(number)], alone[str(number)], rtol=1e-3)
+        saved = [theirs(tmp_path / name / str(number), zoo.TEXTS) for name in ("alone", "together")]
+        assert nearest(*saved) > 0.9999 and np.abs(saved[0] - theirs(path, zoo.TEXTS)).max() > 1e-4
 
 
 class Hub:

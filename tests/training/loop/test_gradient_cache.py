@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.encoder.token_batches import padded_batches
 from tests.support.ranks import run_ranks
+from training.loop.embed_module import zero_with_gradients
 from training.loop.gradient_cache import GradientCache, PlainPass
 from training.losses.gather import gather, world
 from training.losses.infonce import InfoNCE
@@ -34,7 +35,7 @@ class Tiny(nn.Module):
     def forward(self, tokens, skip):
         chunks = padded_batches([len(row) for row in tokens], self.budget)
         if not chunks:
-            return torch.zeros(0, DIM, dtype=torch.float64)
+            return torch.zeros(0, DIM) + zero_with_gradients(self)
         vectors = torch.cat([self.encode([tokens[i] for i in chunk], [skip[i] for i in chunk]) for chunk in chunks])
         return vectors[torch.cat([torch.from_numpy(chunk) for chunk in chunks]).argsort()]
 

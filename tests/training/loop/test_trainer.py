@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from pipeline.core.errors import UserError
 from tests.support.loop import MemoryStore, make_exact_loop, make_parts
 from tests.support.ranks import run_ranks
+from training.loop import checkpoint
 from training.loop.checkpoint import (
     OPTIMIZER,
     STATE,
@@ -51,8 +54,6 @@ def written(tmp_path_factory) -> Path:
     ],
 )
 def test_a_damaged_checkpoint_is_known_and_not_read(written: Path, tmp_path: Path, spoil, words):
-    import shutil
-
     folder = tmp_path / "spoilt"
     shutil.copytree(written, folder)
     assert find_damage(folder) == ""
@@ -60,6 +61,26 @@ def test_a_damaged_checkpoint_is_known_and_not_read(written: Path, tmp_path: Pat
     assert find_damage(folder) == words
     with pytest.raises(UserError, match="spoilt: "):
         make_exact_loop().state(Progress(0, "plan")).read(folder)
+
+
+def look(folder: str) -> dict[str, list[str]]:
+    """What this rank says of a checkpoint, twice, and the files that it read for it."""
+    read: list[str] = []
+    whole = checkpoint._hash.__wrapped__
+    checkpoint._hash = lru_cache(lambda path, *mark: read.append(path.name) or whole(path, *mark))
+    return {"said": [checkpoint.find_damage_together(Path(folder)) for _ in range(2)], "read": read}
+
+
+@pytest.mark.parametrize("spoilt", [None, WEIGHTS, OPTIMIZER])
+def test_each_rank_reads_its_share_of_a_checkpoint_and_all_say_the_same(written: Path, tmp_path: Path, spoilt):
+    folder = shutil.copytree(written, tmp_path / "copy")
+    if spoilt:
+        flip(folder / spoilt)
+    ranks = run_ranks(2, look, str(folder))
+    words = f"{spoilt} is not as it was written" if spoilt else ""
+    assert [rank["said"] for rank in ranks] == [[words, words]] * 2
+    assert sorted(name for rank in ranks for name in rank["read"]) == [OPTIMIZER, WEIGHTS], "each file once"
+    assert all(len(rank["read"]) == 1 for rank in ranks)
 
 
 def flip(path: Path) -> None:

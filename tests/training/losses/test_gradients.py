@@ -42,6 +42,9 @@ SETTINGS = {
     "infonce in-batch hardness": {"type": "infonce", "hardness": "in_batch", "hardness_strength": 9},
     "infonce hard hardness tiled": {"type": "infonce", "hardness": "hard", "tile": 4},
     "infonce all hardness": {"type": "infonce", "hardness": "all", "learn_temperature": True},
+    "infonce dot": {"type": "infonce", "similarity": "dot", "temperature": 1.0, "mask": {"margin": 0.5}},
+    "infonce dot tiled": {**GTE, "similarity": "dot", "temperature": 2.0, "tile": 5},
+    "infonce dot mean": {"type": "infonce", "similarity": "dot", "temperature": 2.0, "positives": "mean"},
     "infonce margin": {"type": "infonce", "mask": {"margin": 0.05}},
     "infonce teacher": {"type": "infonce", "mask": {"teacher_margin": 0.1}},
     "infonce guide": {
@@ -226,6 +229,11 @@ def data():
     return table, row, beside
 
 
+def tokens_of(texts: list[int]) -> list[list[int]]:
+    """Token ids of texts, which are numbers: of other lengths, and none of another text's ids."""
+    return [[text] * (1 + text % 5) for text in texts]
+
+
 def before(texts: list[int]) -> torch.Tensor:
     """What a base, which no step changes, makes of texts."""
     weight = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
@@ -265,7 +273,7 @@ def embed(encode, sizes: list[int], weighted: bool) -> Batch:
     mine = torch.arange(start, start + sizes[rank])
     given = torch.isin(owner, mine)
     texts = torch.cat([mine, ROWS + mine, 2 * ROWS + given.nonzero()[:, 0]]).tolist()
-    vectors = encode([[text] * (1 + text % 5) for text in texts], [0] * len(texts))
+    vectors = encode(tokens_of(texts), [0] * len(texts))
     counts = [len(mine), len(mine), int(given.sum())]
     ids = {"negative.row": owner[given] - start}
     for field, value in beside(weighted).items():
@@ -309,17 +317,24 @@ def doubted(sizes: list[int]):
 @cache
 def truth(name: str, weighted: bool):
     """The same step in one process, without gather, chunks or tiles."""
+    module = Tiny(data()[0], untiled(SETTINGS[name]).learnable())
+    return one_process(module, name, weighted)
+
+
+def one_process(module: nn.Module, name: str, weighted: bool):
+    """A step of a module on all rows, without gather, chunks or tiles: the loss share and the flat gradient."""
     table, owner, _ = data()
-    loss = untiled(SETTINGS[name])
-    module = Tiny(table, loss.learnable())
-    query, positive, negative = module([[n] for n in range(len(table))], []).split([ROWS, ROWS, len(owner)])
+    texts = list(range(len(table)))
+    vectors = module(tokens_of(texts), [0] * len(texts))
+    query, positive, negative = vectors.split([ROWS, ROWS, len(owner)])
     known = {GATHERED[field]: value for field, value in beside(weighted).items()}
     whole = slice(0, ROWS), slice(0, len(owner))
-    base = before(list(range(len(table))))
-    batch = Batch(query, positive, negative, owner, *whole, **known, base=base, step=STEP, progress=PROGRESS)
-    share = loss(batch, dict(module.scalars.items()))
+    batch = Batch(query, positive, negative, owner, *whole, **known, base=before(texts), step=STEP, progress=PROGRESS)
+    share = untiled(SETTINGS[name])(batch, dict(module.scalars.items()))
     share.loss.backward()
-    return share, torch.cat([parameter.grad.reshape(-1) for parameter in module.parameters()])
+    return share, torch.cat(
+        [parameter.grad.reshape(-1) for parameter in module.parameters() if parameter.requires_grad]
+    )
 
 
 def untiled(settings: dict):

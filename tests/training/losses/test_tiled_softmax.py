@@ -25,9 +25,10 @@ def case(dtype=torch.float64, seed=3):
     return query, documents, right, out, torch.randn(N, M, generator=generator, dtype=torch.float64)
 
 
-def naive(query, documents, scale, right, out, added):
-    """Log-sum-exp, right cosine, hardest and masked of each row, by the definition."""
-    cosine = F.cosine_similarity(query[:, None], documents[None], dim=2)
+def naive(query, documents, scale, right, out, added, similarity="cosine"):
+    """Log-sum-exp, right similarity, hardest and masked of each row, by the definition."""
+    dot = (query[:, None] * documents[None]).sum(dim=2)
+    cosine = F.cosine_similarity(query[:, None], documents[None], dim=2) if similarity == "cosine" else dot
     places = torch.arange(len(documents)) == right[:, None]
     return (
         (scale * cosine + added).masked_fill(out, -torch.inf).logsumexp(dim=1),
@@ -45,9 +46,10 @@ def gradients(log_sum, right, inputs):
 
 @pytest.mark.parametrize("tile", [*TILES, None])
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-def test_scores_are_the_definition(tile, dtype, rtol):
+@pytest.mark.parametrize(("similarity", "factor"), [("cosine", 20.0), ("dot", 1.0)])
+def test_scores_are_the_definition(tile, dtype, rtol, similarity, factor):
     query, documents, right, out, added = case(dtype)
-    scale = torch.tensor(20.0, dtype=dtype, requires_grad=True)
+    scale = torch.tensor(factor, dtype=dtype, requires_grad=True)
     found = row_scores(
         query,
         documents,
@@ -56,9 +58,10 @@ def test_scores_are_the_definition(tile, dtype, rtol):
         tile=tile,
         masked=lambda rows, columns, _: out[rows, columns],
         added=lambda rows, columns, _: added[rows, columns].to(dtype),
+        similarity=similarity,
     )
     wide = [x.detach().double().requires_grad_() for x in (query, documents, scale)]
-    expected = naive(*wide, right, out, added)
+    expected = naive(*wide, right, out, added, similarity)
     for mine, theirs in zip((found.log_sum, found.right, found.hardest, found.masked), expected, strict=True):
         torch.testing.assert_close(mine.double(), theirs.double(), rtol=rtol, atol=rtol)
     mine = gradients(found.log_sum, found.right, (query, documents, scale))

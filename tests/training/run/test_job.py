@@ -19,7 +19,7 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.truncation import Truncation
 from pipeline.storage import artifact
 from pipeline.text.normalize import stable_id
-from tests.support.runs import SETTINGS, make_data, settings
+from tests.support.runs import SETTINGS, killed_worker, make_data, settings
 from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
 from training.loop.step import LoopConfig, TrainStep, learning_rate_at
@@ -74,30 +74,10 @@ def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_
 @pytest.mark.ray
 def test_a_killed_worker_costs_steps_not_the_run(ray_session, tmp_path):
     """SIGKILL one worker after the first checkpoint: Ray Train restarts both from it and the result is the same."""
-    import threading
-
-    import psutil
-
     make_data(tmp_path / "killed")
     make_data(tmp_path / "whole")
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        log = tmp_path / "killed" / "training" / "metrics.jsonl"
-        while not killed:
-            time.sleep(0.05)
-            if log.exists() and '"step": 3' in log.read_text():
-                mine = psutil.Process().children(recursive=True)
-                workers = [p for p in mine if "RayTrainWorker" in " ".join(p.cmdline())]
-                if workers:
-                    workers[0].send_signal(signal.SIGKILL)
-                    killed.append(workers[0].pid)
-
-    watcher = threading.Thread(target=kill_one, daemon=True)
-    watcher.start()
-    model = job.run(settings(tmp_path / "killed"))
-    watcher.join(1)
-    assert killed, "no worker was killed"
+    with killed_worker(tmp_path / "killed", 3):
+        model = job.run(settings(tmp_path / "killed"))
     whole = job.run(settings(tmp_path / "whole"))
     texts = ["how do I mend hose2?", "pan"]
     a, b = (Encoder.load(EncoderConfig(model=m, dtype="float32"), "cpu").encode(texts, "query") for m in (model, whole))
