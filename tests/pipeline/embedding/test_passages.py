@@ -19,10 +19,16 @@ from pipeline.encoder.passages import PassageCutter, PassagesConfig, passages
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import l2_normalize, to_matrix
 from tests.pipeline.embedding.test_job import files_of, stop_at
+from tests.support.corpora import stay_in_process
 
 ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 2, "max_length": 32, "dtype": "float32"}
 CUT = {"tokens": 16, "overlap": 4, "full_text": 0.25}
 SENTENCES = ["The kettle boils.", "A lamp shines brightly over the sofa!", "Scarves and shoes are sold.", "So it is."]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    stay_in_process(monkeypatch)
 
 
 def texts(count: int) -> list[str]:
@@ -41,7 +47,9 @@ def settings(out: Path, path: Path, **more: object) -> EmbedConfig:
     return validate(EmbedConfig, given | more)
 
 
-def test_rows_are_the_passages_of_documents(minilm: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_rows_are_the_passages_of_documents(
+    in_process: None, minilm: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     documents = [*texts(30), "", " \n"]
     path = write(tmp_path / "in.parquet", documents)
     done = run(settings(tmp_path / "out", path, rows_per_shard=7, columns=["title"]))
@@ -68,7 +76,9 @@ def test_rows_are_the_passages_of_documents(minilm: str, tmp_path: Path, capfd: 
         run(settings(tmp_path / "out", path, columns=["title"], passages={"tokens": 16}))
 
 
-def test_shards_and_groups_change_no_row(minilm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_shards_and_groups_change_no_row(
+    in_process: None, minilm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path = write(tmp_path / "in.parquet", texts(50))
     one = run(settings(tmp_path / "one", path)).read("vectors")
     for size, characters in ((3, 1 << 20), (50, 1), (17, 300)):
@@ -78,7 +88,9 @@ def test_shards_and_groups_change_no_row(minilm: str, tmp_path: Path, monkeypatc
         assert np.abs(to_matrix(other["vector"]) - to_matrix(one["vector"])).max() < 1e-5
 
 
-def test_an_error_leaves_whole_shards_and_no_pieces(minilm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_leaves_whole_shards_and_no_pieces(
+    in_process: None, minilm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     path, calls = write(tmp_path / "in.parquet", texts(40)), []
     encoded = passage_rows.PassageRows._encoded
 
@@ -88,19 +100,18 @@ def test_an_error_leaves_whole_shards_and_no_pieces(minilm: str, tmp_path: Path,
             raise OSError(28, "No space left on device")
         return encoded(rows, *given)
 
-    monkeypatch.setattr(passage_rows.PassageRows, "_encoded", fails)
-    with pytest.raises(UserError, match="No space left"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
+        patch.setattr(passage_rows.PassageRows, "_encoded", fails)
         run(settings(tmp_path / "out", path, rows_per_shard=10))
     first = files_of(tmp_path / "out")
     assert len(first) == 3 and not list((tmp_path / "out").glob("vectors/*.partial"))
-    monkeypatch.undo()
     done = run(settings(tmp_path / "out", path, rows_per_shard=10))
     assert first.items() <= files_of(tmp_path / "out").items()
     whole = run(settings(tmp_path / "whole", path, rows_per_shard=10))
     assert done.read("vectors").equals(whole.read("vectors")) and done.manifest.notes == whole.manifest.notes
 
 
-def test_changed_documents_alone_are_embedded_anew(minilm: str, tmp_path: Path):
+def test_changed_documents_alone_are_embedded_anew(in_process: None, minilm: str, tmp_path: Path):
     documents = texts(40)
     path = write(tmp_path / "in.parquet", documents)
     first = run(settings(tmp_path / "out", path, incremental=True)).read("vectors")
@@ -114,7 +125,7 @@ def test_changed_documents_alone_are_embedded_anew(minilm: str, tmp_path: Path):
     assert np.abs(to_matrix(done.read("vectors")["vector"]) - to_matrix(whole["vector"])).max() < 1e-5
 
 
-def test_narrower_formats_are_means_of_what_was_cut(minilm: str, tmp_path: Path):
+def test_narrower_formats_are_means_of_what_was_cut(in_process: None, minilm: str, tmp_path: Path):
     path = write(tmp_path / "in.parquet", texts(25))
     formats = [{"dtype": "float32", "dim": 64}, {"dtype": "int8", "dim": 64}]
     done = run(settings(tmp_path / "out", path, extra_formats=formats, passages={**CUT, "full_text": 0.5}))
@@ -147,7 +158,7 @@ def test_a_killed_driver_goes_on_where_it_was(ray_session: None, minilm: str, tm
     assert done.manifest.notes["documents"] == len(set(ids))
 
 
-def test_queries_have_no_passages_and_their_columns_a_name_of_their_own(minilm: str, tmp_path: Path):
+def test_queries_have_no_passages_and_their_columns_a_name_of_their_own(in_process: None, minilm: str, tmp_path: Path):
     with pytest.raises(UserError, match="passages are cut from documents"):
         validate(EmbedConfig, {"input": "x", "role": "query", "passages": {}})
     path = write(tmp_path / "in.parquet", texts(3))
