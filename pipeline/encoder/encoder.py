@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.encoder import packing, token_batches
+from pipeline.encoder import packing, pooling, token_batches
 from pipeline.encoder.attention import Attention, use_packed_attention
 from pipeline.encoder.backends import backend, probe
 from pipeline.encoder.backends.backend import Backend
@@ -193,10 +193,9 @@ class Encoder(nn.Module):
         return self._fast_tokenizer.token_ends(list(texts))
 
     def document_tokens(self, texts: Sequence[str]) -> list[tuple[list[int], Ints]]:
-        """Token ids of documents, prompt and special tokens included, and the characters at which they end.
+        """Token ids of documents, prompt and special tokens included, and the characters of the texts where they end.
 
-        Characters are those of the texts; nothing is cut. Tokens in front of a text end at 0 or before, those behind it
-        where it ends.
+        Nothing is cut. Tokens in front of a text end at 0 or before, those behind it where it ends.
         """
         prompt = self.prompts.get("document", "")
         rows = self._fast_tokenizer.with_ends([prompt + text for text in texts])
@@ -214,10 +213,9 @@ class Encoder(nn.Module):
         with torch.inference_mode():
             for batch in token_batches.padded_batches([len(row) for row in tokens], self.token_budget):
                 ids, mask = (torch.from_numpy(part).to(self.device) for part in self._pad([tokens[i] for i in batch]))
-                inputs = self._fixed_inputs(ids)
-                states = self.transformer(input_ids=ids, attention_mask=mask, **inputs).last_hidden_state.float()
-                for states_of_row, row in zip(states, batch.tolist(), strict=True):
-                    vectors[row] = self._finish(_range_means(states_of_row, ranges[row]))
+                output = self.transformer(input_ids=ids, attention_mask=mask, **self._fixed_inputs(ids))
+                for states_of_row, row in zip(output.last_hidden_state.float(), batch.tolist(), strict=True):
+                    vectors[row] = self._finish(pooling.range_means(states_of_row, ranges[row]))
         return np.ascontiguousarray(torch.cat([torch.empty(0, self.dim), *(part.cpu() for part in vectors)]).numpy())
 
     def role_max_length(self, role: Role) -> int:
@@ -231,8 +229,7 @@ class Encoder(nn.Module):
 
     def decode(self, rows: Tokens) -> list[str]:
         """Token ids into texts, prompt and special tokens included."""
-        texts: list[str] = self.tokenizer.batch_decode(rows)
-        return texts
+        return list(self.tokenizer.batch_decode(rows))
 
     @cached_property
     def _tokenizers(self) -> dict[str, FastTokenizer]:
@@ -327,8 +324,7 @@ class Encoder(nn.Module):
 
     def padding_share(self, lengths: Sequence[int]) -> float:
         """Share of the positions of all layers that hold no token, for texts of these lengths."""
-        packed = (self.packed and not self.runtime) or isinstance(self.transformer, StaticTable)
-        if packed:
+        if (self.packed and not self.runtime) or isinstance(self.transformer, StaticTable):
             return 0.0
         return token_batches.padding_share(lengths, self.split_batches(lengths, self.token_budget))
 
@@ -401,11 +397,3 @@ class Encoder(nn.Module):
     def write_modules(self, folder: Path) -> None:
         """Write the modules and the settings of the whole into a folder."""
         write_modules(folder, self)
-
-
-def _range_means(states: Tensor, ranges: Sequence[Range]) -> Tensor:
-    """Mean [P, H] of the states [L, H] of each range; zero for one without a token."""
-    position = torch.arange(len(states), device=states.device)
-    first, last = (torch.tensor(side, device=states.device)[:, None] for side in zip(*ranges, strict=True))
-    inside = ((position >= first) & (position < last)).float()
-    return inside @ states / inside.sum(dim=1, keepdim=True).clamp(min=1)

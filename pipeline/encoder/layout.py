@@ -7,7 +7,7 @@ A directory without `modules.json` is a plain transformer, whose states are aver
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -112,6 +112,12 @@ class Layout:
         if len(set(lengths.values())) == 1:
             return replace(self, settings=self.settings.without(LENGTHS))
         return replace(self, settings=self.settings.with_values({LENGTHS: dict(lengths)}))
+
+    def of_roles(self, roles: Collection[str]) -> "Layout":
+        """Layout of a router's way that some roles take: the lengths of other roles are not its own."""
+        lengths = {role: length for role, length in self.settings.max_lengths.items() if role in roles}
+        stated = self.settings.with_values({LENGTHS: lengths}) if lengths else self.settings.without(LENGTHS)
+        return replace(self, settings=stated)
 
     def role_prompts(
         self, overrides: Mapping[str, str] | None, names: Mapping[Any, str] | None = None

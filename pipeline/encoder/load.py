@@ -52,7 +52,8 @@ def _load_chain(
 
 def _load_routed(config: EncoderConfig, path: str, layout: Layout, device: str, *, to_train: bool) -> Encoder:
     layouts, routes, following = read_ways(path, layout)
-    ways = {name: _load_chain(config, path, way, device, to_train=to_train) for name, way in layouts.items()}
+    served = {name: way.of_roles([role for role in routes if routes[role] == name]) for name, way in layouts.items()}
+    ways = {name: _load_chain(config, path, way, device, to_train=to_train) for name, way in served.items()}
     lengths = {role: ways[way].max_lengths[role] for role, way in routes.items()}
     described = model_directory.identity(
         path, layout, ways[routes["query"]].prompts, layers=config.layers, max_lengths=lengths

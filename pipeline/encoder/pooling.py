@@ -8,7 +8,7 @@ them. Modes have the names and the meaning of Sentence Transformers' module `Poo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -281,3 +281,11 @@ def pooling_config(modes: Modes, dim: int, *, include_prompt: bool) -> dict[str,
         return {"embedding_dimension": dim, "pooling_mode": list(names), "include_prompt": include_prompt}
     flags = {mode.config_key: name in names for name, mode in POOLING_MODES.items()}
     return {"word_embedding_dimension": dim, **flags, "include_prompt": include_prompt}
+
+
+def range_means(states: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Mean [P, H] of the states [L, H] of each range of tokens (first, last + 1); zero for one without a token."""
+    position = torch.arange(len(states), device=states.device)
+    first, last = (torch.tensor(side, device=states.device)[:, None] for side in zip(*ranges, strict=True))
+    inside = ((position >= first) & (position < last)).float()
+    return inside @ states / inside.sum(dim=1, keepdim=True).clamp(min=1)

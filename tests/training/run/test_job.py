@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(tmp_path):
     environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     environment.pop("RAY_ADDRESS", None)
     command = flags(tmp_path, "--loop.epochs", "40")  # 120 steps: they last until the signal arrives
-    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests in the background ignores it
+    first = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=hears)
     log = tmp_path / "training" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     try:
