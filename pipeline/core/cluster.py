@@ -104,10 +104,10 @@ def node_types(config: Mapping[str, Any]) -> tuple[NodeType, ...]:
 
     A type without a number of its own may be started as often as the cluster may have workers.
     """
-    most = int(config.get("max_workers", 0))
+    max_workers = int(config.get("max_workers", 0))
     types: Iterable[tuple[str, Any]] = (config.get("available_node_types") or {}).items()
     return tuple(
-        NodeType(Node.of(item.get("resources") or {}), int(item.get("max_workers", most)))
+        NodeType(Node.of(item.get("resources") or {}), int(item.get("max_workers", max_workers)))
         for name, item in types
         if name != config.get("head_node_type")
     )

@@ -25,7 +25,7 @@ from pipeline.encoder.tokenizer import Ints, Range
 
 _SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s++(?![a-z])|[。！？]+[”’」』）]*+\s*+|\n\s*+")  # noqa: RUF001
 _WORD_END = re.compile(r"(?<=\S)\s+")
-_LEAST = 4  # tokens of the text itself that a passage must have room for
+_MIN_ROOM = 4  # tokens of the text itself that a passage must have room for
 
 
 class PassageCut(Config):
@@ -146,7 +146,7 @@ class PassageCutter:
         tokens, reach = self.config.tokens, self.encoder.role_max_length("document")
         if tokens > reach:
             raise UserError(f"passages.tokens {tokens}: the encoder cuts documents at {reach} tokens; raise max_length")
-        if (room := self.room) < max(_LEAST, self.config.overlap + 1):
+        if (room := self.room) < max(_MIN_ROOM, self.config.overlap + 1):
             raise UserError(f"passages.tokens {tokens}: leaves {room} beside prompt and special tokens; give more")
         if self.late:
             require_late_chunking(self.encoder, tokens)

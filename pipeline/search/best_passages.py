@@ -37,8 +37,8 @@ def first_of_documents(scores: Floats, rows: Rows, owners: Rows, k: int) -> TopK
     first = np.sort(np.unique(keys, return_index=True)[1])
     query, column = query[first], column[first]
     rank = np.arange(len(query)) - np.searchsorted(query, query)
-    kept = rank < k
-    query, column, rank = query[kept], column[kept], rank[kept]
+    best_k = rank < k
+    query, column, rank = query[best_k], column[best_k], rank[best_k]
     best.scores[query, rank], best.rows[query, rank] = scores[query, column], rows[query, column]
     return best
 
@@ -75,9 +75,9 @@ def passages_of(excluded: tuple[Rows, Rows], owners: Rows) -> tuple[Rows, Rows]:
 
 def _of(excluded: tuple[Rows, Rows], queries: Rows) -> tuple[Rows, Rows]:
     """The excluded pairs of some queries, rising, numbered among these."""
-    place = np.searchsorted(queries, excluded[0]).clip(max=len(queries) - 1)
-    kept = queries[place] == excluded[0]
-    return place[kept], excluded[1][kept]
+    index = np.searchsorted(queries, excluded[0]).clip(max=len(queries) - 1)
+    equal = queries[index] == excluded[0]
+    return index[equal], excluded[1][equal]
 
 
 def top_documents_of(

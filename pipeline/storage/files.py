@@ -275,7 +275,7 @@ def _unreadable(parquet: pq.ParquetFile) -> str:
 def _token_columns(path: str, kind: pa.DataType) -> list[str]:
     """Paths of the lists of int32 in a column, as Parquet names them."""
     if pa.types.is_struct(kind):
-        return [found for field in kind for found in _token_columns(f"{path}.{field.name}", field.type)]
+        return [leaf for field in kind for leaf in _token_columns(f"{path}.{field.name}", field.type)]
     if not pa.types.is_list(kind):
         return []
     element, values = f"{path}.list.element", kind.value_type

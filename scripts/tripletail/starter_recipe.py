@@ -91,7 +91,7 @@ class StarterRecipe:
         if records["labelled"] and not records["judgments"]:
             parts += [self._train_on_scores()]
         else:
-            parts += [_MINE.format(model=_scalar(self.model), length=self.max_length), self._train(), _EMBED]
+            parts += [_MINE_SECTION.format(model=_scalar(self.model), length=self.max_length), self._train(), _EMBED]
         return "\n".join([*parts, self._evaluate()])
 
     def _head(self) -> str:
@@ -154,7 +154,7 @@ class StarterRecipe:
         )
 
 
-_MINE = """\
+_MINE_SECTION = """\
 # Hard negatives: for each question, documents that the model ranks high although they are not its answer.
 mine:
   encoder: {{model: {model}, max_length: {length}}}

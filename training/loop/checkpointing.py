@@ -33,10 +33,10 @@ def _checkpointed(transformer: Any) -> bool:
     return True
 
 
-def _forward(layer: nn.Module, forward: Any, *inputs: Any, **named: Any) -> Any:
+def _forward(layer: nn.Module, forward: Any, *inputs: Any, **options: Any) -> Any:
     if not layer.training:
-        return forward(*inputs, **named)
-    return checkpoint(forward, *inputs, use_reentrant=False, **named)
+        return forward(*inputs, **options)
+    return checkpoint(forward, *inputs, use_reentrant=False, **options)
 
 
 def listed_parts(module: nn.Module) -> list[nn.Module]:
