@@ -1,10 +1,10 @@
-"""BM25 over the whole corpus in tasks: one task a chunk counts the words that the queries hold, another one ranks.
+"""BM25 over the whole corpus in tasks: one task a chunk counts the words of the queries, another one ranks.
 
 Between the two the driver adds up the statistics of these words, so that a chunk is scored as a part of one index over
 all. The counts wait in Ray's object store, which writes to disk what memory does not hold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,6 @@ class LexicalQueries:
     k: int
     pairs: Pairs
 
-    @property
-    def vocabulary(self) -> list[str]:
-        """Every word once."""
-        return sorted({word for words in self.words for word in words})
-
 
 @dataclass(frozen=True)
 class LexicalRanking:
@@ -51,33 +46,46 @@ class LexicalRanking:
     similarities: Floats
 
 
-def rank_corpus(
-    texts: Sequence[str],
-    ranked: RankedQueries,
-    chunks: Sequence[CorpusChunk],
-    k: int,
-    pairs: Pairs,
-    config: BM25Config,
-) -> LexicalRanking:
-    """Rank every chunk for the texts that are ranked; the numbers do not depend on how the corpus is cut.
+@dataclass(frozen=True)
+class CountedCorpus:
+    """The words of texts, and how often they occur in each chunk of a corpus, in Ray's object store.
 
-    Raises UserError where no document holds a word.
+    Counts depend on the language alone: one pass over the corpus serves every method, k1 and b.
     """
-    analyzer = Analyzer(config.language)
-    search = LexicalQueries([analyzer.words(text) for text in texts], ranked, k, pairs)
-    ranking = LexicalRanking(TopK.empty(len(ranked.texts), k), np.full(len(pairs[0]), np.nan, np.float32))
-    vocabulary = tasks.put(search.vocabulary)
-    counted = [tasks.submit(_count_chunk, chunk, vocabulary, config.language, returns=2) for chunk in chunks]
-    statistics = total([tasks.get(statistics) for statistics, _ in counted])
-    shared = (tasks.put(search), tasks.put(statistics), config)
-    arguments = [(chunk, counts, *shared) for chunk, (_, counts) in zip(chunks, counted, strict=True)]
-    del counted
-    with Progress("evaluate: bm25", sum(chunk.rows for chunk in chunks), "documents") as progress:
+
+    words: list[list[str]]
+    chunks: Sequence[CorpusChunk]
+    counts: list[Any]
+    statistics: CorpusStatistics
+
+    @classmethod
+    def count(cls, texts: Sequence[str], chunks: Sequence[CorpusChunk], language: str) -> "CountedCorpus":
+        """Count the words of the texts in every chunk; raises UserError where no document holds a word."""
+        analyzer = Analyzer(language)
+        words = [analyzer.words(text) for text in texts]
+        vocabulary = tasks.put(sorted({word for of_text in words for word in of_text}))
+        counted = [tasks.submit(_count_chunk, chunk, vocabulary, language, returns=2) for chunk in chunks]
+        statistics = total([tasks.get(statistics) for statistics, _ in counted])
+        return cls(words, chunks, [counts for _, counts in counted], statistics)
+
+    def rank(
+        self, ranked: RankedQueries, k: int, pairs: Pairs, config: BM25Config, on_documents: Callable[[int], None]
+    ) -> LexicalRanking:
+        """Rank every chunk for the texts that are ranked; the numbers do not depend on how the corpus is cut."""
+        ranking = LexicalRanking(TopK.empty(len(ranked.texts), k), np.full(len(pairs[0]), np.nan, np.float32))
+        search = tasks.put(LexicalQueries(self.words, ranked, k, pairs))
+        shared = (search, tasks.put(self.statistics), config)
+        arguments = [(chunk, counts, *shared) for chunk, counts in zip(self.chunks, self.counts, strict=True)]
         for documents, best, pair, scores in tasks.results(_rank_chunk, arguments):
             ranking.best.merge(best)
             ranking.similarities[pair] = scores
-            progress.add(documents)
-    return ranking
+            on_documents(documents)
+        return ranking
+
+    def rank_with_progress(self, ranked: RankedQueries, k: int, pairs: Pairs, config: BM25Config) -> LexicalRanking:
+        """The same, with lines that say how far it is."""
+        with Progress("evaluate: bm25", sum(chunk.rows for chunk in self.chunks), "documents") as progress:
+            return self.rank(ranked, k, pairs, config, progress.add)
 
 
 def _count_chunk(chunk: CorpusChunk, vocabulary: list[str], language: str) -> tuple[CorpusStatistics, TermCounts]:

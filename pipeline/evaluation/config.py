@@ -9,16 +9,16 @@ from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.layer_count import is_cut
+from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.passages import PassageRanking
 from pipeline.evaluation.report_data import headline_model
 from pipeline.evaluation.results import BM25
 from pipeline.evaluation.retention import Guard
-from pipeline.evaluation.system import System
-from pipeline.evaluation.systems import AnySystem
 from pipeline.evaluation.vector_variants import VariantsConfig
 from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import DEFAULT_METRICS
-from pipeline.search.bm25 import BM25Config
+from pipeline.search.system import System
+from pipeline.search.systems import AnySystem, as_settings
 from pipeline.storage.files import filesystem, join, read_json
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -51,7 +51,7 @@ class EvaluateConfig(EncodingJobConfig):
     models: dict[str, EncoderConfig] = Field(
         {}, description="further encoders by name, a path or settings, in addition to base and tuned ({run}/model)"
     )
-    bm25: BM25Config | None = Field(BM25Config(), description="compare with BM25; false for not")
+    bm25: EvaluatedBM25 | None = Field(EvaluatedBM25(), description="compare with BM25; false for not")
     systems: list[AnySystem] = Field(
         [], description="an encoder and BM25 as one system, such as [mix, rrf], or your own class; needs bm25"
     )
@@ -62,8 +62,8 @@ class EvaluateConfig(EncodingJobConfig):
     )
     tuning: str = Field(
         "dev",
-        description="split on whose judged queries open settings of systems are chosen, where it is another one than "
-        "the one that is evaluated and has 50 or more",
+        description="split on whose judged queries open settings of systems, and k1 and b with bm25.tune, are chosen, "
+        "where it is another one than the one that is evaluated and has 50 or more",
     )
     baseline: str | None = Field(None, description="model that every other is tested against; default base")
     tests: Literal["baseline", "all_pairs"] = Field("baseline", description="all_pairs: test each model against each")
@@ -96,14 +96,13 @@ class EvaluateConfig(EncodingJobConfig):
     @field_validator("bm25", mode="before")
     @classmethod
     def _switch(cls, value: Any) -> Any:
-        """Let true and false, as words of a flag too, mean the default settings and none."""
-        return {"true": BM25Config(), "false": None}.get(str(value).lower(), value)
+        return EvaluatedBM25.switched(value)
 
     @field_validator("systems", mode="before")
     @classmethod
-    def _named(cls, systems: Any) -> Any:
+    def _by_name(cls, systems: Any) -> Any:
         """Let `[mix]` mean `[{type: mix}]`."""
-        return [{"type": item} if isinstance(item, str) else item for item in systems]
+        return [as_settings(item) for item in systems]
 
     @field_validator("passages", mode="before")
     @classmethod

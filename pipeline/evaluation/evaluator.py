@@ -9,7 +9,9 @@ from pipeline.core import tasks
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import EncoderConfig
-from pipeline.evaluation import bm25_ranking, scores
+from pipeline.evaluation import bm25_tuning, scores
+from pipeline.evaluation.bm25_ranking import CountedCorpus
+from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.comparisons import add_holm, compare, compare_statistics
 from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
 from pipeline.evaluation.corpus_sample import Sample, draw
@@ -26,7 +28,6 @@ from pipeline.evaluation.tuning import Tuning
 from pipeline.evaluation.vector_variants import Variant, calibrate
 from pipeline.evaluation.vector_variants import plan as plan_variants
 from pipeline.metrics.retrieval import depth, retrieval
-from pipeline.search.bm25 import BM25Config
 from pipeline.search.exact import TopK
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join
@@ -46,7 +47,7 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     results = Results(Corpus(data), dataset)
     exclude_self_matches(dataset, results.corpus)
     require_content(dataset)
-    tuning = Tuning.read(data, results.corpus, plan.tuning, plan.split) if plan.open_systems else Tuning.none()
+    tuning = Tuning.read(data, results.corpus, plan.tuning, plan.split) if plan.is_tuned else Tuning.none()
     bm25 = plan.bm25 if dataset.query_ids and len(results.corpus) else None
     if bm25 and len(dataset.triplets) < MIN_TRIPLETS:
         dataset.skipped |= {"triplet_of_too_few": len(dataset.triplets)} if dataset.triplets else {}
@@ -59,7 +60,7 @@ def evaluate(data: Artifact, dataset: EvalDataset, plan: EvaluationPlan) -> Resu
     single_texts = (texts, pairs.extra_documents, results.sample.texts)
     encoded = {name: encode_queries(config, *single_texts, plan.passages) for name, config in plan.models.items()}
     if bm25:
-        _evaluate_bm25(results, texts, ranked, pairs, bm25, plan)
+        _evaluate_bm25(results, texts, ranked, pairs, bm25, plan, tuning)
     _choose_triplets(results, rows)
     results.pairs = sample_pairs(dataset, rows, len(results.corpus), plan.seed)
     for name, config in plan.models.items():
@@ -82,23 +83,28 @@ def _evaluate_bm25(
     texts: list[str],
     ranked: RankedQueries,
     pairs: SimilarityPairs,
-    config: BM25Config,
+    config: EvaluatedBM25,
     plan: EvaluationPlan,
+    tuning: Tuning,
 ) -> None:
-    """Rank by BM25; triplets are scored too, unless one has a document that is not in the corpus, so has no score."""
+    """Rank by BM25, with k1 and b chosen where the settings say so.
+
+    Triplets are scored too, unless one has a document that is not in the corpus, so has no score.
+    """
     dataset = results.dataset
     text, row = pairs.arrays()
     of_triplets = slice(0, 0 if pairs.extra_documents else pairs.groups["negative"].stop)
     chunks, k = results.corpus.chunks(), depth(plan.metrics)
-    wanted = (text[of_triplets], row[of_triplets])
-    ranking = bm25_ranking.rank_corpus(texts, ranked, chunks, k, wanted, config)
+    counted = CountedCorpus.count(texts, chunks, config.language)
+    chosen, facts = bm25_tuning.choose(results.corpus, counted, dataset, tuning, config, plan.metrics[0])
+    ranking = counted.rank_with_progress(ranked, k, (text[of_triplets], row[of_triplets]), chosen)
     keep_ranking(results, BM25, ranking.best, plan)
     if dataset.triplets and not pairs.extra_documents:
         accuracy = scores.triplet_values(ranking.similarities, pairs, len(dataset.triplets))["triplet_accuracy"]
         results.triplets[BM25] = {"triplet_accuracy": accuracy}
         triplet_scores = scores.mean_scores(results.triplets[BM25], plan.seed)
         results.scores[BM25] = scores.merge_scores(results.scores[BM25], triplet_scores)
-    results.scores[BM25]["settings"] = config.model_dump()
+    results.scores[BM25] |= {"settings": chosen.model_dump(), "tuning": facts}
 
 
 def _choose_triplets(results: Results, rows: dict[str, int]) -> None:

@@ -34,6 +34,7 @@ from pipeline.metrics.retrieval import depth
 from pipeline.report.data import RetentionResult
 from pipeline.report.page import render
 from pipeline.report.sentences import FEW_QUERIES, small_set
+from pipeline.search.rerank import Rerank
 from pipeline.storage.artifact import Artifact, Draft, begin
 from pipeline.storage.files import filesystem, join, read_json, write_json
 from pipeline.storage.fingerprints import fingerprint_file
@@ -84,9 +85,15 @@ def _inputs(config: EvaluateConfig, data: Artifact, training: str) -> dict[str, 
     curves = join(root, "metrics.jsonl")
     inputs = {"data": data.manifest.fingerprint}
     inputs |= {f"model {name}": _fingerprint_model(model) for name, model in config.models.items()}
+    rerankers = {item.label: item.cross_encoder.model for item in config.systems if isinstance(item, Rerank)}
+    inputs |= {f"cross_encoder {name}": _digest_of(model) for name, model in rerankers.items()}
     files = {name: parse_metric(name).metric.source_file for name in config.metrics}
     inputs |= {f"metric {name}": fingerprint_file(file) for name, file in files.items() if file}
     return inputs | ({"training": fingerprint_file(join(training, "metrics.jsonl"))} if fs.exists(curves) else {})
+
+
+def _digest_of(model: str) -> str:
+    return model_directory.content_digest(model_directory.resolve_model(model))
 
 
 def _fingerprint_model(config: EncoderConfig) -> str:

@@ -49,6 +49,12 @@ class RankedQueries:
         queries, rows = (np.concatenate(side) for side in zip(*excluded, strict=True))
         return cls(np.concatenate(texts), (queries, rows))
 
+    @classmethod
+    def of_tuning(cls, dataset: EvalDataset, tuning: EvalDataset) -> "RankedQueries":
+        """The tuning queries alone, whose texts follow all of a split's."""
+        first = len(dataset.texts)
+        return cls(np.arange(first, first + len(tuning.query_ids)), tuning.excluded)
+
 
 @dataclass(frozen=True)
 class EncodedQueries:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline import __version__
 from pipeline.encoder.truncation import describe
 from pipeline.evaluation import projection
+from pipeline.evaluation.bm25_tuning import label
 from pipeline.evaluation.results import BM25, Results
 from pipeline.metrics.registry import RETRIEVAL, TASKS, higher_is_better, metric_label
 from pipeline.report.data import DocumentMap, Example, Hit, MetricInfo, ReportData, RetentionResult
@@ -85,15 +86,24 @@ def build_report_data(
 
 
 def system_sentences(results: Results) -> dict[str, str]:
-    """Say of every ranking by passages and every system how it ranks and how its setting was chosen, by name."""
+    """Say of every ranking by passages and every system how it ranks and how its setting was chosen, by name.
+
+    So of BM25 where it was tuned.
+    """
+    bm25 = results.scores.get(BM25, {})
+    tuned = {BM25: f"{BM25}: {label(bm25['settings'])}{_tuned(bm25['tuning'])}."} if bm25.get("tuning") else {}
     by_passages = {
         name: f"{name}: {result.model} ranks {result.ranking.describe()}." for name, result in results.passages.items()
     }
-    return by_passages | {
-        name: f"{name}: the best {result.system.top} documents of {result.model} and of {BM25}, "
-        f"{result.system.describe()}{_tuned(result.tuned)}."
-        for name, result in results.systems.items()
-    }
+    return (
+        tuned
+        | by_passages
+        | {
+            name: f"{name}: the best {result.system.joined} documents of {result.model} and of {BM25}, "
+            f"{result.system.describe()}{_tuned(result.tuned)}."
+            for name, result in results.systems.items()
+        }
+    )
 
 
 def _tuned(facts: Mapping[str, Any]) -> str:

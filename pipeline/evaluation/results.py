@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.encoder.encoder import EncoderConfig
+from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.comparisons import Test, compare, compare_statistics, model_pairs
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.corpus_sample import Sample
@@ -15,11 +16,10 @@ from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.passages import PassageRanking, PassageResult
 from pipeline.evaluation.scores import Statistic
 from pipeline.evaluation.similarity_samples import SimilarityPairs
-from pipeline.evaluation.system import System
 from pipeline.evaluation.vector_variants import Variant, VariantsConfig
 from pipeline.metrics.metric import PerQuery
-from pipeline.search.bm25 import BM25Config
 from pipeline.search.exact import TopK
+from pipeline.search.system import System
 
 BM25 = "bm25"
 
@@ -104,7 +104,7 @@ class EvaluationPlan:
     """Which models are evaluated, on which metrics, and with how many actors."""
 
     models: Mapping[str, EncoderConfig]
-    bm25: BM25Config | None
+    bm25: EvaluatedBM25 | None
     metrics: list[str]
     vectors: str
     actors: int | None
@@ -117,9 +117,9 @@ class EvaluationPlan:
     tuning: str = ""  # split on which open settings of systems are chosen
 
     @property
-    def open_systems(self) -> bool:
-        """Whether a system has a setting that is to be chosen."""
-        return any(system.choices() for system in self.systems)
+    def is_tuned(self) -> bool:
+        """Whether BM25 or a system has a setting that is to be chosen."""
+        return bool(self.bm25 and self.bm25.tune) or any(system.choices() for system in self.systems)
 
 
 def tests(results: Results, baseline: str, seed: int, *, all_pairs: bool = False) -> list[Test]:

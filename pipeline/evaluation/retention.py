@@ -55,7 +55,8 @@ def evaluate_guard(opened: GuardDataset, plan: EvaluationPlan, baseline: str) ->
     """Evaluate every model of the plan on a guard and test it against the baseline, paired by query."""
     guard, dataset = opened.guard, opened.dataset
     say(f"evaluate: guard {guard.name}, split {guard.split}")
-    results = evaluate(opened.data, dataset, replace(plan, variants=None, variant_models=(), systems=(), passages=()))
+    of_guard = replace(plan, variants=None, variant_models=(), systems=(), passages=(), split=guard.split)
+    results = evaluate(opened.data, dataset, of_guard)
     return RetentionResult(
         name=guard.name,
         split=guard.split,

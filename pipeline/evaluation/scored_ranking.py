@@ -1,10 +1,8 @@
 """A ranking, scored: with its document ids, its values query by query, and their means."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from pipeline.evaluation import scores
 from pipeline.evaluation.results import EvaluationPlan, Results
+from pipeline.evaluation.tuning import name_rows
 from pipeline.metrics.retrieval import retrieval
 from pipeline.search.exact import TopK
 
@@ -27,11 +25,3 @@ def score_ranking(results: Results, name: str, best: TopK, plan: EvaluationPlan)
 def document_ids(results: Results, best: TopK) -> dict[str, list[str]]:
     """Ids of the documents of a ranking of the split's queries, by query; one pass over the corpus."""
     return name_rows(results.dataset.query_ids, best, results.corpus.take(best.rows[best.rows >= 0], ["doc_id"]))
-
-
-def name_rows(queries: Sequence[str], best: TopK, documents: Mapping[int, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Ids of the documents of a ranking, by query; `documents` hold them by corpus row."""
-    return {
-        query: [documents[row]["doc_id"] for row in rows[rows >= 0].tolist()]
-        for query, rows in zip(queries, best.rows, strict=True)
-    }

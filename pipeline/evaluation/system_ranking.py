@@ -2,16 +2,15 @@
 
 from typing import Any
 
-import numpy as np
-
+from pipeline.evaluation.reranking import rerank
 from pipeline.evaluation.results import BM25, EvaluationPlan, Results, SystemResult
-from pipeline.evaluation.scored_ranking import name_rows, score_ranking
-from pipeline.evaluation.system import System
+from pipeline.evaluation.scored_ranking import score_ranking
 from pipeline.evaluation.tuning import Tuning
-from pipeline.metrics.registry import higher_is_better
-from pipeline.metrics.retrieval import depth, mean, retrieval
+from pipeline.metrics.retrieval import depth
 from pipeline.search.exact import TopK
 from pipeline.search.fusion import first
+from pipeline.search.rerank import Rerank
+from pipeline.search.system import System
 
 
 def rank_systems(results: Results, plan: EvaluationPlan, tuning: Tuning) -> None:
@@ -20,7 +19,10 @@ def rank_systems(results: Results, plan: EvaluationPlan, tuning: Tuning) -> None
         for model in system.models or [*plan.models, *results.passages]:
             chosen, how = _choose(system, model, results, tuning, plan.metrics[0])
             name = f"{model}-{system.label}"
-            best = chosen.rank(*_rankings(results.best, model, system.top), depth(plan.metrics))
+            best = chosen.rank(*_rankings(results.best, model, system.joined), depth(plan.metrics))
+            if isinstance(chosen, Rerank):
+                queries = results.dataset.texts[: len(results.dataset.query_ids)]
+                best = rerank(chosen, best, queries, results.corpus, plan.actors, name)
             score_ranking(results, name, best, plan)
             results.systems[name] = SystemResult(model, chosen, how)
             results.scores[name]["system"] = results.systems[name].as_json()
@@ -39,12 +41,7 @@ def _choose(system: System, model: str, results: Results, tuning: Tuning, metric
     choices = system.choices()
     if not choices or tuning.queries is None:
         return system, {"reason": tuning.reason} if choices else {}
-    rankings, k = _rankings(results.tuning, model, system.top), depth([metric])
-    rows = np.concatenate([ranking.rows.ravel() for ranking in rankings])
-    documents = results.corpus.take(rows[rows >= 0], ["doc_id"])  # of all choices, in one pass over the corpus
-    named = [name_rows(tuning.dataset.query_ids, choice.rank(*rankings, k), documents) for choice in choices]
-    scores = [round(mean(retrieval(ranking, tuning.dataset.qrels, [metric])[metric]), 6) for ranking in named]
-    best = (max if higher_is_better(metric) else min)(range(len(scores)), key=scores.__getitem__)
-    facts = {"split": tuning.split, "queries": len(tuning.dataset.query_ids), "metric": metric}
-    facts["scores"] = {choice.describe(): score for choice, score in zip(choices, scores, strict=True)}
-    return choices[best], facts
+    rankings, k = _rankings(results.tuning, model, system.joined), depth([metric])
+    best = [choice.rank(*rankings, k) for choice in choices]
+    index, facts = tuning.best(results.corpus, best, [choice.describe() for choice in choices], metric)
+    return choices[index], facts

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pipeline.core import schema
 from pipeline.core.actor_pool import Worker, limit_threads
 from pipeline.core.errors import UserError
+from pipeline.encoder.cross_encoder import Reranker
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.encoder.passages import PassagesConfig
 from pipeline.mining import lexical_candidates
@@ -28,8 +29,7 @@ from pipeline.mining.exclusions import (
 )
 from pipeline.mining.output_formats import triplets
 from pipeline.mining.passages import EncodedPassages, commit_passages, passage_tables
-from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores, ids_to_score
-from pipeline.mining.rules import SelectionRule
+from pipeline.mining.reranker import CandidateScorerConfig, add_cross_scores, ids_to_score
 from pipeline.mining.selection import document_texts, select_negatives, selected_ids
 from pipeline.search.approximate import approximate
 from pipeline.search.index import FileVectors, SearchIndex
@@ -256,7 +256,7 @@ class SearchBlock(Worker):
             for shard, table, count in zip(block, candidates, barred, strict=True):
                 shards.commit(self.paths.searched, shard.name, table, {"barred": count})
         else:
-            select_and_commit(self.paths, block, parts, candidates, barred, self.config.rule)
+            select_and_commit(self.paths, block, parts, candidates, barred, self.config)
         return sum(shard.rows for shard in block)
 
     def _search(self, block: list[Shard], tables: list[pa.Table]) -> tuple[list[pa.Table], list[int]]:
@@ -285,17 +285,18 @@ def find_candidates(
     siblings = group_positives(block, paths.pairs) if config.exclude.same_group else NO_KEYS
     positions = find_positions(block, corpus, positives, siblings, config.exclude)
     passages = paths.encoded_passages
+    width = config.lexical.width(config.top_k) if config.lexical else config.top_k
     if passages is not None:
-        rows = passages.nearest(block, config.top_k, positions.excluded, index)
+        nearest = passages.nearest(block, width, positions.excluded, index)
     elif index is None:
-        rows = exact_candidates(block, corpus, config.top_k, positions.excluded)
+        nearest = exact_candidates(block, corpus, width, positions.excluded)
     else:
-        rows = approximate(index, block.vectors, corpus, config.top_k, positions.excluded)
+        nearest = approximate(index, block.vectors, corpus, width, positions.excluded)
     if lexical is None or config.lexical is None:
-        scored = score_candidates(block, corpus, rows, positions)
+        scored = score_candidates(block, corpus, nearest.rows, positions)
         return candidates_table(block, scored if passages is None else passages.score(block, scored)), positions.barred
     rows, scores, positive_scores = lexical_candidates.search(
-        lexical, block, rows, positions, config.top_k, config.lexical
+        lexical, block, nearest, positions, config.top_k, config.lexical
     )
     scored = score_candidates(block, corpus, rows, positions)
     scored = scored if passages is None else passages.score(block, scored)
@@ -308,12 +309,13 @@ def select_and_commit(
     parts: Sequence[tuple[pa.Table, dict[str, int]]],
     candidates: Sequence[pa.Table],
     barred: Sequence[int],
-    rule: SelectionRule,
+    config: MineConfig,
 ) -> None:
     """Select the negatives of shards and commit them; the corpus is read once for the texts of all."""
+    rule, by_cross = config.rule, config.row_scores == "cross_encoder"
     texts = document_texts(paths.corpus, [selected_ids(table, rule) for table in candidates])
     for shard, (pairs, dropped), table, count in zip(block, parts, candidates, barred, strict=True):
-        rows, counts = select_negatives(pairs, table, rule, texts)
+        rows, counts = select_negatives(pairs, table, rule, texts, cross_scores=by_cross)
         paths.commit(shard, table, rows, {"dropped": dropped, "barred": count, **counts})
 
 
@@ -351,18 +353,20 @@ def join_block(tables: list[pa.Table], anchors: list[pa.Table]) -> AnchorBlock:
 class RerankShard(Worker):
     """Scores the candidates of a shard and its positives with a cross-encoder, then selects the negatives."""
 
-    def __init__(self, paths: MiningPaths, config: MineConfig, cross_encoder: CrossEncoderConfig, threads: int) -> None:
+    def __init__(
+        self, paths: MiningPaths, config: MineConfig, cross_encoder: CandidateScorerConfig, threads: int
+    ) -> None:
         limit_threads(threads)
-        self.paths, self.config, self.reranker = paths, config, Reranker(cross_encoder)
+        self.paths, self.config = paths, config
+        self.reranker, self.top = Reranker(cross_encoder), cross_encoder.top
 
     def work(self, item: dict[str, Any]) -> int:
         """Score and select for one shard, and commit it; return the rows that it had."""
         shard = Shard(**item)
         pairs, dropped = usable_pairs(shard, self.config.split)
         table = _read_candidates(self.paths.searched, shard.name, pairs)
-        top = self.reranker.config.top
-        texts = document_texts(self.paths.corpus, [ids_to_score(table, top)[0]])
-        scored = add_cross_scores(table, pairs, texts, self.reranker, top)
+        texts = document_texts(self.paths.corpus, [ids_to_score(table, self.top)[0]])
+        scored = add_cross_scores(table, pairs, texts, self.reranker, self.top)
         barred = [self.paths.barred(shard.name)]
-        select_and_commit(self.paths, [shard], [(pairs, dropped)], [scored], barred, self.config.rule)
+        select_and_commit(self.paths, [shard], [(pairs, dropped)], [scored], barred, self.config)
         return shard.rows

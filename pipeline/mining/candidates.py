@@ -16,7 +16,7 @@ from scipy import sparse
 from pipeline.core import schema
 from pipeline.mining.candidate_arrays import Bools, Floats, Ints, Keys, Rows
 from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
-from pipeline.search.exact import pairwise_dot, top_k
+from pipeline.search.exact import TopK, pairwise_dot, top_k
 from pipeline.storage import shards
 from pipeline.storage.vectors import stream_vectors
 
@@ -58,9 +58,9 @@ class ScoredCandidates:
         return [ids[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
-def exact_candidates(block: AnchorBlock, corpus: Sequence[str], k: int, excluded: tuple[Rows, Rows]) -> Rows:
-    """Rows [A, k] of the nearest documents, by one pass over the vectors; -1: none."""
-    return top_k(block.vectors, stream_vectors(corpus), k, excluded=excluded)[1]
+def exact_candidates(block: AnchorBlock, corpus: Sequence[str], k: int, excluded: tuple[Rows, Rows]) -> TopK:
+    """The nearest documents of each anchor [A, k], by one pass over the vectors."""
+    return TopK(*top_k(block.vectors, stream_vectors(corpus), k, excluded=excluded))
 
 
 def score_candidates(

@@ -1,6 +1,6 @@
 """Settings of the mining job."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,7 +9,7 @@ from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.passages import PassagesConfig
 from pipeline.mining.exclusions import Exclude
 from pipeline.mining.registry import Lexical, Rule
-from pipeline.mining.reranker import CrossEncoderConfig
+from pipeline.mining.reranker import CandidateScorerConfig
 from pipeline.mining.threshold_rule import ThresholdRule
 from pipeline.search.exact_index import Exact
 from pipeline.search.registry import AnyIndex
@@ -47,8 +47,11 @@ class MineConfig(EncodingJobConfig):
         default_factory=Exact, description="how the nearest are searched: exact, flat, hnsw, ivfpq or lance"
     )
     lexical: Lexical | None = Field(None, description="a search by words besides the vectors: bm25, or your own class")
-    cross_encoder: CrossEncoderConfig | None = Field(
+    cross_encoder: CandidateScorerConfig | None = Field(
         None, description="the reranker that scores candidates and positives"
+    )
+    row_scores: Literal["cosine", "cross_encoder"] = Field(
+        "cosine", description="scores that the rows carry: those that margin_mse and kl take for their teacher's"
     )
     rule: Rule = Field(default_factory=ThresholdRule, description="which candidates become negatives")
     exclude: Exclude = Field(default_factory=Exclude, description="which documents are no candidates")
@@ -74,6 +77,8 @@ class MineConfig(EncodingJobConfig):
             raise ValueError(f"top_k {self.top_k} is below the {required} candidates that the rule needs; raise top_k")
         if self.rule.needs_cross and self.cross_encoder is None:
             raise ValueError("rule asks for reranker scores; name the reranker in cross_encoder.model")
+        if self.row_scores == "cross_encoder" and self.cross_encoder is None:
+            raise ValueError("row_scores cross_encoder: name the reranker in cross_encoder.model")
         if self.rule.needs_lexical and self.lexical is None:
             raise ValueError("rule asks for BM25 scores; give `lexical: {}`")
         return self

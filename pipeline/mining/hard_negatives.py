@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say
+from pipeline.encoder.cross_encoder import CrossEncoderConfig, Reranker
 from pipeline.mining.candidate_arrays import Bools, CandidateArrays, Floats, Rows
 from pipeline.mining.registry import OUTPUT_FORMATS
-from pipeline.mining.reranker import CrossEncoderConfig, Reranker
 from pipeline.mining.rules import SelectionRule, apply_rule
 from pipeline.mining.threshold_rule import Strategy, ThresholdRule
 from pipeline.mining.vector_cache import VectorFile, cached_vectors, process_pool, text_encoder

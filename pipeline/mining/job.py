@@ -11,11 +11,11 @@ from pipeline.core import capacity, ray_session
 from pipeline.core.actor_pool import Pool, Worker, stream
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
+from pipeline.encoder.cross_encoder import Reranker
 from pipeline.encoder.encoder import Role
 from pipeline.mining.actors import BuildIndex, EncodeShard, MiningPaths, RerankShard, SearchBlock
 from pipeline.mining.config import MineConfig
 from pipeline.mining.plan import Plan, SearchModel, describe_model, group_shards, plan_mining, resolve_precision
-from pipeline.mining.reranker import Reranker
 from pipeline.search.approximate import approximate_recall
 from pipeline.storage.artifact import CONFIG, Artifact, Draft, begin, digest
 from pipeline.storage.files import filesystem, join, read_json, read_parquet, remove_folder
@@ -80,7 +80,9 @@ def run(config: MineConfig) -> Artifact:
 
 def _describe_cross_encoder(config: MineConfig) -> dict[str, str]:
     """Load the cross-encoder on the driver, where its errors are quick, and return its identity; {} without one."""
-    return {} if config.cross_encoder is None else Reranker(config.cross_encoder, "cpu").identity
+    if config.cross_encoder is None:
+        return {}
+    return Reranker(config.cross_encoder, "cpu").identity | {"top": str(config.cross_encoder.top or "all")}
 
 
 def _open_earlier(config: MineConfig, inputs: dict[str, str]) -> Artifact | None:

@@ -1,4 +1,4 @@
-"""Candidates by words: a second search beside the vectors, fused with theirs by rank, and scores that rules can use.
+"""Candidates by words: a second search beside the vectors, joined with theirs by a system, and scores for rules.
 
 A source is a subclass of `LexicalSource` and one line in registry.py; recipes name it by `lexical: {type: ...}`.
 """
@@ -7,16 +7,21 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.core.config import Plugin
 from pipeline.mining.candidate_arrays import Floats, Rows
 from pipeline.mining.exclusions import AnchorBlock, CorpusPositions
 from pipeline.search.bm25 import best_rows
+from pipeline.search.exact import TopK
+from pipeline.search.fusion import first
+from pipeline.search.score_mix import ScoreMix
+from pipeline.search.system import System
+from pipeline.search.systems import AnySystem, as_settings
 from pipeline.storage import shards
 from pipeline.storage.files import download_folder, filesystem, upload_folder
 
@@ -32,10 +37,28 @@ class TextScorer(Protocol):
 class LexicalSource(Plugin):
     """A search by the texts themselves that finds candidates beside those of the vectors."""
 
-    fuse: bool = Field(
-        True, description="its best documents are candidates too, ranked with the nearest by rank fusion"
+    system: AnySystem | None = Field(
+        default_factory=ScoreMix,
+        description="how its best documents and the nearest become one ranking, of which the first are candidates: "
+        "mix (of the weight 0.5), rrf or your own class; null: the nearest alone, with its scores",
     )
-    constant: int = Field(60, ge=1, description="of reciprocal rank fusion: a document gets 1 / (constant + rank)")
+
+    @field_validator("system", mode="before")
+    @classmethod
+    def _by_name(cls, system: Any) -> Any:
+        """Let `rrf` mean `{type: rrf}`."""
+        return as_settings(system)
+
+    @field_validator("system")
+    @classmethod
+    def _one_stage(cls, system: System | None) -> System | None:
+        if system is not None and system.rescores:
+            raise ValueError("candidates are scored anew by `cross_encoder`; name what ranks them first")
+        return system
+
+    def width(self, k: int) -> int:
+        """How many of the nearest documents it joins with its own, to rank k of them."""
+        return self.system.depth(k) if self.system else k
 
     @abstractmethod
     def build(self, texts: Iterator[str], folder: str) -> None:
@@ -69,25 +92,27 @@ def load_index(source: LexicalSource, path: str) -> TextScorer:
 
 
 def search(
-    index: TextScorer, block: AnchorBlock, dense: Rows, positions: CorpusPositions, k: int, source: LexicalSource
+    index: TextScorer, block: AnchorBlock, dense: TopK, positions: CorpusPositions, k: int, source: LexicalSource
 ) -> tuple[Rows, Floats, Floats]:
-    """Rows [A, k] of dense [A, k] and lexical candidates in the order of their fusion (-1: none), and their scores.
+    """Rows [A, k] of the candidates under the source's system (-1: none), of the nearest [A, W], and lexical scores.
 
-    The scores are those of the rows [A, k] and of the pairs' positives [P]; every anchor is scored once. Without
-    `fuse` the dense rows stay as they are.
+    The scores are those of the rows [A, k] and of the pairs' positives [P]; every anchor is scored once. Without a
+    system the rows are the first k of the nearest.
     """
     assert block.texts is not None, "a lexical search needs texts"
-    rows, scores = dense.copy(), np.full(dense.shape, np.nan, np.float32)
+    rows = first(dense, k).rows.copy()
+    scores = np.full(rows.shape, np.nan, np.float32)
     positives = np.full(len(positions.positives), np.nan, np.float32)
-    excluded = _group(positions.excluded[0], positions.excluded[1], len(dense))
-    pairs = _group(block.pair_anchor, np.arange(len(positives)), len(dense))
+    excluded = _group(positions.excluded[0], positions.excluded[1], len(rows))
+    pairs = _group(block.pair_anchor, np.arange(len(positives)), len(rows))
     for anchor, text in enumerate(block.texts):
         document_scores = index.scores(text)
         with_positive = pairs[anchor][positions.positives[pairs[anchor]] >= 0]
         positives[with_positive] = document_scores[positions.positives[with_positive]]
-        if source.fuse:
-            best = best_rows(document_scores, k, excluded[anchor])
-            rows[anchor] = fuse_rankings(dense[anchor], best, k, source.constant)
+        if source.system:
+            best = best_rows(document_scores, source.width(k), excluded[anchor])
+            nearest = TopK(dense.scores[[anchor]], dense.rows[[anchor]])
+            rows[anchor] = source.system.rank(nearest, TopK(document_scores[best][None], best[None]), k).rows[0]
         mask = rows[anchor] >= 0
         scores[anchor, mask] = document_scores[rows[anchor, mask]]
     return rows, scores, positives
@@ -97,12 +122,3 @@ def _group(owners: Rows, values: Rows, count: int) -> list[Rows]:
     """Values of each of `count` owners."""
     order = np.argsort(owners, kind="stable")
     return np.split(values[order], np.cumsum(np.bincount(owners, minlength=count))[:-1])
-
-
-def fuse_rankings(dense: Rows, lexical: Rows, k: int, constant: int) -> Rows:
-    """The k best of two rankings by reciprocal rank fusion (Cormack et al. 2009); ties go by lower row, -1 fills."""
-    rows, index = np.unique(np.concatenate([dense[dense >= 0], lexical]), return_inverse=True)
-    ranks = np.concatenate([np.arange(1, (dense >= 0).sum() + 1), np.arange(1, len(lexical) + 1)])
-    scores = np.bincount(index, weights=1.0 / (constant + ranks), minlength=len(rows))
-    best = rows[np.lexsort((rows, -scores))[:k]]
-    return np.concatenate([best, np.full(k - len(best), -1, np.int64)])

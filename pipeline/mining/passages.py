@@ -19,6 +19,7 @@ from pipeline.mining.candidates import ScoredCandidates
 from pipeline.mining.exclusions import AnchorBlock
 from pipeline.search.approximate import approximate_documents, recall
 from pipeline.search.best_passages import score_documents, top_documents_of
+from pipeline.search.exact import TopK
 from pipeline.search.index import SearchIndex
 from pipeline.storage import shards
 from pipeline.storage.vectors import to_matrix, vectors_table
@@ -95,10 +96,10 @@ class EncodedPassages:
 
     def nearest(
         self, block: AnchorBlock, k: int, excluded: tuple[Rows, Rows] | None, index: SearchIndex | None = None
-    ) -> Rows:
-        """Corpus rows [A, k] of the documents with the nearest passages, -1 for none; exact without an index."""
+    ) -> TopK:
+        """The documents [A, k] with the nearest passages, by corpus row; exact without an index."""
         if index is None:
-            return top_documents_of(block.vectors, self, k, excluded).rows
+            return top_documents_of(block.vectors, self, k, excluded)
         return approximate_documents(index, block.vectors, self, self.owners, k, excluded)
 
     def score(self, block: AnchorBlock, candidates: ScoredCandidates) -> ScoredCandidates:
@@ -114,7 +115,7 @@ class EncodedPassages:
     def recall(self, index: SearchIndex, anchors: Floats, k: int) -> tuple[int, int]:
         """Return how many of the exact k nearest documents of anchors [A, D] the index finds, and how many exist."""
         exact = top_documents_of(anchors, self, k).rows
-        return recall(approximate_documents(index, anchors, self, self.owners, k), exact)
+        return recall(approximate_documents(index, anchors, self, self.owners, k).rows, exact)
 
 
 def _joined(parts: Sequence[tuple[Floats, Rows]]) -> tuple[Floats, Rows]:

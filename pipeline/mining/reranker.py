@@ -1,115 +1,21 @@
-"""A cross-encoder that scores candidates into a table `candidates`; an anchor's are scored once for all its pairs."""
+"""Scores of a cross-encoder in a table `candidates`; an anchor's are scored once for all its pairs."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from pydantic import Field
 
 from pipeline.core import schema
-from pipeline.core.config import Config
-from pipeline.core.errors import UserError
-from pipeline.encoder import model_directory, token_batches
-from pipeline.encoder.attention import disable_cudnn_attention
-from pipeline.encoder.precision import Dtype, compute_dtype
+from pipeline.encoder.cross_encoder import CrossEncoderConfig
 from pipeline.mining.candidate_arrays import Floats, Rows, as_array, list_positions
 
-_PAIRS_PER_PIECE = 8192  # tokenised at once
 
+class CandidateScorerConfig(CrossEncoderConfig):
+    """Which cross-encoder scores candidates, and how many of them."""
 
-class CrossEncoderConfig(Config):
-    """Which cross-encoder scores candidates: any sequence classifier of one or two labels, from safetensors."""
-
-    model: str = Field(description="model directory or hub name")
-    max_length: int | None = Field(None, ge=8, description="tokens of anchor and document together")
-    activation: Literal["sigmoid", "identity"] = Field("sigmoid", description="of a single label's logit")
     top: int | None = Field(None, ge=1, description="score only the first so many candidates of a pair")
-    dtype: Dtype = Field("auto", description="compute precision")
-    token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
-    trust_remote_code: bool = Field(False, description="run code that the model directory brings")
-
-
-class Reranker:
-    """A cross-encoder: pairs of texts into scores."""
-
-    def __init__(self, config: CrossEncoderConfig, device: str = "auto") -> None:
-        """Load the model for a device (auto: CUDA when there is one); raises UserError where it is no reranker."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        disable_cudnn_attention(device)
-        self.config, self.path = config, model_directory.resolve_model(config.model)
-        self.tokenizer, model = _load_parts(config, self.path)
-        self.labels = int(model.config.num_labels)
-        if self.labels > 2:
-            raise UserError(f"model {config.model}: has {self.labels} labels; a reranker has one, or two: wrong, right")
-        self.max_length = model_directory.resolve_max_length(config.max_length, None, self.tokenizer, model)
-        self.dtype = compute_dtype(config.dtype, device)
-        self.model = model.to(device=device, dtype=self.dtype).eval()
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """All that decides a score."""
-        return {
-            "weights": model_directory.content_digest(self.path),
-            "max_length": str(self.max_length),
-            "activation": self.config.activation if self.labels == 1 else "softmax",
-            "top": str(self.config.top or "all"),
-            "dtype": str(self.dtype).removeprefix("torch."),
-        }
-
-    def score(self, lefts: Sequence[str], rights: Sequence[str]) -> Floats:
-        """Score pairs of texts [N]: the probability that they belong together, or a logit; almost without padding."""
-        parts = [np.empty(0, np.float32)]
-        for first in range(0, len(lefts), _PAIRS_PER_PIECE):
-            piece = slice(first, first + _PAIRS_PER_PIECE)
-            parts.append(self._score(list(lefts[piece]), list(rights[piece])))
-        return np.concatenate(parts)
-
-    def _score(self, lefts: list[str], rights: list[str]) -> Floats:
-        tokens = self.tokenizer(lefts, rights, truncation="longest_first", max_length=self.max_length, padding=False)
-        lengths = [len(row) for row in tokens["input_ids"]]
-        scores = np.empty(len(lefts), np.float32)
-        with torch.inference_mode():
-            for batch in token_batches.padded_batches(lengths, self.config.token_budget):
-                inputs = {name: [rows[i] for i in batch] for name, rows in tokens.items()}
-                padded = self.tokenizer.pad(inputs, return_tensors="pt").to(self.model.device)
-                scores[batch] = self._activate(self.model(**padded).logits.float()).cpu().numpy()
-        return scores
-
-    def _activate(self, logits: torch.Tensor) -> torch.Tensor:
-        if self.labels == 2:
-            return logits.softmax(dim=-1)[:, 1]
-        return logits[:, 0].sigmoid() if self.config.activation == "sigmoid" else logits[:, 0]
-
-
-def _load_parts(config: CrossEncoderConfig, path: str) -> tuple[Any, Any]:
-    """Load tokenizer and model; safetensors alone are accepted."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not list(Path(path).glob("*.safetensors")):
-        raise UserError(f"model {config.model}: has no *.safetensors; other weight formats can carry code")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            use_safetensors=True,
-            dtype="float32",
-            output_loading_info=True,
-            trust_remote_code=config.trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"model {config.model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise UserError(f"model {config.model}: is no reranker, its weights lack {missing}")
-    return tokenizer, model
 
 
 class PairScorer(Protocol):

@@ -15,11 +15,12 @@ from pipeline.storage import shards
 
 
 def select_negatives(
-    pairs: pa.Table, candidates: pa.Table, rule: SelectionRule, texts: pa.Table
+    pairs: pa.Table, candidates: pa.Table, rule: SelectionRule, texts: pa.Table, *, cross_scores: bool = False
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Table `triplets` of pairs and their candidates under a rule, and the counts for the manifest.
 
-    `texts` (doc_id, text) holds the documents that are selected, see `selected_ids`.
+    `texts` (doc_id, text) holds the documents that are selected, see `selected_ids`. With `cross_scores` the rows carry
+    the scores of the cross-encoder, for positives too, in place of cosines.
     """
     selection, arrays = select_from_table(candidates, rule)
     flat, row, column = _selected(candidates, selection)
@@ -29,7 +30,7 @@ def select_negatives(
     structs = [
         ids,
         texts["text"].combine_chunks().take(pc.index_in(ids, value_set=texts["doc_id"].combine_chunks())),
-        pa.array(scores),
+        flat.field("cross_score") if cross_scores else pa.array(scores),
         pa.array((column + 1).astype(np.int32)),
         pa.array([reason(*pair) for pair in zip(scores.tolist(), positive_scores.tolist(), strict=True)], pa.string()),
     ]
@@ -41,7 +42,10 @@ def select_negatives(
         "refused": selection.refused,
         "positive_not_in_corpus": int(np.isnan(arrays.positive).sum()),
     }
-    return schema.conform(pairs.append_column("negatives", negatives), "triplets"), counts
+    rows = pairs.append_column("negatives", negatives)
+    if cross_scores:
+        rows = rows.append_column("teacher_score", candidates["positive_cross_score"])
+    return schema.conform(rows, "triplets"), counts
 
 
 def select_from_table(candidates: pa.Table, rule: SelectionRule) -> tuple[Selection, CandidateArrays]:

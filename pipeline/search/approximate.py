@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from pipeline.search.best_passages import best_passages, score_documents
-from pipeline.search.exact import Floats, Rows, pairwise_dot, top_k
+from pipeline.search.exact import Floats, Rows, TopK, pairwise_dot, top_k
 from pipeline.search.index import SearchIndex
 from pipeline.storage.vectors import stream_vectors
 
@@ -15,8 +15,8 @@ _QUERIES = 1024  # searched at a time
 
 def approximate(
     index: SearchIndex, anchors: Floats, corpus: Sequence[str], k: int, excluded: tuple[Rows, Rows] | None = None
-) -> Rows:
-    """Return rows [A, k] that the index finds for anchors [A, D], scored exactly and in exact order; -1 for none.
+) -> TopK:
+    """Return what the index finds for anchors [A, D], scored exactly and in exact order; row -1 where there is none.
 
     `corpus` are the vector files that the index was built of. `excluded` are (anchor, row) pairs that must not be in
     the result: the index is asked for as many rows more as an anchor has of them.
@@ -38,7 +38,7 @@ def approximate_documents(
     owners: Rows,
     k: int,
     excluded: tuple[Rows, Rows] | None = None,
-) -> Rows:
+) -> TopK:
     """Return the documents [A, k] whose passages an index finds, scored exactly by their best passage; -1 for none.
 
     `owners` [P] is the document of each passage in the index, and `blocks` are passages and documents again, as
@@ -57,11 +57,13 @@ def approximate_documents(
     return best_of(rows, scores, k)
 
 
-def best_of(rows: Rows, scores: Floats, k: int) -> Rows:
-    """The k best [A, k] of rows [A, W] by their scores, ties by lower row; -1 is none."""
+def best_of(rows: Rows, scores: Floats, k: int) -> TopK:
+    """The k best [A, k] of rows [A, W] by their scores, ties by lower row; row -1 is none."""
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
-    best = np.take_along_axis(rows, order, axis=1)
-    return np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-1)
+    best, cells = TopK.empty(len(rows), k), (slice(None), slice(order.shape[1]))
+    best.rows[cells] = np.take_along_axis(rows, order, axis=1)
+    best.scores[cells] = np.take_along_axis(scores, order, axis=1)
+    return best
 
 
 def _excluded(rows: Rows, excluded: tuple[Rows, Rows], size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
@@ -98,4 +100,4 @@ def approximate_recall(
 ) -> tuple[int, int]:
     """Return how many of the exact k nearest of anchors [A, D] the index finds, and how many there are."""
     exact = top_k(anchors, stream_vectors(corpus), k, excluded=excluded)[1]
-    return recall(approximate(index, anchors, corpus, k, excluded), exact)
+    return recall(approximate(index, anchors, corpus, k, excluded).rows, exact)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,11 @@ class BM25Config(Config):
             hint = f"did you mean {near}? " if near else ""
             raise ValueError(f"no stemmer knows this language; {hint}choose from {', '.join(known)}")
         return language
+
+    @classmethod
+    def switched(cls, value: Any) -> Any:
+        """Let true and false, as words of a flag too, mean the default settings and none."""
+        return {"true": cls(), "false": None}.get(str(value).lower(), value)
 
     def plain(self) -> "BM25Config":
         """These settings alone, without those of a section that adds some of its own."""

@@ -1,6 +1,5 @@
 """A BM25 index: the shards of a corpus under the statistics of all of it, in memory or mapped from a folder."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,8 +7,9 @@ import numpy as np
 
 from pipeline.core.errors import UserError
 from pipeline.search.bm25 import BM25Config, Postings, best_rows
-from pipeline.search.exact import Floats, Rows
+from pipeline.search.exact import Floats, Rows, TopK
 from pipeline.search.term_counts import CorpusStatistics, TermCounts, batches, hash_terms
+from pipeline.storage.files import download_folder, join, read_json, write_json
 from pipeline.text.analyzer import Analyzer
 
 SHARD_ROWS = 65_536  # documents of a shard that are in memory while an index is written
@@ -48,18 +48,26 @@ class BM25Index:
         statistics = total([known] if known else [])
         for number in range(len(documents)):
             path = root / f"counts-{number:05d}.npz"
-            Postings.weigh(TermCounts.load(path), statistics, config).save(root / f"shard-{number:05d}")
+            Postings.weigh(TermCounts.load(path), statistics, config).save(Path(shard_folder(folder, number)))
             path.unlink()
-        (root / _HEADER).write_text(json.dumps({"config": config.model_dump(), "documents": documents}))
+        write_header(folder, config, documents)
 
     @classmethod
     def load(cls, folder: str) -> "BM25Index":
-        """Open an index that `write` left; it stays on disk and is mapped."""
-        root = Path(folder)
-        header = json.loads((root / _HEADER).read_text())
+        """Open an index that `write` or `bm25_tasks.build` left; it stays on disk and is mapped.
+
+        A remote one is copied to this machine first.
+        """
+        local = download_folder(folder) if "://" in folder else folder
+        header = read_json(join(local, _HEADER))
         documents = enumerate(header["documents"])
-        shards = [Postings.load(root / f"shard-{number:05d}", count) for number, count in documents]
+        shards = [Postings.load(Path(shard_folder(local, number)), count) for number, count in documents]
         return cls(shards, BM25Config.model_validate(header["config"]))
+
+    @property
+    def size(self) -> int:
+        """Number of documents."""
+        return sum(shard.documents for shard in self.shards)
 
     def scores(self, query: str) -> Floats:
         """Score a query against every document, [N] in corpus order; 0 where no word is shared."""
@@ -74,6 +82,24 @@ class BM25Index:
         scores = self.scores(query)
         rows = best_rows(scores, k, () if excluded is None else excluded)
         return scores[rows], rows
+
+    def top_k(self, queries: Sequence[str], k: int) -> TopK:
+        """The best k documents of each query; places without one have score -inf and row -1."""
+        best = TopK.empty(len(queries), k)
+        for number, query in enumerate(queries):
+            scores, rows = self.search(query, k)
+            best.scores[number, : len(rows)], best.rows[number, : len(rows)] = scores, rows
+        return best
+
+
+def shard_folder(path: str, number: int) -> str:
+    """Folder of a shard's postings in an index."""
+    return join(path, f"shard-{number:05d}")
+
+
+def write_header(path: str, config: BM25Config, documents: Sequence[int]) -> None:
+    """Write the file that makes an index of folders of postings: settings, and the documents of each shard."""
+    write_json(join(path, _HEADER), {"config": config.model_dump(), "documents": list(documents)})
 
 
 def total(parts: Sequence[CorpusStatistics]) -> CorpusStatistics:

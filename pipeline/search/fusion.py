@@ -52,6 +52,6 @@ def _best_sums(parts: Sequence[tuple[Rows, Values]], k: int) -> TopK:
     order = np.lexsort((row, -sums, owner))
     owner, row, sums = owner[order], row[order], sums[order]
     rank = np.arange(len(owner)) - np.searchsorted(owner, owner)
-    best, kept = TopK.empty(len(rows), k), rank < k
-    best.scores[owner[kept], rank[kept]], best.rows[owner[kept], rank[kept]] = sums[kept], row[kept]
+    best, inside = TopK.empty(len(rows), k), rank < k
+    best.scores[owner[inside], rank[inside]], best.rows[owner[inside], rank[inside]] = sums[inside], row[inside]
     return best

@@ -1,59 +1,76 @@
 """The index job: vectors into an index of any type, with its recall against exact search."""
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from pipeline.core import ray_session
 from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
 from pipeline.core.progress import Progress, say
-from pipeline.search import passage_documents
+from pipeline.search import bm25_tasks, passage_documents
 from pipeline.search.approximate import recall
+from pipeline.search.bm25 import BM25Config
+from pipeline.search.bm25_index import SHARD_ROWS
+from pipeline.search.document_table import GROUP_ROWS
+from pipeline.search.documents import VectorDocuments
 from pipeline.search.exact import Rows, top_k
 from pipeline.search.faiss_index import Flat
 from pipeline.search.index import ArtifactVectors, SearchIndex, VectorBlocks, WatchedVectors
 from pipeline.search.passage_documents import PassageDocuments
 from pipeline.search.registry import AnyIndex
-from pipeline.storage import shards
-from pipeline.storage.artifact import Artifact, begin
-from pipeline.storage.files import join, open_parquet
+from pipeline.storage.artifact import Artifact, Draft, begin
+from pipeline.storage.files import join
+
+BM25 = "bm25"  # folder of the index of words
 
 
 class IndexConfig(JobConfig):
     """Build an index of embedded vectors, in FAISS or Lance, and measure its recall against exact search."""
 
-    common_settings = ("run", "vectors", "out", "column", "index", "top_k", "overwrite")
+    common_settings = ("run", "vectors", "out", "column", "index", "bm25", "top_k", "overwrite")
     documentation = "pipeline/README.md"
 
     vectors: str | None = Field(None, description="artifact of embed; default {run}/vectors")
     out: str | None = Field(None, description="default {run}/index")
     column: str = Field("vector", description="column of the vectors, such as vector_int8_128")
     index: AnyIndex = Field(default_factory=Flat, description="its type: flat, hnsw, ivfpq, lance or exact")
+    bm25: BM25Config | None = Field(
+        None, description="index the documents' words too, for `search --system mix`: true, or its settings"
+    )
+    data: str | None = Field(
+        None, description="artifact of build that the vectors are of, for the texts of BM25; default {run}/data"
+    )
     top_k: int = Field(10, ge=1, description="neighbours that recall is measured on")
     sample: int = Field(500, ge=1, description="vectors that recall is measured with")
     threads: int = Field(0, ge=0, description="default: one a CPU")
 
+    @field_validator("bm25", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        return BM25Config.switched(value)
+
     def result_settings(self) -> dict[str, Any]:
         """Leave out what changes no result."""
-        return {key: value for key, value in super().result_settings().items() if key != "threads"}
+        return {key: value for key, value in super().result_settings().items() if key not in ("threads", "data")}
 
 
 def run(config: IndexConfig) -> Artifact:
     """Build an index of vectors into `{run}/index`: the index, and its documents in the order of its rows.
 
-    The documents are in the table `documents`, or in the index itself where its type stores them. Of passages a row of
-    either is one, and searches go by their documents. Recall is measured
-    with vectors of the corpus, none of which counts as its own neighbour. Raises UserError without the library or
-    vectors, and on a finished artifact of other vectors or settings.
+    The documents are in the table `documents`, or in the index itself where its type stores them. With `bm25` the
+    folder `bm25` holds an index of their words, built by Ray shard by shard, and the table their texts. Of passages a
+    row is one, searches go by their documents, and there is no BM25. Recall is
+    measured with vectors of the corpus, none of which counts as its own neighbour. Raises UserError without the
+    library, vectors or texts, and on a finished artifact of other vectors or settings.
     """
     config.index.check_installed()
     vectors = Artifact.open(config.vectors or f"{config.run}/vectors", "embed")
     out = config.out or f"{config.run}/index"
     inputs = {"vectors": vectors.manifest.fingerprint}
+    documents = _documents(config, vectors)
     draft = begin(out, "index", config.result_settings(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         say(f"index: {out} is already done")
@@ -63,11 +80,12 @@ def run(config: IndexConfig) -> Artifact:
     blocks, path, started = ArtifactVectors(vectors, config.column), join(out, config.index.file), time.monotonic()
     with Progress("index", blocks.count, "vectors") as progress:
         watched = WatchedVectors(blocks, progress.add)
-        size = config.index.build(watched, path, config.threads, _documents(blocks.files))
+        size = config.index.build(watched, path, config.threads, iter(documents))
     seconds = time.monotonic() - started
-    if not config.index.stores_documents:
-        for number, file in enumerate(blocks.files):
-            draft.write("documents", pa.concat_tables(_documents([file])), number)
+    files = _write_documents(draft, documents) if config.bm25 or not config.index.stores_documents else []
+    if config.bm25:
+        ray_session.start()
+        bm25_tasks.build(files, join(out, BM25), config.bm25, label="index: bm25")
     if vectors.manifest.notes.get("passages"):
         PassageDocuments.read(blocks.files).save(join(out, passage_documents.FILE))
     share, rate = measure(blocks, config.index.open(path, config.threads), config.top_k, config.sample)
@@ -76,14 +94,32 @@ def run(config: IndexConfig) -> Artifact:
         f"recall@{config.top_k} {share:.4f} of exact search, {rate:,.0f} queries/s"
     )
     return draft.finish(
-        [] if config.index.stores_documents else ["documents"],
+        ["documents"] if files else [],
         index=config.index.model_dump(mode="json"),
         recall=share,
         top_k=config.top_k,
         bytes=size,
         dim=blocks.dim,
+        bm25=config.bm25.model_dump() if config.bm25 else None,
         **{name: vectors.manifest.notes.get(name) for name in ("encoder", "model", "passages")},
     )
+
+
+def _documents(config: IndexConfig, vectors: Artifact) -> VectorDocuments:
+    """The documents of the vectors; with their texts where BM25 needs them."""
+    if config.bm25 is None:
+        return VectorDocuments(vectors.files("vectors"))
+    if vectors.manifest.notes.get("passages"):
+        raise UserError(f"{vectors.path}: holds passages, and BM25 is of whole documents; leave bm25 out")
+    return VectorDocuments.with_texts(vectors, config.data or join(config.run, "data"))
+
+
+def _write_documents(draft: Draft, documents: VectorDocuments) -> list[str]:
+    """Write table `documents`, from which a search reads a few rows at a time; return its files."""
+    return [
+        draft.write("documents", table, number, group_rows=GROUP_ROWS)
+        for number, table in enumerate(documents.parts(SHARD_ROWS))
+    ]
 
 
 def measure(blocks: VectorBlocks, index: SearchIndex, k: int, sample: int) -> tuple[float, float]:
@@ -100,16 +136,3 @@ def measure(blocks: VectorBlocks, index: SearchIndex, k: int, sample: int) -> tu
     neighbours = [row[row != query_row][:k] for row, query_row in zip(rows, query_rows, strict=True)]
     hits, count = recall(np.stack(neighbours), exact)
     return hits / max(1, count), rate
-
-
-def _documents(files: list[str]) -> Iterator[pa.Table]:
-    """Yield what a search shows of the documents, all columns but the vectors, one row group at a time."""
-    for path in files:
-        with open_parquet(path) as file:
-            names = document_columns(file.schema_arrow.names)
-        yield from shards.read_batches([path], names)
-
-
-def document_columns(names: list[str]) -> list[str]:
-    """Return the columns of a vectors table that belong to the documents."""
-    return [name for name in names if not name.startswith("vector") and name != "text_key"]

@@ -1,29 +1,37 @@
 """Queries: the documents nearest to a text, from an index or straight from vectors, with what goes with them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from pipeline.core.errors import UserError
 from pipeline.core.schema import PASSAGE
+from pipeline.encoder.cross_encoder import Reranker
 from pipeline.encoder.encoder import Encoder, EncoderConfig
-from pipeline.search.exact import Floats, Rows
+from pipeline.search.bm25_index import BM25Index
+from pipeline.search.document_table import DocumentTable
+from pipeline.search.documents import TEXT, document_columns
+from pipeline.search.exact import Floats, Rows, TopK
+from pipeline.search.fusion import first
 from pipeline.search.index import ArtifactVectors, DocumentIndex, ExactSearch, SearchIndex
-from pipeline.search.job import document_columns
+from pipeline.search.job import BM25
 from pipeline.search.passage_documents import PassageDocuments
 from pipeline.search.registry import index_type
-from pipeline.storage import shards
+from pipeline.search.rerank import Rerank, rerank
+from pipeline.search.systems import search_system
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json
 from pipeline.storage.vectors import comparable, similarity_of
 
-TEXT, TITLE = ("text", "description", "passage"), ("title", "name")
+TEXTS, TITLES = (TEXT, "description", "passage"), ("title", "name")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that was found: its similarity to the query, its id, and the other columns of its row."""
+    """A document that was found: its score under the system, its id, and the other columns of its row."""
 
     score: float
     doc_id: str
@@ -32,7 +40,7 @@ class Hit:
     @property
     def title(self) -> str:
         """Its title or name, or the start of its text; empty where its row holds neither."""
-        text = next((self.columns[name] for name in (*TITLE, *TEXT) if self.columns.get(name)), "")
+        text = next((self.columns[name] for name in (*TITLES, *TEXTS) if self.columns.get(name)), "")
         return " ".join(str(text).split())[:100]
 
     @property
@@ -45,12 +53,15 @@ class Searcher:
     """Search in an artifact of the index job or of the embedding job, with the model that made its vectors.
 
         Searcher("runs/shop/index")("wireless headphones", k=5)
+        Searcher("runs/shop/index", system={"type": "mix", "weight": 0.7})("wireless headphones", k=5)
 
-    Raises UserError for a path that is neither, and where `model`, or the model that the artifact names, is another
-    one than made the vectors.
+    `system` is dense, bm25, mix, rrf or rerank, settings of one of them, or a class of one's own; those that look at
+    words or texts need an index with `bm25`. Raises UserError for a path that is neither, an index without what the
+    system needs, and where `model`, or the model that the artifact names, is another one than made the vectors.
     """
 
-    def __init__(self, path: str, model: str | None = None) -> None:
+    def __init__(self, path: str, model: str | None = None, system: Any = "dense") -> None:
+        self.system = search_system(system)
         self.artifact = Artifact.open(path, _kind(path))
         notes = self.artifact.manifest.notes
         settings = dict(notes.get("model") or {}) | ({"model": model} if model else {})
@@ -62,50 +73,65 @@ class Searcher:
             raise UserError(f"{path}: was made by another model than {self.encoder.path or model}; name it by --model")
         self.index = _open(self.artifact)
         self.passages = PassageDocuments.open(self.artifact)
+        if self.passages is not None and (self.system.lexical or self.system.rescores):
+            raise UserError(f"{path}: holds passages, which are searched by their vectors alone; leave system out")
+        self.words = _open_words(self.artifact) if self.system.needs[1] else None
+        self.reranker = self._open_reranker()
+        self.table = None if isinstance(self.index, DocumentIndex) else _document_table(self.artifact)
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
-        """Return the k documents nearest to a text, which is encoded as a query; best first.
+        """Return the k documents that the system ranks first for a text, which is encoded as a query; best first.
 
         Where passages were embedded, a document is as near as its best one, whose columns the hit has.
         """
+        best = self.rank(text, k)
+        ranked = best.rows[0] >= 0
+        documents = self._documents(best.rows[0][ranked])
+        return [
+            Hit(float(score), str(document.pop("id")), document)
+            for score, document in zip(best.scores[0][ranked], documents, strict=True)
+        ]
+
+    def rank(self, text: str, k: int) -> TopK:
+        """Scores and rows [1, k] of the best documents; a system may look at more than k of each ranking."""
+        width = self.system.depth(k)
+        dense = self._nearest(text, width) if self.system.needs[0] else TopK.empty(1, 0)
+        lexical = self.words.top_k([text], width) if self.words else TopK.empty(1, 0)
+        if self.reranker is None:
+            return self.system.rank(dense, lexical, k)
+        best = self.system.rank(dense, lexical, max(self.system.top, k))
+        return first(rerank(self.reranker, text, best, self.system.top, self._texts), k)
+
+    def _open_reranker(self) -> Reranker | None:
+        """The cross-encoder of a system that has one; raises UserError where there are no texts to score."""
+        if not isinstance(self.system, Rerank):
+            return None
+        tables = self.artifact.manifest.tables
+        if not any(TEXT in table.columns for table in tables.values()):
+            raise UserError(f"{self.artifact.path}: holds no texts to rerank; build the index with `--bm25 true`")
+        return Reranker(self.system.cross_encoder, "cpu")
+
+    def _texts(self, rows: Sequence[int]) -> dict[int, str]:
+        documents = self._documents(np.array(rows, np.int64))
+        return {row: document[TEXT] or "" for row, document in zip(rows, documents, strict=True)}
+
+    def _nearest(self, text: str, k: int) -> TopK:
+        """The nearest vectors; of passages the best one of each document."""
         query: Floats = comparable(
             self.encoder.encode([text], "query")[:, : self.index.dim],
             similarity_of(self.artifact.manifest.notes.get("encoder")),
         )
-        scores, rows = self._nearest(query, k)
-        exists = rows[0] >= 0
-        documents = self._documents(rows[0][exists])
-        return [
-            Hit(float(score), str(document.pop("id")), document)
-            for score, document in zip(scores[0][exists], documents, strict=True)
-        ]
-
-    def _nearest(self, query: Floats, k: int) -> tuple[Floats, Rows]:
-        """Scores and rows [1, k] of the nearest documents, of passages the best one of each."""
         if self.passages is None:
-            return self.index.search(query, k)
+            return TopK(*self.index.search(query, k))
         nearest = self.passages.nearest(self.index, query, k)
-        return nearest.documents.scores, nearest.passages
+        return TopK(nearest.documents.scores, nearest.passages)
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""
         if isinstance(self.index, DocumentIndex):
             return self.index.documents(rows)
-        table = "documents" if self.artifact.manifest.kind == "index" else "vectors"
-        names = document_columns(list(self.artifact.manifest.tables[table].columns))
-        return take(self.artifact.files(table), rows, names)
-
-
-def take(files: list[str], rows: Rows, names: list[str]) -> list[dict[str, Any]]:
-    """Return columns of rows that are numbered over all files, in the order of `rows`."""
-    documents: dict[int, dict[str, Any]] = {}
-    first = 0
-    for batch in shards.read_batches(files, names):
-        local = rows[(rows >= first) & (rows < first + batch.num_rows)] - first
-        for row, values in zip(local, batch.take(local).to_pylist(), strict=True):
-            documents[first + int(row)] = values
-        first += batch.num_rows
-    return [documents[int(row)] for row in rows]
+        assert self.table is not None
+        return self.table.take(rows)
 
 
 def _kind(path: str) -> str:
@@ -122,3 +148,14 @@ def _open(artifact: Artifact) -> SearchIndex:
         return ExactSearch(vectors, vectors.dim, vectors.count)
     kind = index_type(artifact.manifest.notes["index"])
     return kind.open(join(artifact.path, kind.file))
+
+
+def _document_table(artifact: Artifact) -> DocumentTable:
+    table = "documents" if artifact.manifest.kind == "index" else "vectors"
+    return DocumentTable(artifact.files(table), document_columns(list(artifact.manifest.tables[table].columns)))
+
+
+def _open_words(artifact: Artifact) -> BM25Index:
+    if not artifact.manifest.notes.get("bm25"):
+        raise UserError(f"{artifact.path}: holds no BM25; build an index with it by `tripletail index --bm25 true`")
+    return BM25Index.load(join(artifact.path, BM25))

@@ -19,7 +19,15 @@ import pyarrow.parquet as pq
 from pipeline import __version__
 from pipeline.core import schema
 from pipeline.core.errors import UserError
-from pipeline.storage.files import filesystem, join, read_json, read_parquet, write_json, write_parquet
+from pipeline.storage.files import (
+    ROW_GROUP_ROWS,
+    filesystem,
+    join,
+    read_json,
+    read_parquet,
+    write_json,
+    write_parquet,
+)
 from pipeline.storage.lease import Lease, acquire
 from pipeline.storage.masking import without_secrets
 
@@ -143,10 +151,12 @@ class Draft:
         self.lease = lease
         self._release = weakref.finalize(self, lease.release)
 
-    def write(self, table: str, rows: pa.Table, part: int | str = 0) -> None:
-        """Write one file of a table; `part` decides the name and with it the order."""
+    def write(self, table: str, rows: pa.Table, part: int | str = 0, *, group_rows: int = ROW_GROUP_ROWS) -> str:
+        """Write one file of a table and return its path; `part` decides the name and with it the order."""
         name = f"part-{part:05d}.parquet" if isinstance(part, int) else f"{part}.parquet"
-        write_parquet(join(self.path, table, name), schema.conform(rows, table) if table in schema.TABLES else rows)
+        path = join(self.path, table, name)
+        write_parquet(path, schema.conform(rows, table) if table in schema.TABLES else rows, group_rows)
+        return path
 
     def drop(self, reasons: Mapping[str, int]) -> None:
         """Count rows that were left out, by reason."""

@@ -180,18 +180,26 @@ def run(
     return {step.label: _as_artifact(step, result) for step, result in zip(steps, results, strict=True)}
 
 
-def search(texts: str | list[str], index: Where | Searcher, top_k: int = 10, *, model: str | None = None) -> Any:
-    """Find the nearest documents of a text, in an artifact of index or embed: a list of hits, or one for each text.
+def search(
+    texts: str | list[str],
+    index: Where | Searcher,
+    top_k: int = 10,
+    *,
+    model: str | None = None,
+    system: Any = "dense",
+) -> Any:
+    """Find the best documents of a text, in an artifact of index or embed: a list of hits, or one for each text.
 
     Opening an artifact loads its model; a `Searcher` keeps it for the next search. `model` says where the model is
-    now, if not where it was when the vectors were made.
+    now, if not where it was when the vectors were made. `system` is dense, bm25, mix or rrf, or settings such as
+    {"type": "mix", "weight": 0.7}; all but dense need an index that was built with `bm25`.
 
     Example:
         searcher = tripletail.Searcher("runs/shop/vectors")
         [hit.title for hit in tripletail.search("wireless headphones", searcher, top_k=3)]
     """
     with user_errors():
-        searcher = index if isinstance(index, Searcher) else Searcher(_path(index), model)
+        searcher = index if isinstance(index, Searcher) else Searcher(_path(index), model, system)
         if isinstance(texts, str):
             return searcher(texts, top_k)
         return [searcher(text, top_k) for text in texts]

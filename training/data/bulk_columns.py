@@ -49,12 +49,12 @@ def documents_by_query(facts: pa.Table) -> dict[str, list[str]]:
 
 
 def add_teacher_scores(table: pa.Table, scores: pa.Table) -> pa.Table:
-    """Rows with column `teacher`: the miner's cosine of the positives of mined rows, what a source gave with others."""
+    """Rows with column `teacher`: what a row carries, else of mined rows the cosine that the miner computed."""
     pairs = zip(scores["anchor_id"].to_pylist(), scores["doc_id"].to_pylist(), strict=True)
     score_of = dict(zip(pairs, scores["score"].to_pylist(), strict=True))
     columns = (table[name].to_pylist() for name in ("anchor_id", "positive_id", "table", "teacher_score"))
     teacher = [
-        score_of.get((anchor, doc)) if kind == "mined" else given
+        score_of.get((anchor, doc)) if kind == "mined" and given is None else given
         for anchor, doc, kind, given in zip(*columns, strict=True)
     ]
     return table.append_column("teacher", pa.array(teacher, pa.float32()))

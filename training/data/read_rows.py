@@ -75,8 +75,10 @@ def _read_triplets(data: Artifact) -> pa.Table:
 
 
 def _read_mined(negatives: Artifact) -> pa.Table:
-    """Mined triplets; `teacher` of the positive is the cosine that the miner computed."""
+    """Mined triplets; `teacher` of the positive is what the rows carry, else the cosine that the miner computed."""
     table = negatives.read("triplets")
+    if table["teacher_score"].null_count < len(table):
+        return table.append_column("teacher", table["teacher_score"])
     if not negatives.has("candidates"):
         return table
     candidates = negatives.read("candidates", ["anchor_id", "positive_id", "positive_score"])

@@ -106,7 +106,7 @@ def capped(queries: int, folder: str) -> dict[str, float]:
     begun = time.perf_counter()
     keys = AnchorKeys(np.arange(queries), id_keys(names))
     positions = find_positions(block, files, keys, NO_KEYS, Exclude())
-    rows = exact_candidates(block, files, 50, positions.excluded)
+    rows = exact_candidates(block, files, 50, positions.excluded).rows
     table = candidates_table(block, score_candidates(block, files, rows, positions))
     assert table.num_rows == queries and all(len(row) == 50 for row in table["candidates"].to_pylist())
     return {"seconds": time.perf_counter() - begun, "peak": peak()}

@@ -16,6 +16,7 @@ from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
 from pipeline.evaluation import comparisons, outputs, report_data, scores
+from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.corpus import Corpus, CorpusChunk
 from pipeline.evaluation.dataset import EvalDataset, read_dataset
@@ -28,7 +29,6 @@ from pipeline.metrics.registry import parse_metric
 from pipeline.metrics.retrieval import DEFAULT_METRICS, retrieval
 from pipeline.metrics.trec_eval import gains
 from pipeline.report.page import render
-from pipeline.search.bm25 import BM25Config
 from pipeline.search.exact import TopK
 from pipeline.storage.artifact import Artifact, begin
 from pipeline.storage.vectors import l2_normalize
@@ -175,7 +175,7 @@ def test_lexical_triplets_take_what_is_not_relevant():
 
 def test_bm25_alone_and_its_triplets_where_the_data_has_few(data, ray_session):
     plan = EvaluationPlan(
-        models={}, bm25=BM25Config(), metrics=["ndcg@10", "hit@1"], vectors="none", actors=None, seed=0
+        models={}, bm25=EvaluatedBM25(), metrics=["ndcg@10", "hit@1"], vectors="none", actors=None, seed=0
     )
     own = evaluate(data, read_dataset(data, "test", None, 100), plan)
     assert "are the data's" in own.triplet_source and len(own.dataset.triplets) == 24
@@ -218,7 +218,7 @@ def own_metric(tmp_path, monkeypatch):
 def test_a_metric_of_the_users_own_goes_to_every_output(data, own_metric, ray_session):
     """With two rankings of the same queries: values, tests in the right direction, metrics.json, page and card."""
     config = validate(EvaluateConfig, {"run": str(Path(data.path).parent), "metrics": [own_metric, "ndcg@10"]})
-    plan = EvaluationPlan(models={}, bm25=BM25Config(), metrics=config.metrics, vectors="none", actors=None, seed=0)
+    plan = EvaluationPlan(models={}, bm25=EvaluatedBM25(), metrics=config.metrics, vectors="none", actors=None, seed=0)
     results = evaluate(data, read_dataset(data, "test", None, 100), plan)
     assert results.scores[BM25][own_metric] >= 1.0 and results.scores[BM25]["ci95"][own_metric]
     worse = {query: value + 1 for query, value in results.values[BM25][own_metric].items()}

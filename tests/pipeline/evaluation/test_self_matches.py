@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.core.tasks import LocalValue
+from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.dataset import read_dataset
 from pipeline.evaluation.evaluator import evaluate
@@ -15,7 +16,6 @@ from pipeline.evaluation.results import BM25, EvaluationPlan
 from pipeline.evaluation.self_matches import exclude_self_matches
 from pipeline.evaluation.similarity_samples import SimilarityPairs
 from pipeline.evaluation.vector_variants import Variant
-from pipeline.search.bm25 import BM25Config
 from pipeline.storage.vectors import l2_normalize
 from tests.support.corpora import build, inline  # noqa: F401  a fixture
 from tests.support.rows import made
@@ -36,7 +36,7 @@ LINKS = """<?xml version="1.0" encoding="utf-8"?>
 <row Id="2" PostId="7" RelatedPostId="5" LinkTypeId="3" />
 </postlinks>
 """
-PLAN = EvaluationPlan(models={}, bm25=BM25Config(), metrics=["hit@1", "mrr@10"], vectors="none", actors=None, seed=0)
+PLAN = EvaluationPlan(models={}, bm25=EvaluatedBM25(), metrics=["hit@1", "mrr@10"], vectors="none", actors=None, seed=0)
 
 
 def artifact(folder: Path, queries: dict[str, str], corpus: dict[str, str], qrels: list[tuple[str, str, int]]):

@@ -12,18 +12,24 @@ from lxml import html
 from pipeline.core import schema
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
+from pipeline.embedding.job import EmbedConfig
+from pipeline.embedding.job import run as embed
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.corpus import Corpus
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.job import run
 from pipeline.evaluation.ranking import RankedQueries
-from pipeline.evaluation.reciprocal_rank import ReciprocalRank
-from pipeline.evaluation.score_mix import GRID, ScoreMix
-from pipeline.evaluation.system import System
 from pipeline.evaluation.tuning import Tuning
 from pipeline.search.exact import TopK
 from pipeline.search.fusion import fuse_ranks, mix_scores
+from pipeline.search.job import IndexConfig
+from pipeline.search.job import run as build_index
+from pipeline.search.query import Searcher
+from pipeline.search.reciprocal_rank import ReciprocalRank
+from pipeline.search.score_mix import GRID, ScoreMix
+from pipeline.search.system import System
 from pipeline.storage.artifact import Artifact, begin
+from tests.support.mining import reranker_directory
 
 THINGS = ["lamp", "kettle", "bicycle", "sofa", "tripod", "scarf", "oven", "mug", "hose", "shoe"]
 COLOURS = ["red", "blue", "green", "black", "white", "yellow", "grey", "orange"]
@@ -110,6 +116,33 @@ def test_systems_of_a_run(ray_session: None, minilm: str, tmp_path: Path):
 
 
 @pytest.mark.ray
+def test_a_search_in_an_index_is_the_ranking_of_the_evaluation(ray_session: None, minilm: str, tmp_path: Path):
+    artifact(tmp_path, dev=60)
+    encoder = {"model": minilm, "layers": 1, "dtype": "float32"}
+    embed(validate(EmbedConfig, {"run": str(tmp_path), "encoder": encoder}))
+    settings = {"run": str(tmp_path), "models": {"base": encoder}, "variants": None, "max_queries": 4}
+    rerank = {"type": "rerank", "of": {"type": "mix", "weight": 0.7}, "top": 30}
+    rerank["cross_encoder"] = {"model": reranker_directory(tmp_path / "reranker", minilm, 1), "dtype": "float32"}
+    settings |= {"systems": [{"type": "mix", "weight": 0.7}, "rrf", rerank], "bm25": {"k1": 0.9}}
+    done = run(validate(EvaluateConfig, settings))
+    index = build_index(validate(IndexConfig, {"run": str(tmp_path), "index": {"type": "exact"}, "bm25": {"k1": 0.9}}))
+    for name, system in {
+        "base": "dense", "bm25": "bm25", "base-mix": {"type": "mix", "weight": 0.7}, "base-rrf": "rrf",
+        "base-rerank": rerank,
+    }.items():  # fmt: skip
+        search = Searcher(index.path, system=system)
+        rows = pq.read_table(Path(done.path) / "runs" / f"{name}.parquet").to_pylist()
+        for number in range(60, 64):
+            wanted = [row for row in rows if row["query_id"] == f"q{number}"][:40]
+            found = search(f"a {[f'{c} {t}' for t in THINGS for c in COLOURS][number]} please", 40)
+            assert [hit.doc_id for hit in found] == [row["doc_id"] for row in wanted], (name, number)
+            assert [hit.score for hit in found] == pytest.approx([row["score"] for row in wanted], abs=1e-5)
+            assert found[0].columns["text"].startswith("The ")
+    sentence = "those of BM25 times 0.7; of these the first 30 in the order of "
+    assert sentence in (Path(done.path) / "report.html").read_text()
+
+
+@pytest.mark.ray
 def test_a_weight_is_the_default_where_there_is_nothing_to_choose_on(ray_session: None, minilm: str, tmp_path: Path):
     artifact(tmp_path, dev=20)
     encoder = {"model": minilm, "layers": 1, "dtype": "float32"}
@@ -142,7 +175,7 @@ def test_a_choice_ignores_what_is_given():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"systems": ["mxi"]}, r"no system is called 'mxi'; did you mean mix\?; choose from mix, rrf"),
+        ({"systems": ["mxi"]}, r"no system is called 'mxi'; did you mean mix\?; choose from mix, rerank, rrf"),
         ({"systems": ["mix", {"type": "mix", "weight": 1}]}, "two are called 'mix'"),
         ({"systems": [{"type": "mix", "weigth": 1}]}, r"unknown setting 'systems\.0\.weigth'; did you mean"),
         ({"systems": [{"type": "rrf", "top": 500}]}, r"setting 'systems\.0\.top' is 500"),

@@ -64,7 +64,7 @@ def encoded(folder: Path, vectors: np.ndarray, texts: list[str], clusters: list[
 
 def find(block: AnchorBlock, files: list[str], positives: AnchorKeys, bound: AnchorKeys, exclude: Exclude, k: int):
     positions = find_positions(block, files, positives, bound, exclude)
-    return score_candidates(block, files, exact_candidates(block, files, k, positions.excluded), positions)
+    return score_candidates(block, files, exact_candidates(block, files, k, positions.excluded).rows, positions)
 
 
 def test_search_equals_brute_force_with_ties_and_exclusions_for_every_cut(tmp_path: Path):

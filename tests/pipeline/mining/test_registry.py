@@ -57,8 +57,8 @@ class Middle(SelectionRule):
 def test_a_recipe_without_a_type_has_the_rule_by_thresholds():
     rule = validate(MineConfig, {"rule": {"skip_top": 3}}).rule
     assert rule == ThresholdRule(skip_top=3) and rule.model_dump(mode="json")["type"] == "threshold"
-    config, _ = parse(MineConfig, "mine", ["--rule.num-negatives", "3", "--lexical.constant", "30"])
-    assert config.rule == ThresholdRule(num_negatives=3) and config.lexical == Bm25(constant=30)
+    config, _ = parse(MineConfig, "mine", ["--rule.num-negatives", "3", "--lexical.k1", "0.9"])
+    assert config.rule == ThresholdRule(num_negatives=3) and config.lexical == Bm25(k1=0.9)
 
 
 def test_a_rule_of_ones_own_is_checked_as_ours():

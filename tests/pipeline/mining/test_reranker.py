@@ -7,7 +7,8 @@ import torch
 
 from pipeline.core import schema
 from pipeline.core.errors import UserError
-from pipeline.mining.reranker import CrossEncoderConfig, Reranker, add_cross_scores
+from pipeline.encoder.cross_encoder import CrossEncoderConfig, Reranker
+from pipeline.mining.reranker import add_cross_scores
 from tests.support.mining import reranker_directory
 
 LEFTS = [f"question {'long ' * (row % 9)}{row}" for row in range(23)]
@@ -18,7 +19,7 @@ RIGHTS = [f"answer {'and more ' * (row % 5)}{row * 7}" for row in range(23)]
 def test_scores_are_the_models_own_whatever_the_batch(tmp_path, minilm, labels, monkeypatch):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from pipeline.mining import reranker as cross
+    from pipeline.encoder import cross_encoder as cross
 
     folder = reranker_directory(tmp_path / "m", minilm, labels)
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -44,7 +45,6 @@ def test_identity_changes_with_all_that_decides_a_score(tmp_path, minilm):
         {"model": two},
         {"model": first, "max_length": 32},
         {"model": first, "activation": "identity"},
-        {"model": first, "top": 3},
         {"model": first, "dtype": "float32"},
         {"model": first, "dtype": "bfloat16"},
     ]

@@ -50,9 +50,11 @@ def test_an_index_finds_nearly_all_in_exact_order_and_never_what_is_barred(corpu
     for holes in (None, barred):
         hit, there = approximate_recall(index, anchors, files, 12, holes)
         assert there == 720 and hit / there > 0.9
-        rows = approximate(index, anchors, files, 12, holes)
+        best = approximate(index, anchors, files, 12, holes)
+        rows = best.rows
         scores = np.einsum("akd,ad->ak", vectors[rows].astype(np.float64), anchors.astype(np.float64))
+        assert best.scores.tolist() == scores.astype(np.float32).tolist()
         assert (rows >= 0).all() and (np.diff(scores.astype(np.float32), axis=1) <= 0).all()
         assert all(len(set(row)) == 12 for row in rows.tolist())
     assert not (set(zip(*barred, strict=True)) & {(a, r) for a, row in enumerate(rows.tolist()) for r in row})
-    assert approximate(index, anchors[:2], files, 2000).shape == (2, 2000)
+    assert approximate(index, anchors[:2], files, 2000).rows.shape == (2, 2000)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.config import validate
 from pipeline.core.errors import UserError
+from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.mining.bm25_source import Bm25
 from pipeline.search.bm25 import FORMULAS, BM25Config
@@ -90,9 +91,9 @@ def test_an_index_needs_a_word(tmp_path):
 
 
 def test_settings_are_checked_and_switched():
-    assert validate(EvaluateConfig, {}).bm25 == BM25Config()
+    assert validate(EvaluateConfig, {}).bm25 == EvaluatedBM25()
     assert validate(EvaluateConfig, {"bm25": False}).bm25 is None
-    assert validate(EvaluateConfig, {"bm25": "true"}).bm25 == BM25Config()
-    assert Bm25(language="german", fuse=False).plain() == BM25Config(language="german")
+    assert validate(EvaluateConfig, {"bm25": "true"}).bm25.plain() == BM25Config()
+    assert Bm25(language="german", system=None).plain() == BM25Config(language="german")
     with pytest.raises(UserError, match=r"bm25\.language.*did you mean english\? choose from none, arabic, .*yiddish"):
         validate(EvaluateConfig, {"bm25": {"language": "englisch"}})

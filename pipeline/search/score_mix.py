@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from pipeline.evaluation.system import System
 from pipeline.search.exact import TopK
 from pipeline.search.fusion import mix_scores
+from pipeline.search.system import System
 
 WEIGHT = 0.5
 GRID = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)

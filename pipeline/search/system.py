@@ -1,12 +1,12 @@
 """Systems: what finds documents for a query, made of the rankings of an encoder and of BM25.
 
-A system is a subclass of `System` in a file of its own and one line in systems.py; recipes name it in
-`systems: [{type: mix}]`, or in short `systems: [mix]`.
+A system is a subclass of `System` in a file of its own and one line in systems.py. Evaluations name it in
+`systems: [{type: mix}]`, or in short `systems: [mix]`, searches in `--system mix`, mining in `lexical: {system: mix}`.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -15,7 +15,14 @@ from pipeline.search.exact import TopK
 
 
 class System(Plugin):
-    """A system of an encoder and BM25, whose rankings it joins."""
+    """A system of an encoder and BM25, whose rankings it joins.
+
+    A subclass that looks at one of the two says so by `dense` or `lexical`, and the other is not searched.
+    """
+
+    dense: ClassVar[bool] = True
+    lexical: ClassVar[bool] = True
+    rescores: ClassVar[bool] = False  # reads the texts of what it has ranked, and orders them anew
 
     models: list[str] | None = Field(
         None, description="encoders that it is made of, a system with each; default all that are compared"
@@ -27,6 +34,20 @@ class System(Plugin):
     def label(self) -> str:
         """Its name after that of an encoder."""
         return self.name or self.type.rpartition(":")[2].lower()
+
+    @property
+    def needs(self) -> tuple[bool, bool]:
+        """Whether an encoder's ranking and BM25's are needed."""
+        return self.dense, self.lexical
+
+    @property
+    def joined(self) -> int:
+        """How many documents of each ranking it joins."""
+        return self.top
+
+    def depth(self, k: int) -> int:
+        """How many documents of each ranking it looks at to rank k."""
+        return max(self.joined, k)
 
     def choices(self) -> Sequence[Self]:
         """One system for each setting that may be chosen on judged queries, the default first; none if all are set."""

@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.evaluation.system import System
 from pipeline.search.exact import TopK
 from pipeline.search.fusion import fuse_ranks
+from pipeline.search.system import System
 
 
 class ReciprocalRank(System):
