@@ -25,6 +25,7 @@ from pydantic import Field
 
 from pipeline.building.minhash import NearConfig, may_be_near, sketch
 from pipeline.building.shingles import Hashes, jaccard, mix, shingle
+from pipeline.core.ranges import expand_ranges
 from pipeline.text.columns import key_column, key_prefixes
 
 EVALUATION_TEXTS = pa.schema(
@@ -142,8 +143,7 @@ class EvaluationIndex:
             high = np.searchsorted(keys[band], sketches.keys[sketches.rows, band], "right")
             counts = np.minimum(high - low, SAME_BAND)
             text = np.repeat(sketches.rows, counts)
-            step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            row = usable[order[band][np.repeat(low, counts) + step]]
+            row = usable[order[band][expand_ranges(low, counts)]]
             near = may_be_near(sketches.bits[text], bits[row], self.config)
             pairs.append(np.stack([text[near], row[near]], axis=1))
         return np.unique(np.concatenate(pairs), axis=0)

@@ -29,6 +29,7 @@ from pipeline.building.decontamination import (
 )
 from pipeline.building.minhash import sketch
 from pipeline.building.shingles import Hashes
+from pipeline.core.ranges import expand_ranges
 from pipeline.storage.shuffle import Shuffle
 
 MIN_BITS, MAX_BITS = 1 << 16, 1 << 27  # of the filter; 16 MiB at most
@@ -237,9 +238,7 @@ def _meet(values: Hashes, requests: Hashes, limit: int) -> tuple[npt.NDArray[np.
     """Pairs (index of requests, index of sorted values) of equal hashes; of each value the first `limit` count."""
     low, high = np.searchsorted(values, requests, "left"), np.searchsorted(values, requests, "right")
     counts = np.minimum(high - low, limit)
-    at = np.repeat(np.arange(len(requests)), counts)
-    step = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return at, np.repeat(low, counts) + step
+    return np.repeat(np.arange(len(requests)), counts), expand_ranges(low, counts)
 
 
 def _equal(texts: pa.Table, lookups: pa.Table, columns: Iterable[str]) -> npt.NDArray[np.int64]:

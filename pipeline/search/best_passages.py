@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from pipeline.core.ranges import expand_ranges
 from pipeline.search.exact import Floats, Rows, TopK, pairwise_dot, top_k
 
 Search = Callable[[Rows, int], tuple[Floats, Rows]]  # the nearest passages [q, width] of some queries [q]
@@ -69,7 +70,7 @@ def passages_of(excluded: tuple[Rows, Rows], owners: Rows) -> tuple[Rows, Rows]:
     """(query, passage) pairs of (query, document) pairs; `owners` [P] is the document of each passage, rising."""
     first, last = (np.searchsorted(owners, excluded[1], side) for side in ("left", "right"))
     counts = last - first
-    passage = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(first, counts)
+    passage = expand_ranges(first, counts)
     return np.repeat(excluded[0], counts), passage
 
 

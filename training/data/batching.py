@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.ranges import expand_ranges
 from pipeline.text.normalize import stable_id
 
 Ints = npt.NDArray[np.int64]
@@ -101,8 +102,7 @@ class Ragged:
         """Lists of the given rows, end to end."""
         counts = self.counts[rows]
         starts = (np.cumsum(self.counts) - self.counts)[rows]
-        index = np.arange(counts.sum()) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
-        return Ragged(self.values[index], counts)
+        return Ragged(self.values[expand_ranges(starts, counts)], counts)
 
 
 @dataclass(frozen=True)
