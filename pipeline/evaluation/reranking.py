@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core import tasks
 from pipeline.core.actor_pool import Pool, Worker, limit_threads, stream
 from pipeline.core.progress import Progress
 from pipeline.encoder.cross_encoder import CrossEncoderConfig, Reranker
@@ -23,11 +24,9 @@ class RerankQueries(Worker):
     """Scores the documents of some queries."""
 
     def __init__(self, config: CrossEncoderConfig, corpus: Corpus, shared: Any, threads: int) -> None:
-        import ray
-
         limit_threads(threads)
         self.reranker, self.corpus = Reranker(config), corpus
-        self.queries, self.rows = ray.get(shared)
+        self.queries, self.rows = tasks.get(shared)
 
     def work(self, item: list[int]) -> list[list[float]]:
         """Scores of the documents of the queries from the first number to before the second."""
@@ -39,15 +38,13 @@ class RerankQueries(Worker):
 
 def rerank(system: Rerank, best: TopK, queries: Sequence[str], corpus: Corpus, actors: int | None, name: str) -> TopK:
     """Rank the first documents of each query [Q, k] anew; the numbers do not depend on the number of actors."""
-    import ray
-
     rows = best.rows[:, : system.top]
     items = [[first, min(first + _QUERIES, len(rows))] for first in range(0, len(rows), _QUERIES)]
     if not items:
         return best
     pool = Pool.plan(actors, len(items))
     settings = {"config": system.cross_encoder, "corpus": corpus, "threads": pool.threads}
-    settings["shared"] = ray.put((list(queries), rows))
+    settings["shared"] = tasks.put((list(queries), rows))
     scores = np.full(rows.shape, -np.inf, np.float32)
     with Progress(f"evaluate: {name}", len(rows), "queries") as progress:
         for (first, last), of_item in zip(items, stream(items, RerankQueries, settings, pool), strict=True):

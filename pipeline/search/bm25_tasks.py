@@ -1,12 +1,13 @@
-"""A BM25 index of a table, built by Ray: one task a shard counts its words, another one weighs them.
+"""A BM25 index of a table, built in tasks: one a shard counts its words, another one weighs them.
 
 Between the two the driver adds up the statistics of all shards. The counts wait in Ray's object store, which writes to
 disk what memory does not hold, so that no process has more than one shard and the distinct words of the corpus.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from pipeline.core import tasks
 from pipeline.core.progress import Progress
 from pipeline.search.bm25 import BM25Config, Postings
 from pipeline.search.bm25_index import SHARD_ROWS, shard_folder, total, write_header
@@ -26,43 +27,26 @@ def build(
 
     `label` is what its progress is called. Raises UserError where no text holds a word that counts.
     """
-    import ray
-
     plan = shards.plan(files, rows, "bm25")
-    count, weigh = ray.remote(num_returns=2)(_count), ray.remote(_weigh)
-    counted = [count.remote(shard, column, config.language) for shard in plan]
-    statistics = _statistics([of_shard for of_shard, _ in counted], plan, f"{label}: count words")
-    shared = ray.put(statistics)
-    written = [
-        weigh.remote(counts, shared, config, shard_folder(path, number)) for number, (_, counts) in enumerate(counted)
-    ]
-    del counted
+    counted = [tasks.submit(_count, shard, column, config.language, returns=2) for shard in plan]
+    statistics = tasks.put(_statistics([of_shard for of_shard, _ in counted], plan, f"{label}: count words"))
+    arguments = [(counts, statistics, config, shard_folder(path, number)) for number, (_, counts) in enumerate(counted)]
     with Progress(f"{label}: write postings", sum(shard.rows for shard in plan), "documents") as progress:
-        for documents in _as_completed(written):
+        for documents in tasks.results(_weigh, arguments):
             progress.add(documents)
     write_header(path, config, [shard.rows for shard in plan])
 
 
 def _statistics(parts: Sequence[Any], plan: Sequence[Shard], label: str) -> CorpusStatistics:
-    """Statistics of the corpus from those of its shards, as they come."""
+    """Statistics of the corpus from those of its shards, in their order."""
     added: list[CorpusStatistics] = []
     with Progress(label, sum(shard.rows for shard in plan), "documents") as progress:
-        for part in _as_completed(parts):
+        for part in map(tasks.get, parts):
             added.append(part)
             progress.add(part.documents)
             if len(added) == _PARTS:
                 added = [CorpusStatistics.add(added)]
     return total(added)
-
-
-def _as_completed(references: Sequence[Any]) -> Iterator[Any]:
-    """Results of tasks in the order in which they end."""
-    import ray
-
-    waiting = list(references)
-    while waiting:
-        (done,), waiting = ray.wait(waiting, num_returns=1)
-        yield ray.get(done)
 
 
 def _count(shard: Shard, column: str, language: str) -> tuple[CorpusStatistics, TermCounts]:

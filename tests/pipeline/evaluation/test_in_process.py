@@ -20,6 +20,7 @@ from pipeline.mining import job as mining
 from pipeline.mining.config import MineConfig
 from tests.support.checkout import ROOT
 from tests.support.corpora import sample_recipe, stay_in_process
+from tests.support.mining import reranker_directory
 
 ENCODER = {"layers": 1, "max_length": 24, "dtype": "float32"}
 
@@ -35,7 +36,9 @@ def run_all(run: Path, minilm: str, **over: Any) -> None:
     settings = {"run": str(run), "encoder": encoder, "rows_per_shard": 7, "extra_formats": formats, "threads": 1}
     embedding.run(validate(embedding.EmbedConfig, {**settings, "incremental": True, **over}))
     models = {"a": encoder, "b": {**encoder, "layers": 2}}
-    settings = {"run": str(run), "models": models, "baseline": "a", "systems": ["mix"], "split": "test", **over}
+    reranker = reranker_directory(run.parent / "reranker", minilm, 1)
+    systems = ["mix", {"type": "rerank", "cross_encoder": {"model": reranker, "dtype": "float32"}, "top": 5}]
+    settings = {"run": str(run), "models": models, "baseline": "a", "systems": systems, "split": "test", **over}
     evaluation.run(validate(EvaluateConfig, settings))
 
 
