@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.storage import shards
-from pipeline.storage.artifact import Artifact
+from pipeline.storage.artifact import MANIFEST, Artifact
+from pipeline.storage.files import filesystem, join
 
 VECTOR_ROWS = 65_536
 
@@ -109,6 +110,22 @@ class Corpus:
         for _, batch in self.batches([self.key]):
             sha.update("".join(f"{doc}\0" for doc in batch.column(self.key).to_pylist()).encode())
         return sha.hexdigest()
+
+
+def open_embedding(path: str, data: Artifact, identity: dict[str, str]) -> Artifact | None:
+    """Open vectors in float32 of this data by this encoder; None where there are none at a path."""
+    fs, root = filesystem(path)
+    if not fs.exists(join(root, MANIFEST)):
+        return None
+    artifact = Artifact.open(path, "embed")
+    table = artifact.manifest.tables.get("vectors")
+    fits = (
+        table is not None
+        and artifact.manifest.notes.get("encoder") == identity
+        and artifact.manifest.inputs.get("data") == data.manifest.fingerprint
+        and table.columns.get("vector", "").startswith("fixed_size_list<element: float>")
+    )
+    return artifact if fits else None
 
 
 def overlap(files: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:

@@ -13,7 +13,7 @@ from pipeline.evaluation import bm25_tuning, scores
 from pipeline.evaluation.bm25_ranking import CountedCorpus
 from pipeline.evaluation.bm25_tuning import EvaluatedBM25
 from pipeline.evaluation.comparisons import add_holm, compare, compare_statistics
-from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk
+from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk, open_embedding
 from pipeline.evaluation.corpus_sample import Sample, draw
 from pipeline.evaluation.dataset import EvalDataset
 from pipeline.evaluation.passages import PassageResult
@@ -29,8 +29,7 @@ from pipeline.evaluation.vector_variants import Variant, calibrate
 from pipeline.evaluation.vector_variants import plan as plan_variants
 from pipeline.metrics.retrieval import depth, retrieval
 from pipeline.search.exact import TopK
-from pipeline.storage.artifact import MANIFEST, Artifact
-from pipeline.storage.files import filesystem, join
+from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import Ranges, l2_normalize, similarity_of
 
 Floats = npt.NDArray[np.float32]
@@ -241,19 +240,8 @@ def _correct_variant_tests(results: Results, name: str) -> None:
 
 def stored_vectors(path: str, data: Artifact, corpus: Corpus, identity: dict[str, str]) -> list[CorpusChunk] | None:
     """Find vectors of just this corpus and encoder, float32 and in corpus order; None where there are none."""
-    fs, root = filesystem(path)
-    if not fs.exists(join(root, MANIFEST)):
-        return None
-    artifact = Artifact.open(path, "embed")
-    table = artifact.manifest.tables.get("vectors")
-    if (
-        table is None
-        or "passages" in artifact.manifest.notes
-        or table.rows != len(corpus)
-        or artifact.manifest.notes.get("encoder") != identity
-        or artifact.manifest.inputs.get("data") != data.manifest.fingerprint
-        or not table.columns.get("vector", "").startswith("fixed_size_list<element: float>")
-    ):
+    artifact = open_embedding(path, data, identity)
+    if artifact is None or "passages" in artifact.manifest.notes or artifact.rows("vectors") != len(corpus):
         return None
     vectors = Corpus(artifact, "vectors", "id")
     return vectors.chunks("vector", VECTOR_ROWS) if vectors.order() == corpus.order() else None

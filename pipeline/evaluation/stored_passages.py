@@ -10,14 +10,14 @@ import pyarrow.compute as pc
 from pipeline.core import tasks
 from pipeline.core.progress import Progress
 from pipeline.core.schema import PASSAGE
-from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk, overlap
+from pipeline.evaluation.corpus import VECTOR_ROWS, Corpus, CorpusChunk, open_embedding, overlap
 from pipeline.evaluation.passages import PassageRanking
 from pipeline.evaluation.ranking import RankedQueries
 from pipeline.search.best_passages import top_documents
 from pipeline.search.exact import TopK
+from pipeline.search.passage_documents import PassageDocuments
 from pipeline.storage import shards
-from pipeline.storage.artifact import MANIFEST, Artifact
-from pipeline.storage.files import filesystem, join
+from pipeline.storage.artifact import Artifact
 from pipeline.storage.vectors import to_matrix
 
 START = PASSAGE.names[1]
@@ -31,20 +31,12 @@ def stored_passages(
 
     A chunk holds whole documents, of which `first_row` is the first.
     """
-    fs, root = filesystem(path)
-    if not fs.exists(join(root, MANIFEST)):
+    artifact = open_embedding(path, data, identity)
+    if artifact is None:
         return None
-    artifact = Artifact.open(path, "embed")
-    notes, table = artifact.manifest.notes, artifact.manifest.tables.get("vectors")
+    notes = artifact.manifest.notes
     cut = notes.get("passages") or {}
-    if (
-        table is None
-        or any(cut.get(name) != getattr(ranking, name) for name in _SETTINGS)
-        or notes.get("documents") != len(corpus)
-        or notes.get("encoder") != identity
-        or artifact.manifest.inputs.get("data") != data.manifest.fingerprint
-        or not table.columns.get("vector", "").startswith("fixed_size_list<element: float>")
-    ):
+    if any(cut.get(name) != getattr(ranking, name) for name in _SETTINGS) or notes.get("documents") != len(corpus):
         return None
     passages = PassageTable(artifact)
     return passages.document_chunks(VECTOR_ROWS) if passages.order() == corpus.order() else None
@@ -68,7 +60,7 @@ class PassageTable(Corpus):
         """Cut the table into chunks of whole documents, each of so many passages or of one document more."""
         files = shards.plan(self.files, max(1, len(self)), "evaluate")
         ends = np.cumsum([0, *(shard.rows for shard in files)]).tolist()
-        starts = self._starts()
+        starts = PassageDocuments.read(self.files).starts
         chunks, document = [], 0
         while document < len(starts):
             first = int(starts[document])
@@ -77,15 +69,6 @@ class PassageTable(Corpus):
             chunks.append(CorpusChunk(tuple(overlap(files, ends, first, last)), document, "vector"))
             document = following
         return chunks
-
-    def _starts(self) -> np.ndarray:
-        """Row of the first passage of each document, 8 bytes each."""
-        rows = [np.empty(0, np.int64)]
-        first = 0
-        for table in shards.read_batches(self.files, [START]):
-            rows.append(first + np.flatnonzero(table[START].to_numpy() == 0))
-            first += table.num_rows
-        return np.concatenate(rows)
 
 
 def rank_stored(vectors: Any, chunks: Sequence[CorpusChunk], ranked: RankedQueries, k: int) -> TopK:
