@@ -105,3 +105,24 @@ def test_a_task_loads_what_it_compares_alone(tmp_path: Path):
         join.match_texts(bucket, f"{bucket:05d}")
     assert join.evaluation_of(1, join.read_summary()).queries.rows["text"].to_pylist() == [texts[7]]
     assert len(join.evaluation_of(0, join.read_summary()).queries.rows) == 0
+
+
+def test_a_relevant_pair_the_other_way_round_is_found(tmp_path: Path):
+    """A row that asks with the document and answers with the query is a leaked judgment, not a mere query."""
+    config, join = LeakConfig(near=False), LeakJoin(Shuffle(str(tmp_path), 2), LeakConfig(near=False))
+    query, document = strings(["what is red"]), strings(["a tomato"])
+    join.add_texts(Kind.QUERY, "00000", evaluation_texts(query, ["test"], config))
+    join.add_keys(Kind.RELEVANT_PAIR, "00000", pair_keys(text_keys(query), text_keys(document)))
+    join.summarise()
+    join.ask(1, "pairs-00001", document, query, join.read_summary())
+    for bucket in range(2):
+        join.match_bands(bucket, f"{bucket:05d}")
+    for bucket in range(2):
+        join.match_texts(bucket, f"{bucket:05d}")
+    found = join.evaluation_of(1, join.read_summary())
+    assert find_leaks(document, query, found.queries, found.pairs, found.relevant, found.near)[0] == ["leaked_judgment"]
+
+
+def test_of_texts_with_one_band_the_first_few_are_candidates():
+    at, row = leak_join._meet(np.array([3, 5, 5, 5, 9], np.uint64), np.array([5, 9, 4], np.uint64), 2)
+    assert (at.tolist(), row.tolist()) == ([0, 0, 1], [1, 2, 4])

@@ -98,7 +98,26 @@ def sentence_pieces(path: Path) -> None:
     wrapped.save_pretrained(path)
 
 
-TOKENIZERS = {"characters": None, "byte level": byte_level, "sentence pieces": sentence_pieces}
+def across_words(path: Path) -> None:
+    """Letters, and one token across a space: what follows the space is more tokens alone than it was in the text."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "</s>", *"abcdeghiklmnopst. ", "a ", "a b", "a bc"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    fast = Tokenizer(models.BPE(vocabulary, [("a", " "), ("a ", "b"), ("a b", "c")], unk_token="<unk>"))
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=fast, unk_token="<unk>", pad_token="</s>", eos_token="</s>", model_max_length=64
+    )
+    wrapped.save_pretrained(path)
+
+
+TOKENIZERS = {
+    "characters": None,
+    "across words": across_words,
+    "byte level": byte_level,
+    "sentence pieces": sentence_pieces,
+}
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS)
@@ -115,6 +134,7 @@ def cutter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @given(st.lists(TEXTS, min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
 @example(["é" * 100 + "\U0001f600" * 30])
+@example(["a bc" * 50])
 def test_passages_are_within_the_tokens_of_the_encoder(cutter: PassageCutter, texts: list[str]):
     for text, spans in zip(texts, cutter.cut(texts), strict=True):
         cut = passages(text, spans)

@@ -61,7 +61,7 @@ def test_k1_and_b_are_those_that_rank_another_split_best(ray_session: None, tmp_
     """A word said thrice in a long text, or once in a short one: which comes first is decided by k1 and b."""
     texts = ["apple apple apple of a tree in a garden by a river", "apple", *TEXTS[30:80]]
     of_corpus = corpus(tmp_path, texts)
-    asked = EvalDataset(["t"], ["cars"])
+    asked = EvalDataset(["t"], ["cars", "a text of a scored pair"])
     for wanted in ("d0", "d1"):
         judged = EvalDataset(["q"], ["apple"], {"q": {wanted: 1}})
         counted = CountedCorpus.count([*asked.texts, *judged.texts], of_corpus.chunks(), "english")

@@ -59,7 +59,7 @@ def test_the_manifest_comes_last(place, monkeypatch):
         artifact, "write_json", lambda path, value: (written.append(Path(path).name), move(path, value))
     )
     monkeypatch.setattr(
-        artifact, "write_parquet", lambda path, table: (written.append("rows"), pq.write_table(table, path))
+        artifact, "write_parquet", lambda path, table, _: (written.append("rows"), pq.write_table(table, path))
     )
     (Path(place) / "queries").mkdir(parents=True)
     draft = Draft(place, "build", SETTINGS, INPUTS)
