@@ -1,5 +1,6 @@
 """The loop under plain torchrun, without Ray: two processes that share the weights, and the same command once more."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -26,18 +27,24 @@ def main(folder: str) -> None:
         encoder, rows, config = make_parts(16, 8, parallel="fsdp", max_steps=3, epochs=3, learning_rate=1e-3)
         store = MemoryStore(Path(folder))
         Trainer(TrainStep(encoder, InfoNCE(), rows, config), store, None, "plan", "", CheckpointConfig(steps=1)).run()
-        print(f"rank {dist.get_rank()} saved {store.steps}", flush=True)
+        saved_steps(Path(folder), dist.get_rank()).write_text(json.dumps(store.steps))
     finally:
         dist.destroy_process_group()
 
 
-def torchrun(folder: Path) -> list[str]:
+def saved_steps(folder: Path, rank: int) -> Path:
+    """The file where a process says which steps it saved: lines of two processes may mix in one output."""
+    return folder.with_name(f"saved-by-{rank}.json")
+
+
+def torchrun(folder: Path) -> list[list[int]]:
+    """The steps that each of two processes saved."""
     folder.mkdir(exist_ok=True)
     module = ["-m", "tests.training.loop.test_torchrun", str(folder)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *module]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return sorted(line for line in done.stdout.splitlines() if line.startswith("rank "))
+    return [json.loads(saved_steps(folder, rank).read_text()) for rank in range(2)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -47,10 +54,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_the_loop_runs_and_goes_on_under_torchrun(tmp_path: Path):
     run = tmp_path / "run"
-    assert torchrun(run) == ["rank 0 saved [1, 2, 3]", "rank 1 saved [1, 2, 3]"]
+    assert torchrun(run) == [[1, 2, 3], [1, 2, 3]]
     assert {path.name for path in (run / "3").iterdir()} >= {part_name(WEIGHTS, rank, 2) for rank in (0, 1)}
     shutil.move(run / "3", tmp_path / "whole")
-    assert torchrun(run) == ["rank 0 saved [3]", "rank 1 saved [3]"]
+    assert torchrun(run) == [[3], [3]]
     again, whole = weights(run / "3"), weights(tmp_path / "whole")
     assert find_damage(run / "3") == "" and again.keys() == whole.keys()
     assert all(torch.equal(again[name], whole[name]) for name in whole)
