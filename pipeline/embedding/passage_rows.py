@@ -71,10 +71,7 @@ class PassageRows:
     def _encoded(self, cut: CutDocuments, texts: Sequence[str], turn: AbstractContextManager[object]) -> pa.Table:
         """Columns of vectors of passages."""
         with turn:
-            passage_vectors = cut.vectors(self.encoder)
-            text_vectors = (
-                cut.text_vectors(self.encoder, texts, passage_vectors) if self.config.full_text else passage_vectors
-            )
+            passage_vectors, text_vectors = self._vectors(cut, texts)
         lengths = [len(row) for row in cut.tokens]
         padded = round(sum(lengths) / (1 - self.encoder.padding_share(lengths)))
         self.counts.update({"tokens": sum(lengths), "padded": padded})
@@ -85,6 +82,13 @@ class PassageRows:
             for form in self.formats
         ]
         return pa.table(columns, ["vector", *(form.name for form in self.formats[1:])])
+
+    def _vectors(self, cut: CutDocuments, texts: Sequence[str]) -> tuple[Floats, Floats]:
+        """Vectors of passages, and of whole texts where these count; else those of passages again, for nothing."""
+        passage_vectors = cut.vectors(self.encoder)
+        if not self.config.full_text:
+            return passage_vectors, passage_vectors
+        return passage_vectors, cut.text_vectors(self.encoder, texts, passage_vectors)
 
     def _mixed(self, cut: CutDocuments, passage_vectors: Floats, text_vectors: Floats, form: VectorFormat) -> Floats:
         passage_vectors, text_vectors = (
@@ -105,10 +109,7 @@ class PassageRows:
     def int8_ranges(self, texts: Sequence[str]) -> Ranges:
         """Range of each dimension of the rows of some documents, for each width that is stored in int8."""
         cut = CutDocuments.cut(PassageCutter(self.encoder, self.config), texts)
-        passage_vectors = cut.vectors(self.encoder)
-        text_vectors = (
-            cut.text_vectors(self.encoder, texts, passage_vectors) if self.config.full_text else passage_vectors
-        )
+        passage_vectors, text_vectors = self._vectors(cut, texts)
         ranges: Ranges = {}
         for form in self.formats:
             ranges |= int8_ranges(

@@ -123,36 +123,39 @@ class EmbedShard(Worker):
         A committed shard is skipped: Ray repeats a finished item when the node that holds its result is lost.
         """
         shard = Shard(**item)
-        result = {"name": shard.name, "rows": shard.rows}
-        if (footer := shards.committed(self.task.folder, shard.name)) is not None:
-            return {**result, "footer": footer, "tokens": 0, "padded": 0}
+        computed = {"tokens": 0, "padded": 0}
+        if (footer := shards.committed(self.task.folder, shard.name)) is None:
+            footer = self._embed(shard)
+            computed = {name: footer[name] for name in computed}
+        return {"name": shard.name, "rows": shard.rows, "footer": footer, **computed}
+
+    def _embed(self, shard: Shard) -> dict[str, Any]:
+        """Embed the rows of a shard and commit them; return the counts that were written."""
         rows, unreadable = self.task.texts(shard)
+        facts = {"left_out": shard.rows - rows.num_rows, "unreadable": unreadable}
+        facts |= {"dtype": self.encoder.identity["dtype"]}
         if self.task.passages:
-            return self._commit_passages(shard, rows, {"unreadable": unreadable}, self.task.passages)
+            return self._commit_passages(shard, rows, facts, self.task.passages)
         texts = rows.column("text").to_pylist()
         table, counts = self._vectors(rows.column("id"), texts)
         for name in self.task.extra_columns:
             table = table.append_column(name, rows.column(name))
-        left_out = {"left_out": shard.rows - rows.num_rows, "unreadable": unreadable}
-        footer = {"rows": table.num_rows, **left_out, **counts, "dtype": self.encoder.identity["dtype"]}
+        footer = {"rows": table.num_rows, **facts, **counts}
         shards.commit(self.task.folder, shard.name, table, footer)
-        return {**result, "footer": footer, "tokens": counts["tokens"], "padded": counts["padded"]}
+        return footer
 
     def _commit_passages(
-        self, shard: Shard, rows: pa.Table, counts: dict[str, Any], passages: PassagesConfig
+        self, shard: Shard, rows: pa.Table, facts: dict[str, Any], passages: PassagesConfig
     ) -> dict[str, Any]:
         """Embed the passages of the documents of a shard and commit them as they come."""
         task, turn = self.task, self.turn
         passage_rows = PassageRows(
             self.encoder, passages, task.formats, self.ranges, self.earlier, keyed=task.incremental
         )
-        counts |= {"left_out": shard.rows - rows.num_rows, "dtype": self.encoder.identity["dtype"], "copied": 0}
-        shards.commit_stream(
-            task.folder, shard.name, passage_rows.tables(rows, turn), lambda: counts | passage_rows.counts
-        )
-        footer = counts | passage_rows.counts
-        tokens = {name: passage_rows.counts[name] for name in ("tokens", "padded")}
-        return {"name": shard.name, "rows": shard.rows, "footer": footer, **tokens}
+        facts = {**facts, "copied": 0}
+        tables = passage_rows.tables(rows, turn)
+        shards.commit_stream(task.folder, shard.name, tables, lambda: facts | passage_rows.counts)
+        return facts | passage_rows.counts
 
     def _vectors(self, ids: pa.ChunkedArray, texts: list[str]) -> tuple[pa.Table, dict[str, int]]:
         """Return columns of vectors, with the texts' keys where `incremental`; vectors of earlier texts are copied."""

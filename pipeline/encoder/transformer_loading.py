@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say_once
-from pipeline.encoder.model_directory import ADAPTER, adapter_base
+from pipeline.encoder.model_directory import ADAPTER, adapter_base, adapter_bases
 from pipeline.encoder.transformer_settings import TransformerSettings
 
 TOKENIZER_FILES = (
@@ -22,10 +22,19 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+WEIGHT_SUFFIXES = (".safetensors", ".bin")
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _BINARY_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 _ENCODERS = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "umt5": "UMT5EncoderModel"}
 _UNUSED = ("pooler.", "position_ids")  # weights that no vector follows from
+
+
+def require_files(folder: str) -> None:
+    """Raise UserError where a model directory, with an adapter's base, lacks weights or a tokenizer."""
+    names = [path.name for part in [folder, *adapter_bases(Path(folder))] for path in Path(part).rglob("*")]
+    for suffixes, kind in ((WEIGHT_SUFFIXES, "weights"), (TOKENIZER_FILES, "tokenizer")):
+        if not any(name.endswith(suffixes) for name in names):
+            raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
 
 
 def load_parts(

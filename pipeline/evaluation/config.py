@@ -1,6 +1,7 @@
 """Settings of the `evaluate` job."""
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -113,9 +114,7 @@ class EvaluateConfig(EncodingJobConfig):
     @field_validator("passages")
     @classmethod
     def _names(cls, passages: list[PassageRanking]) -> list[PassageRanking]:
-        names = [ranking.name for ranking in passages]
-        if bad := next((name for name in names if not _NAME.fullmatch(name) or names.count(name) > 1), None):
-            raise ValueError(f"two are called '{bad}', or it holds other than letters, digits, _ . -; set `name`")
+        _check_distinct([ranking.name for ranking in passages])
         return passages
 
     @model_validator(mode="after")
@@ -128,9 +127,7 @@ class EvaluateConfig(EncodingJobConfig):
     @field_validator("systems")
     @classmethod
     def _distinct(cls, systems: list[System]) -> list[System]:
-        labels = [system.label for system in systems]
-        if bad := next((label for label in labels if not _NAME.fullmatch(label) or labels.count(label) > 1), None):
-            raise ValueError(f"two are called '{bad}', or it holds other than letters, digits, _ . -; set `name`")
+        _check_distinct([system.label for system in systems])
         return systems
 
     @field_validator("models", mode="before")
@@ -220,6 +217,12 @@ class EvaluateConfig(EncodingJobConfig):
         """Return `encoder`, else that of the training's own settings; the sample model where there was no training."""
         path = None if self.encoder else self._training()
         return self.encoder or EncoderConfig.model_validate((read_json(path).get("encoder") if path else None) or {})
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Raise ValueError for a name that two have, or that names no file."""
+    if bad := next((name for name in names if not _NAME.fullmatch(name) or names.count(name) > 1), None):
+        raise ValueError(f"two are called '{bad}', or it holds other than letters, digits, _ . -; set `name`")
 
 
 def untrained_models(begun_with: EncoderConfig) -> dict[str, EncoderConfig]:

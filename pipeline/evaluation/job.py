@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from pipeline.core import capacity
-from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.encoder import model_directory
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.layer_count import kept_layers
-from pipeline.encoder.transformer_loading import TOKENIZER_FILES
+from pipeline.encoder.transformer_loading import require_files
 from pipeline.evaluation.config import EvaluateConfig
 from pipeline.evaluation.dataset import read_dataset
 from pipeline.evaluation.evaluator import evaluate
@@ -101,11 +99,7 @@ def _fingerprint_model(config: EncoderConfig) -> str:
     folder = model_directory.resolve_model(
         config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
     )
-    folders = [folder, *model_directory.adapter_bases(Path(folder))]
-    names = [path.name for part in folders for path in Path(part).rglob("*")]
-    for suffixes, kind in (((".safetensors", ".bin"), "weights"), (TOKENIZER_FILES, "tokenizer")):
-        if not any(name.endswith(suffixes) for name in names):
-            raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
+    require_files(folder)
     return model_directory.content_digest(folder)
 
 

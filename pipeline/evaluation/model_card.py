@@ -9,7 +9,7 @@ from pipeline.encoder import model_card
 from pipeline.evaluation.outputs import write_text
 from pipeline.metrics.registry import TASKS, parse_metric
 from pipeline.report.data import ReportData
-from pipeline.report.format import count, decimal, layers, p_value, signed
+from pipeline.report.format import count, decimal, p_value, signed, with_layers
 from pipeline.report.sentences import headline, leakage, power, untrained
 from pipeline.storage.files import join
 
@@ -56,7 +56,7 @@ def _models(report: ReportData) -> str:
     names = report.measured([*report.metrics, *report.task_metrics()])
     models = list(report.scores)
     rows = [[report.label(n), *(_score(report.scores[model], n) for model in models)] for n in names]
-    head = [", ".join(filter(None, [model, layers(report.scores[model])])) for model in models]
+    head = [with_layers(model, report.scores[model]) for model in models]
     return model_card.table(["", *head], rows)
 
 

@@ -12,7 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.scores import unit_table
 from pipeline.metrics.registry import TASKS, metric_label
-from pipeline.report.format import decimal, layers, p_value
+from pipeline.report.format import decimal, p_value, with_layers
 from pipeline.report.spreadsheet import csv_text
 from pipeline.search.exact import TopK
 from pipeline.storage.files import filesystem, join
@@ -140,7 +140,5 @@ def print_table(
         table.add_column("p", justify="right")
     for model, of_model in scores.items():
         cells = [decimal(of_model[name]) if name in of_model else "-" for name in names]
-        table.add_row(
-            ", ".join(filter(None, [model, layers(of_model)])), *cells, *([p_values.get(model, "")] if p_values else [])
-        )
+        table.add_row(with_layers(model, of_model), *cells, *([p_values.get(model, "")] if p_values else []))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

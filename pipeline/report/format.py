@@ -46,6 +46,11 @@ def layers(scores: Mapping[str, Any]) -> str:
     return f"{kept} of {whole} layers" if kept != whole else f"{kept} layer{'s' if kept > 1 else ''}"
 
 
+def with_layers(model: str, scores: Mapping[str, Any]) -> str:
+    """Write a model's name and how many layers it has, such as "tuned, 3 of 6 layers"; the name alone without."""
+    return ", ".join(filter(None, [model, layers(scores)]))
+
+
 def reason(key: str) -> str:
     """Write the key of a counted reason as words."""
     return key.replace("_", " ")

@@ -57,24 +57,8 @@ class PassageDocuments:
         """Document [P] of each passage."""
         return np.repeat(np.arange(len(self.starts)), np.diff(np.append(self.starts, self.passages)))
 
-    def nearest(self, index: SearchIndex, query: Floats, k: int) -> "FoundDocuments":
-        """Find the k documents with the nearest passages to a query [1, D]."""
-        best = best_passages(
+    def nearest(self, index: SearchIndex, query: Floats, k: int) -> TopK:
+        """Best passage of each of the k documents nearest to a query [1, D]: scores and passage rows [1, k]."""
+        return best_passages(
             lambda _, width: index.search(query, width), 1, self.owners, min(k, max(1, len(self.starts)))
         )
-        documents = np.where(best.rows < 0, -1, self.owners[best.rows])
-        return FoundDocuments(self, TopK(best.scores, documents), best.rows)
-
-
-@dataclass(frozen=True)
-class FoundDocuments:
-    """Documents [1, k] and the row of the best passage of each [1, k]."""
-
-    all_documents: PassageDocuments
-    documents: TopK
-    passages: Rows
-
-    def passage_rows(self, documents: Rows) -> Rows:
-        """Row of a passage of each document: the best one where it was found, else the first."""
-        best = dict(zip(self.documents.rows[0].tolist(), self.passages[0].tolist(), strict=True))
-        return np.array([best.get(row, int(self.all_documents.starts[row])) for row in documents.tolist()], np.int64)

@@ -123,8 +123,7 @@ class Searcher:
         )
         if self.passages is None:
             return TopK(*self.index.search(query, k))
-        nearest = self.passages.nearest(self.index, query, k)
-        return TopK(nearest.documents.scores, nearest.passages)
+        return self.passages.nearest(self.index, query, k)
 
     def _documents(self, rows: Rows) -> list[dict[str, Any]]:
         """Columns of these rows, in their order, without vectors."""

@@ -220,9 +220,19 @@ def commit_stream(
     counts: Callable[[], dict[str, Any]],
     group_rows: int = ROW_GROUP_ROWS,
 ) -> None:
-    """Write the output of a shard as `commit` does, table by table; `counts`, with the rows, are asked at the end."""
+    """Write the output of a shard as `commit` does, table by table; `counts` are asked at the end."""
+    rows = 0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal rows
+        for table in tables:
+            rows += table.num_rows
+            yield table
+
     path = join(folder, f"{name}.parquet")
-    write_parquet_stream(path, tables, lambda: {_COUNTS.decode(): json.dumps(counts())}, group_rows)
+    write_parquet_stream(
+        path, counted(), lambda: {_COUNTS.decode(): json.dumps({"rows": rows, **counts()})}, group_rows
+    )
 
 
 def committed(folder: str, name: str) -> dict[str, Any] | None:

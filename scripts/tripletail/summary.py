@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.metrics.registry import higher_is_better, metric_label
-from pipeline.report.format import decimal, layers, p_equals
+from pipeline.report.format import decimal, p_equals, with_layers
 from pipeline.storage.artifact import MANIFEST
 from pipeline.storage.files import join, read_json
 
@@ -75,12 +75,9 @@ def _sentence(metrics: dict[str, Any], test: dict[str, Any]) -> str:
     ours, theirs = (metrics["models"][name] for name in (test["model"], test["baseline"]))
     name, p = test["metric"], test["p_holm"]
     verdict = "a difference that chance may explain" if p >= SIGNIFICANT else _direction(name, test["difference"])
-    labels = [
-        ", ".join(filter(None, [model, layers(scores)]))
-        for model, scores in zip((test["model"], test["baseline"]), (ours, theirs), strict=True)
-    ]
+    left, right = with_layers(test["model"], ours), with_layers(test["baseline"], theirs)
     return (
-        f"{metric_label(name)} {decimal(ours[name])} ({labels[0]}) against {decimal(theirs[name])} ({labels[1]}) on "
+        f"{metric_label(name)} {decimal(ours[name])} ({left}) against {decimal(theirs[name])} ({right}) on "
         f"{metrics['queries']:,} queries, p {p_equals(p)}: {verdict}"
     )
 

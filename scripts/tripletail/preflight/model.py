@@ -8,13 +8,11 @@ from pipeline.core.errors import UserError
 from pipeline.encoder.config import EncoderConfig
 from pipeline.encoder.layer_count import kept_layers
 from pipeline.encoder.layout import read_layout
-from pipeline.encoder.model_directory import adapter_bases, resolve_model
-from pipeline.encoder.transformer_loading import TOKENIZER_FILES
+from pipeline.encoder.model_directory import resolve_model
+from pipeline.encoder.transformer_loading import WEIGHT_SUFFIXES, require_files
 from pipeline.report.format import layers
 
 from .ahead import Ahead
-
-WEIGHTS = (".safetensors", ".bin")
 
 
 def check_model(encoder: EncoderConfig, ahead: Ahead) -> str:
@@ -41,14 +39,6 @@ def check_model(encoder: EncoderConfig, ahead: Ahead) -> str:
     return f"{encoder.model}, {size}" if size else encoder.model
 
 
-def require_files(folder: str) -> None:
-    """Raise UserError where a model directory, with an adapter's base, lacks weights or a tokenizer."""
-    names = [path.name for part in [folder, *adapter_bases(Path(folder))] for path in Path(part).rglob("*")]
-    for suffixes, kind in ((WEIGHTS, "weights"), (TOKENIZER_FILES, "tokenizer")):
-        if not any(name.endswith(suffixes) for name in names):
-            raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
-
-
 def _check_length(encoder: EncoderConfig, folder: Path) -> None:
     file = next(
         (path for path in (folder / "config.json", *sorted(folder.glob("0_*/config.json"))) if path.exists()), None
@@ -64,5 +54,5 @@ def weight_bytes(encoder: EncoderConfig, ahead: Ahead) -> int:
     if ahead.has(encoder.model):
         return 0
     folder = Path(resolve_model(encoder.model, revision=encoder.revision))
-    sizes = {suffix: sum(path.stat().st_size for path in folder.rglob(f"*{suffix}")) for suffix in WEIGHTS}
+    sizes = {suffix: sum(path.stat().st_size for path in folder.rglob(f"*{suffix}")) for suffix in WEIGHT_SUFFIXES}
     return sizes[".safetensors"] or sizes[".bin"]
