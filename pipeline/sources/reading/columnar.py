@@ -38,6 +38,8 @@ _NEEDED = {
     "labelled": ("left", "right", "score"),
 }
 
+_TEXTS = ("title", "text", "body", "query", "anchor", "positive", "left", "right")  # roles of prose
+
 
 class NotPlain(Exception):
     """The columns of a batch are of kinds that only the row path reads."""
@@ -155,8 +157,10 @@ class Batch:
         return self.columns[name]
 
     def _check_plain(self) -> None:
-        """Leave fields inside objects and rows with given negatives, labels or scores to the row path."""
+        """Leave fields inside objects and texts, and rows with given negatives, labels or scores to the row path."""
         mapping, kind = self.mapping, self.mapping.kind
+        if mapping.decode and set(mapping.decode) & set(self.rows.column_names):
+            raise NotPlain
         if any("." in name and name not in self.rows.column_names for name in mapping.fields.values() if name):
             raise NotPlain
         if kind in ("pair", "qa"):
@@ -176,6 +180,8 @@ class Batch:
             masks.append(self.scores().is_valid())
         if self._names_splits:
             masks.append(pc.or_(self.splits().is_valid(), self._without_split()))
+        if self.mapping.decode is None:
+            masks += [_without_brackets(self.value(role)) for role in _TEXTS if role in ROLES[kind]]
         odd: Mask = ~np.all([mask.to_numpy(zero_copy_only=False) for mask in masks], axis=0)
         return odd
 
@@ -235,6 +241,15 @@ def _missing_texts(texts: pa.Array, nulls: frozenset[str]) -> Mask:
     for row in np.flatnonzero(blank).tolist():
         missing[row] = texts[row].as_py().isspace()
     return missing
+
+
+def _without_brackets(texts: pa.Array) -> pa.Array:
+    """Which values [N] are no texts in brackets or braces, as of a list or an object that is written as a text."""
+    if not pa.types.is_string(texts.type):
+        return pa.repeat(True, len(texts))
+    if not len(texts):
+        return pa.array([], pa.bool_())
+    return pc.invert(pc.fill_null(pc.match_substring_regex(texts, r"^\s*[\[{]"), False))
 
 
 def _tried(rule: Callable[[Any], Any], value: Any) -> Any:

@@ -20,6 +20,8 @@ from pipeline.sources.reading.values import (
     UnusableValue,
     attribute_text,
     category_path,
+    check_no_list,
+    decoded,
     holds_several,
     identifier,
     is_missing,
@@ -51,6 +53,11 @@ class Mapping(Templated, LabelConfig):
         default=None, description="whether texts are HTML; by default a product's that hold closing tags or entities"
     )
     null_values: list[str] = Field(default=list(NULL_VALUES), description="texts that stand for no value")
+    decode: list[str] | None = Field(
+        default=None,
+        description="fields whose texts write lists or objects, as JSON or Python does, to be read as such; [] for none; "
+        "by default a text that writes a list of texts or an object is no text",
+    )
     separator: str = Field(default=">", min_length=1, description="between the levels of a category in one string")
     split: Split | None = Field(default=None, description="force all rows into one split")
 
@@ -93,6 +100,8 @@ class Mapping(Templated, LabelConfig):
     def value(self, row: Row, name: str) -> Any:
         """Return the value of a field, None for one that says nothing; what says nothing in a list is None too."""
         value = lookup(row, name)
+        if self.decode and name in self.decode:
+            value = decoded(value)
         if is_missing(value, self.nulls):
             return None
         if isinstance(value, list | tuple):
@@ -137,7 +146,13 @@ class Mapping(Templated, LabelConfig):
     def prose(self, row: Row, role: str, parsed: Parsed) -> str:
         """Return the text of a role without its markup, where it is HTML; '' where the row has none."""
         name, value = self.find(row, role)
+        self.check_text(value, name, role)
         return self.plain(text(value, name, role), parsed)
+
+    def check_text(self, value: Any, name: str, role: str) -> None:
+        """Raise UnusableValue for a text that writes a list or an object, unless `decode` says what such texts are."""
+        if self.decode is None and isinstance(value, str):
+            check_no_list(value, name, role)
 
     def plain(self, markup: str, parsed: Parsed) -> str:
         """Return a text without its markup, where it is HTML; what was removed is counted."""

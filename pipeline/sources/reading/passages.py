@@ -48,6 +48,7 @@ def passages(mapping: "Mapping", row: "Row") -> tuple[list[Passage], list[Passag
     Raises UnusableValue or UnusableRow for a shape that says neither which documents are right nor which are not.
     """
     name, value = mapping.find(row, "positive")
+    mapping.check_text(value, name, "positive")
     documents = [_without_ids(mapping, "doc_id", item) for item in items(value)]
     labels = mapping.get(row, "label")
     scores = mapping.get(row, "scores")
@@ -77,11 +78,10 @@ def _negatives(mapping: "Mapping", row: "Row") -> list[Passage]:
     names = mapping.names("negative")
     fields = [name for name in names if name in row or "." in name]
     fields += sorted((name for name in row if numbered(name) in names), key=number_of)
-    documents = [
-        (name, _without_ids(mapping, "negative_id", item))
-        for name in fields
-        for item in items(mapping.value(row, name))
-    ]
+    found = [(name, mapping.value(row, name)) for name in fields]
+    for name, value in found:
+        mapping.check_text(value, name, "negative")
+    documents = [(name, _without_ids(mapping, "negative_id", item)) for name, value in found for item in items(value)]
     values = [item for _, item in documents]
     ids = _per_document(mapping, row, "negative_id", values)
     scores = _per_document(mapping, row, "negative_score", values)

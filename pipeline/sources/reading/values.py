@@ -16,13 +16,14 @@ from pipeline.text.normalize import normalise
 
 NULL_VALUES = (
     *("\\N", "NULL", "Null", "null", "NaN", "nan", "NaT", "None", "N/A", "n/a", "#N/A", "<NA>", "<null>", "(null)"),
-    *("undefined", "#VALUE!", "#REF!", "#NAME?", "#DIV/0!", "No Answer Present."),
+    *("undefined", "#VALUE!", "#REF!", "#NAME?", "#DIV/0!", "No Answer Present.", "[]", "{}"),
 )
 SHORT = 24  # bytes: longer texts are not looked up among the null values
 SHAPE_DEPTH = 3
-LONGEST_LITERAL = 10_000  # characters of a list as Python writes it
+LONGEST_LITERAL = 100_000  # characters of a list as Python writes it
 _LIST_COMMA = re.compile(r"(?<!\\),")  # a comma inside an item is written as `\,`
 _NUMPY_ITEMS = re.compile(r"['\"]\s+['\"]")  # of ['Home' 'Kitchen']
+_PRINTED_OBJECT = re.compile(r"\[?\{'\w+': .*\barray\(", re.DOTALL)  # of {'text': array(['a'], dtype=object)}
 
 
 class UnusableValue(ValueError):
@@ -32,8 +33,8 @@ class UnusableValue(ValueError):
 def lookup(row: Mapping[str, Any], name: str) -> Any:
     """Return the value of a field; `answers.text` is `text` inside the object, or inside each object, of `answers`.
 
-    A field whose own name holds the dot comes first. Lists of objects give a list, lists inside them are joined to it.
-    Raises UnusableValue where something stands in the way that is no object.
+    A field whose own name holds the dot comes first. Lists of objects give a list, lists inside them are joined to it;
+    a string that writes an object or a list, as a cell of a table does, is read as one. Raises UnusableValue where something stands in the way that is no object.
     """
     if name in row or "." not in name:
         return row.get(name)
@@ -45,6 +46,7 @@ def lookup(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _inside(value: Any, name: str, path: str) -> Any:
+    value = decoded(value)
     if value is None:
         return None
     if isinstance(value, Mapping):
@@ -90,6 +92,21 @@ def text(value: Any, name: str, role: str = "") -> str:
     if isinstance(value, list | tuple) and all(item is None or isinstance(item, str) for item in value):
         return " ".join(filter(None, value))
     raise UnusableValue(f"{name} holds {shape(value)}, not a text{mend(value, name, role)}")
+
+
+def check_no_list(value: str, name: str, role: str) -> None:
+    """Raise UnusableValue for a text that writes a list of texts or an object, as cells of tables often do.
+
+    Numbers in brackets, as of a footnote, are a text.
+    """
+    content = decoded(value) if value.lstrip()[:1] in ("[", "{") else value
+    if isinstance(content, list) and not any(isinstance(item, str | list | Mapping) for item in content):
+        return
+    if content and isinstance(content, list | Mapping):
+        how = mend(content, name, role) or f"; `decode: [{name}]` reads it"
+        raise UnusableValue(
+            f"{name} holds {shape(content)}, written as one text{how}; `decode: []` takes such texts as they are"
+        )
 
 
 def identifier(value: Any, name: str, role: str = "") -> str:
@@ -145,9 +162,9 @@ def category_path(value: Any, separator: str, *, several: bool = False) -> str |
     in a field that holds `several` categories; elsewhere it is part of a level, as in `Food, Beverages`. Raises
     UnusableValue for other shapes.
     """
-    value = _decoded(value)
+    value = decoded(value)
     if isinstance(value, Mapping):
-        value = _decoded(_deepest_level(value))
+        value = decoded(_deepest_level(value))
     if isinstance(value, list | tuple):
         parts = [part for part in value if not is_missing(part)]
         if any(isinstance(part, list | tuple) or _is_path(part, separator) for part in parts):
@@ -200,7 +217,7 @@ def _refuse_category(value: Any) -> str:
 
 def tags(value: Any) -> list[str]:
     """Return tags from a list, a list as JSON in a string, or a string with commas; raises UnusableValue for others."""
-    value = _decoded(value)
+    value = decoded(value)
     if not isinstance(value, list | tuple):
         value = text(value, "tags").split(",")
     if not all(_is_scalar(item) for item in value):
@@ -212,7 +229,7 @@ def _is_scalar(value: Any) -> bool:
     return value is None or isinstance(value, str) or is_number(value)
 
 
-def _decoded(value: Any) -> Any:
+def decoded(value: Any) -> Any:
     """The list or object that a string writes as JSON or as Python writes it; any other value as it is.
 
     Raises UnusableValue for an array as NumPy writes it, in which nothing parts the items.
@@ -223,7 +240,7 @@ def _decoded(value: Any) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         pass
-    if _NUMPY_ITEMS.search(ends):
+    if (ends[:2] in ("['", '["') and _NUMPY_ITEMS.search(ends)) or _PRINTED_OBJECT.match(ends):
         raise UnusableValue(f"{ends[:40]!r} is an array as NumPy prints it, not a list; write lists as JSON")
     try:
         literal = ast.literal_eval(ends) if len(ends) <= LONGEST_LITERAL else value
