@@ -82,8 +82,19 @@ def _format(start: bytes) -> FileFormat:
         return "json"
     if text.startswith(b"{"):
         lines = text.split(b"\n")
-        return "json" if (len(lines) == 1 and len(start) == _START) or not _closes(lines[0]) else "json lines"
+        alone = not any(line.strip() for line in lines[1:])
+        is_one_value = not _closes(lines[0]) or (alone and (len(start) == _START or _is_wrapper(lines[0])))
+        return "json" if is_one_value else "json lines"
     return "text" if text.startswith((b"COL ", b"Package:")) else "csv"
+
+
+def _is_wrapper(line: bytes) -> bool:
+    """Whether the only line of a file is an export that holds the rows: JSON-LD, or lists of objects beside numbers."""
+    row = literal(line)
+    if not isinstance(row, dict):
+        return False
+    holds_rows = any(isinstance(item, list) and _has_objects(item) for item in row.values())
+    return "@context" in row or (holds_rows and not any(isinstance(item, str) for item in row.values()))
 
 
 def _closes(line: bytes) -> bool:

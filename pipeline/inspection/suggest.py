@@ -1,6 +1,7 @@
 """Which sources can read a raw file: those that recognise it are tried on its first rows, as a build reads them."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -8,7 +9,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.errors import UserError
-from pipeline.sources.reading.record import SourceConfig
+from pipeline.sources.reading.labels import REFUSED
+from pipeline.sources.reading.record import CHUNK_ROWS, Parsed, SourceConfig
 from pipeline.sources.reading.sample import FileSample
 from pipeline.sources.registry import Source
 
@@ -30,7 +32,9 @@ class Suggestion:
 
     @property
     def usable(self) -> float:
-        """Share of the rows that are used."""
+        """Share of the rows that are used; 0 where one of them would end a build."""
+        if set(REFUSED) & set(self.unused):
+            return 0.0
         return 1 - self.unused.total() / self.rows if self.rows else 0.0
 
     @property
@@ -51,6 +55,11 @@ class Suggestion:
 
 def suggest(sample: FileSample) -> list[Suggestion]:
     """Try every source that recognises a file; those that can use rows of it, the most useful first."""
+    return [suggestion for suggestion in try_all(sample) if suggestion.records]
+
+
+def try_all(sample: FileSample) -> list[Suggestion]:
+    """Try every source that recognises a file, the most useful first; one that can use no row says why."""
     classes: list[type[SourceConfig]] = list(get_args(get_args(Source)[0]))
     candidates = [
         {"type": source.model_fields["type"].default, **settings}
@@ -58,7 +67,7 @@ def suggest(sample: FileSample) -> list[Suggestion]:
         for settings in source.recognise(sample)
     ]
     is_own = {source.model_fields["type"].default for source in classes} - {"csv", "json", "jsonl", "parquet", "xlsx"}
-    tried = [suggestion for settings in candidates if (suggestion := _try(settings)).records]
+    tried = [_try(settings) for settings in candidates]
     return sorted(tried, key=lambda item: (item.usable < 0.5, item.settings["type"] not in is_own, bool(item.needs)))
 
 
@@ -83,14 +92,22 @@ def try_source(source: SourceConfig, root: str, settings: dict[str, Any] | None 
             if block.file in seen or len(seen) == _FILES:
                 continue
             seen.add(block.file)
-            parsed = next(source.parse(block), None)
-            if parsed is None:
-                continue
-            rows += parsed.tally.counts["rows"]
-            unused.update(parsed.tally.unused)
-            records.update({kind: len(items) for kind, items in parsed.kinds.items() if len(items)})
-            offenders = [item for item in parsed.tally.offenders if item[1] in parsed.tally.unused]
-            problem = problem or next((f"{reason}: {detail}" for _, reason, detail in offenders), "")
+            for parsed in _first_chunks(source.parse(block)):
+                rows += parsed.tally.counts["rows"]
+                unused.update(parsed.tally.unused)
+                records.update({kind: len(items) for kind, items in parsed.kinds.items() if len(items)})
+                offenders = [item for item in parsed.tally.offenders if item[1] in parsed.tally.unused]
+                problem = problem or next((f"{reason}: {detail}" for _, reason, detail in offenders), "")
     except UserError as error:
         return Suggestion(settings, error=str(error))
     return Suggestion(settings, rows, records, unused, problem)
+
+
+def _first_chunks(chunks: Iterator[Parsed]) -> Iterator[Parsed]:
+    """Chunks of the first rows of a block: those that were read by columns, and the rest of them."""
+    rows = 0
+    for parsed in chunks:
+        yield parsed
+        rows += parsed.tally.counts["rows"]
+        if rows > CHUNK_ROWS:
+            return

@@ -117,7 +117,7 @@ def documents(path: str) -> list[Any]:
         raise UserError(f"{path}: unpacks to more than {MAX_DOCUMENT_BYTES >> 30} GiB; write it as JSON lines")
     decoder, values = json.JSONDecoder(), []
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode(json.detect_encoding(raw))
         at = _skip(text, 0)
         while at < len(text):
             value, at = decoder.raw_decode(text, at)

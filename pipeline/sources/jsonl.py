@@ -14,7 +14,7 @@ from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size, take_long_line
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.storage.json_lines import parse_object
-from pipeline.storage.lines import Lines, read_head
+from pipeline.storage.lines import Lines, check_utf8, read_head
 
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_LINES = re.compile(rb"\s*(?:\[\s*\{|\{\s*\n)")  # the beginning of an array of objects, or of one over lines
@@ -38,6 +38,7 @@ class JsonLines(Paths, MappedSource):
         """Cut every file into byte ranges; raises UserError for a JSON array and for an object over several lines."""
         for display, path in self.inputs(root).items():
             file_size(path, display)
+            check_utf8(path)
             if _NOT_LINES.match(read_head(path)):
                 raise UserError(f"source {display}: is one JSON value over its lines, not one a line; use `type: json`")
         return super().blocks(root, index, block_bytes)

@@ -8,9 +8,11 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.errors import UserError
 from pipeline.storage.compression import open_decompressed
 
 BOM = b"\xef\xbb\xbf"
+_OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")  # of UTF-16 and UTF-32
 MAX_LINE_BYTES = 64 << 20  # a packed file may hold a line without end
 _SKIPPED_BYTES = 1 << 20
 
@@ -48,6 +50,14 @@ def read_lines(
                 continue
             yield offset, (line.removeprefix(BOM) if offset == 0 else line).rstrip(b"\r\n")
             offset += len(line)
+
+
+def check_utf8(path: str) -> None:
+    """Raise UserError for a file of lines that begins with the byte-order mark of UTF-16 or UTF-32."""
+    if read_head(path).startswith(_OTHER_MARKS):
+        raise UserError(
+            f"{path}: is UTF-16 or UTF-32 by its first bytes; save it as UTF-8 (`iconv -f utf-16 -t utf-8`)"
+        )
 
 
 def _next_start(file: BinaryIO, start: int) -> int:

@@ -193,7 +193,7 @@ def _read_text(shard: Shard, count: int, columns: Sequence[str]) -> pa.Table:
 def _column(values: list[Any], path: str, name: str) -> pa.Array:
     try:
         return pa.array(values)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(f"{path}: column '{name}' mixes types: {' '.join(str(error).split())}") from error
 
 

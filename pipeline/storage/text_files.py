@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.core.errors import UserError
 from pipeline.storage.csv_table import CsvRow, CsvTable, named_row
 from pipeline.storage.json_lines import parse_object
-from pipeline.storage.lines import read_lines
+from pipeline.storage.lines import check_utf8, read_lines
 
 JSON_LINES, TABLES, LINES = (".jsonl", ".ndjson"), (".csv", ".tsv"), (".txt",)
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -21,10 +21,14 @@ Row = dict[str, Any] | None
 
 
 def offsets(path: str) -> Iterator[int]:
-    """Yield the byte at which each row begins; blank lines are no rows. Raises UserError for a table without header."""
+    """Yield the byte at which each row begins; blank lines are no rows.
+
+    Raises UserError for a table without header, and for lines that are not UTF-8 by their first bytes.
+    """
     if _suffix(path) in TABLES:
         yield from (row.offset for row in _table(path).rows() if _has_content(row))
     else:
+        check_utf8(path)
         yield from (offset for offset, line in read_lines(path) if line.strip())
 
 

@@ -166,3 +166,10 @@ def _not_normal(texts: pa.Array) -> Mask:
     first, last = np.minimum(ends[:-1], len(data) - 1), np.maximum(ends[1:], 1) - 1
     mask: Mask = (inside | (nonempty & (blank[first] | blank[last]))) & _valid(texts)
     return mask
+
+
+def without_brackets(texts: pa.Array) -> pa.Array:
+    """Which values [N] begin with no bracket or brace, as a list or an object that is written as a text does."""
+    if not (pa.types.is_string(texts.type) and len(texts)):
+        return pa.array(np.ones(len(texts), dtype=bool))
+    return pc.invert(pc.fill_null(pc.match_substring_regex(texts, r"^\s*[\[{]"), False))

@@ -12,7 +12,7 @@ import yaml
 
 from pipeline.core.errors import UserError
 from pipeline.inspection.raw_file import read_sample
-from pipeline.inspection.suggest import Suggestion, suggest
+from pipeline.inspection.suggest import Suggestion, try_all
 from pipeline.report.format import count, reason
 from pipeline.sources.reading.sample import FileSample
 from pipeline.storage.files import filesystem
@@ -189,8 +189,13 @@ embed: {}
 def _find(path: str) -> FoundSource:
     """Try a file; raises UserError where no source can read it."""
     sample = read_sample(path)
-    suggestions = [item for item in suggest(sample) if item.usable >= 0.5]
+    tried = try_all(sample)
+    suggestions = [item for item in tried if item.records and item.usable >= 0.5]
     if not suggestions:
+        for item in tried:
+            if problem := item.first_problem or item.error:
+                kind = f" of kind {item.settings['kind']}" if "kind" in item.settings else ""
+                raise UserError(f"{path}: most rows cannot be used by {item.settings['type']}{kind}: {problem}")
         columns = ", ".join(sample.columns) or "none"
         raise UserError(
             f"{path}: no source recognises it (columns: {columns}); name them in a recipe by hand, such as "

@@ -89,3 +89,52 @@ def test_a_recipe_that_is_there_stays(tmp_path: Path, capsys):
     assert out.read_text() == "mine"
     init.main([path, "--out", str(out), "--overwrite"])
     assert "rows: auto" in out.read_text()
+
+
+SHAPES = {
+    "rows.jsonl": (
+        json.dumps({"question": "How long is it?", "context": "It is long.", "answers": {"text": ["3 km"]}}),
+        {"kind": "qa", "fields": {"positive": "answers.text"}},
+    ),
+    "votes.jsonl": (
+        json.dumps({"question": "When?", "answers": [{"body": "Now and then", "votes": 1}]}),
+        {"kind": "qa", "fields": {"positive": "answers.body"}},
+    ),
+    "cells.csv": (
+        "question,answers\nHow long?,\"{'text': ['300 km'], 'answer_start': [12]}\"\n",
+        {"kind": "qa", "fields": {"positive": "answers.text"}},
+    ),
+    "qqp.csv": ("id,question1,question2,is_duplicate\n0,How old?,What age?,1\n", {"kind": "labelled"}),
+    "wrapped.json": (
+        json.dumps({"articles": [{"id": 1, "title": "Reset it", "body": "Open the settings."}], "count": 1}),
+        {"records": "articles", "kind": "document"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_fields_inside_objects_and_usual_names_are_found(tmp_path: Path, capsys, name: str):
+    content, expected = SHAPES[name]
+    (tmp_path / name).write_text(content + "\n")
+    init.main([str(tmp_path / name), "--out", str(tmp_path / "r.yaml")])
+    (source,) = yaml.safe_load((tmp_path / "r.yaml").read_text())["build"]["sources"]
+    assert {key: source[key] for key in source.keys() - {"type", "name", "path"}} == expected
+
+
+UNREADABLE = {
+    "nli.jsonl": (
+        "".join(json.dumps({"sentence1": "a b", "sentence2": f"c {n}", "label": n}) + "\n" for n in (0, 0, 0, 1, 2)),
+        "label 2 is above 1; divide by `scale`",  # which class means alike is for the user to say
+    ),
+    "cp.csv": (b"question,answer\nWie gro\xdf?,Zwei\n", "name it by `encoding`"),
+    "list.csv": ('question,answer\nWhen?,"[""now"", ""then""]"\n', "`decode: [answer]` reads it"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_says_how_it_can(tmp_path: Path, capsys, name: str):
+    content, message = UNREADABLE[name]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit):
+        init.main([str(tmp_path / name), "--out", str(tmp_path / "r.yaml")])
+    assert message in capsys.readouterr().err

@@ -26,6 +26,7 @@ from pipeline.text.columns import (
     key_column,
     normalise_column,
     strip_column,
+    without_brackets,
 )
 
 Numbers = npt.NDArray[np.int64]
@@ -181,7 +182,7 @@ class Batch:
         if self._names_splits:
             masks.append(pc.or_(self.splits().is_valid(), self._without_split()))
         if self.mapping.decode is None:
-            masks += [_without_brackets(self.value(role)) for role in _TEXTS if role in ROLES[kind]]
+            masks += [without_brackets(self.value(role)) for role in _TEXTS if role in ROLES[kind]]
         odd: Mask = ~np.all([mask.to_numpy(zero_copy_only=False) for mask in masks], axis=0)
         return odd
 
@@ -241,15 +242,6 @@ def _missing_texts(texts: pa.Array, nulls: frozenset[str]) -> Mask:
     for row in np.flatnonzero(blank).tolist():
         missing[row] = texts[row].as_py().isspace()
     return missing
-
-
-def _without_brackets(texts: pa.Array) -> pa.Array:
-    """Which values [N] are no texts in brackets or braces, as of a list or an object that is written as a text."""
-    if not pa.types.is_string(texts.type):
-        return pa.repeat(True, len(texts))
-    if not len(texts):
-        return pa.array([], pa.bool_())
-    return pc.invert(pc.fill_null(pc.match_substring_regex(texts, r"^\s*[\[{]"), False))
 
 
 def _tried(rule: Callable[[Any], Any], value: Any) -> Any:

@@ -55,8 +55,8 @@ class Mapping(Templated, LabelConfig):
     null_values: list[str] = Field(default=list(NULL_VALUES), description="texts that stand for no value")
     decode: list[str] | None = Field(
         default=None,
-        description="fields whose texts write lists or objects, as JSON or Python does, to be read as such; [] for none; "
-        "by default a text that writes a list of texts or an object is no text",
+        description="fields whose texts are lists or objects, written as JSON or Python does, to be read as such; []"
+        " for none; by default a text that writes a list of texts or an object is an unreadable row",
     )
     separator: str = Field(default=">", min_length=1, description="between the levels of a category in one string")
     split: Split | None = Field(default=None, description="force all rows into one split")

@@ -72,9 +72,9 @@ ROLES: dict[str, dict[str, tuple[str, ...]]] = {
         "prompt": (),
     },
     "labelled": {
-        "left": ("left", "sentence1"),
-        "right": ("right", "sentence2"),
-        "score": ("score", "label"),
+        "left": ("left", "sentence1", "question1", "text1"),
+        "right": ("right", "sentence2", "question2", "text2"),
+        "score": ("score", "label", "is_duplicate"),
         "split": (),
     },
 }

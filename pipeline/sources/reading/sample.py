@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any, Literal
 
 from pipeline.sources.reading.roles import ROLES, Kind
+from pipeline.sources.reading.values import UnusableValue, decoded, text_field
 
 FileFormat = Literal["csv", "json lines", "json", "parquet", "xml", "text", "folder", "zip", "xlsx"]
 Settings = dict[str, Any]
@@ -54,7 +55,8 @@ def mapping_settings(sample: FileSample) -> list[Settings]:
         fields = {role: name for role in ROLES[kind] if (name := _column_of(kind, role, sample.columns))}
         enough = any(all(role in fields for role in roles) for roles in alternatives)
         if enough and not (kind == "product" and _is_document(fields)):
-            renamed = {role: name for role, name in fields.items() if not _is_usual(kind, role, name)}
+            inner = {role: _inner_field(sample, role, name) for role, name in fields.items()}
+            renamed = {role: name for role, name in inner.items() if not _is_usual(kind, role, name)}
             scale = _scale(sample, fields["score"]) if kind == "labelled" else {}
             settings.append({"kind": kind, **({"fields": renamed} if renamed else {}), **scale})
     return settings or _by_length(sample)
@@ -82,6 +84,20 @@ def _by_length(sample: FileSample) -> list[Settings]:
     return [{"kind": "document", "fields": {"text": longest}}] if longest and lengths[longest] >= _TEXT_LENGTH else []
 
 
+def _inner_field(sample: FileSample, role: str, column: str) -> str:
+    """The column of a role, or the field inside its objects that holds the text, as `answers.text` of SQuAD."""
+    value = next((row[column] for row in sample.rows if row.get(column)), None)
+    try:
+        value = decoded(value)
+    except UnusableValue:
+        return column
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    is_passage = isinstance(first, dict) and isinstance(first.get("text"), str) and role in ("positive", "negative")
+    if not isinstance(first, dict) or is_passage or role not in ("anchor", "positive", "negative", "title", "text"):
+        return column
+    return f"{column}.{text_field(first)}"
+
+
 def _median_length(sample: FileSample, column: str) -> float:
     """Median length of a column's texts; 0 where it holds anything else."""
     values = [row.get(column) for row in sample.rows]
@@ -91,8 +107,13 @@ def _median_length(sample: FileSample, column: str) -> float:
 
 
 def _scale(sample: FileSample, column: str) -> Settings:
-    """The scale of scores above 1: the smallest whole number that none exceeds."""
+    """The scale of scores above 1: the smallest whole number that none exceeds; none for numbers of three classes.
+
+    Which of the classes 0, 1 and 2 means alike differs from one data set to the next.
+    """
     values = [float(row[column]) for row in sample.rows if _is_number(row.get(column))]
+    if set(values) <= {-1.0, 0.0, 1.0, 2.0}:
+        return {}
     return {"scale": float(ceil(max(values)))} if values and max(values) > 1 else {}
 
 

@@ -34,7 +34,8 @@ def lookup(row: Mapping[str, Any], name: str) -> Any:
     """Return the value of a field; `answers.text` is `text` inside the object, or inside each object, of `answers`.
 
     A field whose own name holds the dot comes first. Lists of objects give a list, lists inside them are joined to it;
-    a string that writes an object or a list, as a cell of a table does, is read as one. Raises UnusableValue where something stands in the way that is no object.
+    a string that writes an object or a list, as a cell of a table does, is read as one.
+    Raises UnusableValue where something stands in the way that is no object.
     """
     if name in row or "." not in name:
         return row.get(name)
@@ -274,9 +275,14 @@ def _plural(kind: str) -> str:
 
 def mend(value: Any, name: str, role: str) -> str:
     """Return the end of a message that shows how to name a field inside the objects of a value."""
+    field = text_field(value)
+    return f"; name the field inside it, as `fields: {{{role or name}: {name}.{field}}}`" if field else ""
+
+
+def text_field(value: Any) -> str | None:
+    """Return the field of an object, or of the first object of a list, that seems to hold a text; None without one."""
     inner = next((item for item in items(value) if isinstance(item, Mapping)), None)
     if not inner:
-        return ""
+        return None
     texts = [key for key, item in inner.items() if isinstance(item, str) or (isinstance(item, list) and item)]
-    field = max(texts or list(inner), key=lambda key: (key == "text", len(str(inner[key]))))
-    return f"; name the field inside it, as `fields: {{{role or name}: {name}.{field}}}`"
+    return str(max(texts or list(inner), key=lambda key: (key == "text", len(str(inner[key])))))

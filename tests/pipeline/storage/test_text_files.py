@@ -69,3 +69,18 @@ def test_outputs_are_known_by_their_content_whatever_their_number(tmp_path: Path
     stale = shards.reuse_outputs(folder, second)
     assert [shards.committed(folder, one.name) is not None for one in second] == [False, True, True, False, False]
     assert [Path(path).stem for path in stale] == [one.name for one in first[2:]]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+def test_lines_in_utf_16_are_refused(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes('{"id": 1, "text": "tea"}\n'.encode("utf-16"))
+    with pytest.raises(UserError, match="is UTF-16 or UTF-32 by its first bytes; save it as UTF-8"):
+        shards.plan([str(tmp_path / name)], 10, "")
+
+
+def test_a_list_among_texts_is_refused_in_one_line(tmp_path: Path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1, "text": "tea"}\n{"id": 2, "text": ["a", "b"]}\n')
+    (shard,) = shards.plan([str(path)], 10, "")
+    with pytest.raises(UserError, match="column 'text' mixes types"):
+        shards.read(shard, ["id", "text"])
