@@ -35,7 +35,7 @@ from training.loop.placement import TextEncoder
 from training.loop.throughput import RankTimer
 from training.loop.weight_averaging import Averaging, WeightAverage
 from training.losses.gather import gather, world
-from training.losses.loss import Batch, Loss
+from training.losses.loss import Batch, Loss, single_losses
 
 ROW_SCORES = ("query.score", "query.weight", "query.teacher")
 TEXT_COLUMNS = ("query", "positive", "negative")
@@ -125,10 +125,10 @@ class TrainStep:
             raise UserError(
                 f"batch_size {config.batch_size} is too small for {self.size} workers; at least 4 rows each"
             )
-        if encoder.similarity not in compared_by(loss) and self.rank == 0:
+        if self.rank == 0 and (others := compared_otherwise(loss, encoder.similarity)):
             say(
-                f"train: the model is compared by {encoder.similarity}, loss {loss.type} compares by the cosine; "
-                "infonce and margin_mse take similarity: dot"
+                f"train: the model is compared by {encoder.similarity}, loss {', '.join(others)}; infonce, kl, "
+                "listwise and margin_mse compare by either"
             )
         self.autocast = compute_dtype(config.precision, self.device.type)
         if self.device.type == "cuda" and not config.compile:
@@ -278,9 +278,12 @@ def _bits_as_text(bits: int) -> str:
     return repr(float(np.int64(bits).view(np.float64)))
 
 
-def compared_by(loss: Loss) -> set[str]:
-    """Similarities by which a loss, or a part of it, compares vectors."""
-    return {getattr(loss, "similarity", "cosine")}.union(*(compared_by(part) for part in loss.parts()))
+def compared_otherwise(loss: Loss, similarity: str) -> list[str]:
+    """Say of the losses that a loss is made of which compare otherwise than the model; distances go with the cosine."""
+    names = [(single.type, single.compares_by()) for single in single_losses(loss)]
+    cosine = similarity == "cosine"
+    others = [(kind, by) for kind, by in names if by != similarity and not (cosine and by != "dot")]
+    return [f"{kind} by {by}" for kind, by in dict.fromkeys(others)]
 
 
 def _set_dropout(module: nn.Module, share: float) -> None:

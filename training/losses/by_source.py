@@ -7,7 +7,7 @@ A learnable scalar that the batch's loss does not have gets a gradient of zero, 
 
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -63,6 +63,14 @@ class BySource(Loss):
             for number, loss in enumerate(self.parts())
             for name, value in loss.learnable().items()
         }
+
+    def follow(self, similarity: str, *, unit_length: bool) -> Self:
+        """Return losses that each follow the model."""
+        changes: dict[str, Any] = {
+            "sources": {name: loss.follow(similarity, unit_length=unit_length) for name, loss in self.sources.items()},
+            "others": self.others and self.others.follow(similarity, unit_length=unit_length),
+        }
+        return type(self)(**{**dict(self), **changes})
 
     def assumes_positives(self) -> bool:
         """Return False: not all rows get the same loss, so that `check_sources` asks each by itself."""

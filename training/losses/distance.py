@@ -1,6 +1,6 @@
 """Distances and similarities of embeddings, and a margin that may change while training."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -11,6 +11,7 @@ from training.losses.loss import Loss
 
 Distance = Literal["cosine", "euclidean", "manhattan"]
 Similarity = Literal["cosine", "dot"]
+DOT_TEMPERATURE = 1.0  # of inner products where nothing is set, as Sentence Transformers advises (scale 1)
 
 
 class MarginLoss(Loss):
@@ -24,6 +25,34 @@ class MarginLoss(Loss):
         """Return the margin when a share `progress` of the training is done."""
         last = self.margin if self.last_margin is None else self.last_margin
         return self.margin + (last - self.margin) * min(1.0, max(0.0, progress))
+
+    def compares_by(self) -> str:
+        """Return the distance by the name of what it measures."""
+        return self.distance
+
+
+class SimilarityLoss(Loss):
+    """A loss that compares by the cosine or by inner products: as the model does, unless its settings say."""
+
+    similarity: Similarity = Field("cosine", description="cosine or dot; default: what the model is compared by")
+
+    def compares_by(self) -> str:
+        """Return the similarity."""
+        return self.similarity
+
+    def follow(self, similarity: str, *, unit_length: bool) -> Self:
+        """Return the loss with the model's similarity, and a temperature for inner products, where none is set.
+
+        Inner products of vectors of any length reach far beyond 1: a temperature that suits cosines makes of them one
+        certain document a row, whose gradient is zero.
+        """
+        if "similarity" in self.model_fields_set or similarity == self.similarity:
+            return self
+        changes: dict[str, Any] = {"similarity": similarity}
+        open_temperature = "temperature" in type(self).model_fields and "temperature" not in self.model_fields_set
+        if similarity == "dot" and open_temperature and not unit_length:
+            changes["temperature"] = DOT_TEMPERATURE
+        return self.model_copy(update=changes)
 
 
 def paired_distance(a: Tensor, b: Tensor, distance: Distance) -> Tensor:

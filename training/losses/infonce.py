@@ -23,22 +23,21 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from training.losses.distance import Similarity, paired_similarity
+from training.losses.distance import SimilarityLoss, paired_similarity
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask, query_mask
-from training.losses.loss import Batch, Loss, LossShare
+from training.losses.loss import Batch, LossShare
 from training.losses.tiled_softmax import RowScores, TileFunction, row_scores
 
 Direction = Literal["query_to_document", "document_to_query", "query_to_query", "document_to_document"]
 
 
-class InfoNCE(Loss):
+class InfoNCE(SimilarityLoss):
     """InfoNCE (multiple negatives ranking): cross-entropy of the right document among all documents of the batch."""
 
     type: Literal["infonce"] = "infonce"
-    similarity: Similarity = Field(
-        "cosine", description="dot: inner products, for a model that is made for them; take a temperature about 1 then"
+    temperature: float = Field(
+        0.05, gt=0, description="divides similarities; smaller is sharper; 1 where a model compares by inner products"
     )
-    temperature: float = Field(0.05, gt=0, description="divides similarities; smaller is sharper")
     learn_temperature: bool = Field(False, description="let training adjust the temperature, as CLIP does")
     directions: list[Direction] = Field(["query_to_document"], description="which texts are ranked for which")
     partition: Literal["joint", "per_direction"] = Field("joint", description="one softmax, or one a direction")

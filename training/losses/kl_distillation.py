@@ -12,18 +12,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from training.losses.distance import Similarity, paired_similarity
+from training.losses.distance import SimilarityLoss, paired_similarity
 from training.losses.document_lists import DocumentLists, per_row, teacher_scores
-from training.losses.loss import Batch, Loss, LossShare
+from training.losses.loss import Batch, LossShare
 
 
-class KL(Loss):
+class KL(SimilarityLoss):
     """Divergence over a row's own documents; rows with fewer than two scored ones do not count."""
 
     type: Literal["kl"] = "kl"
-    temperature: float = Field(0.05, gt=0, description="divides the student's similarities")
+    temperature: float = Field(0.05, gt=0, description="divides the student's similarities; 1 for inner products")
     teacher_temperature: float = Field(0.05, gt=0, description="divides the teacher's scores")
-    similarity: Similarity = "cosine"
 
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the scored rows of the global batch, by weight."""

@@ -13,19 +13,21 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional as F
 
+from training.losses.distance import SimilarityLoss, paired_similarity
 from training.losses.document_lists import DocumentLists, per_row
 from training.losses.false_negatives import MaskConfig, ScoreFilter, document_mask
-from training.losses.loss import Batch, Loss, LossShare, need
+from training.losses.loss import Batch, LossShare, need
 from training.losses.tiled_softmax import row_scores
 
 
-class Listwise(Loss):
+class Listwise(SimilarityLoss):
     """Cross-entropy with the distribution of the grades; without grades, given negatives have 0."""
 
     type: Literal["listwise"] = "listwise"
-    temperature: float = Field(0.05, gt=0, description="divides cosines; smaller is sharper")
+    temperature: float = Field(
+        0.05, gt=0, description="divides similarities; smaller is sharper; 1 where a model compares by inner products"
+    )
     target: Literal["gain", "softmax"] = Field("gain", description="how grades become probabilities")
     in_batch: bool = Field(False, description="rank against the documents of all rows; needs target gain")
     tile: int | None = Field(None, ge=1, description="compute logits of `in_batch` in tiles of this side")
@@ -44,7 +46,7 @@ class Listwise(Loss):
         lists = DocumentLists.from_batch(batch)
         target = self._target(lists.take(grade, others), lists.present)
         query = batch.query[batch.rows][:, None].expand(-1, target.shape[1], -1)
-        logits = F.cosine_similarity(query, batch.documents[lists.index], dim=-1) / self.temperature
+        logits = paired_similarity(query, batch.documents[lists.index], self.similarity) / self.temperature
         if self.in_batch:
             total = self._in_batch_log_sum(batch, lists)
         else:
@@ -67,7 +69,7 @@ class Listwise(Loss):
 
     def _in_batch_log_sum(self, batch: Batch, lists: DocumentLists) -> Tensor:
         """Log-sum-exp [n] over all documents that are not masked; those that came with the row never are."""
-        score_filter = ScoreFilter(batch, self.mask)
+        score_filter = ScoreFilter(batch, self.mask, self.similarity)
 
         def mask(rows: slice, columns: slice, cosine: Tensor) -> Tensor:
             masked = document_mask(batch, self.mask, rows, columns)
@@ -77,5 +79,11 @@ class Listwise(Loss):
 
         query = batch.query[batch.rows]
         return row_scores(
-            query, batch.documents, 1.0 / self.temperature, batch.row_numbers, tile=self.tile, masked=mask
+            query,
+            batch.documents,
+            1.0 / self.temperature,
+            batch.row_numbers,
+            tile=self.tile,
+            masked=mask,
+            similarity=self.similarity,
         ).log_sum

@@ -9,7 +9,7 @@ vectors, and each rank returns the part of it that its rows are of all rows.
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -194,9 +194,25 @@ class Loss(Plugin):
         """Whether every batch must hold rows of one source alone, which the loss asks for."""
         return any(part.needs_sources() for part in self.parts())
 
+    def compares_by(self) -> str:
+        """Name what the loss compares two vectors by; a loss that is made of others asks its parts."""
+        return "cosine"
+
+    def follow(self, similarity: str, *, unit_length: bool) -> Self:
+        """Return the loss for a model that compares by `similarity`, which it takes where its settings leave that open.
+
+        `unit_length` says that all vectors of the model have length 1.
+        """
+        return self
+
     @abstractmethod
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Compute this rank's share of the loss; `scalars` are those of `learnable`, as they are at this step."""
+
+
+def single_losses(loss: Loss) -> list[Loss]:
+    """List the losses that a loss is made of in the end; itself where it has no parts."""
+    return [single for part in loss.parts() for single in single_losses(part)] if loss.parts() else [loss]
 
 
 def need(value: T | None, what: str, loss: str, fix: str) -> T:

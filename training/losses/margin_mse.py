@@ -10,16 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from training.losses.distance import Similarity, paired_similarity
+from training.losses.distance import SimilarityLoss, paired_similarity
 from training.losses.document_lists import teacher_scores
-from training.losses.loss import Batch, Loss, LossShare
+from training.losses.loss import Batch, LossShare
 
 
-class MarginMSE(Loss):
+class MarginMSE(SimilarityLoss):
     """Squared error of the student's margins against the teacher's; triplets without teacher scores do not count."""
 
     type: Literal["margin_mse"] = "margin_mse"
-    similarity: Similarity = "cosine"
 
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the mean over the given triplets that the teacher has scored, by weight of the row."""

@@ -1,13 +1,14 @@
 """Matryoshka: the first dimensions of a vector shall be good embeddings by themselves, at several lengths.
 
     loss = sum over lengths m of weight_m * loss(first m dimensions, at length 1)
+A loss that compares by inner products takes the dimensions as they are: so are those of a truncated model compared.
 Source: Kusupati et al. 2022 (arXiv 2205.13147).
 """
 
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from pipeline.core.errors import UserError
 from training.losses.infonce import InfoNCE
-from training.losses.loss import Batch, Loss, LossShare
+from training.losses.loss import Batch, Loss, LossShare, single_losses
 from training.losses.registry import LOSSES, SingleLoss
 from training.losses.weighted_sum import WeightedSum
 
@@ -53,6 +54,10 @@ class Matryoshka(Loss):
         """Return the loss that it wraps."""
         return [self.loss]
 
+    def follow(self, similarity: str, *, unit_length: bool) -> Self:
+        """Return the loss around one that follows the model."""
+        return self.model_copy(update={"loss": self.loss.follow(similarity, unit_length=unit_length)})
+
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the weighted sum over the lengths of this step."""
         width = batch.query.shape[1]
@@ -60,8 +65,9 @@ class Matryoshka(Loss):
             raise UserError(f"loss matryoshka: dims has {max(self.dims)}, but vectors are {width} long")
         total = torch.zeros((), dtype=batch.query.dtype, device=batch.query.device)
         report: dict[str, Tensor] = {}
+        unit_length = all(part.compares_by() != "dot" for part in single_losses(self.loss))
         for dim, weight in self.lengths_at(batch.step):
-            share = self.loss(truncate(batch, dim), scalars)
+            share = self.loss(truncate(batch, dim, unit_length=unit_length), scalars)
             total = total + weight * share.loss
             report = share.report | report | {f"loss_{dim}": share.loss.detach()}
         return LossShare(total, report)
@@ -75,8 +81,12 @@ class Matryoshka(Loss):
         return [lengths[at] for at in sorted(chosen)]
 
 
-def truncate(batch: Batch, dim: int) -> Batch:
-    """The batch with the first `dim` dimensions of its vectors, at length 1."""
-    query, positive, negative = (F.normalize(x[:, :dim], dim=1) for x in (batch.query, batch.positive, batch.negative))
-    base = None if batch.base is None else F.normalize(batch.base[:, :dim], dim=1)
+def truncate(batch: Batch, dim: int, *, unit_length: bool = True) -> Batch:
+    """The batch with the first `dim` dimensions of its vectors, at length 1 or as they are."""
+
+    def cut(vectors: Tensor) -> Tensor:
+        return F.normalize(vectors[:, :dim], dim=1) if unit_length else vectors[:, :dim]
+
+    query, positive, negative = cut(batch.query), cut(batch.positive), cut(batch.negative)
+    base = None if batch.base is None else cut(batch.base)
     return replace(batch, query=query, positive=positive, negative=negative, base=base)

@@ -4,7 +4,7 @@ loss = sum_k weight_k * loss_k
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -40,6 +40,14 @@ class WeightedSum(Loss):
     def parts(self) -> Sequence[Loss]:
         """Return the losses of the sum."""
         return [term.loss for term in self.losses]
+
+    def follow(self, similarity: str, *, unit_length: bool) -> Self:
+        """Return the sum of losses that each follow the model."""
+        terms = [
+            term.model_copy(update={"loss": term.loss.follow(similarity, unit_length=unit_length)})
+            for term in self.losses
+        ]
+        return self.model_copy(update={"losses": terms})
 
     def __call__(self, batch: Batch, scalars: Mapping[str, Tensor]) -> LossShare:
         """Share of the sum; figures that an earlier loss reports already carry the number of theirs."""

@@ -21,6 +21,7 @@ from training.run.resume import resolve_existing_run
 from training.run.rounds import Inputs, load_trained, train_rounds
 from training.run.row_kinds import resolve_rows
 from training.run.saved_model import SavedModelCheck
+from training.run.similarity import follow_similarity
 from training.run.tracker import tell_trackers
 
 
@@ -43,6 +44,7 @@ def run(config: TrainConfig) -> str:
     if config.loss.needs_sources():
         check_sources(config.loss, read_sources(config.kinds, data, negatives))
     base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32", "backend": "torch"}), "cpu")
+    config = follow_similarity(config, base)
     inputs = {"data": data.manifest.fingerprint, "encoder": base.identity["weights"]}
     if negatives:
         inputs["negatives"] = negatives.manifest.fingerprint
