@@ -30,7 +30,7 @@ from pipeline.encoder.modules.vector_module import VectorModule
 from pipeline.encoder.pooling import Modes, PackedStates, PaddedStates, TokenStates, mode_names, pool, require_modes
 from pipeline.encoder.save import write_model, write_modules
 from pipeline.encoder.static_encoder import StaticTable
-from pipeline.encoder.tokenizer import FastTokenizer, Ints, Range, Tokens
+from pipeline.encoder.tokenizer import FastTokenizer, Ints, Range, Tokens, token_count
 from pipeline.encoder.transformer_inputs import fixed_inputs
 
 __all__ = ["Encoder", "EncoderConfig", "Role"]
@@ -234,7 +234,8 @@ class Encoder(nn.Module):
     @cached_property
     def _tokenizers(self) -> dict[str, FastTokenizer]:
         """Tokenizers by role; roles of one length share one."""
-        by_length = {length: FastTokenizer(self.tokenizer, length) for length in set(self.max_lengths.values())}
+        count, lengths = token_count(self.transformer), set(self.max_lengths.values())
+        by_length = {length: FastTokenizer(self.tokenizer, length, count) for length in lengths}
         return {role: by_length[length] for role, length in self.max_lengths.items()}
 
     @property

@@ -3,7 +3,8 @@
     layout = read_layout("path/to/model")
     [entry.kind for entry in layout.modules]  # ["Transformer", "Pooling", "Normalize"]
 
-A directory without `modules.json` is a plain transformer, whose states are averaged and scaled to length 1.
+A directory without `modules.json` is a plain transformer, whose states are averaged and scaled to length 1; of a causal
+language model the last token's state is taken, as in Sentence Transformers.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 from pipeline.core.errors import UserError
 from pipeline.encoder.model_settings import LENGTHS, ModelSettings
 from pipeline.encoder.modules.registry import INPUT_MODULES, KINDS, VECTOR_MODULES, kind_of, type_of
-from pipeline.encoder.pooling import Modes, mode_names, pooling_config, read_pooling
+from pipeline.encoder.pooling import WIDTH_KEYS, Modes, mode_names, pooling_config, read_pooling
 from pipeline.encoder.transformer_settings import TransformerSettings
 
 SETTINGS_FILE = "config_sentence_transformers.json"
@@ -71,10 +72,13 @@ class Chain:
     def with_pooling(self, modes: Modes, dim: int, *, include_prompt: bool) -> "Chain":
         """Chain that pools states of `dim` dimensions by these modes; its own settings stay where they say the same."""
         entry = self.pooling_entry
-        if entry is None or (entry.config and (self.pooling, self.include_prompt) == (modes, include_prompt)):
+        if entry is None:
             return self
-        stated = replace(entry, config=pooling_config(modes, dim, include_prompt=include_prompt))
-        return Chain((self.input, stated, *self.head))
+        stated = any(name in entry.config for name in WIDTH_KEYS)
+        if stated and (self.pooling, self.include_prompt) == (modes, include_prompt):
+            return self
+        changed = replace(entry, config=pooling_config(modes, dim, include_prompt=include_prompt))
+        return Chain((self.input, changed, *self.head))
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,7 @@ def read_layout(path: str) -> Layout:
     try:
         settings = read_settings(path)
         if not (root / "modules.json").exists():
-            layout = default_layout("StaticEmbedding" if _is_model2vec(root) else "Transformer")
-            return replace(layout, settings=settings)
+            return replace(_plain_layout(root), settings=settings)
         modules = tuple(_read_entry(root, module) for module in read_json(root / "modules.json"))
         if not modules:
             raise UserError("modules.json names no module")
@@ -171,10 +174,26 @@ def read_layout(path: str) -> Layout:
         raise UserError(f"model {path}: {str(error).removeprefix(f'model {path}: ')}") from error
 
 
-def _is_model2vec(root: Path) -> bool:
-    """Whether a directory without `modules.json` is model2vec's: its `config.json` describes no transformer."""
-    config = _read_optional(root / "config.json")
-    return config.get("model_type") == "model2vec" or "StaticModel" in (config.get("architectures") or [])
+def _plain_layout(root: Path) -> Layout:
+    """Layout of a directory without `modules.json`: model2vec's, whose `config.json` says so, or a transformer's."""
+    config = _plain_config(root)
+    architectures = [str(name) for name in config.get("architectures") or []]
+    if config.get("model_type") == "model2vec" or "StaticModel" in architectures:
+        return default_layout("StaticEmbedding", () if config.get("normalize") is False else ("Normalize",))
+    layout = default_layout("Transformer")
+    causal = bool(architectures) and architectures[0].endswith("ForCausalLM") and config.get("is_causal", True)
+    if not causal:
+        return layout
+    first, pooled, *rest = layout.modules
+    return replace(layout, modules=(first, replace(pooled, config={"pooling_mode": "lasttoken"}), *rest))
+
+
+def _plain_config(root: Path) -> dict[str, Any]:
+    """Content of a directory's `config.json`, or of that of the base that its adapter names."""
+    from pipeline.encoder import model_directory
+
+    adapted = (root / model_directory.ADAPTER).exists() and not (root / "config.json").exists()
+    return _read_optional((Path(model_directory.adapter_base(root)) if adapted else root) / "config.json")
 
 
 def check_chain(modules: Sequence[ModuleEntry]) -> Chain:

@@ -58,13 +58,14 @@ def _load_routed(config: EncoderConfig, path: str, layout: Layout, device: str, 
     described = model_directory.identity(
         path, layout, ways[routes["query"]].prompts, layers=config.layers, max_lengths=lengths
     )
+    graphs = {name: text for way in ways.values() for name, text in way.identity.items() if name == "graph"}
     dtypes = sorted({way.identity["dtype"] for way in ways.values()})
     return RoutedEncoder(
         ways,
         routes,
         layout=layout.with_max_lengths(lengths),
         head=[_load_module(path, entry).to(device) for entry in following],
-        identity=described | {"dtype": "+".join(dtypes)},
+        identity=described | {"dtype": "+".join(dtypes)} | graphs,
         path=path,
     ).eval()
 
@@ -122,9 +123,11 @@ def _load_transformer(
         layout.settings, config.max_length, settings.max_length, tokenizer, transformer
     )
     prompts = layout.settings.role_prompts(config.prompt_names)
+    computed_by = {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")}
     runtime_requested = not to_train and (config.backend in ("openvino", "onnx") or config.dtype == "int8")
     if runtime_requested:
         backend.require_backend(config.backend, path, device, transformer.config.model_type, config.dtype)
+        computed_by |= backend.exported_graph(config.backend, path, config.dtype)
     encoder = Encoder(
         transformer,
         tokenizer,
@@ -136,7 +139,7 @@ def _load_transformer(
         max_lengths=lengths,
         token_budget=config.budget(device),
         identity=model_directory.identity(path, layout, prompts, layers=config.layers, max_lengths=lengths)
-        | {"dtype": "int8" if config.dtype == "int8" else str(dtype).removeprefix("torch.")},
+        | computed_by,
         path=path,
         similarity=layout.settings.similarity,
         backend=config.backend,

@@ -44,7 +44,7 @@ def resolve_model(name: str, *, revision: str | None = None, trust_remote_code: 
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> str:
-    """Bring a model of the hub here; its `.bin` weights only where it has no others."""
+    """Bring a model of the hub here; `.bin` weights only of modules that have no others."""
     from huggingface_hub import snapshot_download
 
     def fetch(files: list[str]) -> Path:
@@ -52,24 +52,45 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> str:
 
     try:
         root = fetch(patterns)
-        return str(root if any(root.rglob("*.safetensors")) else fetch([*patterns, "*.bin"]))
+        others = _binary_weights(root)
+        return str(fetch([*patterns, *others]) if others else root)
     except Exception as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"model {name}: not a directory here, and the hub gave none: {reason}") from error
 
 
+def _binary_weights(root: Path) -> list[str]:
+    """Patterns of the `.bin` weights that a directory without them may need: of folders that hold no safetensors."""
+    if not any(root.rglob("*.safetensors")):
+        return ["*.bin"]
+    listed = root / "modules.json"
+    paths = [str(module.get("path", "")) for module in (read_json(listed) if listed.exists() else [])]
+    lacking = [path for path in paths if not any((root / path).glob("*.safetensors"))]
+    return [f"{path}/pytorch_model*.bin" if path else "pytorch_model*.bin" for path in lacking]
+
+
 def resolve_max_length(requested: int | None, stated: int | None, tokenizer: Any, transformer: Any) -> int:
     """Tokens a text is cut to: what is requested, else what the directory states, within the model's positions.
 
-    Raises UserError for a request beyond them.
+    A stated length wins over the tokenizer's, and over the positions of a model that learned no vector for each, as in
+    Sentence Transformers. Raises UserError for a request beyond them.
     """
-    positions = getattr(transformer.config, "max_position_embeddings", None) or _NO_LIMIT
-    if transformer.config.model_type in {"roberta", "xlm-roberta", "mpnet", "camembert"}:
+    config = transformer.config
+    positions = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
+    if config.model_type in {"roberta", "xlm-roberta", "mpnet", "camembert"}:
         positions -= 2
-    limit = min(positions, int(min(tokenizer.model_max_length, _NO_LIMIT)))
-    if requested and requested > limit:
-        raise UserError(f"max_length {requested} is beyond the model's {limit} positions")
-    return min(int(requested or stated or limit), limit)
+    usual = min(positions, int(min(tokenizer.model_max_length, _NO_LIMIT)))
+    length = usual
+    if stated:
+        length = stated if _has_relative_positions(config) else min(stated, positions)
+    if requested and requested > max(length, usual):
+        raise UserError(f"max_length {requested} is beyond the model's {max(length, usual)} positions")
+    return int(requested or length)
+
+
+def _has_relative_positions(config: Any) -> bool:
+    """Whether a model goes by distances of tokens alone, so that texts may be longer than those of its training."""
+    return hasattr(config, "rope_parameters") or not getattr(config, "position_biased_input", True)
 
 
 def resolve_max_lengths(
@@ -109,14 +130,31 @@ def decides_vectors(name: str) -> bool:
 def content_digest(path: str) -> str:
     """Digest of the content of all files of a model directory that may decide a vector, and of their names."""
     root = Path(path)
-    names = [file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file()]
-    files: list[Any] = fingerprint_folder(str(root), filter(decides_vectors, names))
+    files: list[Any] = fingerprint_folder(str(root), filter(decides_vectors, file_names(root)))
     return digest([*files, *(["base", content_digest(base)] for base in adapter_bases(root))])
 
 
+def file_names(root: Path) -> list[str]:
+    """Names of all files below a directory, those in linked folders among them."""
+    names, waiting, seen = [], [root], set()
+    while waiting:
+        folder = waiting.pop()
+        seen.add(folder.resolve())
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                names.append(file.relative_to(root).as_posix())
+            elif file.is_dir() and file.resolve() not in seen:
+                waiting.append(file)
+    return names
+
+
 def adapter_bases(root: Path) -> list[str]:
-    """Directories of the bases that the adapters in a model directory name; raises UserError where one is gone."""
-    return [adapter_base(folder) for folder in (root, *sorted(root.glob("0_*"))) if (folder / ADAPTER).exists()]
+    """Directories of the bases that the adapters in a model directory name, those of a router's ways among them.
+
+    Raises UserError where one is gone.
+    """
+    folders = (root, *sorted(root.glob("*[0-9]_*")))
+    return [adapter_base(folder) for folder in folders if (folder / ADAPTER).exists()]
 
 
 def adapter_base(folder: Path) -> str:

@@ -96,8 +96,11 @@ class ModelSettings:
         return {role: "" if name is None else self.prompts[name] for role, name in found.items()}
 
     def to_save(self, prompts: Mapping[str, str]) -> dict[str, Any]:
-        """Settings to write beside a model whose roles have these prompts: as they were read, but for what changed."""
-        changed = {role: text for role, text in prompts.items() if self.role_prompts().get(role) != text}
+        """Settings to write beside a model whose roles have these prompts: as they were read, but for what changed.
+
+        A role's prompt is written under the role's own name, where Sentence Transformers looks for it alone.
+        """
+        changed = {role: text for role, text in prompts.items() if self.prompts.get(role, "") != text}
         stated = self.prompts or dict.fromkeys(ROLES, "")
         defaults = {"default_prompt_name": None, "similarity_fn_name": self.similarity}
         return {**defaults, **self.raw, "prompts": {**stated, **changed}}

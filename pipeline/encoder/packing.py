@@ -166,11 +166,21 @@ def register_attention(transformer: Any, name: str, function: Callable[..., Any]
 def packed_forward(transformer: Any, ids: Tensor, packing: Packing, **inputs: Tensor) -> Tensor:
     """Token ids [T] of packed texts into token states [T, H]; `inputs` are further ones of the model."""
     config = transformer.config
-    first = _FIRST_POSITION[config.model_type] * (1 + int(config.pad_token_id or 0))
-    position_ids = (packing.positions + first).unsqueeze(0)
+    position_ids = _positions(config, ids, packing).unsqueeze(0)
     layout = {"groups": packing.groups} if config._attn_implementation == NAME else packing.boundaries
     output = transformer(input_ids=ids.unsqueeze(0), position_ids=position_ids, **layout, **inputs)
     return output.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
+
+
+def _positions(config: Any, ids: Tensor, packing: Packing) -> Tensor:
+    """Positions [T] as the architecture counts them: from 0, or from after the padding id and without such tokens."""
+    if not _FIRST_POSITION[config.model_type]:
+        return packing.positions
+    padding = int(config.pad_token_id or 0)
+    real = (ids != padding).long()
+    counted = real.cumsum(0)
+    starts = torch.arange(len(ids), device=ids.device) - packing.positions
+    return (counted - counted[starts] + real[starts]) * real + padding
 
 
 def packed_attention(

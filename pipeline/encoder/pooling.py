@@ -244,7 +244,8 @@ def require_mode(mode: Any) -> PoolingMode:
     return POOLING_MODES[mode]
 
 
-_OTHER_KEYS = ("word_embedding_dimension", "embedding_dimension", "pooling_mode", "include_prompt")
+WIDTH_KEYS = ("word_embedding_dimension", "embedding_dimension")
+_OTHER_KEYS = (*WIDTH_KEYS, "pooling_mode", "include_prompt")
 
 
 def read_pooling(config: Mapping[str, Any]) -> Modes:

@@ -98,10 +98,10 @@ def write_json(file: Path, content: Any) -> None:
 
 def _carry_over(source: Path, folder: Path) -> None:
     """Copy files that may decide a vector and were not written here: code, and what other programs left beside it."""
-    for file in source.rglob("*"):
-        name = file.relative_to(source)
+    for name in map(Path, model_directory.file_names(source)):
+        file = source / name
         held = file.suffix in _WEIGHTS or file.name in _TOKENIZER or file.name.endswith(".index.json")
-        if held or not file.is_file() or not model_directory.decides_vectors(name.as_posix()):
+        if held or not model_directory.decides_vectors(name.as_posix()):
             continue
         if file.name != model_directory.ADAPTER and not (folder / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

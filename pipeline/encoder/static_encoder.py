@@ -115,7 +115,7 @@ def _table(path: str, weights: dict[str, Tensor]) -> Tensor:
     if "mapping" in weights:
         table = table[weights["mapping"].long()]
     if "weights" in weights:
-        table = (table.float() * weights["weights"].float()[:, None]).to(table.dtype)
+        table = table.float() * weights["weights"].float()[:, None]
     return table.float()
 
 

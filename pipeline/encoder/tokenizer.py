@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.errors import UserError
 from pipeline.encoder.text_prefix import encode_prefixes, splits_at_spaces
 
 Tokens = list[list[int]]
@@ -23,18 +24,26 @@ class FastTokenizer:
     first words are tokenised, where that gives the same ids.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: Any, max_length: int, known: int | None = None) -> None:
+        """Cut texts by a tokenizer; `known` is the number of tokens that the model has a vector for, None for any."""
+        self.tokenizer, self.max_length, self.known = tokenizer, max_length, known
         original = getattr(tokenizer, "backend_tokenizer", None)
         self.fast = None if original is None else type(original).from_str(original.to_str())
         if self.fast is not None:
+            self.fast.encode_special_tokens = tokenizer.split_special_tokens
             self.fast.no_padding()
             self.fast.enable_truncation(max_length, direction=tokenizer.truncation_side)
         keeps_first = getattr(tokenizer, "truncation_side", "right") == "right"
         self.by_prefix = self.fast is not None and keeps_first and splits_at_spaces(self.fast)
 
     def __call__(self, texts: list[str]) -> Tokens:
-        """Token ids of each text."""
+        """Token ids of each text; raises UserError for one that holds a token which the model does not know."""
+        rows = self._tokenize(texts)
+        if self.known is not None:
+            _require_known(self.tokenizer, texts, rows, self.known)
+        return rows
+
+    def _tokenize(self, texts: list[str]) -> Tokens:
         if self.by_prefix:
             return encode_prefixes(self._encode, texts, self.max_length)
         if self.fast is not None:
@@ -83,12 +92,31 @@ class FastTokenizer:
         """A copy of the tokenizer that cuts nothing."""
         assert self.fast is not None
         copy = type(self.fast).from_str(self.fast.to_str())
+        copy.encode_special_tokens = self.fast.encode_special_tokens
         copy.no_truncation()
         return copy
 
     def _encode(self, texts: list[str]) -> Tokens:
         assert self.fast is not None
         return [encoding.ids for encoding in self.fast.encode_batch_fast(texts)]
+
+
+def token_count(transformer: Any) -> int | None:
+    """Number of tokens that a transformer has a vector for; None where it does not tell."""
+    try:
+        return int(transformer.get_input_embeddings().num_embeddings)
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def _require_known(tokenizer: Any, texts: list[str], rows: Tokens, known: int) -> None:
+    for text, row in zip(texts, rows, strict=True):
+        if row and max(row) >= known:
+            name = tokenizer.batch_decode([[max(row)]])[0]
+            raise UserError(
+                f"text {text[:60]!r}: has token {name!r}, number {max(row)}, but the model has vectors of {known} "
+                "tokens; its tokenizer and its weights do not belong together"
+            )
 
 
 def offset_ends(tokenizer: Any, texts: list[str]) -> list[Ints]:

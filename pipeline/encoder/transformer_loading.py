@@ -69,6 +69,8 @@ def load_parts(
 def _one_line(path: str) -> Iterator[None]:
     try:
         yield
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
         raise UserError(f"model {path}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
 
@@ -126,6 +128,7 @@ def _load_transformer(
         cut_layers(config, layers)
     if hasattr(config, "use_cache"):
         config.use_cache = False
+    config.return_dict = True  # a configuration may say otherwise; states are taken by name here
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
     load = _model_class(path, config, trust_remote_code=trust_remote_code)
     try:

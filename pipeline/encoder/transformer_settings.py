@@ -19,6 +19,7 @@ FILES = (
     ),
 )
 _OLD_NAMES = {"model_args": "model_kwargs", "tokenizer_args": "processor_kwargs", "config_args": "config_kwargs"}
+_TOKENIZER_LENGTH = "model_max_length"  # among the options of the tokenizer it wins over max_seq_length
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Values that mean what is done here anyway; None is allowed for all of them.
 _MEANINGLESS: dict[str, Any] = {
@@ -78,13 +79,16 @@ class TransformerSettings:
                 raise UserError(f"{file}: {key} {stated[key]!r} is not supported")
         _check_modalities(stated.get("modality_config") or {"text": _TEXT}, file)
         options = {key: dict(stated.get(key) or {}) for key in _OLD_NAMES.values()}
+        length = options["processor_kwargs"].get(_TOKENIZER_LENGTH, stated.get("max_seq_length"))
+        if length is not None and (not isinstance(length, int) or length < 1):
+            raise UserError(f"{file}: max_seq_length {length!r} is no number of tokens")
         odd = sorted(set(options["model_kwargs"]) - _DECIDED_HERE)
         if odd:
             raise UserError(f"{file}: model_kwargs {', '.join(odd)} is not supported")
         for held in options.values():
             held.pop("trust_remote_code", None)  # a directory may not allow itself to run code
         return cls(
-            stated.get("max_seq_length"),
+            length,
             bool(stated.get("do_lower_case")),
             options["processor_kwargs"],
             options["config_kwargs"],
@@ -103,8 +107,13 @@ class TransformerSettings:
 
     def to_save(self, max_length: int) -> dict[str, Any]:
         """Content to write beside a transformer whose texts are cut to this length."""
-        unchanged = self.raw and self.max_length == max_length
-        return self.raw if unchanged else {"do_lower_case": False, **self.raw, "max_seq_length": max_length}
+        if self.raw and self.max_length == max_length:
+            return self.raw
+        changed = {"do_lower_case": False, **self.raw, "max_seq_length": max_length}
+        for name in ("processor_kwargs", "tokenizer_args"):
+            if _TOKENIZER_LENGTH in (self.raw.get(name) or {}):
+                changed[name] = {**self.raw[name], _TOKENIZER_LENGTH: max_length}
+        return changed
 
 
 def _check_modalities(modalities: Mapping[str, Any], file: str) -> None:

@@ -263,6 +263,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
         "xlm-roberta", pooling("mean"), normalize, prompts={"query": "query: ", "passage": "passage: "}
     ),
     "all-mpnet": chain("mpnet", pooling("mean"), normalize),
+    "dense with an activation that learns": chain("bert", pooling("mean"), dense(WIDTH, 24, activation=torch.nn.PReLU)),
     "distiluse: distilbert, dense": chain("distilbert", pooling("mean"), dense(WIDTH, 48, activation=torch.nn.Tanh)),
     "electra, max": chain("electra", pooling("max")),
     "albert, mean over root of length": chain("albert", pooling("mean_sqrt_len_tokens")),

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pipeline.core.errors import UserError
 from pipeline.encoder.backends import onnx, openvino
 from pipeline.encoder.backends.runtime import Runtime
+from pipeline.storage.artifact import digest
+from pipeline.storage.fingerprints import fingerprint_folder
 
 Backend = Literal["auto", "torch", "openvino", "onnx"]
 
@@ -43,6 +45,16 @@ def require_backend(backend: Backend, path: str, device: str, model_type: str, d
         openvino.import_openvino()
         if dtype == "int8":
             _exported_file(path, openvino.INT8_FILE, "int8")
+
+
+def exported_graph(backend: Backend, path: str, dtype: str) -> dict[str, str]:
+    """Digest of the graph in a model directory that computes its vectors; empty where its weights do."""
+    name = openvino.INT8_FILE if dtype == "int8" else onnx.FILE if backend == "onnx" else None
+    if name is None:
+        return {}
+    graph = Path(path, name)
+    parts = [file.name for file in graph.parent.glob(f"{graph.stem}.*")]  # the weights may be a file of their own
+    return {"graph": digest([fingerprint_folder(str(graph.parent), parts)])}
 
 
 def build_runtime(name: str, path: str, transformer: Any, tokenizer: Any, dtype: str, threads: int) -> Runtime | None:

@@ -37,7 +37,7 @@ class Dense(VectorModule):
     ) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features, bias=bias)
-        self.activation, self.activation_name = _activation(activation), activation
+        self.activation_function, self.activation_name = _activation(activation), activation
         self.adds_input = residual
         if residual and in_features != out_features:
             self.residual = nn.Linear(in_features, out_features, bias=False)
@@ -62,7 +62,7 @@ class Dense(VectorModule):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Vectors [B, D] into [B, E]."""
-        output: Tensor = self.activation(self.linear(vectors))
+        output: Tensor = self.activation_function(self.linear(vectors))
         if not self.adds_input:
             return output
         return output + (self.residual(vectors) if hasattr(self, "residual") else vectors)

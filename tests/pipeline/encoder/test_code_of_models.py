@@ -244,3 +244,17 @@ def test_a_hub_model_comes_with_its_code_and_at_its_revision(tmp_path):
     assert other.returncode == 0, other.stderr
     assert nearest(vectors_of(other), theirs(second, ["wireless headphones"])) > 0.99999
     hub.server.shutdown()
+
+
+def test_a_hub_model_brings_the_bin_weights_of_the_modules_that_have_no_others(tmp_path):
+    model = zoo.LAYOUTS["LaBSE"](tmp_path / "one")
+    weights = model / "2_Dense" / "model.safetensors"
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    weights.unlink()
+    hub = Hub({"main": model})
+    run = load_from(hub, tmp_path / "cache")
+    assert run.returncode == 0, run.stderr
+    assert nearest(vectors_of(run), theirs(model, ["wireless headphones"])) > 0.99999
+    assert "2_Dense/pytorch_model.bin" in hub.asked and "pytorch_model.bin" not in hub.asked
+    hub.server.shutdown()

@@ -51,6 +51,8 @@ CHAIN = (f"{ST}.Transformer", f"{ST}.Pooling")
         (CHAIN, {"1_Pooling__config": {"pooling_mode": "median"}}, "pooling 'median' is not supported"),
         (CHAIN, {"1_Pooling__config": {"pooled": 1}}, "pooling: pooled has no meaning here"),
         (CHAIN, {"sentence_bert_config": {"max_len": 3}}, "sentence_bert_config.json: max_len has no meaning here"),
+        (CHAIN, {"sentence_bert_config": {"max_seq_length": -1}}, "max_seq_length -1 is no number of tokens"),
+        (CHAIN, {"sentence_bert_config": {"max_seq_length": "12"}}, "max_seq_length '12' is no number of tokens"),
         (CHAIN, {"sentence_bert_config": {"query_length": 32}}, "query_length 32 is not supported"),
         (CHAIN, {"sentence_bert_config": {"transformer_task": "fill-mask"}}, "transformer_task 'fill-mask'"),
         (CHAIN, {"sentence_bert_config": {"model_args": {"file_name": "x"}}}, "model_kwargs file_name is not"),
@@ -101,10 +103,11 @@ def test_settings_of_the_whole_are_kept_but_for_what_changed():
     }
     settings = ModelSettings.read({**stated, "default_prompt_name": "STS", "future_key": [1]})
     assert settings.role_prompts() == {"query": "q: ", "document": "p: "}
-    assert settings.to_save(settings.role_prompts()) == {**stated, "default_prompt_name": "STS", "future_key": [1]}
+    by_role = {**stated, "prompts": {**stated["prompts"], "document": "p: "}}
+    assert settings.to_save(settings.role_prompts()) == {**by_role, "default_prompt_name": "STS", "future_key": [1]}
     assert settings.role_prompts({"query": "STS"}) == {"query": "s: ", "document": "p: "}
     chosen = settings.to_save(settings.role_prompts({"query": "STS"}))
-    assert chosen["prompts"] == {"query": "s: ", "passage": "p: ", "STS": "s: "}
+    assert chosen["prompts"] == {"query": "s: ", "passage": "p: ", "STS": "s: ", "document": "p: "}
     given = settings.with_prompts({"document": "", "code": "c: "})
     assert given.role_prompts() == {"query": "q: ", "document": ""}
     assert given.to_save(given.role_prompts())["prompts"] == {**stated["prompts"], "document": "", "code": "c: "}

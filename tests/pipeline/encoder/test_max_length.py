@@ -62,6 +62,43 @@ def test_sentence_transformers_reads_the_directory_at_the_longest(tmp_path: Path
     assert np.allclose(model.encode([TEXT]), encoder.encode([TEXT], "document"), atol=1e-5)
 
 
+def _longer_than_the_tokenizer_says(path: Path) -> None:
+    zoo.edit(path / "sentence_bert_config.json", max_seq_length=128)
+
+
+def _longer_than_rotary_positions(path: Path) -> None:
+    zoo.edit(path / "config.json", max_position_embeddings=40)
+    zoo.edit(path / "sentence_bert_config.json", max_seq_length=64)
+
+
+def _by_options_of_the_tokenizer(path: Path) -> None:
+    zoo.edit(path / "sentence_bert_config.json", max_seq_length=50, tokenizer_args={"model_max_length": 10})
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "length"),
+    [
+        ("bert, mean", _longer_than_the_tokenizer_says, 128),
+        ("sentence-t5", _longer_than_the_tokenizer_says, 128),
+        ("nomic_bert, truncated, dot", _longer_than_rotary_positions, 64),
+        ("bert, mean", _by_options_of_the_tokenizer, 10),
+    ],
+)
+def test_a_stated_length_is_that_of_sentence_transformers_and_is_kept(tmp_path: Path, layout, change, length):
+    peers = pytest.importorskip("sentence_transformers")
+    path = Path(zoo.make(layout, tmp_path / "zoo"))
+    change(path)
+    encoder = load(str(path))
+    model = peers.SentenceTransformer(str(path), device="cpu")
+    assert encoder.max_length == model.max_seq_length == length
+    assert np.allclose(model.encode_document([TEXT]), encoder.encode([TEXT], "document"), atol=1e-5)
+    encoder.save(tmp_path / "saved")
+    name = "sentence_bert_config.json"
+    assert json.loads((path / name).read_text()) == json.loads((tmp_path / "saved" / name).read_text())
+    load(str(path), max_length=8).save(tmp_path / "short")
+    assert peers.SentenceTransformer(str(tmp_path / "short"), device="cpu").max_seq_length == 8
+
+
 def test_a_mistake_is_one_line(tmp_path: Path):
     path = zoo.make("bert, mean", tmp_path / "zoo")
     with pytest.raises(UserError, match=r"max_length 100 is beyond the model's 64 positions"):

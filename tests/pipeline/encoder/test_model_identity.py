@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.encoder.backends.backend import exported_graph
 from pipeline.encoder.layout import read_layout
 from pipeline.encoder.model_directory import content_digest, decides_vectors, identity
 
@@ -75,6 +76,48 @@ def test_documentation_exports_and_records_of_a_run_change_nothing(model: Path, 
     (model / name).parent.mkdir(exist_ok=True)
     (model / name).write_bytes(b"one")
     assert content_digest(str(model)) == before
+
+
+def test_a_file_in_a_linked_folder_is_as_any_other(model: Path, tmp_path: Path):
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / "model.safetensors").write_bytes(b"one")
+    (model / "2_Dense").symlink_to(tmp_path / "dense")
+    (tmp_path / "dense" / "around").symlink_to(model)
+    before = content_digest(str(model))
+    (tmp_path / "dense" / "model.safetensors").write_bytes(b"two")
+    assert content_digest(str(model)) != before
+
+
+def test_the_base_of_an_adapter_in_a_way_of_a_router_is_part_of_the_identity(model: Path, tmp_path: Path):
+    shutil.copytree(model, tmp_path / "base")
+    (model / "query_0_Transformer").mkdir()
+    adapter = json.dumps({"base_model_name_or_path": str(tmp_path / "base")})
+    (model / "query_0_Transformer" / "adapter_config.json").write_text(adapter)
+    before = content_digest(str(model))
+    (tmp_path / "base" / "model.safetensors").write_bytes(b"two")
+    assert content_digest(str(model)) != before
+
+
+@pytest.mark.parametrize(
+    ("settings", "file"),
+    [
+        (("onnx", "float32"), "onnx/model.onnx"),
+        (("onnx", "float32"), "onnx/model.onnx_data"),
+        (("auto", "int8"), "openvino/openvino_model_int8.bin"),
+    ],
+)
+def test_an_exported_graph_that_computes_the_vectors_is_part_of_the_identity(model: Path, settings, file: str):
+    def write(name: str, content: bytes) -> None:
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(content)
+
+    backend, dtype = settings
+    for name in ("onnx/model.onnx", "openvino/openvino_model_int8.xml", file):
+        write(name, b"one")
+    before = exported_graph(backend, str(model), dtype)
+    assert before.keys() == {"graph"} and exported_graph("torch", str(model), "float32") == {}
+    write(file, b"two")
+    assert exported_graph(backend, str(model), dtype) != before
 
 
 def test_bytes_moved_from_one_file_to_another_are_another_identity(model: Path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
@@ -45,6 +46,55 @@ def test_a_role_takes_a_prompt_by_any_name_and_the_others_stay(tmp_path: Path):
     saved = peer(tmp_path / "saved")
     assert saved.prompts == theirs.prompts | {"query": theirs.prompts["STS"]}
     assert nearest(encoder.encode(zoo.TEXTS, "query"), saved.encode_query(zoo.TEXTS)) > 0.99999
+
+
+def test_a_prompt_that_stands_for_another_is_saved_where_sentence_transformers_looks_for_it(tmp_path: Path):
+    path = Path(zoo.make("bert, mean", tmp_path))
+    (path / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {"passage": "passage: "}}))
+    encoder = load(path)
+    encoder.save(tmp_path / "saved")
+    saved = peer(tmp_path / "saved")
+    assert saved.prompts == {"query": "", "document": "passage: ", "passage": "passage: "}
+    assert nearest(encoder.encode(zoo.TEXTS, "document"), saved.encode_document(zoo.TEXTS)) > 0.99999
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_plain_causal_language_model_gives_its_last_token(tmp_path: Path, causal: bool):
+    path = Path(zoo.base("llama", tmp_path / "plain"))
+    zoo.edit(path / "config.json", architectures=["LlamaForCausalLM"], is_causal=causal)
+    encoder, theirs = load(path), peer(path)
+    assert encoder.pooling == theirs[1].pooling_mode == ("lasttoken" if causal else "mean")
+    assert nearest(encoder.encode(zoo.TEXTS, "query"), theirs.encode_query(zoo.TEXTS)) > 0.99999
+    encoder.save(tmp_path / "saved")
+    assert nearest(encoder.encode(zoo.TEXTS, "query"), peer(tmp_path / "saved").encode_query(zoo.TEXTS)) > 0.99999
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_special_tokens_in_a_text_are_split_as_the_tokenizer_says(tmp_path: Path, split: bool):
+    path = Path(zoo.make("bert, mean", tmp_path))
+    zoo.edit(path / "tokenizer_config.json", split_special_tokens=split)
+    texts = ["a lamp [SEP] a desk", "[CLS]"]
+    assert nearest(load(path).encode(texts, "query"), peer(path).encode_query(texts)) > 0.99999
+    assert (load(path).whole_lengths(texts, "query") == [13, 3]) == (not split)
+
+
+def test_a_model_whose_configuration_asks_for_tuples_is_as_any_other(tmp_path: Path):
+    path = Path(zoo.make("bert, mean", tmp_path))
+    expected = load(path).encode(zoo.TEXTS, "query")
+    zoo.edit(path / "config.json", return_dict=False, output_hidden_states=True)
+    assert nearest(load(path).encode(zoo.TEXTS, "query"), expected) > 0.99999
+
+
+@pytest.mark.parametrize("layout", ["bert, mean", "static"])
+def test_a_token_without_a_vector_is_named(tmp_path: Path, layout: str):
+    path = Path(zoo.make(layout, tmp_path))
+    tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+    tokenizer.add_tokens(["desk lamp"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    encoder = load(path)
+    assert len(encoder.encode(["a lamp"], "document")) == 1
+    with pytest.raises(UserError, match=f"text 'a desk lamp': has token 'desk lamp', number {zoo.VOCABULARY}, but"):
+        encoder.encode(["a desk lamp"], "document")
 
 
 def test_a_width_that_is_asked_for_is_that_of_the_peer_and_is_saved(tmp_path: Path):

@@ -76,6 +76,16 @@ def test_vectors_and_gradients_are_those_of_padded_texts(kind, pooling, skip):
         torch.testing.assert_close(packed.eval().encode_tokens(texts(), skip), expected, rtol=0, atol=1e-12)
 
 
+def test_padding_tokens_within_a_text_are_not_counted_as_positions():
+    padded, packed = encoder("xlm-roberta", "mean"), encoder("xlm-roberta", "mean")
+    assert packing.enable_packing(packed.transformer)
+    packed.packed = True
+    rows = [[1, 5, 1, 1, 7, 9], [4, 1, 6], [8, 9]]  # 1 is the padding token, which a text may name
+    with torch.inference_mode():
+        expected, found = (model.eval().encode_tokens(rows) for model in (padded, packed))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
 def test_other_architectures_stay_padded():
     model = transformer("mpnet")
     assert not packing.enable_packing(model)
