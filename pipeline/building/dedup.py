@@ -18,7 +18,7 @@ from pipeline.sources.reading.record import ORDER_BITS, SCHEMAS
 from pipeline.sources.reading.splits import HELD_OUT_ORDER
 from pipeline.storage.counts import EXAMPLES, Counts
 from pipeline.storage.shuffle import Shuffle, bucket_hashes
-from pipeline.text.columns import key_prefixes
+from pipeline.text.columns import ids_from_keys, key_column, key_prefixes
 
 ALIKE = 0.5  # score from which the texts of a labelled pair count as alike
 NOUNS = {"documents": "document", "queries": "query"}
@@ -175,15 +175,22 @@ def find_aliases(rows: pa.Table, noun: str, tally: Counts) -> pa.Table:
 def unique_labelled(rows: pa.Table, tally: Counts) -> pa.Table:
     """One row for each pair of texts, held-out splits before train; repeated ones are counted.
 
+    Texts are the same that documents would be: case and width of letters do not part them.
+
     A pair that is called alike in one row and unlike in another (scores on both sides of one half), also when one of
     them is turned round, says nothing and is left out, counted as `contradicting_labels`. Of graded scores that differ
     less, as two annotators' may, one stays.
     """
-    turned = pc.greater(rows["left"], rows["right"])
-    first, second = (pc.if_else(turned, rows[a], rows[b]) for a, b in (("right", "left"), ("left", "right")))
+    rows = rows.append_column("left_key", ids_from_keys(key_column(rows["left"]), "l"))
+    rows = rows.append_column("right_key", ids_from_keys(key_column(rows["right"]), "l"))
+    turned = pc.greater(rows["left_key"], rows["right_key"])
+    sides = (("right_key", "left_key"), ("left_key", "right_key"))
+    first, second = (pc.if_else(turned, rows[a], rows[b]) for a, b in sides)
     pair = pc.binary_join_element_wise(first, second, "\x1f")
     rows, firsts = _grouped(rows.append_column("id", pair), "id", "order")
-    same = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f").combine_chunks().dictionary_encode()
+    same = pc.binary_join_element_wise(rows["left_key"], rows["right_key"], "").combine_chunks().dictionary_encode()
+    texts = pc.binary_join_element_wise(rows["left"], rows["right"], "\x1f")
+    rows = rows.set_column(rows.schema.get_field_index("id"), "id", texts).drop_columns(["left_key", "right_key"])
     is_first = np.zeros(rows.num_rows, dtype=bool)
     is_first[np.unique(same.indices.to_numpy(), return_index=True)[1]] = True
     alike = rows["score"].to_numpy() >= ALIKE

@@ -16,7 +16,7 @@ from pipeline.building.cleaning import CleanConfig
 from pipeline.sources.reading.record import ROWS, Block, Parsed, Record, SourceConfig
 from pipeline.storage.counts import Counts
 from pipeline.storage.shuffle import Shuffle
-from pipeline.text.columns import hash64_column, key_column, normalise_column, shorten_column
+from pipeline.text.columns import key_column, key_prefixes, normalise_column, shorten_column
 
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "pair", "negatives": "query_id"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right")}
@@ -105,7 +105,8 @@ def _clean_kind(
         others = limits.cleaning.other_languages(texts).items()
         rows = _leave_out(kind, rows, {row: ("other_language", detail) for row, detail in others}, unusable)
     if kind == "labelled":
-        rows = _set(rows, "pair", pa.array(hash64_column(rows["left"]) + hash64_column(rows["right"])))
+        left, right = (key_prefixes(key_column(rows[side])) for side in ("left", "right"))
+        rows = _set(rows, "pair", pa.array(left + right))
     if "text" in rows.column_names and (rows["key"].null_count or limits.cleaning.max_tokens):
         rows = _set(rows, "key", key_column(rows["text"]))
     return rows

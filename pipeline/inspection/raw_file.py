@@ -15,7 +15,9 @@ from lxml import etree
 from pipeline.core.errors import UserError
 from pipeline.sources.amazon import literal
 from pipeline.sources.google_merchant import local_name
-from pipeline.sources.json import documents
+from pipeline.sources.json import documents, table_rows
+from pipeline.sources.reading.mapping import Mapping
+from pipeline.sources.reading.roles import ROLES
 from pipeline.sources.reading.sample import FileFormat, FileSample
 from pipeline.sources.xlsx import sheet_rows
 from pipeline.storage.artifact import MANIFEST
@@ -93,8 +95,10 @@ def _is_wrapper(line: bytes) -> bool:
     row = literal(line)
     if not isinstance(row, dict):
         return False
-    holds_rows = any(isinstance(item, list) and _has_objects(item) for item in row.values())
-    return "@context" in row or (holds_rows and not any(isinstance(item, str) for item in row.values()))
+    parts = list(row.values())
+    is_table = len(parts) > 1 and all(isinstance(part, list | dict) and len(part) > 1 for part in parts)
+    holds_rows = is_table or any(isinstance(part, list) and _has_objects(part) for part in parts)
+    return "@context" in row or (holds_rows and not any(isinstance(part, str) for part in parts))
 
 
 def _closes(line: bytes) -> bool:
@@ -133,7 +137,10 @@ def _json(path: str) -> tuple[list[str], list[Row], dict[str, Any]]:
     rows = values[0] if len(values) == 1 and isinstance(values[0], list) else values
     if len(values) == 1 and isinstance(values[0], dict):
         lists = {name: item for name, item in values[0].items() if isinstance(item, list) and _has_objects(item)}
-        if lists:
+        tables = (table_rows(values[0], Mapping(kind=kind)) for kind in ROLES)
+        if table := next(filter(None, tables), []):
+            rows = table
+        elif lists:
             records = "" if "@graph" in lists else max(lists, key=lambda name: len(lists[name]))
             rows = lists.get("@graph") or lists[records]
     objects = [row for row in rows[:ROWS] if isinstance(row, dict)]

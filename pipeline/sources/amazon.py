@@ -2,16 +2,20 @@
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import objects
 from pipeline.sources.reading.mapping import Mapping, Row
 from pipeline.sources.reading.paths import Paths
-from pipeline.sources.reading.record import Block, Parsed, Templated
+from pipeline.sources.reading.record import Block, Parsed, Templated, file_size
 from pipeline.sources.reading.sample import FileSample, Settings
 from pipeline.sources.reading.values import UnusableValue, text
+from pipeline.storage.lines import read_head
 
+_ARRAY = re.compile(rb"\s*\[\s*\{")
 LONGEST = 1 << 20  # bytes of a Python literal that are parsed
 
 
@@ -45,6 +49,14 @@ class Amazon(Paths, Templated):
         if not (is_product or sample.has("asin", "question") or sample.has("asin", "questions")):
             return []
         return [{"path": sample.path, "holds": "products" if is_product else "questions"}]
+
+    def blocks(self, root: str, index: int, block_bytes: int) -> list[Block]:
+        """Cut every file into byte ranges; raises UserError for a file that is one JSON array."""
+        for display, path in self.inputs(root).items():
+            file_size(path, display)
+            if _ARRAY.match(read_head(path)):
+                raise UserError(f"source {display}: is one array; write an object a line, as `jq -c '.[]'` does")
+        return super().blocks(root, index, block_bytes)
 
     def parse(self, block: Block) -> Iterator[Parsed]:
         """Read the lines that start in the block; questions about one product stay in one split."""

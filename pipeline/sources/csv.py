@@ -1,5 +1,6 @@
 """CSV and other delimited tables of text, in any encoding, with quoted cells that may hold line ends."""
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,6 +14,7 @@ from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
 from pipeline.storage.csv_table import LONGEST_CELL, CsvRow, CsvTable, named_row
 
+_JSON = re.compile(r"\[?\s*\{\s*\"")  # the beginning of an object, or of an array of objects
 _EXPORTS = {  # columns by which a shop's export is known
     "woocommerce": {"type", "name", "parent"},
     "shopify": {"handle", "title", "option1 name", "option1 value"},
@@ -66,6 +68,8 @@ class Csv(Paths, MappedSource):
         for file, (display, path) in enumerate(self.inputs(root).items()):
             size = file_size(path, display)
             table = CsvTable.open(path, self.delimiter, self.encoding, self.columns, self.escape)
+            if table.names[:1] and _JSON.match(table.names[0]):
+                raise UserError(f"source {display}: holds JSON, not a table; use `type: jsonl` or `type: json`")
             if table.names:
                 check_columns(self, table.names, display)
                 self._check_export(table.names, display)

@@ -13,7 +13,7 @@ from pydantic import Field
 from pipeline.core.errors import UserError
 from pipeline.sources.jsonl import SURROGATE, writable
 from pipeline.sources.reading import lines
-from pipeline.sources.reading.mapping import MappedSource, Row
+from pipeline.sources.reading.mapping import MappedSource, Mapping, Row
 from pipeline.sources.reading.paths import Paths
 from pipeline.sources.reading.record import Block, Parsed, chunks, file_size
 from pipeline.sources.reading.sample import FileSample, Settings, mapping_settings
@@ -29,7 +29,7 @@ _PRODUCT_ATTRIBUTES = ("brand", "color", "material", "size", "pattern", "model")
 
 
 class Json(Paths, MappedSource):
-    """Files that hold their rows in one JSON value: an array, or an object with the array inside it.
+    """Files that hold their rows in one JSON value: an array, an object with the array inside it, or a table of pandas.
 
     `records` names the field with the rows, as `articles` or `data.items`; of JSON-LD it is `@graph` by default.
     Objects that follow each other, over as many lines as they like, are a row each. Of JSON-LD a `product` is read by
@@ -56,7 +56,7 @@ class Json(Paths, MappedSource):
         blocks = []
         for file, (display, path) in enumerate(self.inputs(root).items()):
             size, start = file_size(path, display), read_head(path)
-            if not start.lstrip().startswith((b"[", b"{")):
+            if not start.decode(json.detect_encoding(start), "replace").lstrip().startswith(("[", "{")):
                 raise UserError(f"source {display}: is no JSON array or object: {excerpt(start)}")
             blocks.append(lines.single_block(path, size, index, file))
         return blocks
@@ -103,10 +103,39 @@ class Json(Paths, MappedSource):
             return [value]
         if isinstance(value.get("@graph"), list):
             return list(value["@graph"])
+        if alone and (rows := table_rows(value, self)):
+            return rows
         wrapped = [name for name, item in value.items() if isinstance(item, list) and _holds_objects(item)]
         if alone and wrapped and "@type" not in value and not any(self.reads(name) for name in value):
             raise UserError(f"{path}: is one object; name the field with the rows, as `records: {wrapped[0]}`")
         return [value]
+
+
+def table_rows(value: Row, mapping: Mapping) -> list[Row]:
+    """Rows of an object that holds a whole table as pandas writes it, or rows by their ids; none for any other object.
+
+    Layouts are `{columns: [...], data: [[...]]}`, columns of cells by number or as lists of more than one cell, and
+    `{id: row}`. Columns are told from ids by names that the mapping reads.
+    """
+    columns, data = value.get("columns"), value.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(isinstance(row, list) for row in data):
+        return [dict(zip(map(str, columns), row, strict=False)) for row in data]
+    parts = list(value.values())
+    read = [name for name in value if mapping.reads(name)]
+    if parts and all(isinstance(part, dict) for part in parts):
+        if not read:
+            named = (mapping.names("id") or ("id",))[0]
+            return [{named: name, **row} for name, row in value.items()] if _reads_all(mapping, parts) else []
+        cells = list(parts[0])
+        same = len(read) > 1 and all(list(part) == cells for part in parts) and all(map(str.isdigit, cells))
+        return [{name: value[name][cell] for name in value} for cell in cells] if same else []
+    if len(read) > 1 and all(isinstance(part, list) and len(part) == len(parts[0]) > 1 for part in parts):
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*parts, strict=True)]
+    return []
+
+
+def _reads_all(mapping: Mapping, rows: list[Row]) -> bool:
+    return all(any(mapping.reads(name) for name in row) for row in rows)
 
 
 def documents(path: str) -> list[Any]:

@@ -73,7 +73,7 @@ class Shopify(Paths, Templated):
         blocks = []
         for file, (display, path) in files:
             size = file_size(path, display)
-            names = CsvTable.open(path, ",").names
+            names = _table(path).names
             if "handle" not in {_COLUMNS.get(name.lower()) for name in names}:
                 raise UserError(
                     f"source {display}: is not a product export of Shopify: no column 'Handle' or 'URL handle'; "
@@ -93,9 +93,7 @@ class Shopify(Paths, Templated):
         rows = list(_rows(block.path, block.file))
         products = _products(rows, block)
         parsed = Parsed()
-        parsed.tally.unread.update(
-            name for name in CsvTable.open(block.path, ",").names if name.lower() not in _COLUMNS
-        )
+        parsed.tally.unread.update(name for name in _table(block.path).names if name.lower() not in _COLUMNS)
         for row in rows:
             parsed.tally.rows += 1
             parsed.tally.counts["rows"] += 1
@@ -118,9 +116,16 @@ class Shopify(Paths, Templated):
         yield parsed
 
 
+def _table(path: str) -> CsvTable:
+    """An export, which has commas, or one that a spreadsheet saved again with semicolons or tabs."""
+    table = CsvTable.open(path, ",")
+    is_export = "handle" in {_COLUMNS.get(name.lower()) for name in table.names}
+    return table if is_export else CsvTable.open(path)
+
+
 def _rows(path: str, file: int) -> Iterator[ExportRow]:
     """Yield the rows of a file with the columns that are read."""
-    table = CsvTable.open(path, ",")
+    table = _table(path)
     names = [_COLUMNS.get(name.lower(), name) for name in table.names]
     for line, _, cells, _ in table.rows():
         row = named_row(names, cells)

@@ -23,6 +23,7 @@ from pipeline.storage.lines import excerpt, read_head
 from pipeline.text.normalize import html_to_text
 
 _REFERENCE = re.compile(rb"&#(x[0-9a-fA-F]{1,6}|[0-9]{1,7});")
+_CONTROL = bytes(code for code in range(0x20) if code not in (0x9, 0xA, 0xD))
 _WRAPPERS = (b"<?xml", b"<posts", b"</posts", b"<!--")
 
 
@@ -107,7 +108,7 @@ class StackExchange(Paths):
 
     def _take(self, row: bytes, line: int, order: int, parsed: Parsed, linked: Links | None) -> None:
         try:
-            post = dict(etree.fromstring(_REFERENCE.sub(_allowed, row), _parser()).attrib)
+            post = dict(etree.fromstring(_REFERENCE.sub(_allowed, row.translate(None, _CONTROL)), _parser()).attrib)
             kind, number, score = post["PostTypeId"], int(post["Id"]), int(post.get("Score", 0))
             if kind == "2":
                 self._answer(post, number, score, line, order, parsed)
@@ -186,10 +187,11 @@ def tags(text: str) -> list[str]:
 
 
 def _allowed(reference: re.Match[bytes]) -> bytes:
-    """A character reference, or nothing for one of a control character: dumps hold some, which XML forbids."""
+    """A character reference, or nothing for one that XML forbids: dumps hold some of control characters."""
     digits = reference[1].decode()
     code = int(digits[1:], 16) if digits[0] == "x" else int(digits)
-    return b"" if code < 0x20 and code not in (0x9, 0xA, 0xD) else reference[0]
+    is_text = code in (0x9, 0xA, 0xD) or 0x20 <= code < 0xD800 or 0xE000 <= code < 0xFFFE or 0x10000 <= code < 0x110000
+    return reference[0] if is_text else b""
 
 
 def _parser() -> etree.XMLParser:

@@ -47,7 +47,8 @@ class WooCommerce(Paths, Templated):
             if missing:
                 raise UserError(
                     f"source {display}: is not a product export of WooCommerce: no column {missing[0]!r}; "
-                    f"it has {' '.join(', '.join(names[:8]).split()) or 'none'}"
+                    f"it has {' '.join(', '.join(names[:8]).split()) or 'none'}; export in English, or read it by "
+                    "`type: csv, kind: product` with `fields`"
                 )
             blocks.append(lines.single_block(path, size, index, file))
         return blocks

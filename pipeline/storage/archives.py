@@ -27,6 +27,11 @@ def container(path: str) -> str | None:
     start = _start(path)
     if _ZIP.match(start):
         return "a zip archive inside another; unpack it" if "::" in path else "a zip archive; unpack it"
+    return kind_of(start)
+
+
+def kind_of(start: bytes) -> str | None:
+    """Return what a file is that begins so, where it holds no text; None for any other."""
     return next((name for name, mark in _CONTAINERS.items() if mark.match(start)), None)
 
 

@@ -81,7 +81,7 @@ class CsvTable:
             cells = next((row for row in reader if row), [])
         except csv.Error as error:
             raise UserError(f"{path}: has no readable header: {error}") from error
-        names = list(columns) or [cell.strip() for cell in cells]
+        names = list(columns) or distinct_names([cell.strip() for cell in cells])
         return cls(path, delimiter, encoding, mark, names, not columns, escape, said is not None)
 
     @property
@@ -186,6 +186,15 @@ def _consistency(text: str, delimiter: str, width: int, cut_off: bool) -> tuple[
 def _is_row_of(cells: list[str] | str, width: int) -> bool:
     """Whether a row has as many cells as the table columns; empty ones beyond the last column do not count."""
     return len(cells) >= width and not any(cells[width:])
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Return names of columns with a number behind those that come again, `answer (2)`, and one for those without."""
+    result: list[str] = []
+    for number, name in enumerate(names, 1):
+        again = names[: number - 1].count(name) + 1
+        result.append(f"{name} ({again})" if name and again > 1 else name or f"column {number}")
+    return result
 
 
 def named_row(names: Sequence[str], cells: list[str] | str) -> dict[str, str] | str:

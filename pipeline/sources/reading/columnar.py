@@ -368,6 +368,8 @@ def _optional(batch: Batch, role: Literal["category", "tags"], dtype: pa.DataTyp
     for row, value in enumerate(values.to_pylist()):
         name = value if isinstance(value, str) else repr(value)
         if name not in results:
+            if batch.mapping.is_marked_up(value):
+                raise NotPlain
             try:
                 results[name] = (
                     category_path(value, batch.mapping.separator, several=True in several)

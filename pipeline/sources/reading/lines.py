@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from pipeline.core.errors import UserError
 from pipeline.sources.reading.record import Block
-from pipeline.storage.archives import container
+from pipeline.storage.archives import container, kind_of
 from pipeline.storage.compression import compression
-from pipeline.storage.lines import Lines, read_lines, read_pieces
+from pipeline.storage.lines import Lines, read_head, read_lines, read_pieces
 
 _EXPANSION = 4  # bytes of text in a byte of a compressed file, about
 
@@ -30,7 +30,7 @@ def single_block(path: str, size: int, source: int, file: int) -> Block:
 
 
 def _check_text(path: str) -> None:
-    if found := container(path):
+    if found := container(path) or (compression(path) and kind_of(read_head(path))):
         raise UserError(f"source {path}: is no text but {found}")
 
 

@@ -166,6 +166,18 @@ class Mapping(Templated, LabelConfig):
         is_html = self.html if self.html is not None else self.kind == "product" and looks_like_html(markup)
         return html_to_text(markup) if is_html else markup
 
+    def is_marked_up(self, value: Any) -> bool:
+        """Whether a product's category or tags hold markup or entities, as `Home &amp; Garden` of a shop does."""
+        if isinstance(value, list | tuple):
+            return any(map(self.is_marked_up, value))
+        return self.kind == "product" and self.html is not False and isinstance(value, str) and looks_like_html(value)
+
+    def plain_labels(self, value: Any, parsed: Parsed) -> Any:
+        """Return a product's category or tags, a text or lists of texts, without markup and entities."""
+        if isinstance(value, list | tuple):
+            return [self.plain_labels(item, parsed) for item in value]
+        return self.plain(value, parsed) if self.is_marked_up(value) else value
+
     def attributes_of(self, row: Row, parsed: Parsed) -> str:
         """Attributes of a product: the field of that role, then the fields of the recipe's list."""
         if self.kind != "product":
@@ -255,6 +267,7 @@ def _optional(mapping: Mapping, row: Row, role: Literal["category", "tags"], par
     if value is None:
         return None
     try:
+        value = mapping.plain_labels(value, parsed)
         if role == "tags":
             return tags(value)
         return category_path(value, mapping.separator, several=holds_several(name))

@@ -309,4 +309,7 @@ def file_size(path: str, display: str) -> int:
         exists = fs.exists(name)
     except OSError as error:
         raise UserError(f"source {display}: cannot be read: {error.strerror or error}") from error
-    raise UserError(f"source {display}: " + ("is a directory, wanted a file" if exists else "no such file"))
+    raise UserError(
+        f"source {display}: "
+        + (f"is a directory, wanted a file; all in it are `{display.rstrip('/')}/*`" if exists else "no such file")
+    )

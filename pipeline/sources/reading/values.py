@@ -21,6 +21,7 @@ NULL_VALUES = (
 SHORT = 24  # bytes: longer texts are not looked up among the null values
 SHAPE_DEPTH = 3
 LONGEST_LITERAL = 100_000  # characters of a list as Python writes it
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _LIST_COMMA = re.compile(r"(?<!\\),")  # a comma inside an item is written as `\,`
 _NUMPY_ITEMS = re.compile(r"['\"]\s+['\"]")  # of ['Home' 'Kitchen']
 _PRINTED_OBJECT = re.compile(r"\[?\{'\w+': .*\barray\(", re.DOTALL)  # of {'text': array(['a'], dtype=object)}
@@ -128,6 +129,8 @@ def number(value: Any, name: str) -> float:
             result = math.nan
         if math.isfinite(result):
             return result
+    if isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()):
+        raise UnusableValue(f"{name} is {value.strip()!r}, with a comma; write numbers with a point, as 0.5")
     content = repr(value) if isinstance(value, str) else shape(value)
     raise UnusableValue(f"{name} is {content[:60]}, not a number; say what it counts by `grades`, as {{yes: 1, no: 0}}")
 
