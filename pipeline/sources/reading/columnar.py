@@ -6,6 +6,7 @@ kind of column, are left to `mapping`, which says in words what is wrong.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -371,11 +372,8 @@ def _optional(batch: Batch, role: Literal["category", "tags"], dtype: pa.DataTyp
             if batch.mapping.is_marked_up(value):
                 raise NotPlain
             try:
-                results[name] = (
-                    category_path(value, batch.mapping.separator, several=True in several)
-                    if role == "category"
-                    else tags(value)
-                )
+                path = partial(category_path, separator=batch.mapping.separator, several=True in several)
+                results[name] = path(value) if role == "category" else tags(value)
             except UnusableValue as problem:
                 results[name] = problem
         if isinstance(results[name], UnusableValue):
