@@ -106,17 +106,21 @@ def load(path: str, subfolder: str) -> tuple[StaticTokenizer, StaticTable]:
 
 
 def _table(path: str, weights: dict[str, Tensor]) -> Tensor:
-    """One vector a token [V, D] of the tensors of either layout."""
+    """One vector a token [V, D] of the tensors of either layout; raises UserError for others and for their shapes."""
     if set(weights) == {WEIGHT}:
         return weights[WEIGHT].float()
     if not {"embeddings"} <= set(weights) <= {"embeddings", "mapping", "weights"}:
         raise UserError(f"model {path}: its weights hold {', '.join(weights)}, but a static model has {WEIGHT}")
-    table = weights["embeddings"]
-    if "mapping" in weights:
-        table = table[weights["mapping"].long()]
-    if "weights" in weights:
-        table = table.float() * weights["weights"].float()[:, None]
-    return table.float()
+    shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(weights.items()))
+    try:
+        table = weights["embeddings"].float()
+        table = table[weights["mapping"].long()] if "mapping" in weights else table
+        table = table * weights["weights"].float()[:, None] if "weights" in weights else table
+    except (RuntimeError, IndexError) as error:
+        raise UserError(f"model {path}: its weights do not fit together ({shapes}): {error}") from error
+    if table.ndim != 2:
+        raise UserError(f"model {path}: its weights are no table of a vector a token ({shapes})")
+    return table
 
 
 def save(path: Path, tokenizer: StaticTokenizer, table: StaticTable) -> None:

@@ -1,14 +1,18 @@
 """Static encoders: the format of Sentence Transformers both ways, made out of a transformer, trained by the loop."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.core.errors import UserError
 from pipeline.encoder.distillation import distill, principal_components, sif_weights
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.static_encoder import StaticTable
+from tests.support import zoo
 
 TEXTS = ["wireless headphones", "", "Bluetooth earbuds with a charging case. " * 40, "running shoes", "x"] * 3
 
@@ -105,3 +109,22 @@ def test_principal_directions_and_weights():
     assert turned.shape == (500, 2) and turned[:, 0].std() == pytest.approx(points[:, 0].std(), rel=1e-3)
     light = sif_weights(1000)
     assert (np.diff(light) > 0).all() and 0 < light[0] < light[-1] < 1
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"embeddings": torch.ones(9, 4), "weights": torch.ones(8)}, r"embeddings \[9, 4\], weights \[8\]"),
+        (
+            {"embeddings": torch.ones(9, 4), "mapping": torch.full((30,), 9)},
+            r"do not fit together \(embeddings \[9, 4\]",
+        ),
+        ({"embeddings": torch.ones(9)}, r"are no table of a vector a token \(embeddings \[9\]\)"),
+    ],
+)
+def test_weights_that_do_not_fit_together_are_one_line(tmp_path, tensors, words):
+    path = Path(zoo.make("model2vec", tmp_path))
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(UserError, match=words) as error:
+        load(path)
+    assert "\n" not in str(error.value)
