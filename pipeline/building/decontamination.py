@@ -8,6 +8,7 @@ A training row (a pair, the anchor and positive of a triplet, a labelled pair) l
     query_as_positive     its positive is an evaluation query
     leaked_labelled_pair  its two texts are a held-out labelled pair, in either order
     near_...              the last three with near duplicates of these texts, by the Jaccard index of their shingles
+    generated_for_held_out  its anchor was made of its positive, a document that is relevant to a held-out query
 
 Texts are equal when their normal forms differ in case only. A corpus is common to all splits, so a document of an
 evaluation as the positive of another question is no leak; such rows are counted as `shared_documents` and kept.

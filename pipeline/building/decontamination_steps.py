@@ -17,7 +17,7 @@ from pipeline.building.decontamination import (
     text_keys,
 )
 from pipeline.building.judgments import JudgedQueries
-from pipeline.building.leak_join import Evaluation, Kind, LeakJoin
+from pipeline.building.leak_join import Evaluation, Kind, LeakJoin, id_keys
 from pipeline.building.prompts import with_prompts
 from pipeline.core.schema import TABLES
 from pipeline.sources.reading.record import SCHEMAS, Prompts
@@ -52,6 +52,7 @@ class DecontaminationSteps:
     shuffle: Shuffle
     labels: list[str]  # names of the extra data sets
     prompts: dict[str, Prompts] = field(default_factory=dict)  # of sources
+    generated: tuple[str, ...] = ()  # names of the sources whose queries were made of documents
 
     @property
     def enabled(self) -> bool:
@@ -83,6 +84,8 @@ class DecontaminationSteps:
         row = pc.index_in(relevant["query_id"], queries["query_id"].combine_chunks())
         documents = text_keys(relevant["text"])
         self._join.add_keys(Kind.RELEVANT_DOCUMENT, part, documents)
+        if self.generated:
+            self._join.add_keys(Kind.RELEVANT_ID, part, id_keys(relevant["doc_id"]))
         pairs = pair_keys(text_keys(queries["text"].take(row)), documents)
         self._join.add_keys(Kind.RELEVANT_PAIR, part, pairs)
 
@@ -119,7 +122,12 @@ class DecontaminationSteps:
         for table, part, rows in self._read_deferred(bucket):
             train = rows.filter(pc.equal(rows["split"], "train"))
             left, right = TEXT_COLUMNS[table]
-            self._join.ask(bucket, f"{table}-{part}", train[left], train[right], summary)
+            ids = (
+                id_keys(train.filter(self._is_generated(train))["positive_id"])
+                if "positive_id" in TABLES[table].names
+                else None
+            )
+            self._join.ask(bucket, f"{table}-{part}", train[left], train[right], summary, ids)
         return Counts()
 
     def match_bands(self, bucket: int) -> Counts:
@@ -158,6 +166,8 @@ class DecontaminationSteps:
         reasons, repeats = find_leaks(
             train[left], train[right], evaluation.queries, evaluation.pairs, evaluation.relevant, evaluation.near
         )
+        if "positive_id" in rows.column_names:
+            self._find_generated(train, evaluation, reasons, repeats)
         stays = np.ones(len(rows), dtype=bool)
         for row, reason, repeated in zip(index.tolist(), reasons, repeats, strict=True):
             if reason is None:
@@ -172,6 +182,20 @@ class DecontaminationSteps:
         shared = np.isin(text_keys(train[right])[clean], evaluation.documents)
         tally.counts["leakage shared_documents"] += int(shared.sum())
         return rows.filter(pa.array(stays))
+
+    def _is_generated(self, rows: pa.Table) -> pa.Array:
+        """Mask [N] of the rows whose query was made of its document."""
+        return pc.is_in(rows["source"], value_set=pa.array(self.generated, pa.string()))
+
+    def _find_generated(
+        self, train: pa.Table, evaluation: Evaluation, reasons: list[str | None], repeats: list[str]
+    ) -> None:
+        """Give a reason to the rows of generated queries whose document is right for a held-out query."""
+        generated = self._is_generated(train).to_numpy(zero_copy_only=False)
+        held_out = np.isin(id_keys(train["positive_id"]), evaluation.ids) & generated
+        for row in np.flatnonzero(held_out).tolist():
+            if reasons[row] is None:
+                reasons[row], repeats[row] = "generated_for_held_out", f"{train['positive_id'][row]} of an evaluation"
 
     @property
     def _join(self) -> LeakJoin:

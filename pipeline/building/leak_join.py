@@ -31,6 +31,7 @@ from pipeline.building.minhash import sketch
 from pipeline.building.shingles import Hashes
 from pipeline.core.ranges import expand_ranges
 from pipeline.storage.shuffle import Shuffle
+from pipeline.text.columns import hash64_column
 
 MIN_BITS, MAX_BITS = 1 << 16, 1 << 27  # of the filter; 16 MiB at most
 BITS_PER_KEY = 8
@@ -56,7 +57,8 @@ class Kind(IntEnum):
     LABELLED_PAIR = 1
     RELEVANT_PAIR = 2
     RELEVANT_DOCUMENT = 3
-    NEAR = 4  # a training text with a candidate of its bands
+    RELEVANT_ID = 4  # a document that is relevant to a held-out query, by its id: of generated rows alone
+    NEAR = 5  # a training text with a candidate of its bands
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Evaluation:
     """What a bucket of training rows is compared with.
 
     `relevant` and `documents` are the sorted keys of relevant pairs and documents, `near` those of the training texts
-    that have a candidate.
+    that have a candidate, `ids` those of the ids of documents (`id_keys`).
     """
 
     queries: EvaluationIndex
@@ -86,6 +88,12 @@ class Evaluation:
     relevant: Hashes
     documents: Hashes
     near: Hashes
+    ids: Hashes
+
+
+def id_keys(ids: pa.Array | pa.ChunkedArray) -> Hashes:
+    """Keys of ids of documents [N]."""
+    return hash64_column(ids, "document")
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,19 @@ class LeakJoin:
         row = self._whole.read("evaluation_summary", 0, SUMMARY)
         return Summary(np.frombuffer(row["bits"][0].as_buffer(), np.uint8), row["longest"][0].as_py())
 
-    def ask(self, home: int, part: str, left: pa.ChunkedArray, right: pa.ChunkedArray, summary: Summary) -> None:
-        """Stage the keys of training rows, of which only those matter that the evaluation may have."""
+    def ask(
+        self,
+        home: int,
+        part: str,
+        left: pa.ChunkedArray,
+        right: pa.ChunkedArray,
+        summary: Summary,
+        ids: Hashes | None = None,
+    ) -> None:
+        """Stage the keys of training rows, of which only those matter that the evaluation may have.
+
+        `ids` are the keys of the documents of rows whose queries were generated.
+        """
         keys = [text_keys(side) for side in (left, right)]
         both = np.concatenate([pair_keys(*keys), pair_keys(*reversed(keys))])
         texts = {Kind.QUERY: pa.chunked_array([*left.chunks, *right.chunks], pa.string())}
@@ -146,6 +165,8 @@ class LeakJoin:
             distinct = pc.unique(column)
             lookups[kind] = text_keys(distinct)
             self._ask_bands(home, part, kind, distinct, lookups[kind], summary)
+        if ids is not None:
+            lookups[Kind.RELEVANT_ID] = ids
         for kind, values in lookups.items():
             values = np.unique(values[summary.may_have(values)])
             rows = pa.table({"key": values, "home": np.full(len(values), home, np.uint64)})
@@ -208,9 +229,9 @@ class LeakJoin:
             EvaluationIndex(_of_kind(matches, kind).select(EVALUATION_TEXTS.names), self.config, summary.longest[kind])
             for kind in (Kind.QUERY, Kind.LABELLED_PAIR)
         )
-        kinds = (Kind.RELEVANT_PAIR, Kind.RELEVANT_DOCUMENT, Kind.NEAR)
-        relevant, documents, near = (np.unique(_of_kind(matches, kind)["key"].to_numpy()) for kind in kinds)
-        return Evaluation(queries, pairs, relevant, documents, near)
+        kinds = (Kind.RELEVANT_PAIR, Kind.RELEVANT_DOCUMENT, Kind.NEAR, Kind.RELEVANT_ID)
+        relevant, documents, near, ids = (np.unique(_of_kind(matches, kind)["key"].to_numpy()) for kind in kinds)
+        return Evaluation(queries, pairs, relevant, documents, near, ids)
 
     @property
     def _whole(self) -> Shuffle:

@@ -64,7 +64,8 @@ def join_documents(
     """Judgments (`JUDGMENTS_WITH_DOCUMENT`) with canonical id, group and, where `need_text`, text of their document."""
     over_cap = _over_cap(judgments, config)
     judgments, rows, matched = _join(judgments.drop_columns("tags"), documents, "document", tally)
-    text = pc.if_else(pa.array(need_text[matched]), documents["text"].take(rows), None)
+    text = pc.coalesce(judgments["passage"], documents["text"].take(rows))
+    text = pc.if_else(pa.array(need_text[matched]), text, None)
     judgments = judgments.append_column("text", text).append_column("group", documents["group"].take(rows))
     judgments = judgments.append_column("identities", documents["identities"].take(rows))
     return judgments.append_column("over_cap", pa.array(over_cap[matched]))

@@ -20,7 +20,7 @@ from pipeline.text.columns import key_column, key_prefixes, normalise_column, sh
 
 BUCKETED_BY = {"documents": "id", "queries": "id", "judgments": "query_id", "labelled": "pair", "negatives": "query_id"}
 _TEXTS = {"documents": ("text",), "queries": ("text",), "labelled": ("left", "right")}
-_SIDE_TEXTS = ("title", "body")
+_SIDE_TEXTS = ("title", "body", "passage")
 _ID_COLUMNS = {"queries": "query_id", "documents": "doc_id"}  # by which judgments refer to records
 _WORD_LETTERS = (  # first and last of kana, ideographs, Hangul, compatible ideographs, further ideographs
     ("\u3040", "\u30ff"),

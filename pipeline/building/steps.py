@@ -294,7 +294,8 @@ class Steps:
     def _decontamination(self) -> DecontaminationSteps:
         config = self.config.decontaminate
         labels = [source.label for source in config.extra]
-        return DecontaminationSteps(config, self.draft, self.shuffle, labels, self.config.prompts)
+        generated = tuple(source.label for source in self.config.sources if source.generated)
+        return DecontaminationSteps(config, self.draft, self.shuffle, labels, self.config.prompts, generated)
 
     @property
     def _bm25_shards(self) -> Shuffle:

@@ -26,6 +26,7 @@ from pipeline.core.progress import say
 from pipeline.core.settings import list_settings, models, nearest
 
 JOBS = ("build", "mine", "train", "embed", "evaluate")
+SECRET = "secret"  # type of a validation error whose message must not repeat the value
 # where results go, who makes them and in which process; no effect on rows
 NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card", "in_process_bytes", "in_process_rows", "gpus"})
 
@@ -224,6 +225,8 @@ def _describe(config_class: type[BaseModel], item: Any) -> str:
         return f"unknown setting '{name}'{_hint(config_class, name, holder)}"
     if item["type"] == "missing":
         return f"setting '{name}' is required"
+    if item["type"] == SECRET:
+        return f"setting '{name}': {item['msg']}"
     value = repr(item["input"])
     return f"setting '{name}' is {value if len(value) < 80 else value[:77] + '...'}: {item['msg']}"
 

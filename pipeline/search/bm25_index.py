@@ -19,6 +19,8 @@ _HEADER = "bm25.json"
 class BM25Index:
     """BM25 over documents in corpus order. Scores do not depend on the number of shards."""
 
+    HEADER = _HEADER  # file that is written last
+
     def __init__(self, shards: Sequence[Postings], config: BM25Config) -> None:
         self.shards, self.config = shards, config
         self.analyzer = Analyzer(config.language)

@@ -9,6 +9,7 @@ from pipeline.sources.csv import Csv
 from pipeline.sources.debian import Debian
 from pipeline.sources.ditto import Ditto
 from pipeline.sources.esci import Esci
+from pipeline.sources.generated import Generated
 from pipeline.sources.google_merchant import GoogleMerchant
 from pipeline.sources.huggingface import HuggingFace
 from pipeline.sources.json import Json
@@ -41,6 +42,7 @@ Source = Annotated[
     | WooCommerce
     | GoogleMerchant
     | Debian
-    | Ditto,
+    | Ditto
+    | Generated,
     Registry("source", SourceConfig),
 ]

@@ -8,10 +8,11 @@
     tripletail.search("how do I return a parcel?", "runs/faq/vectors", top_k=3)
     data.pandas("pairs")
 
-`build`, `mine`, `train`, `embed`, `evaluate`, `index` and `sweep` are the jobs, and `run` does those of a recipe. They
-take settings as keywords (`tripletail train --help-all` lists them) and return artifacts, whose tables open as
-`artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`. `search`, `inspect` and
-`load_encoder` look at what a run left. Mistakes in settings or data are `UserError`, one line that says what to change.
+`build`, `generate`, `mine`, `train`, `embed`, `evaluate`, `index` and `sweep` are the jobs, and `run` does those of a
+recipe. They take settings as keywords (`tripletail train --help-all` lists them) and return artifacts, whose tables
+open as `artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`. `search`, `inspect`
+and `load_encoder` look at what a run left. Mistakes in settings or data are `UserError`, one line that says what to
+change.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.search.query import Searcher
     from pipeline.storage.artifact import Artifact
 
-    from .api import build, embed, evaluate, index, inspect, load_encoder, mine, run, search, sweep, train
+    from .api import build, embed, evaluate, generate, index, inspect, load_encoder, mine, run, search, sweep, train
 
 __all__ = [
     "Artifact",
@@ -30,6 +31,7 @@ __all__ = [
     "build",
     "embed",
     "evaluate",
+    "generate",
     "index",
     "inspect",
     "load_encoder",

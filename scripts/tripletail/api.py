@@ -84,6 +84,16 @@ def build(recipe: Recipe | None = None, /, **settings: Any) -> Artifact:
     return _run("build", recipe, settings)
 
 
+def generate(recipe: Recipe | None = None, /, **settings: Any) -> Artifact:
+    """Make queries of the documents of `{run}/data` or of an input; the artifact is a source of a build.
+
+    Example:
+        made = tripletail.generate(input="articles.jsonl", out="runs/articles/generated", generator={"type": "rules"})
+        tripletail.build(sources=[{"type": "generated", "path": made.path}, ...], run="runs/articles")
+    """
+    return _run("generate", recipe, settings)
+
+
 def mine(recipe: Recipe | None = None, /, **settings: Any) -> Artifact:
     """Find hard negatives for the training pairs of `{run}/data`: tables candidates, triplets and tuples.
 

@@ -34,6 +34,11 @@ JOBS = {
         "pipeline.building.config:BuildConfig",
         "build",
     ),
+    "generate": Job(
+        "Make training queries from documents, by a language model or by rules.",
+        "pipeline.generation.job:run",
+        "pipeline.generation.config:GenerateConfig",
+    ),
     "mine": Job(
         "Find hard negatives for training pairs.",
         "pipeline.mining.job:run",

@@ -68,6 +68,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("score", pa.float32()),  # of a teacher, where the source brings some
             ("refines", pa.bool_()),  # says more about a judgment that another row makes
             ("stated", pa.bool_()),  # by a row that holds both texts and no grade, as a question with its answer
+            ("passage", pa.string()),  # the part of the document that a pair has for its positive; null: all of it
             *_ORIGIN,
         ]
     ),
@@ -210,6 +211,7 @@ class SourceConfig(Plugin):
         "build ends; refuse: it always ends; first: the first text is kept alone",
     )
     unjudged: ClassVar[str] = "query_without_judgment"
+    generated: ClassVar[bool] = False  # whether its queries were made of documents by `generate`
 
     @property
     def label(self) -> str:
