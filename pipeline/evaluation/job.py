@@ -147,7 +147,10 @@ def _write(
     trained = join(config.run, "model")
     if report.subject in config.models and config.models[report.subject].model == trained:
         update_card(trained, report)
-    write_json(join(out, "metrics.json"), _metrics_json(config, results, comparisons, guards))
+    metrics = _metrics_json(config, results, comparisons, guards)
+    metrics["query_groups"] = [asdict(group) for group in report.query_groups]
+    metrics["unfound_queries"] = len(report.unfound)
+    write_json(join(out, "metrics.json"), metrics)
     _print(config, results.scores, comparisons, len(dataset.query_ids), guards)
     draft.drop(dataset.skipped)
     done = draft.finish(["runs", *UNIT_TABLES], pace=results.pace)

@@ -15,6 +15,7 @@ from pipeline import __version__
 from pipeline.encoder.truncation import describe
 from pipeline.evaluation import projection
 from pipeline.evaluation.bm25_tuning import label
+from pipeline.evaluation.query_groups import query_groups, unfound
 from pipeline.evaluation.results import BM25, Results
 from pipeline.metrics.registry import RETRIEVAL, TASKS, higher_is_better, metric_label
 from pipeline.report.data import DocumentMap, Example, Hit, MetricInfo, ReportData, RetentionResult
@@ -82,6 +83,8 @@ def build_report_data(
         document_map_method=projection.METHOD,
         truncation=truncation_sentences(results.scores),
         systems=system_sentences(results),
+        query_groups=query_groups(results, metrics[0]),
+        unfound=unfound(results, metrics[0]),
     )
 
 

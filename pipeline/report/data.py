@@ -54,6 +54,16 @@ class DocumentMap:
 
 
 @dataclass(frozen=True)
+class QueryGroup:
+    """Queries that are alike in something, such as the length of their document, and each model's mean over them."""
+
+    by: str
+    name: str
+    queries: int
+    scores: Mapping[str, float]  # by model
+
+
+@dataclass(frozen=True)
 class RetentionResult:
     """Scores on a guard, a corpus that training was not about, as metrics.json has them."""
 
@@ -102,6 +112,8 @@ class ReportData:
     document_maps: Mapping[str, DocumentMap] = field(default_factory=dict)  # by model
     document_map_method: str = ""
     systems: Mapping[str, str] = field(default_factory=dict)  # how each system ranks, by its name
+    query_groups: list[QueryGroup] = field(default_factory=list)  # of the deciding metric
+    unfound: list[str] = field(default_factory=list)  # texts of the queries for which no model finds anything
     truncation: list[str] = field(default_factory=list)  # sentences on what is cut off long texts
 
     def comparison(self, model: str, metric: str) -> dict[str, Any] | None:

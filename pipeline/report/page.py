@@ -9,6 +9,7 @@ from pipeline.report.document_map import document_maps
 from pipeline.report.examples import examples
 from pipeline.report.format import count, reason
 from pipeline.report.html import Table, plain_table, render_template
+from pipeline.report.query_groups import groups
 from pipeline.report.retention import retention_remarks, retention_table
 from pipeline.report.sentences import headline, leakage, remarks
 
@@ -46,6 +47,7 @@ def render(report: ReportData) -> str:
         similarities=figures.similarities(report),
         variants=figures.variants(report),
         document_maps=document_maps(report),
+        groups=groups(report),
         examples=examples(report),
         data=_data(report),
         methods=_methods(report),

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import UserError
+from pipeline.core.schema import PASSAGE
 from pipeline.storage import shards
 from pipeline.storage.artifact import CONFIG, Artifact
 from pipeline.storage.files import join, open_parquet, read_json
@@ -20,21 +21,23 @@ class VectorDocuments:
     """The documents of an artifact of embed, in the order of its vectors.
 
     `corpus` are the files whose texts are added as column `text`; none where nobody asks for texts, or where the
-    vectors have them already.
+    vectors have them already. Vectors of passages have a row each, unless `whole` asks for one of each document.
     """
 
     files: Sequence[str]
     corpus: Sequence[str] = ()
+    whole: bool = False
 
     @classmethod
     def with_texts(cls, vectors: Artifact, data: str) -> "VectorDocuments":
-        """Documents with their texts: those that `embed` copied, else those of the corpus that it embedded.
+        """Whole documents with their texts: those that `embed` copied, else those of the corpus that it embedded.
 
         Raises UserError where neither is there: vectors of an input without a column `text`, of another text than the
         corpus', or of other data than those at this path.
         """
+        whole = bool(vectors.manifest.notes.get("passages"))
         if TEXT in vectors.manifest.tables["vectors"].columns:
-            return cls(vectors.files("vectors"))
+            return cls(vectors.files("vectors"), whole=whole)
         advice = f"{vectors.path}: holds no texts for BM25; embed with column `text` among `columns`"
         embedded = read_json(join(vectors.path, CONFIG)).get("text_column", TEXT)
         if "data" not in vectors.manifest.inputs or embedded != TEXT:
@@ -42,7 +45,7 @@ class VectorDocuments:
         built = Artifact.open(data, "build")
         if built.manifest.fingerprint != vectors.manifest.inputs["data"]:
             raise UserError(f"{advice}, or name in `data` what was embedded; {data} is another artifact")
-        return cls(vectors.files("vectors"), built.files("corpus"))
+        return cls(vectors.files("vectors"), built.files("corpus"), whole)
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield all columns but the vectors, a row group of these at a time; raises UserError on texts of other ids."""
@@ -51,7 +54,8 @@ class VectorDocuments:
             with open_parquet(path) as file:
                 names = document_columns(file.schema_arrow.names)
             for table in shards.read_batches([path], names):
-                yield table.append_column(TEXT, texts.of(table["id"], path)) if texts else table
+                rows = first_passages(table) if self.whole else table
+                yield rows.append_column(TEXT, texts.of(rows["id"], path)) if texts else rows
 
     def parts(self, rows: int) -> Iterator[pa.Table]:
         """Yield the same in tables of `rows` rows; the last may be shorter."""
@@ -64,6 +68,11 @@ class VectorDocuments:
                 yield joined.slice(0, rows)
         if pending:
             yield pa.concat_tables(pending)
+
+
+def first_passages(table: pa.Table) -> pa.Table:
+    """A row a document of a table of passages, without the columns that tell of the passage."""
+    return table.filter(pc.equal(table[PASSAGE.names[1]], 0)).drop_columns(PASSAGE.names)
 
 
 def document_columns(names: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.storage.artifact import Artifact, Draft, begin
 from pipeline.storage.files import join
 
 BM25 = "bm25"  # folder of the index of words
+DOCUMENTS, TEXTS = "documents", "texts"  # tables: what a search shows, and texts of whole documents beside passages
 
 
 class IndexConfig(JobConfig):
@@ -61,16 +62,16 @@ def run(config: IndexConfig) -> Artifact:
     """Build an index of vectors into `{run}/index`: the index, and its documents in the order of its rows.
 
     The documents are in the table `documents`, or in the index itself where its type stores them. With `bm25` the
-    folder `bm25` holds an index of their words, built by Ray shard by shard, and the table their texts. Of passages a
-    row is one, searches go by their documents, and there is no BM25. Recall is
-    measured with vectors of the corpus, none of which counts as its own neighbour. Raises UserError without the
-    library, vectors or texts, and on a finished artifact of other vectors or settings.
+    folder `bm25` holds an index of their words, built shard by shard, and the table their texts. Of passages a row of
+    the table is one, searches go by their documents, and BM25 is of whole documents, whose texts are in a table
+    `texts`. Recall is measured with vectors of the corpus, none of which counts as its own neighbour. Raises UserError
+    without the library, vectors or texts, and on a finished artifact of other vectors or settings.
     """
     config.index.check_installed()
     vectors = Artifact.open(config.vectors or f"{config.run}/vectors", "embed")
     out = config.out or f"{config.run}/index"
     inputs = {"vectors": vectors.manifest.fingerprint}
-    documents = _documents(config, vectors)
+    documents, texts = _documents(config, vectors)
     draft = begin(out, "index", config.result_settings(), inputs, overwrite=config.overwrite)
     if isinstance(draft, Artifact):
         say(f"index: {out} is already done")
@@ -82,10 +83,12 @@ def run(config: IndexConfig) -> Artifact:
         watched = WatchedVectors(blocks, progress.add)
         size = config.index.build(watched, path, config.threads, iter(documents))
     seconds = time.monotonic() - started
-    files = _write_documents(draft, documents) if config.bm25 or not config.index.stores_documents else []
+    tables = {DOCUMENTS: documents} if documents is texts or not config.index.stores_documents else {}
+    tables |= {TEXTS: texts} if texts and documents is not texts else {}
+    files = {name: _write_documents(draft, name, rows) for name, rows in tables.items()}
     if config.bm25:
         ray_session.start()
-        bm25_tasks.build(files, join(out, BM25), config.bm25, label="index: bm25")
+        bm25_tasks.build(files.get(TEXTS) or files[DOCUMENTS], join(out, BM25), config.bm25, label="index: bm25")
     if vectors.manifest.notes.get("passages"):
         PassageDocuments.read(blocks.files).save(join(out, passage_documents.FILE))
     share, rate = measure(blocks, config.index.open(path, config.threads), config.top_k, config.sample)
@@ -94,7 +97,7 @@ def run(config: IndexConfig) -> Artifact:
         f"recall@{config.top_k} {share:.4f} of exact search, {rate:,.0f} queries/s"
     )
     return draft.finish(
-        ["documents"] if files else [],
+        list(files),
         index=config.index.model_dump(mode="json"),
         recall=share,
         top_k=config.top_k,
@@ -105,19 +108,19 @@ def run(config: IndexConfig) -> Artifact:
     )
 
 
-def _documents(config: IndexConfig, vectors: Artifact) -> VectorDocuments:
-    """The documents of the vectors; with their texts where BM25 needs them."""
+def _documents(config: IndexConfig, vectors: Artifact) -> tuple[VectorDocuments, VectorDocuments | None]:
+    """Rows that go with the vectors, and whole documents with texts for BM25: the same unless these are passages."""
+    rows = VectorDocuments(vectors.files("vectors"))
     if config.bm25 is None:
-        return VectorDocuments(vectors.files("vectors"))
-    if vectors.manifest.notes.get("passages"):
-        raise UserError(f"{vectors.path}: holds passages, and BM25 is of whole documents; leave bm25 out")
-    return VectorDocuments.with_texts(vectors, config.data or join(config.run, "data"))
+        return rows, None
+    texts = VectorDocuments.with_texts(vectors, config.data or join(config.run, "data"))
+    return (rows if texts.whole else texts), texts
 
 
-def _write_documents(draft: Draft, documents: VectorDocuments) -> list[str]:
-    """Write table `documents`, from which a search reads a few rows at a time; return its files."""
+def _write_documents(draft: Draft, name: str, documents: VectorDocuments) -> list[str]:
+    """Write a table of documents, from which a search reads a few rows at a time; return its files."""
     return [
-        draft.write("documents", table, number, group_rows=GROUP_ROWS)
+        draft.write(name, table, number, group_rows=GROUP_ROWS)
         for number, table in enumerate(documents.parts(SHARD_ROWS))
     ]
 

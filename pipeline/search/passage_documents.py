@@ -62,3 +62,13 @@ class PassageDocuments:
         return best_passages(
             lambda _, width: index.search(query, width), 1, self.owners, min(k, max(1, len(self.starts)))
         )
+
+    def documents(self, best: TopK) -> TopK:
+        """Documents of passages, in their order and with their scores."""
+        return TopK(best.scores, np.where(best.rows < 0, -1, self.owners[best.rows]))
+
+    def shown(self, documents: TopK, nearest: TopK) -> TopK:
+        """A passage of each document [1, k]: its nearest one where that was found, else its first."""
+        best = dict(zip(self.documents(nearest).rows[0].tolist(), nearest.rows[0].tolist(), strict=True))
+        rows = [best.get(row, int(self.starts[row])) if row >= 0 else -1 for row in documents.rows[0].tolist()]
+        return TopK(documents.scores, np.array([rows], np.int64))

@@ -17,7 +17,7 @@ from pipeline.search.documents import TEXT, document_columns
 from pipeline.search.exact import Floats, Rows, TopK
 from pipeline.search.fusion import first
 from pipeline.search.index import ArtifactVectors, DocumentIndex, ExactSearch, SearchIndex
-from pipeline.search.job import BM25
+from pipeline.search.job import BM25, DOCUMENTS, TEXTS
 from pipeline.search.passage_documents import PassageDocuments
 from pipeline.search.registry import index_type
 from pipeline.search.rerank import Rerank, rerank
@@ -26,7 +26,7 @@ from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, read_json
 from pipeline.storage.vectors import comparable, similarity_of
 
-TEXTS, TITLES = (TEXT, "description", "passage"), ("title", "name")
+TEXT_COLUMNS, TITLE_COLUMNS = (TEXT, "description", "passage"), ("title", "name")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Hit:
     @property
     def title(self) -> str:
         """Its title or name, or the start of its text; empty where its row holds neither."""
-        text = next((self.columns[name] for name in (*TITLES, *TEXTS) if self.columns.get(name)), "")
+        text = next((self.columns[name] for name in (*TITLE_COLUMNS, *TEXT_COLUMNS) if self.columns.get(name)), "")
         return " ".join(str(text).split())[:100]
 
     @property
@@ -73,11 +73,10 @@ class Searcher:
             raise UserError(f"{path}: was made by another model than {self.encoder.path or model}; name it by --model")
         self.index = _open(self.artifact)
         self.passages = PassageDocuments.open(self.artifact)
-        if self.passages is not None and (self.system.lexical or self.system.rescores):
-            raise UserError(f"{path}: holds passages, which are searched by their vectors alone; leave system out")
         self.words = _open_words(self.artifact) if self.system.needs[1] else None
         self.reranker = self._open_reranker()
         self.table = None if isinstance(self.index, DocumentIndex) else _document_table(self.artifact)
+        self.texts = _text_table(self.artifact)
 
     def __call__(self, text: str, k: int = 10) -> list[Hit]:
         """Return the k documents that the system ranks first for a text, which is encoded as a query; best first.
@@ -93,10 +92,18 @@ class Searcher:
         ]
 
     def rank(self, text: str, k: int) -> TopK:
-        """Scores and rows [1, k] of the best documents; a system may look at more than k of each ranking."""
-        width = self.system.depth(k)
-        dense = self._nearest(text, width) if self.system.needs[0] else TopK.empty(1, 0)
-        lexical = self.words.top_k([text], width) if self.words else TopK.empty(1, 0)
+        """Scores and rows [1, k] of the best documents; a system may look at more than k of each ranking.
+
+        Of passages these are the rows that are shown: a document's nearest one, its first where words alone found it.
+        """
+        nearest = self._nearest(text, self.system.depth(k)) if self.system.needs[0] else TopK.empty(1, 0)
+        if self.passages is None:
+            return self._rank_documents(text, nearest, k)
+        return self.passages.shown(self._rank_documents(text, self.passages.documents(nearest), k), nearest)
+
+    def _rank_documents(self, text: str, dense: TopK, k: int) -> TopK:
+        """The system's best k documents, of the nearest ones and what shares words with the text."""
+        lexical = self.words.top_k([text], self.system.depth(k)) if self.words else TopK.empty(1, 0)
         if self.reranker is None:
             return self.system.rank(dense, lexical, k)
         best = self.system.rank(dense, lexical, max(self.system.top, k))
@@ -107,12 +114,13 @@ class Searcher:
         if not isinstance(self.system, Rerank):
             return None
         tables = self.artifact.manifest.tables
-        if not any(TEXT in table.columns for table in tables.values()):
+        if not any(TEXT in table.columns for table in tables.values()) or (self.passages and not self.texts):
             raise UserError(f"{self.artifact.path}: holds no texts to rerank; build the index with `--bm25 true`")
         return Reranker(self.system.cross_encoder, "cpu")
 
     def _texts(self, rows: Sequence[int]) -> dict[int, str]:
-        documents = self._documents(np.array(rows, np.int64))
+        taken = np.array(rows, np.int64)
+        documents = self.texts.take(taken) if self.texts else self._documents(taken)
         return {row: document[TEXT] or "" for row, document in zip(rows, documents, strict=True)}
 
     def _nearest(self, text: str, k: int) -> TopK:
@@ -149,8 +157,13 @@ def _open(artifact: Artifact) -> SearchIndex:
     return kind.open(join(artifact.path, kind.file))
 
 
+def _text_table(artifact: Artifact) -> DocumentTable | None:
+    """Texts of whole documents beside passages; None where there are none."""
+    return DocumentTable(artifact.files(TEXTS), [TEXT]) if artifact.has(TEXTS) else None
+
+
 def _document_table(artifact: Artifact) -> DocumentTable:
-    table = "documents" if artifact.manifest.kind == "index" else "vectors"
+    table = DOCUMENTS if artifact.manifest.kind == "index" else "vectors"
     return DocumentTable(artifact.files(table), document_columns(list(artifact.manifest.tables[table].columns)))
 
 

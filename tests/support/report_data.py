@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.evaluation.report_data import metric_info
-from pipeline.report.data import DocumentMap, Example, Hit, ReportData, RetentionResult
+from pipeline.report.data import DocumentMap, Example, Hit, QueryGroup, ReportData, RetentionResult
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> & "quoted"'
 
@@ -81,4 +81,10 @@ def report_data():
         variants=[variant(d, t, v) for t, widths in dims.items() for d, v in zip(widths, sizes[t], strict=True)],
         document_maps={"base": document_map(rng, 0.2), "tuned": document_map(rng, 0.05)},
         document_map_method="t-SNE",
+        query_groups=[
+            QueryGroup("characters of the query", "up to 20", 700, {"base": 0.3, "tuned": 0.5}),
+            QueryGroup("characters of the query", "over 20", 500, {"base": 0.5, "tuned": 0.4}),
+            QueryGroup("category of the document", HOSTILE, 9, {"base": 0.1, "tuned": 0.2}),
+        ],
+        unfound=[HOSTILE] * 7,
     )

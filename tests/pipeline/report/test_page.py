@@ -11,6 +11,7 @@ from pipeline.metrics.registry import metric_label
 from pipeline.report.data import ReportData
 from pipeline.report.format import decimal, p_value, shorten, signed
 from pipeline.report.page import render
+from pipeline.report.query_groups import groups, shown_models
 from pipeline.report.results import score_tables
 from pipeline.report.sentences import headline, leakage, power, remarks
 from tests.support import report_data as support
@@ -34,6 +35,7 @@ def test_page_parses_and_holds_what_it_should(page_text):
         "At a glance",
         "Models",
         "Against base",
+        "Which queries",
         "Training",
         "Similarities",
         "Smaller vectors",
@@ -44,14 +46,30 @@ def test_page_parses_and_holds_what_it_should(page_text):
         "Where it comes from",
     ]
     assert len(page.findall(".//figure")) == 9 and len(list(page.iter("svg"))) == 8
-    assert len(page.findall(".//details")) == 3
+    assert len(page.findall(".//details")) == 4
     assert len(page.xpath("//svg[@class='map']/circle")) == 800
-    assert len(page.xpath("//tbody[@class='below']/tr")) == 1 + 11
+    assert len(page.xpath("//tbody[@class='below']/tr")) == 1 + 11 + 2 + 3
     assert "query without relevant document" in page.text_content()
     ids = page.xpath("//@id")
     assert len(ids) == len(set(ids))
     wanted = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page_text))
     assert {a or b for a, b in wanted} <= set(ids)
+
+
+def test_groups_of_queries_name_the_best_model_of_each(report):
+    table = groups(report).table
+    assert table.head == ["Queries", "Number", "base", "tuned"] and table.rows[0][0].text == "all"
+    rows = {row[0].text: row for row in table.groups["characters of the query"]}
+    assert [cell.bold for cell in rows["up to 20"][2:]] == [False, True]
+    assert [cell.bold for cell in rows["over 20"][2:]] == [True, False]
+    assert groups(report).sentence.startswith("For 7 of 1,200 queries nDCG@10 is 0 under every model")
+    assert groups(replace(report, query_groups=[], unfound=[])) is None
+
+
+def test_many_systems_are_shown_by_the_best_of_them(report):
+    many = {f"system{n}": scores(0.3 + n / 100, 0.5) for n in range(9)}
+    shown = shown_models(replace(report, scores={"bm25": scores(0.2, 0.2), **report.scores, **many}))
+    assert shown == ["bm25", "base", "tuned", "system6", "system7", "system8"]
 
 
 def test_what_it_kept(report):

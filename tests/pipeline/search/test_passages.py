@@ -8,10 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.config import validate
+from pipeline.core.errors import UserError
 from pipeline.embedding import job as embedding
 from pipeline.embedding.job import EmbedConfig
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.passages import PassageCutter, PassagesConfig, passages
+from pipeline.search.bm25_index import BM25Index
+from pipeline.search.exact import TopK
+from pipeline.search.fusion import mix_scores
 from pipeline.search.job import IndexConfig, run
 from pipeline.search.query import Searcher
 from pipeline.storage.artifact import Artifact
@@ -34,7 +38,7 @@ def vectors(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     pq.write_table(pa.table(rows), folder / "in.parquet")
     given = {
         "input": str(folder / "in.parquet"), "out": str(folder / "vectors"), "encoder": ENCODER, "passages": CUT,
-        "columns": ["title"], "rows_per_shard": 9,
+        "columns": ["title", "text"], "rows_per_shard": 9,
     }  # fmt: skip
     return embedding.run(validate(EmbedConfig, given))
 
@@ -69,6 +73,39 @@ def test_documents_are_found_by_their_best_passage(vectors: Artifact, tmp_path: 
         assert [hit.passage for hit in hits] == [passage for _, _, passage in wanted]
         assert hits[0].title == f"Nr {hits[0].doc_id[1:]}" and hits[0].columns["passage_start"] >= 0
     assert len(searcher("lamp", 100)) == 35 and len({hit.doc_id for hit in searcher("lamp", 100)}) == 35
+
+
+@pytest.mark.parametrize("kind", ["exact", "lance"])
+def test_passages_and_words_of_whole_documents_are_mixed(vectors: Artifact, tmp_path: Path, kind: str):
+    """The same scores as mixing by hand; a document that words alone found is shown by its first passage."""
+    pytest.importorskip("lance" if kind == "lance" else "faiss")
+    settings = {"vectors": vectors.path, "out": str(tmp_path / "index"), "index": {"type": kind}, "bm25": True}
+    index = run(validate(IndexConfig, settings))
+    assert index.rows("texts") == 35 and index.read("texts")["text"].to_pylist() == TEXTS
+    words = BM25Index.of(TEXTS)
+    mixed, lexical = Searcher(index.path, system={"type": "mix", "weight": 0.7}), Searcher(index.path, system="bm25")
+    assert Searcher(index.path)("oven", 3) == Searcher(vectors.path)("oven", 3) or kind == "lance"
+    for query in QUERIES:
+        dense = {name: (score, passage) for score, name, passage in by_hand(query, 35)}
+        rows = np.array([[int(name[1:]) for name in dense]])
+        ranking = TopK(np.array([[score for score, _ in dense.values()]], np.float32), rows)
+        wanted = mix_scores(ranking, words.top_k([query], 100), 0.7, 6)
+        hits = mixed(query, 6)
+        assert [hit.doc_id for hit in hits] == [f"d{row}" for row in wanted.rows[0]], query
+        assert [hit.score for hit in hits] == pytest.approx(wanted.scores[0].tolist(), abs=1e-4)
+        assert [hit.passage for hit in hits] == [dense[hit.doc_id][1] for hit in hits]
+        scores, rows_of_words = words.search(query, 6)
+        found = lexical(query, 6)
+        assert [hit.doc_id for hit in found] == [f"d{row}" for row in rows_of_words]
+        assert [hit.score for hit in found] == pytest.approx(scores.tolist())
+        assert all(hit.columns["passage_start"] == 0 for hit in found)
+
+
+def test_passages_without_words_name_the_command_that_brings_them(vectors: Artifact, tmp_path: Path):
+    settings = {"vectors": vectors.path, "out": str(tmp_path / "index"), "index": {"type": "exact"}}
+    index = run(validate(IndexConfig, settings))
+    with pytest.raises(UserError, match=r"holds no BM25.*--bm25 true"):
+        Searcher(index.path, system="mix")
 
 
 def test_the_command_prints_the_passage(vectors: Artifact, capsys: pytest.CaptureFixture[str]):
