@@ -30,6 +30,7 @@ class PassageRows:
     formats: Sequence[VectorFormat]
     ranges: Ranges
     earlier: EarlierVectors | None = None
+    extra_columns: Sequence[str] = ()  # of the documents, repeated for each passage
     keyed: bool = False  # whether rows get the key by which later runs find them
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -64,7 +65,7 @@ class PassageRows:
         table = columns.add_column(0, "id", documents.column("id").take(owners))
         for name, values in zip(PASSAGE.names, (cut.texts, cut.starts), strict=True):
             table = table.append_column(name, pa.array(values, PASSAGE.field(name).type))
-        for name in documents.column_names[2:]:
+        for name in self.extra_columns:
             table = table.append_column(name, documents.column(name).take(owners))
         return table.append_column(KEY, pa.array(keys)) if self.keyed else table
 

@@ -150,7 +150,7 @@ class EmbedShard(Worker):
         """Embed the passages of the documents of a shard and commit them as they come."""
         task, turn = self.task, self.turn
         passage_rows = PassageRows(
-            self.encoder, passages, task.formats, self.ranges, self.earlier, keyed=task.incremental
+            self.encoder, passages, task.formats, self.ranges, self.earlier, task.extra_columns, task.incremental
         )
         facts = {**facts, "copied": 0}
         tables = passage_rows.tables(rows, turn)

@@ -37,7 +37,7 @@ def _table(report: ReportData) -> Table:
 def shown_models(report: ReportData) -> list[str]:
     """The first model, the baseline, the headline's and the best of the others, in the order of the page."""
     scores = _scores(report)
-    first = [name for name in dict.fromkeys([next(iter(scores)), report.baseline, report.subject]) if name in scores]
+    first = [name for name in dict.fromkeys([*list(scores)[:1], report.baseline, report.subject]) if name in scores]
     better = sorted((name for name in scores if name not in first), key=lambda name: -scores[name])
     chosen = {*first, *better[: MODELS - len(first)]}
     return [name for name in scores if name in chosen]
