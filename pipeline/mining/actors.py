@@ -15,6 +15,7 @@ from pipeline.core.errors import UserError
 from pipeline.encoder.cross_encoder import Reranker
 from pipeline.encoder.encoder import Encoder, EncoderConfig, Role
 from pipeline.encoder.passages import PassagesConfig
+from pipeline.generation.judge import Judge
 from pipeline.mining import lexical_candidates
 from pipeline.mining.candidate_arrays import Rows
 from pipeline.mining.candidates import candidates_table, exact_candidates, score_candidates
@@ -27,6 +28,7 @@ from pipeline.mining.exclusions import (
     known_positives,
     names_of,
 )
+from pipeline.mining.judged import judge_selected
 from pipeline.mining.output_formats import triplets
 from pipeline.mining.passages import EncodedPassages, commit_passages, passage_tables
 from pipeline.mining.reranker import CandidateScorerConfig, add_cross_scores, ids_to_score
@@ -252,7 +254,7 @@ class SearchBlock(Worker):
             barred = [self.paths.barred(shard.name) for shard in block]
         else:
             candidates, barred = self._search(block, tables)
-        if self.config.cross_encoder and not self.paths.reused:
+        if (self.config.cross_encoder or self.config.judge) and not self.paths.reused:
             for shard, table, count in zip(block, candidates, barred, strict=True):
                 shards.commit(self.paths.searched, shard.name, table, {"barred": count})
         else:
@@ -310,13 +312,18 @@ def select_and_commit(
     candidates: Sequence[pa.Table],
     barred: Sequence[int],
     config: MineConfig,
+    judge: Judge | None = None,
 ) -> None:
-    """Select the negatives of shards and commit them; the corpus is read once for the texts of all."""
+    """Select the negatives of shards and commit them; the corpus is read once for the texts of all.
+
+    A judge is asked about those that are selected.
+    """
     rule, by_cross = config.rule, config.row_scores == "cross_encoder"
     texts = document_texts(paths.corpus, [selected_ids(table, rule) for table in candidates])
     for shard, (pairs, dropped), table, count in zip(block, parts, candidates, barred, strict=True):
-        rows, counts = select_negatives(pairs, table, rule, texts, cross_scores=by_cross)
-        paths.commit(shard, table, rows, {"dropped": dropped, "barred": count, **counts})
+        relevant, judged = judge_selected(pairs, table, rule, texts, judge) if judge else (None, {})
+        rows, counts = select_negatives(pairs, table, rule, texts, cross_scores=by_cross, relevant=relevant)
+        paths.commit(shard, table, rows, {"dropped": dropped, "barred": count, "judged": judged, **counts})
 
 
 def _read_candidates(folder: str, name: str, pairs: pa.Table) -> pa.Table:
@@ -351,22 +358,28 @@ def join_block(tables: list[pa.Table], anchors: list[pa.Table]) -> AnchorBlock:
 
 
 class RerankShard(Worker):
-    """Scores the candidates of a shard and its positives with a cross-encoder, then selects the negatives."""
+    """Scores the candidates of a shard and its positives with a cross-encoder, then selects the negatives.
+
+    Without a cross-encoder it only selects. A judge, where there is one, is asked about what is selected.
+    """
 
     def __init__(
-        self, paths: MiningPaths, config: MineConfig, cross_encoder: CandidateScorerConfig, threads: int
+        self, paths: MiningPaths, config: MineConfig, cross_encoder: CandidateScorerConfig | None, threads: int
     ) -> None:
         limit_threads(threads)
         self.paths, self.config = paths, config
-        self.reranker, self.top = Reranker(cross_encoder), cross_encoder.top
+        self.reranker = Reranker(cross_encoder) if cross_encoder else None
+        self.top = cross_encoder.top if cross_encoder else None
+        self.judge = config.judge.start(threads) if config.judge else None
 
     def work(self, item: dict[str, Any]) -> int:
         """Score and select for one shard, and commit it; return the rows that it had."""
         shard = Shard(**item)
         pairs, dropped = usable_pairs(shard, self.config.split)
         table = _read_candidates(self.paths.searched, shard.name, pairs)
-        texts = document_texts(self.paths.corpus, [ids_to_score(table, self.top)[0]])
-        scored = add_cross_scores(table, pairs, texts, self.reranker, self.top)
+        if self.reranker:
+            texts = document_texts(self.paths.corpus, [ids_to_score(table, self.top)[0]])
+            table = add_cross_scores(table, pairs, texts, self.reranker, self.top)
         barred = [self.paths.barred(shard.name)]
-        select_and_commit(self.paths, [shard], [(pairs, dropped)], [scored], barred, self.config)
+        select_and_commit(self.paths, [shard], [(pairs, dropped)], [table], barred, self.config, self.judge)
         return shard.rows

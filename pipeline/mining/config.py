@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.core.config import EncodingJobConfig, without_batch_sizes
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.encoder.passages import PassagesConfig
+from pipeline.generation.judge import JudgeConfig
 from pipeline.mining.exclusions import Exclude
 from pipeline.mining.registry import Lexical, Rule
 from pipeline.mining.reranker import CandidateScorerConfig
@@ -53,6 +54,9 @@ class MineConfig(EncodingJobConfig):
     row_scores: Literal["cosine", "cross_encoder"] = Field(
         "cosine", description="scores that the rows carry: those that margin_mse and kl take for their teacher's"
     )
+    judge: JudgeConfig | None = Field(
+        None, description="a language model that is asked whether a selected candidate answers the anchor after all"
+    )
     rule: Rule = Field(default_factory=ThresholdRule, description="which candidates become negatives")
     exclude: Exclude = Field(default_factory=Exclude, description="which documents are no candidates")
     candidates: str | None = Field(
@@ -85,7 +89,12 @@ class MineConfig(EncodingJobConfig):
 
     def result_settings(self) -> dict[str, Any]:
         """Return the settings that decide the result, without those of speed and memory."""
-        return without_batch_sizes({key: value for key, value in super().result_settings().items() if key not in SPEED})
+        settings = {key: value for key, value in super().result_settings().items() if key not in SPEED}
+        if self.judge is None:
+            del settings["judge"]  # so that what was mined before there were judges stays usable
+        else:
+            settings["judge"] |= {"generator": self.judge.generator.result_settings()}
+        return without_batch_sizes(settings)
 
     def search_settings(self) -> dict[str, Any]:
         """Return the settings that decide the candidates of an encoded corpus, besides the vectors.

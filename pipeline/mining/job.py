@@ -44,6 +44,9 @@ def run(config: MineConfig) -> Artifact:
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(model.identity)}
     cross_encoder = _describe_cross_encoder(config)
     inputs |= {"cross_encoder": digest(cross_encoder)} if cross_encoder else {}
+    if config.judge:
+        config.judge.generator.check()
+        inputs |= {"judge": digest(config.judge.generator.identity())}
     earlier = _open_earlier(config, inputs)
     out = config.out or join(config.run, "negatives")
     draft = begin(out, "mine", config.result_settings(), inputs, overwrite=config.overwrite, resume=True)
@@ -178,22 +181,38 @@ def _recall(config: MineConfig, paths: MiningPaths, plan: Plan) -> float:
 
 
 def _search(config: MineConfig, paths: MiningPaths, plan: Plan, *, rerank: bool) -> None:
-    """Search and select for the shards of pairs that are not done, block by block; with `rerank` in two passes."""
+    """Search and select for the shards of pairs that are not done, block by block.
+
+    With `rerank`, or where a judge is asked, it takes two passes.
+    """
     unfinished = [shard for shard in plan.pairs if paths.mined(shard.name) is None]
-    missing = [shard for shard in unfinished if not (rerank and paths.is_searched(shard.name))]
+    twice = rerank or config.judge is not None
+    missing = [shard for shard in unfinished if not (twice and paths.is_searched(shard.name))]
     pool = Pool.plan(config.num_actors, max(1, len(missing)), on_gpus=False)
     rows_per_actor = -(-sum(shard.rows for shard in missing) // pool.size)
     blocks = group_shards(missing, min(config.block_rows, rows_per_actor))
     items = [[asdict(shard) for shard in block] for block in blocks]
     # without the cross-encoder where none follows, so that the search selects itself
-    search_config = config if rerank else config.model_copy(update={"cross_encoder": None})
+    search_config = config if twice else config.model_copy(update={"cross_encoder": None})
     settings: dict[str, Any] = {"paths": paths, "config": search_config, "threads": pool.threads}
     _run("mine: search", plan, missing, items, SearchBlock, settings, pool)
-    if rerank:
-        pool = Pool.plan(config.num_actors, max(1, len(unfinished)))
+    if twice:
+        items_left = max(1, len(unfinished))
+        if config.judge and not rerank:
+            pool = config.judge.generator.pool(config.num_actors, items_left)
+        else:
+            pool = Pool.plan(config.num_actors, items_left)
         settings = {"paths": paths, "config": config, "threads": pool.threads}
-        settings |= {"cross_encoder": config.cross_encoder}
-        _run("mine: rerank", plan, unfinished, [asdict(s) for s in unfinished], RerankShard, settings, pool)
+        settings |= {"cross_encoder": config.cross_encoder if rerank else None}
+        _run(
+            "mine: rerank" if rerank else "mine: judge",
+            plan,
+            unfinished,
+            [asdict(s) for s in unfinished],
+            RerankShard,
+            settings,
+            pool,
+        )
 
 
 def _run(
@@ -211,6 +230,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
     """Add up the counts of the shards, compare them with their rows, and write the manifest."""
     histogram: Counter[int] = Counter()
     refused: Counter[str] = Counter()
+    judged: Counter[str] = Counter()
     without_positive = barred = rows = 0
     for shard in plan.pairs:
         counts = paths.mined(shard.name)
@@ -219,6 +239,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         draft.drop(counts["dropped"])
         histogram.update({int(number): count for number, count in counts["negatives_per_row"].items()})
         refused.update(counts["refused"])
+        judged.update(counts.get("judged", {}))
         without_positive += counts["positive_not_in_corpus"]
         barred += counts["barred"]
         rows += counts["rows"]
@@ -233,6 +254,7 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         "positive_not_in_corpus": without_positive,
         "barred": barred,
     }
+    notes |= {"judged": _judged(config, judged)} if config.judge else {}
     artifact = draft.finish(TABLES, **notes)
     mean = sum(number * count for number, count in histogram.items()) / max(1, rows)
     fewer = sum(count for number, count in histogram.items() if number < config.rule.num_negatives)
@@ -240,9 +262,23 @@ def _finish(draft: Draft, config: MineConfig, paths: MiningPaths, plan: Plan, no
         f"mine: {paths.out}: {rows:,} triplets, {mean:.2f} negatives a row; {fewer:,} rows have fewer than "
         f"{config.rule.num_negatives}, {histogram[0]:,} of them none"
     )
+    if config.judge:
+        said, tokens = notes["judged"], judged["prompt_tokens"] + judged["answer_tokens"]
+        cost = "" if said["cost"] is None else f", cost {said['cost']:,.4f}"
+        say(
+            f"mine: the judge was asked {judged['requests']:,} times: {judged['yes']:,} yes, {judged['no']:,} no, "
+            f"{judged['unclear']:,} neither; {refused['judged_relevant']:,} negatives left out, {tokens:,} tokens{cost}"
+        )
     if barred:
         say(f"mine: barred {barred:,} times a document that is the same product as the anchor or a known positive")
     return artifact
+
+
+def _judged(config: MineConfig, counts: Counter[str]) -> dict[str, Any]:
+    """What a judge was asked and answered, by kind of answer, and what it cost."""
+    assert config.judge is not None
+    cost = config.judge.generator.cost(counts["prompt_tokens"], counts["answer_tokens"])
+    return {**dict(sorted(counts.items())), "cost": cost}
 
 
 def _remove_other_files(folder: str, names: set[str]) -> None:

@@ -9,21 +9,31 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core import schema
-from pipeline.mining.candidate_arrays import CandidateArrays, Rows, as_array, list_positions
+from pipeline.mining.candidate_arrays import Bools, CandidateArrays, Rows, as_array, list_positions
 from pipeline.mining.rules import Selection, SelectionRule, apply_rule
 from pipeline.storage import shards
 
 
 def select_negatives(
-    pairs: pa.Table, candidates: pa.Table, rule: SelectionRule, texts: pa.Table, *, cross_scores: bool = False
+    pairs: pa.Table,
+    candidates: pa.Table,
+    rule: SelectionRule,
+    texts: pa.Table,
+    *,
+    cross_scores: bool = False,
+    relevant: Bools | None = None,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Table `triplets` of pairs and their candidates under a rule, and the counts for the manifest.
 
     `texts` (doc_id, text) holds the documents that are selected, see `selected_ids`. With `cross_scores` the rows carry
-    the scores of the cross-encoder, for positives too, in place of cosines.
+    the scores of the cross-encoder, for positives too, in place of cosines. What is `relevant` [P, K] in the eyes of a
+    judge is refused after it was selected, and nothing fills its place.
     """
     selection, arrays = select_from_table(candidates, rule)
-    flat, row, column = _selected(candidates, selection)
+    if relevant is not None:
+        refused = selection.refused | {"judged_relevant": int((selection.selected & relevant).sum())}
+        selection = Selection(selection.selected & ~relevant, refused)
+    flat, row, column = selected_candidates(candidates, selection)
     ids = flat.field("doc_id")
     scores = flat.field("score").to_numpy()
     positive_scores = arrays.positive[row]
@@ -56,10 +66,10 @@ def select_from_table(candidates: pa.Table, rule: SelectionRule) -> tuple[Select
 
 def selected_ids(candidates: pa.Table, rule: SelectionRule) -> pa.Array:
     """Ids of the documents that a rule selects."""
-    return _selected(candidates, select_from_table(candidates, rule)[0])[0].field("doc_id")
+    return selected_candidates(candidates, select_from_table(candidates, rule)[0])[0].field("doc_id")
 
 
-def _selected(candidates: pa.Table, selection: Selection) -> tuple[pa.StructArray, Rows, Rows]:
+def selected_candidates(candidates: pa.Table, selection: Selection) -> tuple[pa.StructArray, Rows, Rows]:
     """Candidates that were selected, with the row and the column of each."""
     lists = as_array(candidates["candidates"])
     row, column, _ = list_positions(lists)

@@ -23,6 +23,8 @@ def check_mine(config: Any, ahead: Ahead) -> str:
     model = check_model(config.encoder, ahead)
     if config.cross_encoder:
         check_model(config.encoder.model_copy(update={"model": config.cross_encoder.model, "layers": None}), ahead)
+    if config.judge:
+        config.judge.generator.check()
     number = getattr(config.rule, "num_negatives", None)
     target = f"{number} negative{'s' if number != 1 else ''}" if number else f"rule {config.rule.type}"
     return f"{model}; {config.top_k} candidates and {target} a pair, index {config.index.type}"
