@@ -1,4 +1,4 @@
-"""A teacher's vectors through the jobs: `embed` stores them, `train` learns from them, the student searches its corpus."""
+"""A teacher's vectors through the jobs: `embed` stores them, `train` learns from them, the student finds by them."""
 
 import json
 from pathlib import Path
