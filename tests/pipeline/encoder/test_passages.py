@@ -112,6 +112,15 @@ def across_words(path: Path) -> None:
     wrapped.save_pretrained(path)
 
 
+def with_vectors_of_all_tokens(path: Path) -> None:
+    """Give the model a vector of each of the tokenizer's tokens."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model = AutoModel.from_pretrained(path)
+    model.resize_token_embeddings(max(len(AutoTokenizer.from_pretrained(path)), model.config.vocab_size))
+    model.save_pretrained(path)
+
+
 TOKENIZERS = {
     "characters": None,
     "across words": across_words,
@@ -126,6 +135,7 @@ def cutter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     zoo.base("bert", path)
     if (write := TOKENIZERS[request.param]) is not None:
         write(path)
+        with_vectors_of_all_tokens(path)
     prompts = {"document": "passage: "}
     encoder = Encoder.load(EncoderConfig(model=str(path), max_length=48, prompts=prompts, dtype="float32"), "cpu")
     return PassageCutter(encoder, PassagesConfig(tokens=40, overlap=8))

@@ -50,6 +50,7 @@ class Loaded:
     """What FastTokenizer asks of a tokenizer."""
 
     truncation_side = "right"
+    split_special_tokens = False
 
     def __init__(self, fast: Tokenizer) -> None:
         self.backend_tokenizer = fast
