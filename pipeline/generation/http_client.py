@@ -57,7 +57,8 @@ class JsonClient:
     def __init__(self, url: str, key: str | None, timeout: float, retries: Retries) -> None:
         self.url, self.timeout, self.retries = url, timeout, retries
         self._key, self._local = key, threading.local()
-        self.sleep: Callable[[float], None] = time.sleep
+        self.stopped = threading.Event()  # when set, no request is tried again and none waits
+        self.sleep: Callable[[float], object] = self.stopped.wait
 
     def __getstate__(self) -> dict[str, Any]:
         """A client is not sent anywhere: it holds a key."""
@@ -70,7 +71,7 @@ class JsonClient:
             message, status, asked = self._try(body)
             if isinstance(message, JsonAnswer):
                 return JsonAnswer(message.value, attempt)
-            if attempt >= self.retries.count or (status and status not in PASSING):
+            if attempt >= self.retries.count or (status and status not in PASSING) or self.stopped.is_set():
                 raise HttpFailure(self._plain(message), status, attempt)
             self.sleep(self.retries.wait(attempt, asked, seed))
             attempt += 1

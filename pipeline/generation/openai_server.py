@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -87,9 +87,17 @@ class ChatClient:
 
     def answer(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer requests [N]; raises UserError for statuses that say that a setting is wrong."""
+        self.client.stopped.clear()
         pool = ThreadPoolExecutor(min(self.config.concurrency, max(1, len(requests))))
         try:
-            return list(pool.map(self._answer, requests))
+            futures = [pool.submit(self._answer, request) for request in requests]
+            wait(futures, return_when=FIRST_EXCEPTION)  # an error is seen while others still wait for a retry
+            for failed in (future for future in futures if future.done()):
+                failed.result()
+            return [future.result() for future in futures]
+        except BaseException:  # Ctrl-C too: nobody waits for retries
+            self.client.stopped.set()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

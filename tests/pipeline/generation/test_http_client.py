@@ -229,6 +229,14 @@ def test_tokens_are_believed_within_reason(served: Served, usage: Any, notes: di
     assert got.notes == {"retries": 0, **notes}
 
 
+def test_an_error_ends_the_waits_of_other_requests(served: Served):
+    served.replies = [(429, {"Retry-After": "600"}, b""), (429, {"Retry-After": "600"}, b""), (401, {}, b"no")]
+    start = time.monotonic()
+    with pytest.raises(UserError, match="status 401"):
+        model(served, concurrency=3, longest_wait=600).answer([Request(f"p{n}", n) for n in range(3)])
+    assert time.monotonic() - start < 60
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_wrong_setting_ends_the_job(served: Served, status: int):
     served.replies = [(status, {}, b"no such model")]
