@@ -14,7 +14,7 @@ from pipeline.evaluation.results import Results
 from pipeline.report.data import QueryGroup
 
 MIN_QUERIES = 5  # of a group that is told
-MOST = 8  # categories or sources, those with the most queries; others share a group
+MAX_LABELS = 8  # categories or sources, those with the most queries; others share a group
 OTHERS, NONE = "others", "none"
 
 Labels = tuple[list[str], list[str]]  # of each query; and the distinct ones in the order in which they are told
@@ -27,14 +27,14 @@ def query_groups(results: Results, metric: str) -> list[QueryGroup]:
     cut into thirds of the queries.
     """
     queries, documents = results.dataset.query_ids, _best_documents(results)
-    known = [index for index, query in enumerate(queries) if query in documents]
-    names = [queries[index] for index in known]
+    rows = [index for index, query in enumerate(queries) if query in documents]
+    names = [queries[index] for index in rows]
     if not names:
         return []
     of_document = [documents[name] for name in names]
     labels = {
         "characters of the document": _thirds([len(document["text"]) for document in of_document]),
-        "characters of the query": _thirds([len(results.dataset.texts[index]) for index in known]),
+        "characters of the query": _thirds([len(results.dataset.texts[index]) for index in rows]),
         "category of the document": _most_common([document["category"] for document in of_document]),
         "source": _most_common([document["source"] for document in of_document]),
     }
@@ -92,7 +92,7 @@ def _thirds(lengths: Sequence[int]) -> Labels:
 def _most_common(values: Sequence[str | None]) -> Labels:
     """Label values by themselves, the most common first; all that are left share a label."""
     names = [value or NONE for value in values]
-    order = [name for name, _ in Counter(names).most_common(MOST)]
+    order = [name for name, _ in Counter(names).most_common(MAX_LABELS)]
     return [name if name in order else OTHERS for name in names], list(dict.fromkeys([*order, OTHERS]))
 
 

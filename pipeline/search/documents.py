@@ -21,12 +21,12 @@ class VectorDocuments:
     """The documents of an artifact of embed, in the order of its vectors.
 
     `corpus` are the files whose texts are added as column `text`; none where nobody asks for texts, or where the
-    vectors have them already. Vectors of passages have a row each, unless `whole` asks for one of each document.
+    vectors have them already. Vectors of passages have a row each, unless `by_document` asks for one of each document.
     """
 
     files: Sequence[str]
     corpus: Sequence[str] = ()
-    whole: bool = False
+    by_document: bool = False
 
     @classmethod
     def with_texts(cls, vectors: Artifact, data: str) -> "VectorDocuments":
@@ -35,9 +35,9 @@ class VectorDocuments:
         Raises UserError where neither is there: vectors of an input without a column `text`, of another text than the
         corpus', or of other data than those at this path.
         """
-        whole = bool(vectors.manifest.notes.get("passages"))
+        by_document = bool(vectors.manifest.notes.get("passages"))
         if TEXT in vectors.manifest.tables["vectors"].columns:
-            return cls(vectors.files("vectors"), whole=whole)
+            return cls(vectors.files("vectors"), by_document=by_document)
         advice = f"{vectors.path}: holds no texts for BM25; embed with column `text` among `columns`"
         embedded = read_json(join(vectors.path, CONFIG)).get("text_column", TEXT)
         if "data" not in vectors.manifest.inputs or embedded != TEXT:
@@ -45,7 +45,7 @@ class VectorDocuments:
         built = Artifact.open(data, "build")
         if built.manifest.fingerprint != vectors.manifest.inputs["data"]:
             raise UserError(f"{advice}, or name in `data` what was embedded; {data} is another artifact")
-        return cls(vectors.files("vectors"), built.files("corpus"), whole)
+        return cls(vectors.files("vectors"), built.files("corpus"), by_document)
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield all columns but the vectors, a row group of these at a time; raises UserError on texts of other ids."""
@@ -54,7 +54,7 @@ class VectorDocuments:
             with open_parquet(path) as file:
                 names = document_columns(file.schema_arrow.names)
             for table in shards.read_batches([path], names):
-                rows = first_passages(table) if self.whole else table
+                rows = first_passages(table) if self.by_document else table
                 yield rows.append_column(TEXT, texts.of(rows["id"], path)) if texts else rows
 
     def parts(self, rows: int) -> Iterator[pa.Table]:
@@ -91,7 +91,7 @@ class _Texts:
         """The next texts, which must be those of these ids."""
         while self.pending.num_rows < len(ids) and (batch := next(self.batches, None)) is not None:
             self.pending = pa.concat_tables([self.pending, batch.filter(not_blank(batch[TEXT]))])
-        taken, self.pending = self.pending.slice(0, len(ids)), self.pending.slice(len(ids))
-        if len(taken) < len(ids) or not pc.all(pc.equal(taken["doc_id"], ids)).as_py():
+        texts, self.pending = self.pending.slice(0, len(ids)), self.pending.slice(len(ids))
+        if len(texts) < len(ids) or not pc.all(pc.equal(texts["doc_id"], ids)).as_py():
             raise UserError(f"{path}: its documents are not those of the corpus in their order; embed it again")
-        return taken[TEXT]
+        return texts[TEXT]

@@ -114,7 +114,7 @@ def _documents(config: IndexConfig, vectors: Artifact) -> tuple[VectorDocuments,
     if config.bm25 is None:
         return rows, None
     texts = VectorDocuments.with_texts(vectors, config.data or join(config.run, "data"))
-    return (rows if texts.whole else texts), texts
+    return (rows if texts.by_document else texts), texts
 
 
 def _write_documents(draft: Draft, name: str, documents: VectorDocuments) -> list[str]:

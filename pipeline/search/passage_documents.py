@@ -67,7 +67,7 @@ class PassageDocuments:
         """Documents of passages, in their order and with their scores."""
         return TopK(best.scores, np.where(best.rows < 0, -1, self.owners[best.rows]))
 
-    def shown(self, documents: TopK, nearest: TopK) -> TopK:
+    def passages_of(self, documents: TopK, nearest: TopK) -> TopK:
         """A passage of each document [1, k]: its nearest one where that was found, else its first."""
         best = dict(zip(self.documents(nearest).rows[0].tolist(), nearest.rows[0].tolist(), strict=True))
         rows = [best.get(row, int(self.starts[row])) if row >= 0 else -1 for row in documents.rows[0].tolist()]

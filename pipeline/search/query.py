@@ -99,7 +99,7 @@ class Searcher:
         nearest = self._nearest(text, self.system.depth(k)) if self.system.needs[0] else TopK.empty(1, 0)
         if self.passages is None:
             return self._rank_documents(text, nearest, k)
-        return self.passages.shown(self._rank_documents(text, self.passages.documents(nearest), k), nearest)
+        return self.passages.passages_of(self._rank_documents(text, self.passages.documents(nearest), k), nearest)
 
     def _rank_documents(self, text: str, dense: TopK, k: int) -> TopK:
         """The system's best k documents, of the nearest ones and what shares words with the text."""
@@ -119,8 +119,8 @@ class Searcher:
         return Reranker(self.system.cross_encoder, "cpu")
 
     def _texts(self, rows: Sequence[int]) -> dict[int, str]:
-        taken = np.array(rows, np.int64)
-        documents = self.texts.take(taken) if self.texts else self._documents(taken)
+        numbers = np.array(rows, np.int64)
+        documents = self.texts.take(numbers) if self.texts else self._documents(numbers)
         return {row: document[TEXT] or "" for row, document in zip(rows, documents, strict=True)}
 
     def _nearest(self, text: str, k: int) -> TopK:
