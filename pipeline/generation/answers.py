@@ -57,27 +57,27 @@ def read_queries(answer: str, kind: str) -> list[Any]:
     return value
 
 
-def usable_queries(found: list[Any], count: int, document: Document, max_chars: int, ledger: Ledger) -> list[str]:
+def usable_queries(parsed: list[Any], count: int, document: Document, max_chars: int, ledger: Ledger) -> list[str]:
     """Return the first `count` queries that can be used, in normal form; the others are counted by reason.
 
     An answer with fewer or more queries than were asked for is counted too, and what it has is used.
     """
-    ledger.made += len(found)
-    if len(found) != count:
-        ledger.notes["answers_with_too_few" if len(found) < count else "answers_with_too_many"] += 1
-    kept: dict[str, str] = {}
+    ledger.made += len(parsed)
+    if len(parsed) != count:
+        ledger.notes["answers_with_too_few" if len(parsed) < count else "answers_with_too_many"] += 1
+    unique: dict[str, str] = {}
     text = folded(normalise(document.text))
-    for item in found:
+    for item in parsed:
         reason, query = _judge(item, document, text, max_chars)
-        if not reason and folded(query) in kept:
+        if not reason and folded(query) in unique:
             reason = "repeated_query"
-        if not reason and len(kept) == count:
+        if not reason and len(unique) == count:
             reason = "surplus_query"
         if reason:
             ledger.leave_out_query(reason, f"{document.id}: {query}")
         else:
-            kept[folded(query)] = query
-    return list(kept.values())
+            unique[folded(query)] = query
+    return list(unique.values())
 
 
 def _judge(item: Any, document: Document, text: str, max_chars: int) -> tuple[str, str]:

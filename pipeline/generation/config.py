@@ -96,8 +96,8 @@ class GenerateConfig(EncodingJobConfig):
     def result_settings(self) -> dict[str, Any]:
         """Settings that decide the answers, with the whole prompt; filter and documents are inputs of the job."""
         settings = super().result_settings()
-        kept = {name: value for name, value in settings.items() if name not in SPEED}
-        return kept | {"prompt": self.full_prompt, "generator": self.generator.result_settings()}
+        deciding = {name: value for name, value in settings.items() if name not in SPEED}
+        return deciding | {"prompt": self.full_prompt, "generator": self.generator.result_settings()}
 
     def filter_settings(self) -> dict[str, Any]:
         """Settings of the filter, without those that change no result."""

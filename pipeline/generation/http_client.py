@@ -36,11 +36,11 @@ class Retries:
     first_wait: float
     longest_wait: float
 
-    def wait(self, attempt: int, asked: float | None, seed: int) -> float:
+    def wait(self, attempt: int, asked_wait: float | None, seed: int) -> float:
         """Seconds before the next attempt: what the server asks for, else backoff with a jitter of one half."""
         jitter = 0.5 + random.Random(seed + attempt).random() / 2
         backoff = min(self.longest_wait, self.first_wait * 2.0**attempt) * jitter
-        return backoff if asked is None else min(self.longest_wait, max(asked, backoff))
+        return backoff if asked_wait is None else min(self.longest_wait, max(asked_wait, backoff))
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class JsonClient:
         """Post a body; raises HttpFailure when the retries are used up, or at once where none would help."""
         attempt = 0
         while True:
-            message, status, asked = self._try(body)
+            message, status, asked_wait = self._try(body)
             if isinstance(message, JsonAnswer):
                 return JsonAnswer(message.value, attempt)
             if attempt >= self.retries.count or (status and status not in PASSING) or self.stopped.is_set():
                 raise HttpFailure(self._plain(message), status, attempt)
-            self.sleep(self.retries.wait(attempt, asked, seed))
+            self.sleep(self.retries.wait(attempt, asked_wait, seed))
             attempt += 1
 
     def _try(self, body: dict[str, Any]) -> tuple[JsonAnswer | str, int, float | None]:
@@ -83,13 +83,13 @@ class JsonClient:
                 self.url, json=body, timeout=self.timeout, stream=True, allow_redirects=False, auth=self._authorise
             ) as response:
                 content = self._read(response)
-                status, asked = response.status_code, retry_after(response.headers.get("Retry-After"))
+                status, asked_wait = response.status_code, retry_after(response.headers.get("Retry-After"))
         except (requests.RequestException, OSError) as error:
             return f"{type(error).__name__}: {error}", 0, None
         if content is None:
             return f"status {status}: more than {MAX_BODY:,} bytes, or slower than the timeout", 0, None
         if status != requests.codes.ok:
-            return f"status {status}: {content[:2000].decode('utf-8', 'replace')}", status, asked
+            return f"status {status}: {content[:2000].decode('utf-8', 'replace')}", status, asked_wait
         try:
             return JsonAnswer(json.loads(content), 0), status, None
         except (ValueError, RecursionError):

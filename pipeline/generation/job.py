@@ -37,7 +37,7 @@ WORK, IDS = ".work", ".ids"
 
 
 @dataclass(frozen=True)
-class Places:
+class Folders:
     """Where the job writes."""
 
     out: str
@@ -68,31 +68,31 @@ def run(config: GenerateConfig) -> Artifact:
     Raises UserError for documents, ids or settings that are wrong, and where a generator does not answer.
     """
     config.generator.check()
-    source, places = DocumentSource.of(config), Places(config.path)
+    source, folders = DocumentSource.of(config), Folders(config.path)
     inputs = {**source.inputs, "generator": digest(config.generator.identity())}
     inputs |= {"filter": digest(config.filter_settings())}
     draft = begin(
-        places.out, "generate", config.result_settings(), inputs,
+        folders.out, "generate", config.result_settings(), inputs,
         overwrite=config.overwrite, resume=True, may_change=MAY_CHANGE,
     )  # fmt: skip
     if isinstance(draft, Artifact):
-        say(f"generate: {places.out} is already done: {draft.rows('generated'):,} queries")
+        say(f"generate: {folders.out} is already done: {draft.rows('generated'):,} queries")
         return draft
     salt = digest([draft.settings, inputs["generator"]])
     plan = shards.plan(source.files, config.rows_per_shard, salt, fingerprint_files(source.files))
     source.check(plan)
     capacity.start("generate", config, sum(shard.rows for shard in plan))
-    check_ids(plan, source.columns.id, join(places.out, IDS))
-    answers = _generate(config, source.columns, plan, places)
+    check_ids(plan, source.columns.id, join(folders.out, IDS))
+    answers = _generate(config, source.columns, plan, folders)
     names = _result_names(plan, inputs)
-    _choose(config, source, plan, places, names, answers)
-    return _finish(draft, config, plan, places, names, answers)
+    _choose(config, source, plan, folders, names, answers)
+    return _finish(draft, config, plan, folders, names, answers)
 
 
-def _generate(config: GenerateConfig, columns: DocumentColumns, plan: Sequence[Shard], places: Places) -> Committed:
+def _generate(config: GenerateConfig, columns: DocumentColumns, plan: Sequence[Shard], folders: Folders) -> Committed:
     """Make the answers that are missing; return the counts of all shards."""
-    shards.reuse_outputs(places.answers, plan)
-    committed = read_committed(places.answers, plan)
+    shards.reuse_outputs(folders.answers, plan)
+    committed = read_committed(folders.answers, plan)
     missing = [shard for shard in plan if shard.name not in committed]
     total, left = sum(shard.rows for shard in plan), sum(shard.rows for shard in missing)
     if left < total:
@@ -100,7 +100,7 @@ def _generate(config: GenerateConfig, columns: DocumentColumns, plan: Sequence[S
     if not missing:
         return committed
     pool = config.generator.pool(config.num_actors, len(missing))
-    task = GenerateTask(config.generator, _writing(config, pool), columns, places.answers)
+    task = GenerateTask(config.generator, _writing(config, pool), columns, folders.answers)
     with Progress("generate", total, "documents") as progress:
         progress.skip(total - left)
         for counts in stream([asdict(shard) for shard in missing], GenerateShard, {"task": task}, pool):
@@ -125,16 +125,16 @@ def _choose(
     config: GenerateConfig,
     source: DocumentSource,
     plan: Sequence[Shard],
-    places: Places,
+    folders: Folders,
     names: dict[str, str],
     answers: Committed,
 ) -> None:
     """Search for the queries of the shards that are not done, and commit those that stay."""
-    missing = [shard for shard in plan if shards.committed(places.generated, names[shard.name]) is None]
+    missing = [shard for shard in plan if shards.committed(folders.generated, names[shard.name]) is None]
     if not missing:
         return
-    search = _search(config, config.round_trip, source, plan, places) if config.round_trip else None
-    task = ChooseTask(places.answers, places.generated, search, tasks.put(_known_keys(source.known_queries)))
+    search = _search(config, config.round_trip, source, plan, folders) if config.round_trip else None
+    task = ChooseTask(folders.answers, folders.generated, search, tasks.put(_known_keys(source.known_queries)))
     blocks = list(_blocks([shard.name for shard in missing], answers, config.block_queries))
     pool = Pool.plan(config.num_actors, len(blocks), on_gpus=search is not None)
     items = [[[name, names[name]] for name in block] for block in blocks]
@@ -143,11 +143,11 @@ def _choose(
             progress.add(rows)
 
 
-def _blocks(names: Sequence[str], answers: Committed, most: int) -> Iterator[list[str]]:
+def _blocks(names: Sequence[str], answers: Committed, limit: int) -> Iterator[list[str]]:
     """Shards that follow each other, with at most so many queries together, or one of them."""
     block: list[str] = []
     for name in names:
-        if block and sum(answers[other]["rows"] for other in block) + answers[name]["rows"] > most:
+        if block and sum(answers[other]["rows"] for other in block) + answers[name]["rows"] > limit:
             yield block
             block = []
         block.append(name)
@@ -162,26 +162,26 @@ def _known_keys(files: Sequence[str]) -> Any:
 
 
 def _search(
-    config: GenerateConfig, round_trip: RoundTrip, source: DocumentSource, plan: Sequence[Shard], places: Places
+    config: GenerateConfig, round_trip: RoundTrip, source: DocumentSource, plan: Sequence[Shard], folders: Folders
 ) -> SearchTask:
     """Embed and index the documents, as far as the settings ask for it and it is not done."""
     vectors: list[str] = []
     if "encoder" in round_trip.by:
-        vectors = embed(_embedding(config, round_trip, source, places)).files("vectors")
+        vectors = embed(_embedding(config, round_trip, source, folders)).files("vectors")
     index, documents, id_column = "", source.files, source.columns.id
     if "bm25" in round_trip.by:
         text = source.columns.text
         if not all(path.endswith(shards.PARQUET) for path in documents):
-            documents, id_column, text = _copied(source.columns, plan, places.work("documents")), "id", "text"
-        index = places.work(f"bm25-{digest([source.inputs, round_trip.bm25.model_dump()])}")
+            documents, id_column, text = _copied(source.columns, plan, folders.work("documents")), "id", "text"
+        index = folders.work(f"bm25-{digest([source.inputs, round_trip.bm25.model_dump()])}")
         if not _is_index(index):
             bm25_tasks.build(documents, index, round_trip.bm25, column=text, label="generate")
     return SearchTask(round_trip, vectors, index, documents, id_column)
 
 
-def _embedding(config: GenerateConfig, round_trip: RoundTrip, source: DocumentSource, places: Places) -> EmbedConfig:
+def _embedding(config: GenerateConfig, round_trip: RoundTrip, source: DocumentSource, folders: Folders) -> EmbedConfig:
     """Settings of the embedding of the documents."""
-    folder = places.work(f"vectors-{digest(round_trip.encoder.model_dump())}")
+    folder = folders.work(f"vectors-{digest(round_trip.encoder.model_dump())}")
     return EmbedConfig(
         run=config.run,
         input=source.files,
@@ -218,28 +218,28 @@ def _finish(
     draft: Draft,
     config: GenerateConfig,
     plan: Sequence[Shard],
-    places: Places,
+    folders: Folders,
     names: dict[str, str],
     answers: Committed,
 ) -> Artifact:
     """Balance the books of every shard, remove files of other plans, and write the manifest."""
     books, searched = Ledger(), Counter[str]()
     for shard in plan:
-        chosen = shards.committed(places.generated, names[shard.name])
+        chosen = shards.committed(folders.generated, names[shard.name])
         footer = answers.get(shard.name)
         if footer is None or chosen is None:
-            raise UserError(f"{places.out}: shard {shard.name} is missing or damaged; run the same command again")
+            raise UserError(f"{folders.out}: shard {shard.name} is missing or damaged; run the same command again")
         ledger = Ledger.from_json({name: value for name, value in footer.items() if name != "rows"})
         made = footer["rows"] + ledger.queries_left_out.total()
-        kept = chosen["rows"] + sum(chosen["left_out"].values())
-        if (ledger.documents, ledger.made, footer["rows"]) != (shard.rows, made, kept):
-            raise UserError(f"{places.out}: shard {shard.name} does not add up; give --overwrite")
+        remaining = chosen["rows"] + sum(chosen["left_out"].values())
+        if (ledger.documents, ledger.made, footer["rows"]) != (shard.rows, made, remaining):
+            raise UserError(f"{folders.out}: shard {shard.name} does not add up; give --overwrite")
         books.add(ledger)
         searched.update(chosen["left_out"])
     books.queries_left_out.update(+searched)
-    _remove_others(places.answers, {shard.name for shard in plan})
-    _remove_others(places.generated, set(names.values()))
-    remove_folder(join(places.out, WORK))
+    _remove_others(folders.answers, {shard.name for shard in plan})
+    _remove_others(folders.generated, set(names.values()))
+    remove_folder(join(folders.out, WORK))
     draft.drop(books.documents_left_out)
     draft.drop(books.queries_left_out)
     artifact = draft.finish(["generated", "answers"], **_notes(config, books))

@@ -136,16 +136,16 @@ class PromptedWriter:
         replies = ask(self.model, requests, ledger, self.max_failures)
         again = []
         for number, row in enumerate(rows):
-            found, reasons = self._read(replies[number * draws : (number + 1) * draws], ledger)
+            parsed, reasons = self._read(replies[number * draws : (number + 1) * draws], ledger)
             document, count = documents[row], self.task.queries
-            if not found and not last:
+            if not parsed and not last:
                 ledger.notes["answers_asked_again"] += 1
                 again.append(row)
                 continue
-            if not found:
+            if not parsed:
                 ledger.leave_out_document(reasons[0][0], f"{document.id}: {reasons[0][1]}")
                 continue
-            queries = usable_queries(found, count, document, self.task.max_query_chars, ledger)
+            queries = usable_queries(parsed, count, document, self.task.max_query_chars, ledger)
             if not queries:
                 ledger.leave_out_document("no_usable_query", document.id)
             written[row] = [Query(query) for query in queries]
@@ -153,17 +153,17 @@ class PromptedWriter:
 
     def _read(self, replies: Sequence[Reply], ledger: Ledger) -> tuple[list[object], list[tuple[str, str]]]:
         """The queries in the replies to one document, and why others have none, with what they say."""
-        found: list[object] = []
+        parsed: list[object] = []
         reasons: list[tuple[str, str]] = []
         for reply in replies:
             try:
                 if reply.error:
                     raise UnusableAnswer(reply.error)
-                found += read_queries(reply.text, self.task.answers)
+                parsed += read_queries(reply.text, self.task.answers)
             except UnusableAnswer as problem:
                 ledger.notes[f"malformed: {problem.reason}"] += 1
                 reasons.append((problem.reason, reply.detail or repr(reply.text[:60])))
-        return found, reasons
+        return parsed, reasons
 
     def _request(self, document: Document, attempt: int, draw: int) -> Request:
         """The request of a document; its seed follows from the document's id alone, whatever else is asked."""

@@ -35,9 +35,9 @@ class Ledger:
 
     def add_example(self, reason: str, example: str) -> None:
         """Keep the first few examples of a reason."""
-        known = self.examples.setdefault(reason, []) if example else []
-        if example and len(known) < EXAMPLES:
-            known.append(example[:_EXCERPT])
+        of_reason = self.examples.setdefault(reason, []) if example else []
+        if example and len(of_reason) < EXAMPLES:
+            of_reason.append(example[:_EXCERPT])
 
     def add(self, other: "Ledger") -> None:
         """Add the books of other documents."""

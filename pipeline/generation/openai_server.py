@@ -143,7 +143,7 @@ def _usage(value: Any) -> dict[str, int]:
     """Tokens that a completion says it used; a count of completions that say nothing."""
     usage = value.get("usage") if isinstance(value, dict) else None
     names = {"prompt_tokens": "prompt_tokens", "answer_tokens": "completion_tokens"}
-    told = {name: usage.get(field) if isinstance(usage, dict) else None for name, field in names.items()}
-    if not all(isinstance(count, int) and 0 <= count <= MAX_TOKENS_TOLD for count in told.values()):
+    counts = {name: usage.get(field) if isinstance(usage, dict) else None for name, field in names.items()}
+    if not all(isinstance(count, int) and 0 <= count <= MAX_TOKENS_TOLD for count in counts.values()):
         return {"answers_without_usage": 1}
-    return {name: int(count or 0) for name, count in told.items()}
+    return {name: int(count or 0) for name, count in counts.items()}

@@ -36,7 +36,7 @@ Document:
 PROMPTS = {"json": QUERIES, "text": ONE_QUERY}  # by how an answer is read
 
 
-def places(template: str) -> set[str]:
+def placeholders(template: str) -> set[str]:
     """Names of the places of a template; raises ValueError where it is none."""
     try:
         parsed = list(Formatter().parse(template))
@@ -47,11 +47,11 @@ def places(template: str) -> set[str]:
     return {name for _, name, _, _ in parsed if name is not None}
 
 
-def check_template(template: str, known: frozenset[str], required: frozenset[str]) -> str:
+def check_template(template: str, allowed: frozenset[str], required: frozenset[str]) -> str:
     """Return a template; raises ValueError for one with other places, or without those that it needs."""
-    found = places(template)
-    if not required <= found <= known:
-        names = ", ".join(f"{{{name}}}" for name in sorted(known))
+    used = placeholders(template)
+    if not required <= used <= allowed:
+        names = ", ".join(f"{{{name}}}" for name in sorted(allowed))
         needed = ", ".join(f"{{{name}}}" for name in sorted(required))
         raise ValueError(f"a prompt is made of {names} and needs {needed}; write a brace of the text itself twice")
     return template

@@ -55,37 +55,37 @@ class DocumentSearch:
             similarity = self.encoder.similarity
             vectors = comparable(self.encoder.encode(list(queries), "query"), similarity)
             blocks = (comparable(block, similarity) for block in stream_vectors(self.task.vectors))
-            found = top_k(vectors.astype(np.float32), blocks, count)[1]
-            ranks["encoder"] = _ranks(found, row_numbers(self.task.vectors, "id", doc_ids))
+            hits = top_k(vectors.astype(np.float32), blocks, count)[1]
+            ranks["encoder"] = _ranks(hits, row_numbers(self.task.vectors, "id", doc_ids))
         if self.bm25 is not None:
-            own = row_numbers(self.task.documents, self.task.id_column, doc_ids)
-            ranks["bm25"] = _ranks(self.bm25.top_k(queries, count).rows, own)
+            own_rows = row_numbers(self.task.documents, self.task.id_column, doc_ids)
+            ranks["bm25"] = _ranks(self.bm25.top_k(queries, count).rows, own_rows)
         return ranks
 
-    def found(self, ranks: dict[str, Ranks]) -> npt.NDArray[np.bool_]:
+    def hits(self, ranks: dict[str, Ranks]) -> npt.NDArray[np.bool_]:
         """Which queries [Q] have found their document, by any or by all of the searches."""
         masks = np.stack([of_search > 0 for of_search in ranks.values()])
         needed = 1 if self.round_trip.found_by == "any" else len(masks)
-        found: npt.NDArray[np.bool_] = masks.sum(axis=0) >= needed
-        return found
+        hits: npt.NDArray[np.bool_] = masks.sum(axis=0) >= needed
+        return hits
 
 
-def _ranks(found: Rows, own: Rows) -> Ranks:
+def _ranks(hits: Rows, own_rows: Rows) -> Ranks:
     """Rank [Q] of a row [Q] among the rows found [Q, k]; 0 where it is not there."""
-    hit = (found == own[:, None]) & (own >= 0)[:, None]
+    hit = (hits == own_rows[:, None]) & (own_rows >= 0)[:, None]
     return np.where(hit.any(axis=1), hit.argmax(axis=1) + 1, 0).astype(np.int32)
 
 
 def row_numbers(files: Sequence[str], column: str, ids: Sequence[str]) -> Rows:
     """Rows [Q] at which ids stand in a column of files that follow each other; -1 where they do not."""
-    wanted = pa.array(ids, pa.string()).dictionary_encode()
-    rows = np.full(len(wanted.dictionary), -1, np.int64)
+    encoded = pa.array(ids, pa.string()).dictionary_encode()
+    rows = np.full(len(encoded.dictionary), -1, np.int64)
     start = 0
     for table in shards.read_batches(files, [column]):
         names = shards.string_column(table, column, files[0], numbers=True).combine_chunks()
-        place = pc.index_in(wanted.dictionary, value_set=names)
-        here = place.is_valid().to_numpy(zero_copy_only=False)
-        rows[here] = place.drop_null().to_numpy() + start
+        positions = pc.index_in(encoded.dictionary, value_set=names)
+        here = positions.is_valid().to_numpy(zero_copy_only=False)
+        rows[here] = positions.drop_null().to_numpy() + start
         start += table.num_rows
-    numbers: Rows = rows[wanted.indices.to_numpy()]
+    numbers: Rows = rows[encoded.indices.to_numpy()]
     return numbers

@@ -49,22 +49,22 @@ class RulesWriter:
         return [self._of(document, ledger) for document in documents]
 
     def _of(self, document: Document, ledger: Ledger) -> list[Query]:
-        kept: dict[str, Query] = {}
+        unique: dict[str, Query] = {}
         for raw, rest in self._candidates(document):
             ledger.made += 1
             query, passage = normalise(raw), normalise(rest)
             reason = self._reason(query, passage)
-            if not reason and folded(query) in kept:
+            if not reason and folded(query) in unique:
                 reason = "repeated_query"
-            if not reason and len(kept) == self.task.queries:
+            if not reason and len(unique) == self.task.queries:
                 reason = "surplus_query"
             if reason:
                 ledger.leave_out_query(reason, f"{document.id}: {query}")
             else:
-                kept[folded(query)] = Query(query, passage)
-        if not kept:
+                unique[folded(query)] = Query(query, passage)
+        if not unique:
             ledger.leave_out_document("no_usable_query", document.id)
-        return list(kept.values())
+        return list(unique.values())
 
     def _reason(self, query: str, passage: str) -> str:
         """Why a query is not used; empty where it is."""
@@ -77,9 +77,9 @@ class RulesWriter:
 
     def _candidates(self, document: Document) -> Iterator[tuple[str, str]]:
         """Queries of a document, each with the text that it stands for."""
-        found = {"title": _title, "headings": _headings, "questions": _questions}
+        extractors = {"title": _title, "headings": _headings, "questions": _questions}
         for part in self.config.parts:
-            yield from found[part](document)
+            yield from extractors[part](document)
 
 
 def _title(document: Document) -> Iterator[tuple[str, str]]:

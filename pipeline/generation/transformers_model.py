@@ -124,7 +124,7 @@ class LocalModel:
         stop = {ends} if isinstance(ends, int) else set(ends or ())
         starts = {self.model.config.decoder_start_token_id} if self.seq2seq else set()
         body = tokens[1:] if tokens and tokens[0] in starts else tokens
-        length = next((place for place, token in enumerate(body) if token in stop), len(body))
+        length = next((index for index, token in enumerate(body) if token in stop), len(body))
         text = self.tokenizer.decode(body[:length], skip_special_tokens=True)
         notes = {"prompt_tokens": prompt_tokens, "answer_tokens": min(length + 1, len(body))}
         if length == len(body) and len(body) >= self.config.max_tokens:

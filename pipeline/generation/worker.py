@@ -90,7 +90,7 @@ class ChooseQueries(Worker):
     def __init__(self, task: ChooseTask, threads: int) -> None:
         self.task = task
         self.search = task.search.open(threads) if task.search else None
-        self.known: Keys = tasks.get(task.known_queries)
+        self.known_keys: Keys = tasks.get(task.known_queries)
 
     def work(self, item: list[list[str]]) -> int:
         """Choose for some shards, each the name of its answers and of its result, in one pass over the documents."""
@@ -98,19 +98,22 @@ class ChooseQueries(Worker):
         joined = pa.concat_tables(tables)
         rows = joined.append_column("encoder_rank", pa.nulls(len(joined), pa.int32()))
         rows = rows.append_column("bm25_rank", pa.nulls(len(joined), pa.int32()))
-        known = np.isin(text_keys(joined["query"].to_pylist()), self.known)
-        found = np.ones(len(joined), np.bool_)
+        repeated = np.isin(text_keys(joined["query"].to_pylist()), self.known_keys)
+        hits = np.ones(len(joined), np.bool_)
         if self.search and len(joined):
             ranks = self.search.ranks(joined["query"].to_pylist(), joined["doc_id"].to_pylist())
-            found = self.search.found(ranks)
+            hits = self.search.hits(ranks)
             for name, values in ranks.items():
                 index = rows.schema.get_field_index(f"{name}_rank")
                 rows = rows.set_column(index, f"{name}_rank", pa.array(values, mask=values == 0))
         start = 0
         for table, (_, name) in zip(tables, item, strict=True):
             part = slice(start, start + table.num_rows)
-            left_out = {"known_query": int(known[part].sum()), "not_found_again": int((~known & ~found)[part].sum())}
-            kept = rows.slice(start, table.num_rows).filter(pa.array((found & ~known)[part]))
-            shards.commit(self.task.folder, name, kept.cast(GENERATED), {"left_out": left_out})
+            left_out = {
+                "known_query": int(repeated[part].sum()),
+                "not_found_again": int((~repeated & ~hits)[part].sum()),
+            }
+            remaining = rows.slice(start, table.num_rows).filter(pa.array((hits & ~repeated)[part]))
+            shards.commit(self.task.folder, name, remaining.cast(GENERATED), {"left_out": left_out})
             start += table.num_rows
         return start

@@ -24,10 +24,10 @@ def judge_selected(
     chosen, row, column = selected_candidates(candidates, selection)
     doc = pc.index_in(chosen.field("doc_id"), value_set=texts["doc_id"].combine_chunks()).to_pylist()
     anchors, document_texts = pairs["anchor"].to_pylist(), texts["text"].to_pylist()
-    asked = [(anchors[place], document_texts[number]) for place, number in zip(row.tolist(), doc, strict=True)]
-    distinct, ledger = list(dict.fromkeys(asked)), Ledger()
+    questions = [(anchors[index], document_texts[number]) for index, number in zip(row.tolist(), doc, strict=True)]
+    distinct, ledger = list(dict.fromkeys(questions)), Ledger()
     answers = judge.relevant([query for query, _ in distinct], [text for _, text in distinct], ledger)
     verdict = dict(zip(distinct, answers, strict=True))
     relevant = np.zeros(selection.selected.shape, np.bool_)
-    relevant[row, column] = [verdict[pair] for pair in asked]
+    relevant[row, column] = [verdict[pair] for pair in questions]
     return relevant, dict(ledger.notes)
