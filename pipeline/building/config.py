@@ -16,6 +16,8 @@ from pipeline.sources.registry import Source
 from pipeline.storage.files import join
 from pipeline.storage.lines import MAX_LINE_BYTES
 
+MAX_BUCKETS = 4096
+
 
 class DecontaminateConfig(LeakConfig):
     """Training rows that repeat queries of an evaluation, of this run or of another data set."""
@@ -71,7 +73,7 @@ class BuildConfig(JobConfig):
         default=None, ge=1, description="input that one task reads; default 32 MiB, up to 128 where there is much"
     )
     buckets: int | None = Field(
-        default=None, ge=1, le=4096, description="pieces in which rows are joined; from the input's size"
+        default=None, ge=1, le=MAX_BUCKETS, description="pieces in which rows are joined; from the input's size"
     )
     in_process_bytes: int = Field(
         default=8 << 20, ge=0, description="so much input is built in this process, without Ray; 0: always by Ray"

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.building.ambiguous_ids import has_ambiguous, with_derived_ids
 from pipeline.building.answer_groups import is_large, large_group_message, messages
-from pipeline.building.config import BuildConfig
+from pipeline.building.config import MAX_BUCKETS, BuildConfig
 from pipeline.building.input_rows import FileRows, check_unusable, rows_by_file, shortened, table, unread_columns
 from pipeline.building.steps import Steps
 from pipeline.building.unmatched import check_matches
@@ -29,7 +29,7 @@ from pipeline.storage.shuffle import Shuffle
 
 DerivedIds = tuple[tuple[str, IdKind], ...]  # sources whose ids of a kind are made from the texts
 TABLE_NAMES = ["corpus", "queries", "qrels", "pairs", "triplets", "labelled"]
-BUCKET_BYTES = 64 << 20
+BUCKET_BYTES, LARGE_BUCKET_BYTES = 64 << 20, 512 << 20  # of a bucket, and of one where there are `MAX_BUCKETS`
 MIN_BLOCK_BYTES, MAX_BLOCK_BYTES, BLOCKS = 32 << 20, 128 << 20, 128  # every bucket is read from as many files as blocks
 
 
@@ -47,11 +47,25 @@ def run(config: BuildConfig) -> Artifact:
         say(f"build: already done: {config.path}")
         return draft
     size = sum(block.size for block in blocks)
-    buckets = config.buckets or max(1, math.ceil(size / BUCKET_BYTES))
+    buckets = bucket_count(size, config.buckets)
     say(f"build: {len(config.sources)} sources, {size / 1e6:,.1f} MB in {len(blocks)} blocks, {buckets} buckets")
     ray_session.start_for(size, config.in_process_bytes)
     steps = Steps(config, draft, blocks, Shuffle(join(config.path, "staging"), buckets))
     return _finish(*_execute(steps))
+
+
+def bucket_count(size: int, setting: int | None = None) -> int:
+    """Buckets of an input of `size` bytes, unless the recipe sets them.
+
+    Each joining task opens all staged files, so from `MAX_BUCKETS` on they grow before there are more of them.
+    """
+    small, large = (math.ceil(size / most) for most in (BUCKET_BYTES, LARGE_BUCKET_BYTES))
+    return setting or max(1, min(small, MAX_BUCKETS), large)
+
+
+def block_bytes(size: int) -> int:
+    """Bytes of a block of an input of `size` bytes: small ones, or about `BLOCKS` that are larger."""
+    return max(MIN_BLOCK_BYTES, min(MAX_BLOCK_BYTES, size // BLOCKS))
 
 
 def _blocks(config: BuildConfig) -> list[Block]:
@@ -62,8 +76,8 @@ def _blocks(config: BuildConfig) -> list[Block]:
         return [block for index, source in sources for block in source.blocks(config.root, index, size)]
 
     blocks = cut(config.block_bytes or MIN_BLOCK_BYTES)
-    even = min(MAX_BLOCK_BYTES, sum(block.size for block in blocks) // BLOCKS)
-    blocks = blocks if config.block_bytes or even <= MIN_BLOCK_BYTES else cut(even)
+    even = block_bytes(sum(block.size for block in blocks))
+    blocks = blocks if config.block_bytes or even == MIN_BLOCK_BYTES else cut(even)
     return [replace(block, max_line_bytes=config.max_line_bytes) for block in blocks]
 
 

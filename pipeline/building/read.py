@@ -29,7 +29,7 @@ _WORD_LETTERS = (  # first and last of kana, ideographs, Hangul, compatible ideo
     ("\uf900", "\ufaff"),
     ("\U00020000", "\U000323af"),
 )
-_STAGED_BYTES = 64 << 20  # records in memory before they are staged
+STAGED_BYTES = 64 << 20  # records in memory before they are staged
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def stage(source: SourceConfig, block: Block, limits: TextLimits, shuffle: Shuff
             parsed.tally.counts[kind] += table.num_rows
             waiting.setdefault(kind, []).append(table)
         total.add(parsed.tally)
-        if sum(table.nbytes for tables in waiting.values() for table in tables) > _STAGED_BYTES:
+        if sum(table.nbytes for tables in waiting.values() for table in tables) > STAGED_BYTES:
             _write(waiting, shuffle, f"{part}-{next(number):05d}")
     _write(waiting, shuffle, f"{part}-{next(number):05d}")
     return total

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -46,6 +47,11 @@ class CorpusChunk:
         return cls(tuple(shards.Shard(**shard) for shard in shard_fields), first_row, column)
 
 
+def chunk_rows(documents: int) -> int:
+    """Documents of a chunk of a corpus of so many: about 64 chunks, of 256 to 16,384 documents each."""
+    return min(16_384, max(256, -(-documents // 64)))
+
+
 class Corpus:
     """A table of documents in its order: row 0 is the first document of the first file."""
 
@@ -63,7 +69,7 @@ class Corpus:
         Their size depends on the number of rows alone, about 64 of them between 256 and 16,384 rows, and they go
         across files: what is encoded together depends neither on the number of actors nor on that of files.
         """
-        size = rows or min(16_384, max(256, -(-len(self) // 64)))
+        size = rows or chunk_rows(len(self))
         files = shards.plan(self.files, max(1, len(self)), "evaluate")
         ends = np.cumsum([0, *(shard.rows for shard in files)]).tolist()
         return [
@@ -130,7 +136,10 @@ def open_embedding(path: str, data: Artifact, identity: dict[str, str]) -> Artif
 
 def overlap(files: list[shards.Shard], ends: list[int], first: int, last: int) -> Iterator[shards.Shard]:
     """Parts of files that hold the rows from `first` to before `last`; file i holds those from ends[i] on."""
-    for shard, start, end in zip(files, ends, ends[1:], strict=False):
+    for index in range(bisect_right(ends, first) - 1, len(files)):  # of many files and chunks, not all for each chunk
+        start, end = ends[index], ends[index + 1]
+        if start >= last:
+            return
         low, high = max(first, start), min(last, end)
         if low < high:
-            yield replace(shard, start=low - start, rows=high - low)
+            yield replace(files[index], start=low - start, rows=high - low)

@@ -9,7 +9,8 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipeline.encoder.passages import PassageCutter
 from pipeline.storage import artifact, shards
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.counts import Counts
-from pipeline.storage.files import filesystem, open_parquet
+from pipeline.storage.files import filesystem
 from pipeline.storage.shards import Shard
 from pipeline.storage.shuffle import Shuffle
 from training.data.batching import Ints
@@ -53,6 +54,7 @@ class Block:
 
     kind: str  # of rows, or "qrels", "candidates"
     shard: Shard | None
+    first: int = 0  # rows of the table before it
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ class BulkRows:
     sample_limit: int | None = None  # the highest hash of a row that is in the sample of `max_rows`
     sources: dict[str, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def blocks(self) -> list[Block]:
-        """Blocks of the tables of rows, in order."""
+        """Blocks of the tables of rows, in order; tasks get them with this object and open no file for them."""
         blocks = []
         for kind in self.kinds:
             artifact = self.negatives if kind == "mined" and self.negatives else self.data
@@ -87,18 +89,17 @@ class BulkRows:
                 blocks.append(Block(kind, None))
                 continue
             table = "triplets" if kind == "mined" else kind
-            blocks += [Block(kind, shard) for shard in shards.plan(artifact.files(table), BLOCK_ROWS, "")]
+            blocks += _cut(kind, artifact.files(table))
         return blocks
 
-    @property
+    @cached_property
     def fact_blocks(self) -> list[Block]:
         """Blocks of judgments, and of the scores that the miner computed for positives."""
         blocks = []
         if self.data.has("qrels"):
-            blocks += [Block("qrels", shard) for shard in shards.plan(self.data.files("qrels"), BLOCK_ROWS, "")]
+            blocks += _cut("qrels", self.data.files("qrels"))
         if "mined" in self.kinds and self.negatives and self.negatives.has("candidates"):
-            files = self.negatives.files("candidates")
-            blocks += [Block("candidates", shard) for shard in shards.plan(files, BLOCK_ROWS, "")]
+            blocks += _cut("candidates", self.negatives.files("candidates"))
         return blocks
 
     def count_rows(self, run: RunTasks) -> "BulkRows":
@@ -214,7 +215,7 @@ class BulkRows:
             table, first = READERS[kind](artifact), 0
         else:
             stored = "triplets" if kind == "mined" else kind
-            first = block.shard.start + _rows_before(artifact.files(stored), block.shard.path)
+            first = block.first
             table = as_triplets(kind, shards.read(block.shard, TABLES[stored].names), artifact)
         table = table.append_column("table", pa.array([kind] * len(table), pa.string()))
         table = table.append_column("table_row", pa.array(np.arange(len(table)) + first))
@@ -240,15 +241,11 @@ class BulkRows:
         return dict(zip(selected["doc_id"].to_pylist(), selected["cluster_id"].to_pylist(), strict=True))
 
 
-def _rows_before(paths: list[str], path: str) -> int:
-    """Count the rows of the files before one."""
-    return sum(_rows(earlier) for earlier in paths[: paths.index(path)])
-
-
-@cache
-def _rows(path: str) -> int:
-    with open_parquet(path) as file:
-        return int(file.metadata.num_rows)
+def _cut(kind: str, files: list[str]) -> list[Block]:
+    """Cut the files of a table into blocks of at most `BLOCK_ROWS` rows."""
+    plan = shards.plan(files, BLOCK_ROWS, "")
+    firsts = accumulate((shard.rows for shard in plan), initial=0)
+    return [Block(kind, shard, first) for shard, first in zip(plan, firsts, strict=False)]
 
 
 @cache

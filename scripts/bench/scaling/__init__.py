@@ -1,0 +1,1 @@
+"""Formulas of what each job does at a size, for `scripts.bench.scale`."""
