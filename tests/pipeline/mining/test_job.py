@@ -30,6 +30,7 @@ from pipeline.storage import shards
 from pipeline.storage.artifact import Artifact, Draft
 from pipeline.storage.vectors import l2_normalize, vectors_table
 from pipeline.text.same_document import id_keys, text_keys
+from tests.support import zoo
 from tests.support.mining import DOCS, reranker_directory, write_mining_data
 
 
@@ -237,6 +238,26 @@ def test_reranked_fused_and_indexed_candidates_resume_and_are_the_same_for_every
         assert first.read(table).equals(second.read(table))
     assert untouched.items() <= {path.name: path.stat().st_mtime_ns for path in done}.items()
     assert vectors == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+
+
+def test_a_model_made_for_the_dot_product_mines_by_it(data: str, tmp_path: Path):
+    pytest.importorskip("sentence_transformers")
+    model = {"model": zoo.make("nomic_bert, truncated, dot", tmp_path), "dtype": "float32", "backend": "torch"}
+    mined = run(settings(data, tmp_path / "out", encoder=model, rule={"num_negatives": 4, "max_percentage": None}))
+    encoder = Encoder.load(EncoderConfig(**model), "cpu")
+    documents = {doc["doc_id"]: doc["text"] for doc in DOCS if doc["text"].strip()}
+    vectors = encoder.encode(list(documents.values()), "document").astype(np.float16).astype(np.float64)
+    lengths, other_order = np.linalg.norm(vectors, axis=1), 0
+    assert lengths.max() > 1.01 * lengths.min()
+    for row, triplet in zip(mined.read("candidates").to_pylist(), mined.read("triplets").to_pylist(), strict=True):
+        anchor = encoder.encode([triplet["anchor"]], "query").astype(np.float16).astype(np.float64)[0]
+        dots = dict(zip(documents, vectors @ anchor, strict=True))
+        cosines = dict(zip(documents, vectors @ anchor / lengths, strict=True))
+        names = [candidate["doc_id"] for candidate in row["candidates"]]
+        assert [candidate["score"] for candidate in row["candidates"]] == pytest.approx([dots[name] for name in names])
+        assert names == sorted(names, key=lambda name: -dots[name])
+        other_order += names != sorted(names, key=lambda name: -cosines[name])
+    assert other_order, "the two similarities rank alike here: this test shows nothing"
 
 
 def check_against_brute_force(artifact: Artifact, minilm: str) -> None:
