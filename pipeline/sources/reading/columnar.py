@@ -159,9 +159,9 @@ class Batch:
         return self.columns[name]
 
     def _check_plain(self) -> None:
-        """Leave fields inside objects and texts, and rows with given negatives, labels or scores to the row path."""
+        """Leave what is inside objects and texts, required, or a given negative, label or score to the row path."""
         mapping, kind = self.mapping, self.mapping.kind
-        if mapping.decode and set(mapping.decode) & set(self.rows.column_names):
+        if mapping.required or (mapping.decode and set(mapping.decode) & set(self.rows.column_names)):
             raise NotPlain
         if any("." in name and name not in self.rows.column_names for name in mapping.fields.values() if name):
             raise NotPlain

@@ -58,6 +58,10 @@ class Mapping(Templated, LabelConfig):
         description="fields whose texts are lists or objects, written as JSON or Python does, to be read as such; []"
         " for none; by default a text that writes a list of texts or an object is an unreadable row",
     )
+    required: list[str] = Field(
+        default=[],
+        description="fields that a used row has, such as answers.text of questions about a text",
+    )
     separator: str = Field(default=">", min_length=1, description="between the levels of a category in one string")
     split: Split | None = Field(default=None, description="force all rows into one split")
 
@@ -76,7 +80,7 @@ class Mapping(Templated, LabelConfig):
     @property
     def known_fields(self) -> frozenset[str]:
         """Fields that some role is read from, numbered ones aside."""
-        return _known_fields(self.kind, tuple(self.fields.items()), tuple(self.attributes))
+        return _known_fields(self.kind, tuple(self.fields.items()), (*self.attributes, *self.required))
 
     def reads(self, field: str) -> bool:
         """Whether a field has a meaning under this mapping."""
@@ -138,6 +142,12 @@ class Mapping(Templated, LabelConfig):
             names = " or ".join(map(repr, self.names(role)[:3]))
             raise UnusableRow("missing_field", f"no field {names} for {role}; it has {present}")
 
+    def check_required(self, row: Row) -> None:
+        """Raise UnusableRow for the first field of `required` that says nothing."""
+        for name in self.required:
+            if self.value(row, name) is None:
+                raise UnusableRow("required_empty", f"{name} says nothing, and is one of `required`")
+
     def id_of(self, row: Row, role: str) -> str:
         """Return the id that a role holds, '' for none."""
         name, value = self.find(row, role)
@@ -191,6 +201,7 @@ class Mapping(Templated, LabelConfig):
         parsed.line = line
         parsed.tally.unread.update(name for name in row.keys() - self.known_fields if not self.reads(name))
         try:
+            self.check_required(row)
             origin = {"line": line, "split": self.forced_split(row), **origin}
             _MAKERS[self.kind](self, row, origin, prefix, parsed)
         except UnusableRow as problem:
@@ -230,12 +241,10 @@ def _frozen(values: tuple[str, ...]) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)
-def _known_fields(
-    kind: Kind, fields: tuple[tuple[str, str | None], ...], attributes: tuple[str, ...]
-) -> frozenset[str]:
+def _known_fields(kind: Kind, fields: tuple[tuple[str, str | None], ...], others: tuple[str, ...]) -> frozenset[str]:
     """Fields that the roles of a kind are read from, with the heads of those inside objects."""
     mapping = Mapping.model_construct(kind=kind, fields=dict(fields))
-    names = {name for role in ROLES[kind] for name in mapping.names(role)} | set(attributes)
+    names = {name for role in ROLES[kind] for name in mapping.names(role)} | set(others)
     return frozenset(names | {name.split(".")[0] for name in names})
 
 

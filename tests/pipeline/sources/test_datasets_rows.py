@@ -30,9 +30,21 @@ def test_squad_answers_as_positives(tmp_path: Path):
     assert tally.unused.total() == 1 and tally.counts["rows"] == 2
 
 
-def test_squad_contexts_as_positives(tmp_path: Path):
-    pairs, _, _ = read(tmp_path, SQUAD[:1], kind="qa", fields={"positive": "context"})
+def test_squad_contexts_as_positives_of_the_questions_that_they_answer(tmp_path: Path):
+    settings = {"kind": "qa", "fields": {"positive": "context"}, "required": ["answers.text"]}
+    pairs, _, tally = read(tmp_path, SQUAD, **settings)
     assert pairs == [("How long is the reef?", CONTEXT, 1)]
+    assert tally.unused == {"required_empty": 1} and tally.counts["rows"] == 2
+    assert tally.examples["required_empty"] == ["rows.jsonl:2 answers.text says nothing, and is one of `required`"]
+
+
+def test_a_required_field_without_a_role_is_asked_for_in_plain_rows_too(tmp_path: Path):
+    rows = [
+        {"question": f"q{n}?", "answer": f"a{n}.", "approved": approved} for n, approved in enumerate(["x", " ", "n/a"])
+    ]
+    pairs, _, tally = read(tmp_path, rows, kind="qa", required=["approved"])
+    assert pairs == [("q0?", "a0.", 1)] and tally.unused == {"required_empty": 2}
+    assert not tally.unread, "the field is read"
 
 
 def test_eli5(tmp_path: Path):
