@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 from pipeline.storage import files
@@ -41,7 +42,7 @@ class JsonlLog:
         return int(self.fs.size(self.name)) if self.fs.exists(self.name) else 0
 
     def replace(self, rows: list[dict[str, Any]]) -> None:
-        """Replace the content of the file by these rows."""
+        """Replace the content of the file by these rows in one step: a kill leaves the old content or the new one."""
         self.buffer = None if self.local else list(rows)
         self.fs.makedirs(self.name.rsplit("/", 1)[0], exist_ok=True)
         self._write(rows)
@@ -64,7 +65,13 @@ class JsonlLog:
             self._write(self.buffer)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.fs.pipe_file(self.name, b"".join(map(_line, rows)))
+        content = b"".join(map(_line, rows))
+        if self.local:
+            partial = Path(f"{self.name}.partial")
+            partial.write_bytes(content)
+            partial.replace(self.name)
+        else:
+            self.fs.pipe_file(self.name, content)
         self.written = time.monotonic()
 
 

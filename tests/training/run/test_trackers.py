@@ -34,6 +34,18 @@ def test_lines_are_appended_and_cut_back(place: str, tmp_path: Path):
     assert JsonlLog(path).size() < end
 
 
+def test_a_log_is_replaced_in_one_step(tmp_path: Path):
+    """A worker that dies while it cuts a log back leaves the old one or the new one, never an empty file."""
+    path = tmp_path / "rank-1.jsonl"
+    writer = JsonlLog(str(path))
+    writer.replace(ROWS)
+    whole = path.read_bytes()
+    with path.open("rb") as reader:
+        writer.replace(ROWS[:1])
+        assert reader.read() == whole
+    assert writer.rows() == ROWS[:1] and [file.name for file in tmp_path.iterdir()] == ["rank-1.jsonl"]
+
+
 def test_a_line_that_is_not_whole_waits(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2, "lo')
