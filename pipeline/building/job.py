@@ -59,7 +59,7 @@ def bucket_count(size: int, setting: int | None = None) -> int:
 
     Each joining task opens all staged files, so from `MAX_BUCKETS` on they grow before there are more of them.
     """
-    small, large = (math.ceil(size / most) for most in (BUCKET_BYTES, LARGE_BUCKET_BYTES))
+    small, large = (math.ceil(size / limit) for limit in (BUCKET_BYTES, LARGE_BUCKET_BYTES))
     return setting or max(1, min(small, MAX_BUCKETS), large)
 
 

@@ -109,10 +109,10 @@ class BuildPlan:
         step.read(self.with_document, buckets=count)
         step.read(self.queries, buckets=count, columns=_used("queries"))
         self._read_merged(step)
-        held, question = size.held_out_rows, size.row_bytes * size.question
-        self.evaluation = step.write("evaluation", 3 * count, 3 * held, question / 3 + NUMBER * (self.bands + 4))
-        self.evaluation_bands = step.write("evaluation_bands", count, held * self.bands, BANDS_BYTES, 1.0)
-        self.evaluation_keys = step.write("evaluation_keys", 3 * count, held * (3 + self.bands), NUMBER, 1.0)
+        held_out, question = size.held_out_rows, size.row_bytes * size.question
+        self.evaluation = step.write("evaluation", 3 * count, 3 * held_out, question / 3 + NUMBER * (self.bands + 4))
+        self.evaluation_bands = step.write("evaluation_bands", count, held_out * self.bands, BANDS_BYTES, 1.0)
+        self.evaluation_keys = step.write("evaluation_keys", 3 * count, held_out * (3 + self.bands), NUMBER, 1.0)
         self.lengths.append(step.write("evaluation_lengths", count, count, NUMBER))
         step.write("queries", count, size.rows, question + ID, ZSTD)
         step.write("qrels", count, size.rows, 2 * ID, ZSTD)
@@ -131,18 +131,18 @@ class BuildPlan:
         step.part(self.deferred)
         passing = 1 - exp(-self.evaluation_keys.rows / MAX_BITS)  # of keys that the full filter lets through
         asked_bands = step.write("asked_bands", count, size.train_rows * self.bands * passing, BANDS_BYTES, 1.0)
-        asked = step.write("asked", 3 * count, size.train_rows * 4 * passing, 2 * NUMBER, 1.0)
+        lookups = step.write("asked", 3 * count, size.train_rows * 4 * passing, 2 * NUMBER, 1.0)
         step = self._step("match_bands")
         step.read(self.evaluation_bands, buckets=count)
         step.read(asked_bands, buckets=count)
         candidates = step.write("candidates", count, size.held_out_rows, FOUND_BYTES)
         step = self._step("match_texts")
-        for staged in (self.evaluation, asked, candidates):
+        for staged in (self.evaluation, lookups, candidates):
             step.read(staged, buckets=count)
-        found = step.write("found", count, found_rows, size.row_bytes * size.question / 3 + FOUND_BYTES)
+        matches = step.write("found", count, found_rows, size.row_bytes * size.question / 3 + FOUND_BYTES)
         step = self._step("decontaminate")
         step.read(summary)
-        step.read(found, buckets=count)
+        step.read(matches, buckets=count)
         step.part(self.deferred)
         step.write("pairs", count, size.rows, size.row_bytes + 3 * ID, ZSTD)
 

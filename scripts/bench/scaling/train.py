@@ -72,10 +72,10 @@ def _epoch(size: Size, rows: Staged, relevant: Staged) -> list[Step]:
         step = Step("train", f"epoch: level {level}", count * size.epochs).mark()
         for table in waiting:  # of one epoch, and beyond the first level of the buckets that lie below
             parts = table.parts // size.epochs
-            one = Staged(
+            bucket = Staged(
                 table.name, parts if level == 0 else ceil(parts / count), table.rows / size.epochs, table.width
             )
-            step.read(one, buckets=count)
+            step.read(bucket, buckets=count)
         step.write("batches", count * size.epochs, rows.rows * size.epochs if level == 0 else 0, rows.width, 0.5)
         left = count * size.batch / 2 if count > 1 else 0  # half a batch of each bucket stays for the next level
         waiting = [
