@@ -11,6 +11,7 @@ from pipeline.core.config import validate
 from pipeline.core.errors import UserError
 from pipeline.embedding import job as embedding
 from pipeline.embedding.job import EmbedConfig
+from pipeline.encoder.cross_encoder import CrossEncoderConfig, Reranker
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.passages import PassageCutter, PassagesConfig, passages
 from pipeline.search.bm25_index import BM25Index
@@ -20,6 +21,7 @@ from pipeline.search.job import IndexConfig, run
 from pipeline.search.query import Searcher
 from pipeline.storage.artifact import Artifact
 from scripts.tripletail.commands import search as command
+from tests.support.mining import reranker_directory
 
 ENCODER = {"model": "gt:all-minilm-l6-v2", "layers": 2, "max_length": 32, "dtype": "float32", "backend": "torch"}
 CUT = {"tokens": 20, "overlap": 4, "full_text": 0.25}
@@ -99,6 +101,27 @@ def test_passages_and_words_of_whole_documents_are_mixed(vectors: Artifact, tmp_
         assert [hit.doc_id for hit in found] == [f"d{row}" for row in rows_of_words]
         assert [hit.score for hit in found] == pytest.approx(scores.tolist())
         assert all(hit.columns["passage_start"] == 0 for hit in found)
+
+
+def test_whole_documents_of_passages_are_reranked(vectors: Artifact, tmp_path: Path, minilm: str):
+    """A cross-encoder scores the texts of whole documents; without them the search says which index has them."""
+    cross = {"model": reranker_directory(tmp_path / "reranker", minilm), "dtype": "float32"}
+    system = {"type": "rerank", "of": "mix", "cross_encoder": cross, "top": 8}
+    plain = {"vectors": vectors.path, "index": {"type": "exact"}}
+    index = run(validate(IndexConfig, {**plain, "out": str(tmp_path / "index"), "bm25": True}))
+    scorer = Reranker(CrossEncoderConfig.model_validate(cross), "cpu")
+    for query in QUERIES:
+        hits = Searcher(index.path, system=system)(query, 5)
+        first = [hit.doc_id for hit in Searcher(index.path, system="mix")(query, 8)]
+        scores = dict(
+            zip(sorted(first), scorer.score([query] * 8, [TEXTS[int(n[1:])] for n in sorted(first)]), strict=True)
+        )
+        wanted = sorted(scores, key=lambda name: (-scores[name], int(name[1:])))[:5]  # ties by row
+        assert [hit.doc_id for hit in hits] == wanted
+        assert all(hit.passage and hit.passage in TEXTS[int(hit.doc_id[1:])] for hit in hits)
+    bare = run(validate(IndexConfig, {**plain, "out": str(tmp_path / "bare")}))
+    with pytest.raises(UserError, match="holds no texts to rerank"):
+        Searcher(bare.path, system={**system, "of": "dense"})
 
 
 def test_passages_without_words_name_the_command_that_brings_them(vectors: Artifact, tmp_path: Path):
