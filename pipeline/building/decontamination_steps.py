@@ -124,7 +124,7 @@ class DecontaminationSteps:
             left, right = TEXT_COLUMNS[table]
             ids = (
                 id_keys(train.filter(self._is_generated(train))["positive_id"])
-                if "positive_id" in TABLES[table].names
+                if self.generated and "positive_id" in TABLES[table].names
                 else None
             )
             self._join.ask(bucket, f"{table}-{part}", train[left], train[right], summary, ids)
@@ -166,7 +166,7 @@ class DecontaminationSteps:
         reasons, repeats = find_leaks(
             train[left], train[right], evaluation.queries, evaluation.pairs, evaluation.relevant, evaluation.near
         )
-        if "positive_id" in rows.column_names:
+        if self.generated and "positive_id" in rows.column_names:
             self._find_generated(train, evaluation, reasons, repeats)
         stays = np.ones(len(rows), dtype=bool)
         for row, reason, repeated in zip(index.tolist(), reasons, repeats, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.core.progress import say_once
-from pipeline.encoder.model_directory import ADAPTER, adapter_base, adapter_bases
+from pipeline.encoder.model_directory import ADAPTER, adapter_base, adapter_bases, file_names
 from pipeline.encoder.transformer_settings import TransformerSettings
 
 TOKENIZER_FILES = (
@@ -31,7 +31,7 @@ _UNUSED = ("pooler.", "position_ids")  # weights that no vector follows from
 
 def require_files(folder: str) -> None:
     """Raise UserError where a model directory, with an adapter's base, lacks weights or a tokenizer."""
-    names = [path.name for part in [folder, *adapter_bases(Path(folder))] for path in Path(part).rglob("*")]
+    names = [name for part in [folder, *adapter_bases(Path(folder))] for name in file_names(Path(part))]
     for suffixes, kind in ((WEIGHT_SUFFIXES, "weights"), (TOKENIZER_FILES, "tokenizer")):
         if not any(name.endswith(suffixes) for name in names):
             raise UserError(f"model {folder}: has no {kind} (no {' or '.join(suffixes)})")
