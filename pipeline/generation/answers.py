@@ -8,7 +8,8 @@ import json
 import re
 from typing import Any
 
-from pipeline.generation.generator import Document
+from pipeline.generation.distinct_queries import DistinctQueries
+from pipeline.generation.generator import Document, Query
 from pipeline.generation.ledger import Ledger
 from pipeline.text.normalize import folded, normalise
 
@@ -65,19 +66,12 @@ def usable_queries(parsed: list[Any], count: int, document: Document, max_chars:
     ledger.made += len(parsed)
     if len(parsed) != count:
         ledger.notes["answers_with_too_few" if len(parsed) < count else "answers_with_too_many"] += 1
-    unique: dict[str, str] = {}
+    queries = DistinctQueries(document, count, ledger)
     text = folded(normalise(document.text))
     for item in parsed:
         reason, query = _judge(item, document, text, max_chars)
-        if not reason and folded(query) in unique:
-            reason = "repeated_query"
-        if not reason and len(unique) == count:
-            reason = "surplus_query"
-        if reason:
-            ledger.leave_out_query(reason, f"{document.id}: {query}")
-        else:
-            unique[folded(query)] = query
-    return list(unique.values())
+        queries.add(Query(query), reason)
+    return [query.text for query in queries.by_text.values()]
 
 
 def _judge(item: Any, document: Document, text: str, max_chars: int) -> tuple[str, str]:

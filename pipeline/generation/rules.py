@@ -11,9 +11,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.generation.distinct_queries import DistinctQueries
 from pipeline.generation.generator import Document, Generator, Query, QueryWriter, WritingTask
 from pipeline.generation.ledger import Ledger
-from pipeline.text.normalize import folded, normalise
+from pipeline.text.normalize import normalise
 
 Part = Literal["title", "headings", "questions"]
 _MARKED = re.compile(r"#{1,6}[ \t]")
@@ -49,22 +50,14 @@ class RulesWriter:
         return [self._of(document, ledger) for document in documents]
 
     def _of(self, document: Document, ledger: Ledger) -> list[Query]:
-        unique: dict[str, Query] = {}
+        queries = DistinctQueries(document, self.task.queries, ledger)
         for raw, rest in self._candidates(document):
             ledger.made += 1
             query, passage = normalise(raw), normalise(rest)
-            reason = self._reason(query, passage)
-            if not reason and folded(query) in unique:
-                reason = "repeated_query"
-            if not reason and len(unique) == self.task.queries:
-                reason = "surplus_query"
-            if reason:
-                ledger.leave_out_query(reason, f"{document.id}: {query}")
-            else:
-                unique[folded(query)] = Query(query, passage)
-        if not unique:
+            queries.add(Query(query, passage), self._reason(query, passage))
+        if not queries.by_text:
             ledger.leave_out_document("no_usable_query", document.id)
-        return list(unique.values())
+        return list(queries.by_text.values())
 
     def _reason(self, query: str, passage: str) -> str:
         """Why a query is not used; empty where it is."""

@@ -6,7 +6,6 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +26,6 @@ from tests.support.kills import run_until_killed
 pytestmark = pytest.mark.usefixtures("inline")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ChatServer]:
-    chat = ChatServer(tmp_path / "requests")
-    try:
-        yield chat.start()
-    finally:
-        chat.kill()
-
-
 def text(number: int) -> str:
     name = np.base_repr(number, 36).lower()
     return f"This is document number {name} and it tells of {word(number)} at length, in several words."
@@ -47,8 +37,8 @@ def write_documents(path: Path, count: int, first: int = 0) -> Path:
     return path
 
 
-def settings(documents: Path, out: Path, server: ChatServer, **more: Any) -> GenerateConfig:
-    generator = {"type": "openai", "base_url": server.url, "model": "m", "concurrency": 4}
+def settings(documents: Path, out: Path, chat_server: ChatServer, **more: Any) -> GenerateConfig:
+    generator = {"type": "openai", "base_url": chat_server.url, "model": "m", "concurrency": 4}
     generator |= {"first_wait": 0.05, "longest_wait": 0.3}
     generator |= more.pop("generator", {})
     given = {"input": str(documents), "out": str(out), "rows_per_shard": 10, "round_trip": {"by": ["bm25"]}}
@@ -68,11 +58,11 @@ def balance(artifact: Artifact) -> None:
     assert len({row["doc_id"] for row in rows_of(artifact, "answers")}) == documents["with_queries"]
 
 
-def test_malformed_answers_are_counted_and_everything_else_is_kept(tmp_path: Path, server: ChatServer, capfd):
+def test_malformed_answers_are_counted_and_everything_else_is_kept(tmp_path: Path, chat_server: ChatServer, capfd):
     documents = write_documents(tmp_path / "in.jsonl", 90)
     with documents.open("a") as file:
         file.write('{"id": "blank", "text": "  "}\nno json\n')
-    artifact = run(settings(documents, tmp_path / "out", server, generator={"price": {"prompt": 1, "answer": 2}}))
+    artifact = run(settings(documents, tmp_path / "out", chat_server, generator={"price": {"prompt": 1, "answer": 2}}))
     balance(artifact)
     notes = artifact.manifest.notes
     malformed = {number: is_malformed(number) for number in range(90) if is_malformed(number)}
@@ -93,34 +83,35 @@ def test_malformed_answers_are_counted_and_everything_else_is_kept(tmp_path: Pat
     said = capfd.readouterr().err
     assert "malformed answers: 4 empty_answer, 4 not_json, 2 refusal; 5 documents asked again" in said
     assert "95 requests, 18 retries, 9,500 tokens of prompts and 1,900 of answers, cost 0.0133" in said
-    seeds = {(number, seed) for number, seed, _ in server.requests()}
+    seeds = {(number, seed) for number, seed, _ in chat_server.requests()}
     assert len(seeds) == 95, "a document that is asked about again gets another seed"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["prompt"].startswith("Write {count} different")
 
     assert (
-        run(settings(documents, tmp_path / "out", server, generator={"concurrency": 1})).manifest == artifact.manifest
+        run(settings(documents, tmp_path / "out", chat_server, generator={"concurrency": 1})).manifest
+        == artifact.manifest
     )
     with pytest.raises(UserError, match="another setting of prompt"):
-        run(settings(documents, tmp_path / "out", server, prompt="Write {count} questions: {text}"))
-    assert len(server.requests()) == 95
+        run(settings(documents, tmp_path / "out", chat_server, prompt="Write {count} questions: {text}"))
+    assert len(chat_server.requests()) == 95
 
 
-def test_a_server_that_is_killed_and_comes_back_changes_nothing(tmp_path: Path, server: ChatServer):
+def test_a_server_that_is_killed_and_comes_back_changes_nothing(tmp_path: Path, chat_server: ChatServer):
     documents = write_documents(tmp_path / "in.jsonl", 100)
-    whole = run(settings(documents, tmp_path / "whole", server))
-    asked = len(server.requests())
+    whole = run(settings(documents, tmp_path / "whole", chat_server))
+    asked = len(chat_server.requests())
 
     def kill_and_start() -> None:
         for wanted in (20, 60):
-            while len(server.requests()) - asked < wanted:
+            while len(chat_server.requests()) - asked < wanted:
                 time.sleep(0.005)
-            server.kill()
+            chat_server.kill()
             time.sleep(0.3)
-            server.start()
+            chat_server.start()
 
     killer = threading.Thread(target=kill_and_start)
     killer.start()
-    artifact = run(settings(documents, tmp_path / "out", server, generator={"retries": 40}))
+    artifact = run(settings(documents, tmp_path / "out", chat_server, generator={"retries": 40}))
     killer.join()
     balance(artifact)
     assert rows_of(artifact) == rows_of(whole) and rows_of(artifact, "answers") == rows_of(whole, "answers")
@@ -129,26 +120,26 @@ def test_a_server_that_is_killed_and_comes_back_changes_nothing(tmp_path: Path, 
 
 
 def test_a_server_that_stays_away_ends_the_job_in_one_line_and_what_was_done_is_kept(
-    tmp_path: Path, server: ChatServer
+    tmp_path: Path, chat_server: ChatServer
 ):
     documents = write_documents(tmp_path / "in.jsonl", 100)
-    gone = threading.Thread(target=lambda: (_wait_for(lambda: len(server.requests()) > 25), server.kill()))
+    gone = threading.Thread(target=lambda: (_wait_for(lambda: len(chat_server.requests()) > 25), chat_server.kill()))
     gone.start()
     with pytest.raises(UserError, match=r"requests failed, more than max_failures .* the same command goes on"):
-        run(settings(documents, tmp_path / "out", server, generator={"retries": 1}))
+        run(settings(documents, tmp_path / "out", chat_server, generator={"retries": 1}))
     gone.join()
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         Artifact.open(str(tmp_path / "out"), "generate")
     done = {path.name: path.stat().st_ino for path in (tmp_path / "out" / "answers").iterdir()}
     assert 1 <= len(done) < 10
-    server.port = 0
-    server.start()  # at another address
-    artifact = run(settings(documents, tmp_path / "out", server))
+    chat_server.port = 0
+    chat_server.start()  # at another address
+    artifact = run(settings(documents, tmp_path / "out", chat_server))
     balance(artifact)
     now = {path.name: path.stat().st_ino for path in (tmp_path / "out" / "answers").iterdir()}
     assert done.items() <= now.items() and len(now) == 10
-    server.log.write_text("")
-    assert rows_of(artifact) == rows_of(run(settings(documents, tmp_path / "whole", server)))
+    chat_server.log.write_text("")
+    assert rows_of(artifact) == rows_of(run(settings(documents, tmp_path / "whole", chat_server)))
 
 
 def _wait_for(ready: Any) -> None:
@@ -156,17 +147,17 @@ def _wait_for(ready: Any) -> None:
         time.sleep(0.005)
 
 
-def test_a_job_killed_at_any_file_ends_with_every_document_once(tmp_path: Path, server: ChatServer):
+def test_a_job_killed_at_any_file_ends_with_every_document_once(tmp_path: Path, chat_server: ChatServer):
     documents = write_documents(tmp_path / "in.jsonl", 18)
-    whole = run(settings(documents, tmp_path / "whole", server))
+    whole = run(settings(documents, tmp_path / "whole", chat_server))
     expected = rows_of(whole), rows_of(whole, "answers"), whole.manifest.dropped
     number = 0
     while True:
         number += 1
         out = tmp_path / f"out-{number}"
-        if not run_until_killed(lambda out=out: run(settings(documents, out, server)), out, number):
+        if not run_until_killed(lambda out=out: run(settings(documents, out, chat_server)), out, number):
             break
-        artifact = run(settings(documents, out, server))
+        artifact = run(settings(documents, out, chat_server))
         balance(artifact)
         assert (rows_of(artifact), rows_of(artifact, "answers"), artifact.manifest.dropped) == expected, number
         assert {path.name for path in out.iterdir()} == {
@@ -177,9 +168,9 @@ def test_a_job_killed_at_any_file_ends_with_every_document_once(tmp_path: Path, 
     assert number > 20, "the kills found the files of the job"
 
 
-def test_a_killed_process_is_gone_on_with_and_asks_only_for_what_is_missing(tmp_path: Path, server: ChatServer):
+def test_a_killed_process_is_gone_on_with_and_asks_only_for_what_is_missing(tmp_path: Path, chat_server: ChatServer):
     documents = write_documents(tmp_path / "in.jsonl", 200)
-    config = settings(documents, tmp_path / "out", server, generator={"concurrency": 2})
+    config = settings(documents, tmp_path / "out", chat_server, generator={"concurrency": 2})
     child = os.fork()
     if child == 0:
         try:
@@ -193,28 +184,28 @@ def test_a_killed_process_is_gone_on_with_and_asks_only_for_what_is_missing(tmp_
     held = len(list(answers.glob("*.parquet")))
     assert 3 <= held < 20
     time.sleep(0.3)
-    server.log.write_text("")
+    chat_server.log.write_text("")
     artifact = run(config)
     balance(artifact)
-    asked = {f"d{number}" for number, _, _ in server.requests()}
+    asked = {f"d{number}" for number, _, _ in chat_server.requests()}
     assert len(asked) == 200 - 10 * held
-    assert rows_of(artifact) == rows_of(run(settings(documents, tmp_path / "whole", server)))
+    assert rows_of(artifact) == rows_of(run(settings(documents, tmp_path / "whole", chat_server)))
 
 
-def test_files_that_come_and_another_filter_ask_only_about_what_is_new(tmp_path: Path, server: ChatServer):
+def test_files_that_come_and_another_filter_ask_only_about_what_is_new(tmp_path: Path, chat_server: ChatServer):
     folder = tmp_path / "in"
     folder.mkdir()
     write_documents(folder / "b.jsonl", 20)
-    first = rows_of(run(settings(folder, tmp_path / "out", server)))
-    asked = len(server.requests())
+    first = rows_of(run(settings(folder, tmp_path / "out", chat_server)))
+    asked = len(chat_server.requests())
     write_documents(folder / "a.jsonl", 10, first=100)
-    second = run(settings(folder, tmp_path / "out", server))
-    assert {f"d{number}" for number, _, _ in server.requests()[asked:]} == {f"d{n}" for n in range(100, 110)}
+    second = run(settings(folder, tmp_path / "out", chat_server))
+    assert {f"d{number}" for number, _, _ in chat_server.requests()[asked:]} == {f"d{n}" for n in range(100, 110)}
     assert rows_of(second)[-len(first) :] == first
-    asked = len(server.requests())
-    third = run(settings(folder, tmp_path / "out", server, round_trip=None))
+    asked = len(chat_server.requests())
+    third = run(settings(folder, tmp_path / "out", chat_server, round_trip=None))
     balance(third)
-    assert len(server.requests()) == asked and third.rows("generated") == third.rows("answers")
+    assert len(chat_server.requests()) == asked and third.rows("generated") == third.rows("answers")
     assert {row["bm25_rank"] for row in rows_of(third)} == {None}
 
 
@@ -249,11 +240,11 @@ def write_build(path: Path, documents: list[dict[str, Any]], queries: list[str])
 
 
 def test_queries_that_people_have_asked_are_left_out_and_offers_of_a_product_are_one_group(
-    tmp_path: Path, server: ChatServer
+    tmp_path: Path, chat_server: ChatServer
 ):
     documents = [{"doc_id": f"d{n}", "text": text(n), "group_id": "g" if n < 2 else None} for n in range(5)]
     data = write_build(tmp_path / "data", documents, ["WHERE is  thing1thing question2"])
-    config = settings(tmp_path, tmp_path / "out", server, input=None, data=data)
+    config = settings(tmp_path, tmp_path / "out", chat_server, input=None, data=data)
     artifact = run(config)
     balance(artifact)
     assert artifact.manifest.dropped == {"known_query": 1}
@@ -264,33 +255,36 @@ def test_queries_that_people_have_asked_are_left_out_and_offers_of_a_product_are
 
 
 def test_a_key_goes_into_the_header_and_nowhere_else(
-    tmp_path: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch, capfd
+    tmp_path: Path, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch, capfd
 ):
     monkeypatch.setenv("MY_KEY", "sk-very-secret")
     documents = write_documents(tmp_path / "in.jsonl", 5)
-    run(settings(documents, tmp_path / "out", server, generator={"api_key_env": "MY_KEY"}))
-    assert {key for _, _, key in server.requests()} == {"Bearer sk-very-secret"}
+    run(settings(documents, tmp_path / "out", chat_server, generator={"api_key_env": "MY_KEY"}))
+    assert {key for _, _, key in chat_server.requests()} == {"Bearer sk-very-secret"}
     held = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert held and not [path for path in held if b"sk-very-secret" in path.read_bytes()]
     monkeypatch.delenv("MY_KEY")
     with pytest.raises(UserError, match="the environment variable MY_KEY is not set"):
-        run(settings(documents, tmp_path / "other", server, generator={"api_key_env": "MY_KEY"}))
+        run(settings(documents, tmp_path / "other", chat_server, generator={"api_key_env": "MY_KEY"}))
     with pytest.raises(UserError, match="wanted the name of an environment variable") as error:
-        settings(documents, tmp_path / "other", server, generator={"api_key_env": "sk-very-secret"})
+        settings(documents, tmp_path / "other", chat_server, generator={"api_key_env": "sk-very-secret"})
     assert "secret" not in str(error.value) and "sk-very-secret" not in capfd.readouterr().err
 
 
-def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]):
+def test_mistakes_are_one_line_and_exit_2(tmp_path: Path, chat_server: ChatServer, capsys: pytest.CaptureFixture[str]):
     documents = write_documents(tmp_path / "in.jsonl", 5)
     flags = ["--generator.type", "openai", "--generator.model", "m"]
     here = ["--input", str(documents), *flags, "--generator.base_url"]
     cases = [
-        ([*flags, "--generator.base_url", server.url], "run `tripletail build` first"),
+        ([*flags, "--generator.base_url", chat_server.url], "run `tripletail build` first"),
         ([*here, "ftp://x"], "wanted an address such as http://127.0.0.1:8000/v1"),
         ([*here, "http://me:pw@x/v1"], "an address holds no user, password or query"),
-        ([*here, server.url, "--prompt", "no place"], "a prompt is made of {count}, {text}, {title} and needs {text}"),
-        ([*here, server.url, "--prompt", "{text} {"], "is no template"),
-        ([*here, server.url, "--text_column", "body"], "has no column 'body'; it has id, text"),
+        (
+            [*here, chat_server.url, "--prompt", "no place"],
+            "a prompt is made of {count}, {text}, {title} and needs {text}",
+        ),
+        ([*here, chat_server.url, "--prompt", "{text} {"], "is no template"),
+        ([*here, chat_server.url, "--text_column", "body"], "has no column 'body'; it has id, text"),
         (["--input", str(documents), "--generator.type", "ruels"], "did you mean rules?"),
     ]
     for argv, wanted in cases:

@@ -1,7 +1,6 @@
 """A language model that judges selected negatives: those that answer the anchor are left out, and all is counted."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from tests.support.mining import write_mining_data
 pytestmark = pytest.mark.usefixtures("inline")
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ChatServer]:
-    chat = ChatServer(tmp_path / "requests")
-    try:
-        yield chat.start()
-    finally:
-        chat.kill()
-
-
 def chosen(artifact: Artifact) -> dict[tuple[str, str], list[str]]:
     rows = artifact.read("triplets").to_pylist()
     return {(row["anchor"], row["positive_id"]): [n["text"] for n in row["negatives"]] for row in rows}
@@ -38,13 +28,13 @@ def is_unclear(anchor: str) -> bool:
     return int(re.search(r"number (\d+)", anchor)[1]) % 7 == 3
 
 
-def test_negatives_that_answer_the_anchor_are_left_out(tmp_path: Path, minilm: str, server: ChatServer, capfd):
+def test_negatives_that_answer_the_anchor_are_left_out(tmp_path: Path, minilm: str, chat_server: ChatServer, capfd):
     data = write_mining_data(str(tmp_path / "data"))
     encoder = {"model": minilm, "layers": 2}
     settings: dict[str, Any] = {"data": data, "encoder": encoder, "top_k": 20, "rows_per_shard": 100}
     settings |= {"rule": {"num_negatives": 4, "max_percentage": None}}
     plain = run(validate(MineConfig, {**settings, "out": str(tmp_path / "plain")}))
-    generator = {"type": "openai", "base_url": server.url, "model": "m", "price": {"prompt": 1}}
+    generator = {"type": "openai", "base_url": chat_server.url, "model": "m", "price": {"prompt": 1}}
     judge: dict[str, Any] = {"generator": generator}
     judged = run(validate(MineConfig, {**settings, "out": str(tmp_path / "judged"), "judge": judge}))
     expected = {
@@ -73,17 +63,17 @@ def test_negatives_that_answer_the_anchor_are_left_out(tmp_path: Path, minilm: s
 
 
 def test_a_judge_that_is_away_ends_the_mining_and_what_was_searched_is_kept(
-    tmp_path: Path, minilm: str, server: ChatServer
+    tmp_path: Path, minilm: str, chat_server: ChatServer
 ):
     data = write_mining_data(str(tmp_path / "data"))
-    generator = {"type": "openai", "base_url": server.url, "model": "m", "retries": 1, "first_wait": 0.01}
+    generator = {"type": "openai", "base_url": chat_server.url, "model": "m", "retries": 1, "first_wait": 0.01}
     settings = {"data": data, "encoder": {"model": minilm, "layers": 2}, "out": str(tmp_path / "out")}
     settings |= {"top_k": 20, "judge": {"generator": generator}}
-    server.kill()
+    chat_server.kill()
     with pytest.raises(UserError, match="requests failed, more than max_failures"):
         run(validate(MineConfig, settings))
     searched = [path.stat().st_ino for path in (tmp_path / "out" / ".work" / "searched").iterdir()]
-    server.start()
+    chat_server.start()
     assert run(validate(MineConfig, settings)).manifest.notes["judged"]["requests"] > 0 and searched
 
 
