@@ -114,9 +114,7 @@ class Searcher:
         if not isinstance(self.system, Rerank):
             return None
         tables = self.artifact.manifest.tables
-        of_documents = (
-            [tables[TEXTS]] if self.passages and TEXTS in tables else [] if self.passages else tables.values()
-        )
+        of_documents = [table for name, table in tables.items() if name == TEXTS or not self.passages]
         if not any(TEXT in table.columns for table in of_documents):
             raise UserError(f"{self.artifact.path}: holds no texts to rerank; build the index with `--bm25 true`")
         return Reranker(self.system.cross_encoder, "cpu")
