@@ -72,7 +72,7 @@ def _cell(scores: dict[str, Any] | None) -> str:
     if scores is None:
         return ""
     tuning = scores.get("system", scores).get("tuning", {})
-    return f"{scores[METRIC]['mean']:.3f}" + (f" ({tuning['chosen']})" if "chosen" in tuning else "")
+    return f"{scores[METRIC]:.3f}" + (f" ({tuning['chosen']})" if "chosen" in tuning else "")
 
 
 def rows(name: str, scores: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ from pipeline.report.format import count, reason
 from pipeline.sources.reading.sample import FileSample
 from pipeline.storage.files import filesystem
 
-FEW_ROWS = 5_000  # training rows up to which several epochs pay
 TEST_QUERIES = 150  # with fewer, a test misses differences that matter
 _TRIED_BYTES = 1 << 20  # of each file, which `suggest` reads
 _LETTERS_PER_TOKEN = 4  # of English text, about
@@ -132,16 +131,8 @@ class StarterRecipe:
         return next((size for size in (64, 128, 256) if tokens <= 0.8 * size), 256)
 
     def _train(self) -> str:
-        few = self.questions <= FEW_ROWS
         batch = next((size for size in (16, 32) if self.questions < 8 * size), 64)
-        return _TRAIN.format(
-            model=_scalar(self.model),
-            length=self.max_length,
-            epochs=4 if few else 1,
-            epochs_why="few rows: several passes" if few else "many rows: one pass is a begin",
-            batch=batch,
-            rate="5.0e-5" if few else "2.0e-5",
-        )
+        return _TRAIN.format(model=_scalar(self.model), length=self.max_length, batch=batch)
 
     def _train_on_scores(self) -> str:
         return _TRAIN_ON_SCORES.format(model=_scalar(self.model), length=self.max_length)
@@ -167,10 +158,8 @@ train:
   rows: auto  # the mined negatives, triplets where there are some, else pairs
   loss: {{type: infonce, temperature: 0.05}}  # each question against all answers of the batch
   loop:
-    epochs: {epochs}  # {epochs_why}
+    # epochs and validations follow from the number of rows; the job says how many, and either can be set here
     batch_size: {batch}  # over all workers; the more, the harder, if there are enough questions
-    learning_rate: {rate}
-    validations: 4  # on dev; the best checkpoint becomes the model
     cache_tokens: 2048  # keeps memory small, whatever the batch
 """
 _TRAIN_ON_SCORES = """\
@@ -178,7 +167,7 @@ train:
   encoder: {{model: {model}, max_length: {length}}}  # longer texts are cut; most of yours fit
   rows: auto  # the labelled pairs, since the loss learns from scores
   loss: {{type: cosent}}  # puts pairs into the order of their scores
-  loop: {{epochs: 4, batch_size: 32, learning_rate: 2.0e-5, validations: 4}}
+  loop: {{epochs: 4, batch_size: 32, learning_rate: 2.0e-5}}
 """
 _EMBED = """\
 # Vectors of all documents, for `tripletail search` and for a store of yours.

@@ -45,7 +45,9 @@ Validate = Callable[[TextEncoder], dict[str, float]]
 class LoopConfig(Config):
     """Length of the training, optimiser, batch size and memory."""
 
-    epochs: int = Field(1, ge=1, description="passes over the training rows")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the training rows; default: by their number, or as max_steps needs"
+    )
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(64, ge=2, description="rows of the global batch, over all workers")
     learning_rate: float = Field(5e-5, gt=0)
@@ -74,8 +76,11 @@ class LoopConfig(Config):
     dropout_by_slot: bool = Field(
         False, description="the same dropout for any number of workers, a tenth slower; always on in elastic runs"
     )
-    validations: int = Field(
-        4, ge=0, description="how often to validate and save a checkpoint, evenly spread over the steps"
+    validations: int | None = Field(
+        None,
+        ge=0,
+        description="how often to validate and save a checkpoint, evenly spread over the steps; default: up to 4 "
+        "times, as often as a tenth of the training pays for",
     )
     log_every: int = Field(5, ge=1, description="steps between lines of metrics")
     max_bad_steps: int = Field(5, ge=0, description="stop after more than this many steps whose gradient is not finite")
@@ -162,7 +167,7 @@ class TrainStep:
         self.encoder_pass = self.placement.encoder_pass(self.encode, config.cache_tokens)
         self.feed = data if isinstance(data, EpochFeed) else self._compose(data)
         self.steps, self.plan_id = self.feed.steps, stable_id(self.feed.reader(0).epoch.manifest.fingerprint)
-        self.total = min(config.max_steps or 1 << 60, config.epochs * self.steps)
+        self.total = min(config.max_steps or 1 << 60, (config.epochs or 1) * self.steps)
         self.seeded_dropout = config.dropout_by_slot and _has_dropout(encoder)
         self.average = WeightAverage(self.module, config.average, self.total) if config.average else None
 

@@ -1,6 +1,7 @@
 """The training loop of one rank: from the newest complete checkpoint to the end, with validations and checkpoints."""
 
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from training.loop.checkpoint import CheckpointConfig, Progress, RunStore
 from training.loop.step import LoopConfig, RankBatch, TrainStep, Validate
 from training.loop.throughput import ThroughputMeter
 
+VALIDATION_S = "validation_s"  # seconds of a validation, in its row of the metrics
 PREEMPTION_CHECK_S = 5.0  # seconds, by the clock that ranks share, between checks for a preemption notice
 
 
@@ -42,7 +44,7 @@ class Trainer:
         self.progress = Progress(
             plan=plan, world=train_step.size, batch_size=config.batch_size, total=train_step.total, seed=config.seed
         )
-        self.milestones = milestones(train_step.total, config.validations)
+        self.milestones = milestones(train_step.total, config.validations or 0)
         self.meter = ThroughputMeter(train_step.module.encoder)
         self.preemption_checked = self.last_save = 0.0
 
@@ -50,7 +52,7 @@ class Trainer:
         """Train to the end of the run or of the feed, or until validations no longer improve."""
         self._restore()
         if self.progress.step == 0 and self.validate:
-            self._log({"step": 0, **self.train_step.validate(self.validate)})
+            self._log({"step": 0, **self._validate(self.validate)})
         if self._finished():
             return
         steps = prefetch(self.train_step.plan(self.progress.step), self.train_step.load_batch)
@@ -98,8 +100,9 @@ class Trainer:
         """Validate, unless that is asynchronous, and save a checkpoint; the last one is stored before this returns."""
         metrics: dict[str, float] = {}
         if self.validate and not self.asynchronous:
-            metrics = self.train_step.validate(self.validate)
+            metrics = self._validate(self.validate)
             self._log({"step": self.progress.step, **metrics})
+            metrics.pop(VALIDATION_S)
             if self.metric in metrics:
                 figure = self._from_rank_zero(metrics[self.metric])
                 self.progress = record_validation(self.progress, figure, self.train_step.config)
@@ -108,6 +111,12 @@ class Trainer:
             best, stale = self.progress.best, self.progress.stale
             self.store.note(self.progress.step, f"stopped early: {stale} validations no better than {best:.4f}")
         self.meter.reset()
+
+    def _validate(self, validate: Validate) -> dict[str, float]:
+        """Figures of a validation, with the seconds that it took."""
+        start = time.monotonic()
+        metrics = self.train_step.validate(validate)
+        return {**metrics, VALIDATION_S: time.monotonic() - start}
 
     def _save(self, metrics: dict[str, float], durable: bool = False, milestone: bool = False) -> None:
         state = self.train_step.state(self.progress)

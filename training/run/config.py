@@ -164,7 +164,7 @@ class TrainConfig(JobConfig):
             raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
         if self.resume and self.fresh:
             raise ValueError("resume goes on and fresh starts anew; give one of the two")
-        if self.loop.patience and (self.validation.asynchronous or not self.loop.validations):
+        if self.loop.patience and (self.validation.asynchronous or self.loop.validations == 0):
             raise ValueError("loop.patience needs loop.validations in turn, not validation.asynchronous")
         return self
 

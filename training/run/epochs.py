@@ -154,8 +154,8 @@ def count_steps(home: str, stop: int) -> int:
 
 
 def total_steps(home: str, loop: LoopConfig) -> int:
-    """Steps of a run, as its first epoch decides."""
-    return min(loop.max_steps or 1 << 60, loop.epochs * count_steps(home, 1))
+    """Steps of a run, as its first epoch decides; `loop_defaults` has decided on the number of epochs."""
+    return min(loop.max_steps or 1 << 60, (loop.epochs or 1) * count_steps(home, 1))
 
 
 class _TrainingEnded(Exception):

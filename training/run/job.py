@@ -15,6 +15,7 @@ from training.losses.any_loss import check_rows
 from training.losses.by_source import check_sources
 from training.run import model_card, truncation
 from training.run.config import ElasticWorkers, TrainConfig
+from training.run.loop_defaults import settle_loop
 from training.run.ray_trainer import prune_checkpoints
 from training.run.rehearsal import rehearse_end
 from training.run.resume import resolve_existing_run
@@ -41,6 +42,7 @@ def run(config: TrainConfig) -> str:
     config = resolve_rows(config, data)
     _check_loss(config)
     negatives = open_mined(paths["negatives"]) if "mined" in config.kinds else None
+    config = settle_loop(config, data, negatives)
     if config.loss.needs_sources():
         check_sources(config.loss, read_sources(config.kinds, data, negatives))
     base = Encoder.load(config.encoder.model_copy(update={"dtype": "float32", "backend": "torch"}), "cpu")

@@ -2,9 +2,11 @@
 
 import json
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.core.progress import Bar, open_bar, say
+from training.loop.trainer import VALIDATION_S
 from training.run.jsonl_log import JsonlLog
 
 SLOW = 1.5  # a rank that takes so many times the mean of all to reach the gather is named
@@ -63,6 +65,17 @@ class ProgressPrinter:
         pace = f"{row['pairs_per_s']:.1f} pairs/s, {_span(_seconds_left(row))} left"
         self.bar.update(row["step"], f"loss {_number(row['loss'], 4)}, {pace}")
         return True
+
+
+def validation_share(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Share of validations in the seconds of steps and validations, by the rows of a metrics file; 0 without any."""
+    validating = sum(row.get(VALIDATION_S, 0.0) for row in rows)
+    training, before = 0.0, 0
+    for row in rows:
+        if "seconds_per_step" in row:
+            training += max(0, row["step"] - before) * row["seconds_per_step"]
+            before = row["step"]
+    return float(validating / (validating + training)) if validating else 0.0
 
 
 _OF_THE_RUN = frozenset(

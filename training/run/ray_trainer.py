@@ -15,10 +15,11 @@ from pipeline.core.progress import say
 from pipeline.storage import files
 from pipeline.storage.artifact import Artifact
 from training.loop.checkpoint import find_damage
+from training.loop.trainer import VALIDATION_S
 from training.loop.validation_sample import save_validation
 from training.run.config import ElasticWorkers, TrainConfig
 from training.run.jsonl_log import JsonlLog
-from training.run.progress_log import ProgressPrinter
+from training.run.progress_log import ProgressPrinter, validation_share
 from training.run.resources import CapacityWatch, Resources, plan_resources
 from training.run.run_store import METRICS, async_validations, local_checkpoint
 from training.run.worker import train_worker
@@ -89,7 +90,10 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoin
     lines = JsonlLog(files.join(paths["log"], METRICS))
     if config.validation.asynchronous:
         _add_validations(lines, async_validations(paths["log"]))
-    measured = [row for row in lines.rows() if metric in row]
+    rows = lines.rows()
+    if share := validation_share(rows):
+        say(f"train: validating took {share:.0%} of the time of training")
+    measured = [{name: row[name] for name in row if name != VALIDATION_S} for row in rows if metric in row]
     return RunCheckpoints(list(result.best_checkpoints or []), measured, metric, paths["log"])
 
 

@@ -67,6 +67,21 @@ def training_rows(data: Artifact, negatives: Artifact | None) -> dict[Kind, int]
     }
 
 
+def count_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> int:
+    """Rows of the training split in the named kinds, before any is left out; at most `max_rows`."""
+    rows = sum(_train_rows(kind, data, negatives) for kind in config.kinds)
+    return min(rows, config.max_rows or rows)
+
+
+def _train_rows(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
+    """Rows of the training split of a kind: as the build noted them, else counted."""
+    if kind == "mined":
+        return _count(negatives, "triplets") if negatives else 0
+    table = "queries" if kind == "judged" else kind
+    noted = data.manifest.notes.get("splits", {}).get(table)
+    return int(noted.get("train", 0)) if noted else _count(data, table)
+
+
 def _has_negatives(negatives: Artifact) -> bool:
     per_row = negatives.manifest.notes.get("negatives_per_row", {})
     return any(int(number) and count for number, count in per_row.items())

@@ -1,7 +1,7 @@
 """The checks of the jobs that load a model: mine, train, embed and evaluate."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
 from pipeline.evaluation.config import EvaluateConfig, untrained_models
@@ -11,6 +11,9 @@ from pipeline.storage.files import join
 from .ahead import Ahead
 from .data import check_artifact, check_file, check_split
 from .model import check_model, weight_bytes
+
+if TYPE_CHECKING:
+    from training.loop.step import LoopConfig
 
 
 def _data(config: Any) -> str:
@@ -45,8 +48,16 @@ def check_train(config: Any, ahead: Ahead) -> str:
     copies = 1 if config.lora else 1 + 3 * (config.checkpoints.keep + 1)
     require_space(config.paths["model"], copies * weights, f"the model and {config.checkpoints.keep + 1} checkpoints")
     loop, rows = config.loop, config.rows if config.rows == "auto" else ", ".join(config.rows)
-    steps = f"{loop.max_steps} steps" if loop.max_steps else f"{loop.epochs} epoch{'s' if loop.epochs != 1 else ''}"
-    return f"{model}; rows {rows}, {config.loss.type}, {steps} of {loop.batch_size} rows"
+    return f"{model}; rows {rows}, {config.loss.type}, {_length(loop)} of {loop.batch_size} rows"
+
+
+def _length(loop: "LoopConfig") -> str:
+    """Say how long a run trains, as far as its recipe says."""
+    if loop.max_steps:
+        return f"{loop.max_steps} steps"
+    if loop.epochs is None:
+        return "epochs by the number of rows, in batches"
+    return f"{loop.epochs} epoch{'s' if loop.epochs != 1 else ''}"
 
 
 def check_embed(config: Any, ahead: Ahead) -> str:
