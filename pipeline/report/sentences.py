@@ -22,6 +22,11 @@ def headline(report: ReportData) -> str:
     return "; ".join(parts) if parts else f"{subject} was measured, but the split asks nothing that has a figure"
 
 
+def score_against_baseline(report: ReportData, metric: str) -> str:
+    """Say the score of the subject, that of the baseline, both by name, and whether the difference may be chance."""
+    return _score(report, metric, with_names=True)
+
+
 def _score(report: ReportData, metric: str, with_names: bool) -> str:
     """Say the score of the subject, that of the baseline, and whether the difference may be chance."""
     ours, theirs = report.scores[report.subject][metric], report.scores[report.baseline].get(metric)

@@ -10,9 +10,9 @@
 
 `build`, `generate`, `mine`, `train`, `embed`, `evaluate`, `index` and `sweep` are the jobs, and `run` does those of a
 recipe. They take settings as keywords (`tripletail train --help-all` lists them) and return artifacts, whose tables
-open as `artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`. `search`, `inspect`
-and `load_encoder` look at what a run left. Mistakes in settings or data are `UserError`, one line that says what to
-change.
+open as `artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`. `search`, `inspect`,
+`compare` and `load_encoder` look at what runs left. Mistakes in settings or data are `UserError`, one line that says
+what to change.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,28 @@ if TYPE_CHECKING:
     from pipeline.search.query import Searcher
     from pipeline.storage.artifact import Artifact
 
-    from .api import build, embed, evaluate, generate, index, inspect, load_encoder, mine, run, search, sweep, train
+    from .api import (
+        build,
+        compare,
+        embed,
+        evaluate,
+        generate,
+        index,
+        inspect,
+        load_encoder,
+        mine,
+        run,
+        search,
+        sweep,
+        train,
+    )
 
 __all__ = [
     "Artifact",
     "Searcher",
     "UserError",
     "build",
+    "compare",
     "embed",
     "evaluate",
     "generate",

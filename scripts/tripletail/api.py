@@ -15,6 +15,7 @@ from pipeline.core.config import JobConfig
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.inspection.survey import Survey
+from pipeline.report.run_comparison import RunComparison
 from pipeline.search.query import Searcher
 from pipeline.storage.artifact import Artifact
 
@@ -235,6 +236,21 @@ def inspect(artifact: Where, rows: int = 3, seed: int = 0, *, html: str | Path |
         if html:
             Path(html).write_text(render(content), encoding="utf-8")
         return content
+
+
+def compare(*runs: str | Path, baseline: str | None = None, metric: str | None = None) -> RunComparison:
+    """Compare the models of finished runs on the queries that all of them were measured on.
+
+    `baseline` is the model that the others are tested against, by default that of the first run.
+
+    Example:
+        comparison = tripletail.compare("runs/shop", "runs/shop-mined")
+        print(comparison.headline())
+    """
+    from pipeline.evaluation.run_comparison import compare_runs
+
+    with user_errors():
+        return compare_runs([str(run) for run in runs], baseline, metric)
 
 
 def load_encoder(model: Where, *, device: str = "auto", **settings: Any) -> Encoder:

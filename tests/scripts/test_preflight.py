@@ -69,7 +69,9 @@ def test_a_plan_of_ten_lines_and_nothing_is_started(folder: Path, capsys):
     )
     mined = "gt:all-minilm-l6-v2, 6 layers; 30 candidates and 8 negatives a pair, index exact"
     assert lines[2] == f"  [2/5] mine      {mined}"
-    trained = "gt:all-minilm-l6-v2, 1 of 6 layers; rows auto, infonce, epochs by the number of rows, in batches of 64 rows"
+    trained = (
+        "gt:all-minilm-l6-v2, 1 of 6 layers; rows auto, infonce, epochs by the number of rows, in batches of 64 rows"
+    )
     assert lines[3] == f"  [3/5] train     {trained}"
     assert lines[4] == "  [4/5] embed     documents by run/model (to be trained), float32"
     assert "base (gt:all-minilm-l6-v2, 6 layers); start (gt:all-minilm-l6-v2, 1 of 6 layers); tuned" in lines[5]

@@ -45,9 +45,7 @@ Validate = Callable[[TextEncoder], dict[str, float]]
 class LoopConfig(Config):
     """Length of the training, optimiser, batch size and memory."""
 
-    epochs: int | None = Field(
-        None, ge=1, description="passes over the training rows; default: by their number, or as max_steps needs"
-    )
+    epochs: int | None = Field(None, ge=1, description="passes over the rows; default: by their number")
     max_steps: int | None = Field(None, ge=1, description="stop after this many optimiser steps")
     batch_size: int = Field(64, ge=2, description="rows of the global batch, over all workers")
     learning_rate: float = Field(5e-5, gt=0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.core.progress import Bar, open_bar, say
+from pipeline.report.training_log import seconds_of_steps
 from training.loop.trainer import VALIDATION_S
 from training.run.jsonl_log import JsonlLog
 
@@ -70,12 +71,7 @@ class ProgressPrinter:
 def validation_share(rows: Sequence[Mapping[str, Any]]) -> float:
     """Share of validations in the seconds of steps and validations, by the rows of a metrics file; 0 without any."""
     validating = sum(row.get(VALIDATION_S, 0.0) for row in rows)
-    training, before = 0.0, 0
-    for row in rows:
-        if "seconds_per_step" in row:
-            training += max(0, row["step"] - before) * row["seconds_per_step"]
-            before = row["step"]
-    return float(validating / (validating + training)) if validating else 0.0
+    return float(validating / (validating + seconds_of_steps(rows))) if validating else 0.0
 
 
 _OF_THE_RUN = frozenset(
