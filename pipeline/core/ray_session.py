@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,17 @@ LOCAL: dict[str, Any] = {
 }
 
 
+@dataclass
+class _State:
+    """What this process has done with Ray: started a session of its own, and set it aside for a small input."""
+
+    own: bool = False
+    aside: bool = False
+
+
+_state = _State()
+
+
 def start() -> None:
     """Connect to Ray once; a local session shows its dashboard on loopback, and Ray wants its token on every port.
 
@@ -33,7 +45,7 @@ def start() -> None:
     Under `ray job submit` (RAY_ADDRESS is set) this joins the job's cluster and changes nothing of its settings. The
     user's own modules that a recipe has named go to every worker.
     """
-    address = os.environ.get("RAY_ADDRESS")
+    address, _state.aside = os.environ.get("RAY_ADDRESS"), False
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if not address:
@@ -47,6 +59,7 @@ def start() -> None:
         ray_start.connect(joined, f"joining the cluster at {address}")
     else:
         ray_start.connect(partial(ray.init, **LOCAL, runtime_env=_own_modules()), "the start of a local session")
+        _state.own = True
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
@@ -59,17 +72,20 @@ def start() -> None:
 def start_for(size: int, limit: int, *, required: bool = False) -> None:
     """Start a session for an input of `size`, unless it is at most `limit`: that is worked on in this process.
 
-    A session that is up is used, and so is the cluster that the job was submitted to; `required` says that the
-    settings ask for one whatever the size.
+    The cluster that the job was submitted to is used, and so is a session of the caller's; one that an earlier job in
+    this process started for itself is not, since actors take longer to start than a small input to be worked on.
+    `required` says that the settings ask for a session whatever the size.
     """
     if size > limit or required or os.environ.get("RAY_ADDRESS"):
         start()
+    else:
+        _state.aside = _state.own
 
 
 def is_up() -> bool:
-    """Whether this process is connected to Ray; Ray is not imported for the answer."""
+    """Whether this process is connected to Ray and the job uses it; Ray is not imported for the answer."""
     ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
+    return ray is not None and bool(ray.is_initialized()) and not _state.aside
 
 
 def _own_modules() -> dict[str, Any]:

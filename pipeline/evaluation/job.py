@@ -170,7 +170,8 @@ def _print(
     subject = headline_model(list(config.models), str(config.baseline))
     deciding = [test for test in against if (test["model"], test["metric"]) == (subject, config.metrics[0])]
     if deciding and 0 < queries < FEW_QUERIES:
-        say(f"evaluate: {small_set(queries, metric_label(config.metrics[0]), deciding[0].get('detectable', 0.0))}")
+        few = small_set(queries, metric_label(config.metrics[0]), deciding[0].get("detectable", 0.0))
+        say(f"evaluate: {few} `tripletail cross-validate` asks every question once.")
     for guard in guards:
         title = f"guard {guard.name}, split {guard.split}, {guard.queries:,} queries"
         print_table(guard.models, guard.comparisons, config.metrics, title)

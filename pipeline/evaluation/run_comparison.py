@@ -30,7 +30,7 @@ from pipeline.storage.files import absolute, filesystem, join, read_json
 SECTIONS = {"build": "data", "mine": "negatives", "train": "training", "evaluate": "report"}  # folders of a run
 WHERE_AND_HOW = frozenset({"run", "data", "out", "root", "overwrite", "resume", "fresh", "training", "vectors"})
 CHANGES = 10  # queries shown whose metric differs most, each way
-_LEFT_OUT = ("ci95", "settings", "tuning", "system")
+FACTS = ("layers", "of", "dim")  # of a model, beside its scores
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,15 @@ class MeasuredRun:
         table = report.read("per_query")
         metrics = [name for name in table.column_names if name not in ("model", "query_id")]
         values: dict[str, PerQuery] = {}
+        described = read_json(join(folder, "metrics.json"))
         for row in table.to_pylist():
+            if row["model"] not in described["models"]:
+                continue  # a variant of a model's vectors
             of_model = values.setdefault(row["model"], {metric: {} for metric in metrics})
             for metric in metrics:
                 of_model[metric][row["query_id"]] = row[metric]
         name = home.rsplit("/", 1)[-1]
-        return cls(name, home, report, read_json(join(folder, "metrics.json")), values, _query_texts(folder))
+        return cls(name, home, report, described, values, _query_texts(folder))
 
     @property
     def subject(self) -> str:
@@ -126,10 +129,56 @@ def compare_runs(paths: Sequence[str], baseline: str | None = None, metric: str 
     )
     return RunComparison(
         report,
+        title=f"Comparison of {report.run}",
+        scope=f"{report.queries:,} queries of split {report.split} that all runs were measured on",
         notes=_notes(runs, queries),
         settings=_differing({run.name: run.settings() for run in runs}),
         costs={run.name: run.costs() for run in runs},
         changes=_changes(values, report, runs[0].texts),
+    )
+
+
+def pool_folds(paths: Sequence[str]) -> RunComparison:
+    """Pool the folds of a cross-validation: each query counts in the fold that held it out, for every model.
+
+    Raises UserError where a query was held out twice, which happens where the sources state their splits themselves,
+    and where the folds do not have the same models.
+    """
+    folds = [MeasuredRun.open(path) for path in paths]
+    metrics, models = _common_metrics(folds, None), list(folds[0].values)
+    values: dict[str, PerQuery] = {model: {metric: {} for metric in metrics} for model in models}
+    for fold in folds:
+        if list(fold.values) != models:
+            raise UserError(f"{fold.home}: has the models {', '.join(fold.values)}, not {', '.join(models)}")
+        if again := sorted(_queries(fold) & set(values[models[0]][metrics[0]])):
+            raise UserError(
+                f"{fold.home}: query {again[0]} is held out in two folds; where sources state splits, these stay as "
+                "they are, and there is nothing to cross-validate"
+            )
+        for model, of_model in fold.values.items():
+            for metric in metrics:
+                values[model][metric] |= of_model[metric]
+    baseline = str(folds[0].metrics["baseline"])
+    facts = {model: _facts(folds[0], model) for model in models}
+    report = ReportData(
+        run=folds[0].home.rsplit("/", 2)[0],
+        split=str(folds[0].metrics["split"]),
+        queries=len(values[models[0]][metrics[0]]),
+        documents=int(folds[0].metrics["documents"]),
+        baseline=baseline,
+        subject=headline_model(models, baseline),
+        metrics=metrics,
+        scores={model: {**facts[model], **mean_scores(values[model], seed=0)} for model in models},
+        comparisons=compare(values, model_pairs(values, baseline), seed=0),
+        metric_info=metric_info(metrics),
+        environment=environment(),
+    )
+    texts = {query: text for fold in folds for query, text in fold.texts.items()}
+    return RunComparison(
+        report,
+        title=f"Cross-validation of {report.run}",
+        scope=f"{report.queries:,} queries in {len(folds)} folds, each asked of a model that was trained without it",
+        changes=_changes(values, report, texts),
     )
 
 
@@ -142,7 +191,7 @@ def print_comparison(comparison: RunComparison) -> None:
 
     report = comparison.report
     console = Console(width=None if sys.stdout.isatty() else 120)
-    title = f"{report.queries:,} queries of split {report.split}; p: against {report.baseline}"
+    title = f"{comparison.scope}; p: against {report.baseline}"
     print_table(report.scores, report.comparisons, report.metrics, title)
     if differing := comparison.settings_table():
         table = Table(*differing.head, title="Settings that differ", title_justify="left", box=box.SIMPLE)
@@ -178,10 +227,14 @@ def _rows(
             here = {metric: {query: of_model[metric][query] for query in ordered} for metric in metrics}
             name = model if _is_shared(runs, model, ordered, metrics) else f"{run.name}/{model}"
             if name not in values:
-                facts = {key: value for key, value in run.metrics["models"][model].items() if key not in _LEFT_OUT}
-                described = {key: value for key, value in facts.items() if key not in of_model}
-                values[name], scores[name] = here, {**described, **mean_scores(here, seed=0)}
+                values[name], scores[name] = here, {**_facts(run, model), **mean_scores(here, seed=0)}
     return values, scores
+
+
+def _facts(run: MeasuredRun, model: str) -> dict[str, Any]:
+    """What a model is, by its report: layers and dimensions."""
+    of_model: dict[str, Any] = run.metrics["models"][model]
+    return {key: value for key, value in of_model.items() if key in FACTS}
 
 
 def _is_shared(runs: Sequence[MeasuredRun], model: str, queries: Sequence[str], metrics: Sequence[str]) -> bool:

@@ -35,6 +35,8 @@ class RunComparison:
     """Runs beside each other; `report` holds the models of all runs, its baseline and, as subject, the best other."""
 
     report: ReportData
+    title: str = ""
+    scope: str = ""
     notes: list[str] = field(default_factory=list)
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # that differ, by path and run
     costs: Mapping[str, RunCosts] = field(default_factory=dict)
@@ -56,8 +58,10 @@ class RunComparison:
         ]
         return plain_table(["Setting", *self.costs], rows, 1 + len(self.costs)) if rows else None
 
-    def costs_table(self) -> Table:
-        """Rows, steps and seconds of each training."""
+    def costs_table(self) -> Table | None:
+        """Rows, steps and seconds of each training; None without any."""
+        if not self.costs:
+            return None
         rows = [
             [run, "-", "-", "-"]
             if costs.rows is None

@@ -21,6 +21,7 @@ TOOLS = {
     "search": "Show the nearest documents of a text.",
     "inspect": "Show what an artifact holds: counts, lengths, random rows.",
     "compare": "Compare finished runs: their models, settings that differ, and what each cost.",
+    "cross-validate": "Train and test a recipe on several folds, every question held out once.",
     "explain": "Show where a row of a training step came from.",
     "export-negatives": "Write mined rows for Sentence Transformers or FlagEmbedding.",
     "synthesize": "Write rows with planted duplicates, leaks and negatives.",

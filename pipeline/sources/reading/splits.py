@@ -24,6 +24,12 @@ class SplitConfig(Config):
     dev: float = Field(default=0.1, ge=0, le=1)
     test: float = Field(default=0.1, ge=0, le=1)
     seed: int = 0
+    rotation: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="turns the order that shares are cut from, so that other groups are test: fold i of k has i/k",
+    )
     by: Literal["group", "cluster"] = Field(
         default="group", description="cluster: near duplicates are in one split too; needs near_duplicates"
     )
@@ -40,13 +46,13 @@ class SplitConfig(Config):
 
     def assigned(self, groups: pa.Array | pa.ChunkedArray) -> pa.Array:
         """Return the splits of groups [N], the same as `assign` gives one by one."""
-        share = hash64_column(groups, self.seed).astype(np.float64) / 2.0**64
+        share = (hash64_column(groups, self.seed).astype(np.float64) / 2.0**64 - self.rotation) % 1.0
         dev = (share < self.train + self.dev) | (self.test == 0)
         return pa.array(np.array(SPLITS)[np.where(share < self.train, 0, np.where(dev, 1, 2))], pa.string())
 
     def assign(self, group: str) -> Split:
         """Return the split of a group. It depends on the group alone, so a corpus that grows moves no group."""
-        share = hash64(self.seed, group) / 2**64
+        share = (hash64(self.seed, group) / 2**64 - self.rotation) % 1.0
         if share < self.train:
             return "train"
         return "dev" if share < self.train + self.dev or self.test == 0 else "test"

@@ -13,7 +13,12 @@ import json, sys
 from pipeline.core import ray_session
 ray_session.start()
 import ray
+def uses_ray(size):
+    ray_session.start_for(size, 10)
+    return ray_session.is_up()
+
 print(json.dumps({
+    "small": uses_ray(10), "large": uses_ray(11), "again": uses_ray(10),
     "sum": ray.get(ray.remote(lambda: sum([1, 2])).remote()),
     "address": ray.get_runtime_context().gcs_address,
     "dashboard": ray._private.worker._global_node.address_info["webui_url"],
@@ -77,6 +82,7 @@ def test_nobody_without_the_token_gets_in(tmp_path: Path):
         try:
             told = json.loads(process.stdout.readline())
             assert told["sum"] == 3
+            assert (told["small"], told["large"], told["again"]) == (False, True, False), "its own session is aside"
             assert told["dashboard"].startswith("127.0.0.1:")
             assert stranger(tmp_path, JOBS, told["dashboard"]).stdout.strip() in ("401", "403")
             joined = stranger(tmp_path, JOIN, told["address"])

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.evaluation.run_comparison import compare_runs, print_comparison
+from pipeline.evaluation.run_comparison import compare_runs, pool_folds, print_comparison
 from pipeline.report.run_comparison import render
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Draft
@@ -33,7 +33,7 @@ def run(folder: Path, values: Values, settings: dict[str, Any] | None = None, **
     split, data = how.get("split", "test"), how.get("data", "d1")
     rows = [
         {"model": model, "query_id": query, "ndcg@10": value, "hit@1": float(value > 0.52)}
-        for model, of_model in values.items()
+        for model, of_model in (values | {"tuned:96:int8": values["tuned"]}).items()  # and a variant of its vectors
         for query, value in of_model.items()
     ]
     write(folder / "report", "evaluate", {"split": split}, {"per_query": pa.Table.from_pylist(rows)}, data)
@@ -124,6 +124,22 @@ def test_a_hostile_text_stays_a_text(tmp_path: Path) -> None:
     first, second = run(tmp_path / "a", {"tuned": GOOD}), run(tmp_path / "b<i>", {"tuned": other})
     page = render(compare_runs([first, second]))
     assert "b<i>" not in page and "b&lt;i&gt;" in page
+
+
+def test_folds_are_pooled_by_query(tmp_path: Path) -> None:
+    halves = QUERIES[:20], QUERIES[20:]
+    folds = [
+        run(tmp_path / str(fold), {"base": {q: BASE[q] for q in half}, "tuned": {q: GOOD[q] for q in half}})
+        for fold, half in enumerate(halves)
+    ]
+    pooled = pool_folds(folds)
+    assert pooled.scope == "40 queries in 2 folds, each asked of a model that was trained without it"
+    assert pooled.report.scores["tuned"]["ndcg@10"] == pytest.approx(sum(GOOD.values()) / 40)
+    (test,) = [t for t in pooled.report.comparisons if t["metric"] == "ndcg@10"]
+    assert (test["model"], test["baseline"], test["won"]) == ("tuned", "base", 40)
+    assert f"Cross-validation of {tmp_path.parent}"[:20] in render(pooled)
+    with pytest.raises(UserError, match="query q0 is held out in two folds; where sources state splits"):
+        pool_folds([folds[0], folds[0]])
 
 
 def test_mistakes_are_one_line(tmp_path: Path, two: list[str]) -> None:

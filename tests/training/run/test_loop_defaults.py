@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from pipeline.core.schema import TABLES
@@ -49,6 +50,7 @@ def test_length_follows_the_rows(rows: int, batch_size: int, epochs: int, steps:
     assert length(rows, batch_size) == {"epochs": epochs, "max_steps": steps}
 
 
+@limits(deadline=None)
 @given(st.integers(4, 10**8), st.sampled_from([16, 64, 1_024]))
 def test_more_rows_are_never_seen_less(rows: int, batch_size: int) -> None:
     fewer, more = (length(count, batch_size) for count in (rows, 2 * rows))
