@@ -1,6 +1,7 @@
 """Queries: the documents nearest to a text, from an index or straight from vectors, with what goes with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,32 +59,52 @@ class Searcher:
     `system` is dense, bm25, mix, rrf or rerank, settings of one of them, or a class of one's own; those that look at
     words or texts need an index with `bm25`. Raises UserError for a path that is neither, an index without what the
     system needs, and where `model`, or the model that the artifact names, is another one than made the vectors.
+    `encoder` are settings of it over those that the vectors were made with, such as {"dtype": "float32"}.
     """
 
-    def __init__(self, path: str, model: str | None = None, system: Any = "dense") -> None:
-        self.system = search_system(system)
+    def __init__(
+        self,
+        path: str,
+        model: str | None = None,
+        system: Any = "dense",
+        *,
+        device: str = "cpu",
+        encoder: Mapping[str, Any] | None = None,
+    ) -> None:
         self.artifact = Artifact.open(path, _kind(path))
         notes = self.artifact.manifest.notes
-        settings = dict(notes.get("model") or {}) | ({"model": model} if model else {})
+        settings = dict(notes.get("model") or {}) | dict(encoder or {}) | ({"model": model} if model else {})
         try:
-            self.encoder = Encoder.load(EncoderConfig.model_validate(settings), "cpu")
+            self.encoder = Encoder.load(EncoderConfig.model_validate(settings), device)
         except ValidationError as error:
             raise UserError(f"{path}: does not say which model made it; name it by --model") from error
         if self.encoder.identity["weights"] != (notes.get("encoder") or {}).get("weights"):
             raise UserError(f"{path}: was made by another model than {self.encoder.path or model}; name it by --model")
         self.index = _open(self.artifact)
         self.passages = PassageDocuments.open(self.artifact)
-        self.words = _open_words(self.artifact) if self.system.needs[1] else None
-        self.reranker = self._open_reranker()
         self.table = None if isinstance(self.index, DocumentIndex) else _document_table(self.artifact)
         self.texts = _text_table(self.artifact)
+        self._take(system)
 
-    def __call__(self, text: str, k: int = 10) -> list[Hit]:
+    def using(self, system: Any) -> "Searcher":
+        """Return a searcher by another system, with the same model and index."""
+        other = copy(self)
+        other._take(system)
+        return other
+
+    def _take(self, system: Any) -> None:
+        """Open what a system needs beside vectors."""
+        self.system = search_system(system)
+        self.words = _open_words(self.artifact) if self.system.needs[1] else None
+        self.reranker = self._open_reranker()
+
+    def __call__(self, text: str, k: int = 10, vector: Floats | None = None) -> list[Hit]:
         """Return the k documents that the system ranks first for a text, which is encoded as a query; best first.
 
-        Where passages were embedded, a document is as near as its best one, whose columns the hit has.
+        Where passages were embedded, a document is as near as its best one, whose columns the hit has. `vector` [1, D]
+        is the text's vector as a query where it is known already.
         """
-        best = self.rank(text, k)
+        best = self.rank(text, k, vector)
         ranked = best.rows[0] >= 0
         documents = self._documents(best.rows[0][ranked])
         return [
@@ -91,12 +112,12 @@ class Searcher:
             for score, document in zip(best.scores[0][ranked], documents, strict=True)
         ]
 
-    def rank(self, text: str, k: int) -> TopK:
+    def rank(self, text: str, k: int, vector: Floats | None = None) -> TopK:
         """Scores and rows [1, k] of the best documents; a system may look at more than k of each ranking.
 
         Of passages these are the rows that are shown: a document's nearest one, its first where words alone found it.
         """
-        nearest = self._nearest(text, self.system.depth(k)) if self.system.needs[0] else TopK.empty(1, 0)
+        nearest = self._nearest(text, self.system.depth(k), vector) if self.system.needs[0] else TopK.empty(1, 0)
         if self.passages is None:
             return self._rank_documents(text, nearest, k)
         return self.passages.passages_of(self._rank_documents(text, self.passages.documents(nearest), k), nearest)
@@ -124,10 +145,11 @@ class Searcher:
         documents = self.texts.take(numbers) if self.texts else self._documents(numbers)
         return {row: document[TEXT] or "" for row, document in zip(rows, documents, strict=True)}
 
-    def _nearest(self, text: str, k: int) -> TopK:
+    def _nearest(self, text: str, k: int, vector: Floats | None) -> TopK:
         """The nearest vectors; of passages the best one of each document."""
+        encoded = self.encoder.encode([text], "query") if vector is None else vector
         query: Floats = comparable(
-            self.encoder.encode([text], "query")[:, : self.index.dim],
+            encoded[:, : self.index.dim],
             similarity_of(self.artifact.manifest.notes.get("encoder")),
         )
         if self.passages is None:

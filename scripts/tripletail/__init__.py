@@ -11,8 +11,8 @@
 `build`, `generate`, `mine`, `train`, `embed`, `evaluate`, `index` and `sweep` are the jobs, and `run` does those of a
 recipe. They take settings as keywords (`tripletail train --help-all` lists them) and return artifacts, whose tables
 open as `artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`. `search`, `inspect`,
-`compare` and `load_encoder` look at what runs left. Mistakes in settings or data are `UserError`, one line that says
-what to change.
+`compare` and `load_encoder` look at what runs left, and `serve` answers with it over HTTP. Mistakes in settings or data
+are `UserError`, one line that says what to change.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         mine,
         run,
         search,
+        serve,
         sweep,
         train,
     )
@@ -53,6 +54,7 @@ __all__ = [
     "mine",
     "run",
     "search",
+    "serve",
     "sweep",
     "train",
 ]

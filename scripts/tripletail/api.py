@@ -17,6 +17,8 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.inspection.survey import Survey
 from pipeline.report.run_comparison import RunComparison
 from pipeline.search.query import Searcher
+from pipeline.serving.config import ServeConfig
+from pipeline.serving.server import Server
 from pipeline.storage.artifact import Artifact
 
 from . import recipe as recipes
@@ -214,6 +216,21 @@ def search(
         if isinstance(texts, str):
             return searcher(texts, top_k)
         return [searcher(text, top_k) for text in texts]
+
+
+def serve(recipe: Recipe | None = None, /, **settings: Any) -> Server:
+    """Serve vectors and search over HTTP, on loopback unless `host` says otherwise; answers until it is closed.
+
+    Example:
+        with tripletail.serve(run="runs/shop", port=0) as server:
+            requests.post(f"{server.url}/search", json={"query": "wireless headphones", "top_k": 3}).json()
+    """
+    from pipeline.serving.job import start
+
+    with user_errors():
+        step = recipes.resolve("serve", _settings(recipe), settings)
+        assert isinstance(step.config, ServeConfig)
+        return start(step.config)
 
 
 def inspect(artifact: Where, rows: int = 3, seed: int = 0, *, html: str | Path | None = None) -> Survey:

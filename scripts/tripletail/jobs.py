@@ -68,6 +68,11 @@ JOBS = {
         "pipeline.search.job:run",
         "pipeline.search.job:IndexConfig",
     ),
+    "serve": Job(
+        "Serve vectors and search over HTTP, on loopback unless asked.",
+        "pipeline.serving.job:run",
+        "pipeline.serving.config:ServeConfig",
+    ),
     "sweep": Job(
         "Try many selection rules on mined candidates.",
         f"{__package__}.commands.sweep:run",

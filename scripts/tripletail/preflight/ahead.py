@@ -7,6 +7,8 @@ from pipeline.storage.artifact import MANIFEST
 from pipeline.storage.disk_space import as_text, free_space
 from pipeline.storage.files import absolute, filesystem, join
 
+LEAVES = {"build": "data", "mine": "negatives", "train": "model", "embed": "vectors", "evaluate": "report"}  # by job
+
 
 @dataclass
 class Ahead:
@@ -32,8 +34,7 @@ def result(job: str, config: Any) -> str:
     """Where a job leaves its artifact; that of a training is its log."""
     if job == "train":
         return str(config.paths["log"])
-    default = {"build": "data", "mine": "negatives", "embed": "vectors", "evaluate": "report"}[job]
-    return str(config.out or join(config.run, default))
+    return str(config.out or join(config.run, LEAVES[job]))
 
 
 def exists(path: str) -> bool:

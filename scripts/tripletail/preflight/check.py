@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from .ahead import Ahead
+from .ahead import LEAVES, Ahead
 from .run_path import check_run_path
 
 CHECKS = {  # module and function of each job's check, imported when it is asked for: models bring torch
@@ -12,6 +12,7 @@ CHECKS = {  # module and function of each job's check, imported when it is asked
     "train": "with_models:check_train",
     "embed": "with_models:check_embed",
     "evaluate": "with_models:check_evaluate",
+    "serve": "served:check_serve",
 }
 
 
@@ -20,5 +21,6 @@ def check_step(job: str, config: Any, ahead: Ahead) -> str:
     check_run_path(config)
     module, _, function = CHECKS[job].partition(":")
     line: str = getattr(import_module(f"{__package__}.{module}"), function)(config, ahead)
-    ahead.add(job, config)
+    if job in LEAVES:
+        ahead.add(job, config)
     return line

@@ -1,0 +1,1 @@
+"""Vectors and search over HTTP, by replicas on Ray Serve."""
