@@ -102,10 +102,10 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield re.sub(r"[^\w./ -]", "_", name), str(settings)
 
 
-def require(library: str) -> None:
-    """Raise UserError where a library is not installed."""
+def require(library: str, extra: str = "trackers") -> None:
+    """Raise UserError where a library is not installed; `extra` is the one of this project that brings it."""
     if find_spec(library) is None:
-        raise UserError(f"trackers: {library} is not installed; pip install 'tripletail[trackers]'")
+        raise UserError(f"trackers: {library} is not installed; pip install 'tripletail[{extra}]'")
 
 
 def _is_figure(name: str, value: Any) -> bool:

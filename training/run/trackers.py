@@ -6,5 +6,6 @@ from pipeline.core.plugins import Registry
 from training.run.mlflow import MLflow
 from training.run.tensorboard import TensorBoard
 from training.run.tracker import Tracker
+from training.run.wandb import WeightsAndBiases
 
-AnyTracker = Annotated[TensorBoard | MLflow, Registry("tracker", Tracker)]
+AnyTracker = Annotated[TensorBoard | MLflow | WeightsAndBiases, Registry("tracker", Tracker)]

@@ -1,7 +1,10 @@
-"""Where metrics go: the file of lines, TensorBoard, MLflow."""
+"""Where metrics go: the file of lines, TensorBoard, MLflow, Weights & Biases."""
 
 import json
+import os
+import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,7 @@ from training.run.jsonl_log import JsonlLog
 from training.run.mlflow import MLflow
 from training.run.tensorboard import TensorBoard
 from training.run.tracker import RunState, Tracker, tell_trackers
+from training.run.wandb import WeightsAndBiases
 
 ROWS = [{"step": 1, "steps": 3, "loss": 2.0}, {"step": 2, "steps": 3, "loss": 1.5}, {"step": 2, "ndcg@10": 0.5}]
 
@@ -111,6 +115,68 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch):
     assert stored("training") == ["training/config.json"] and stored("model") == ["model/README.md"]
     told.model_copy(update={"artifacts": "model"}).end(str(tmp_path), RunState.FINISHED, str(model))
     assert stored("model") == ["model/README.md", "model/model.safetensors"]
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """Records of the offline runs of a folder, in order: LevelDB's log format, after a header of seven bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    records = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        content, at = path.read_bytes(), 7
+        assert len(content) < 32_768, "one block"
+        while at < len(content):
+            length, kind = struct.unpack_from("<HB", content, at + 4)
+            assert kind == 1, "a whole record"
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(content[at + 7 : at + 7 + length])
+            records.append(record)
+            at += 7 + length
+    return records
+
+
+def test_weights_and_biases_offline(tmp_path: Path):
+    wandb = pytest.importorskip("wandb")
+    (tmp_path / "config.json").write_text(json.dumps({"loop": {"batch_size": 64}, "guide": None}))
+    told = WeightsAndBiases(mode="offline", project="shop")
+    told.end(str(tmp_path), RunState.FAILED, "")  # nothing was opened yet: there is nothing to end
+    for rows in (ROWS[:1], ROWS[1:]):  # the second as after a restart
+        writer = told.open(str(tmp_path), 0)
+        for row in rows:
+            writer.log(row)
+        writer.close()
+    told.end(str(tmp_path), RunState.KILLED, "")
+    wandb.teardown()  # its process writes files after `finish` has returned; it ends with ours
+    records = wandb_records(tmp_path)
+    assert len(list(tmp_path.glob("wandb/offline-run-*"))) == 3, "none is written over another of the same second"
+    runs = [record.run for record in records if record.HasField("run")]
+    assert {run.project for run in runs} == {"shop"} and len({run.run_id for run in runs}) == 1
+    config = {item.key: json.loads(item.value_json) for run in runs for item in run.config.update}
+    assert config["loop.batch_size"] == "64" and config["tripletail.log"] == str(tmp_path) and "guide" not in config
+    history = [record.history for record in records if record.HasField("history")]
+    logged = [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in row.item} for row in history]
+    assert [{k: v for k, v in row.items() if not k.startswith("_")} for row in logged] == [
+        {"step": 1, "loss": 2.0},
+        {"step": 2, "loss": 1.5},
+        {"step": 2, "ndcg@10": 0.5},
+    ]
+    summaries = {i.key: i.value_json for r in records if r.HasField("summary") for i in r.summary.update}
+    assert summaries["state"] == '"KILLED"'
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0, 0, 1]
+
+
+def test_weights_and_biases_asks_for_a_key_before_a_run(tmp_path: Path, monkeypatch):
+    pytest.importorskip("wandb")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(UserError, match="no key of the server is known; set WANDB_API_KEY"):
+        WeightsAndBiases().check()
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    WeightsAndBiases().check()
+    with pytest.raises(UserError, match="s3://bucket/x is no local directory"):
+        WeightsAndBiases(path="s3://bucket/x").check()
 
 
 def test_tensorboard_has_the_settings_and_the_end(tmp_path: Path):
