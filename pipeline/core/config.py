@@ -25,7 +25,7 @@ from pipeline.core.help import full_help
 from pipeline.core.progress import say
 from pipeline.core.settings import list_settings, models, nearest
 
-JOBS = ("build", "mine", "train", "embed", "evaluate")
+JOBS = ("build", "mine", "train_reranker", "train", "embed", "evaluate")
 SECRET = "secret"  # type of a validation error whose message must not repeat the value
 # where results go, who makes them and in which process; no effect on rows
 NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card", "in_process_bytes", "in_process_rows", "gpus"})

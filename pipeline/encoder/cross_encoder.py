@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
+from torch.nn import functional as F
 
 from pipeline.core.config import Config
 from pipeline.core.errors import UserError
@@ -19,14 +20,19 @@ Floats = npt.NDArray[np.float32]
 _PAIRS_PER_PIECE = 8192  # tokenised at once
 
 
-class CrossEncoderConfig(Config):
-    """Which cross-encoder scores pairs of texts: any sequence classifier of one or two labels, from safetensors."""
+class PairModelConfig(Config):
+    """What all cross-encoders have, those that score and those that are trained."""
 
     model: str = Field(description="model directory or hub name")
     max_length: int | None = Field(None, ge=8, description="tokens of both texts together")
     activation: Literal["sigmoid", "identity"] = Field("sigmoid", description="of a single label's logit")
-    dtype: Dtype = Field("auto", description="compute precision")
     token_budget: int = Field(8192, ge=16, description="padded tokens of one forward pass")
+
+
+class CrossEncoderConfig(PairModelConfig):
+    """Which cross-encoder scores pairs of texts: any sequence classifier of one or two labels, from safetensors."""
+
+    dtype: Dtype = Field("auto", description="compute precision")
     trust_remote_code: bool = Field(False, description="run code that the model directory brings")
 
 
@@ -39,7 +45,7 @@ class Reranker:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         disable_cudnn_attention(device)
         self.config, self.path = config, model_directory.resolve_model(config.model)
-        self.tokenizer, model = _load_parts(config, self.path)
+        self.tokenizer, model = load_classifier(config.model, self.path, trust_remote_code=config.trust_remote_code)
         self.labels = int(model.config.num_labels)
         if self.labels > 2:
             raise UserError(f"model {config.model}: has {self.labels} labels; a reranker has one, or two: wrong, right")
@@ -82,27 +88,60 @@ class Reranker:
         return logits[:, 0].sigmoid() if self.config.activation == "sigmoid" else logits[:, 0]
 
 
-def _load_parts(config: CrossEncoderConfig, path: str) -> tuple[Any, Any]:
-    """Load tokenizer and model; safetensors alone are accepted."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def load_classifier(
+    name: str, path: str, *, new_head: bool = False, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """Load tokenizer and sequence classifier of a directory, in float32; safetensors alone are accepted.
+
+    Raises UserError where weights are missing. With `new_head` those of the head may be: an encoder, which has none,
+    gets one of a single label, drawn from torch's generator.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if not list(Path(path).glob("*.safetensors")):
-        raise UserError(f"model {config.model}: has no *.safetensors; other weight formats can carry code")
+        raise UserError(f"model {name}: has no *.safetensors; other weight formats can carry code")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        without_head = new_head and not is_classifier(config)
+        if without_head:
+            config.num_labels = 1
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             path,
+            config=config,
             use_safetensors=True,
             dtype="float32",
             output_loading_info=True,
-            trust_remote_code=config.trust_remote_code,
+            trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UserError(f"model {config.model}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise UserError(f"model {config.model}: is no reranker, its weights lack {missing}")
+        raise UserError(f"model {name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    lacking = sorted(loading["missing_keys"])
+    if without_head:
+        lacking = [key for key in lacking if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+    if lacking:
+        kind = "encoder" if without_head else "reranker"
+        raise UserError(f"model {name}: is no {kind}, its weights lack {', '.join(lacking[:3])}")
+    for layer in model.modules():
+        if type(layer) is torch.nn.Linear and layer.out_features == model.config.num_labels:
+            layer.__class__ = _Float32Linear
     return tokenizer, model
+
+
+class _Float32Linear(torch.nn.Linear):
+    """A head that computes in float32 where the rest does not: half precision tells 128 logits of a size apart."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of states, in float32 at least."""
+        dtype = torch.promote_types(self.weight.dtype, torch.float32)
+        bias = None if self.bias is None else self.bias.to(dtype)
+        with torch.autocast(states.device.type, enabled=False):
+            return F.linear(states.to(dtype), self.weight.to(dtype), bias)
+
+
+def is_classifier(config: Any) -> bool:
+    """Whether a model's configuration says that it classifies sequences."""
+    return any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())

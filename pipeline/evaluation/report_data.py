@@ -234,8 +234,9 @@ def processor() -> str:
 
 
 def commands(run: str, data: str, out: str) -> list[str]:
-    """List the commands that made this, each from the settings that its job left: build, mine, train, evaluate."""
-    paths = {"build": data, "mine": join(run, "negatives"), "train": join(run, "training"), "evaluate": out}
+    """List the commands that made this, each from the settings that its job left, in their order."""
+    trainings = {"train_reranker": join(run, "reranker-training"), "train": join(run, "training")}
+    paths = {"build": data, "mine": join(run, "negatives"), **trainings, "evaluate": out}
     lines = []
     for job, path in paths.items():
         fs, config = filesystem(join(path, "config.json"))

@@ -8,11 +8,11 @@
     tripletail.search("how do I return a parcel?", "runs/faq/vectors", top_k=3)
     data.pandas("pairs")
 
-`build`, `generate`, `mine`, `train`, `embed`, `evaluate`, `index` and `sweep` are the jobs, and `run` does those of a
-recipe. They take settings as keywords (`tripletail train --help-all` lists them) and return artifacts, whose tables
-open as `artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`. `search`, `inspect`,
-`compare` and `load_encoder` look at what runs left, and `serve` answers with it over HTTP. Mistakes in settings or data
-are `UserError`, one line that says what to change.
+`build`, `generate`, `mine`, `train`, `train_reranker`, `embed`, `evaluate`, `index` and `sweep` are the jobs, and `run`
+does those of a recipe. They take settings as keywords (`tripletail train --help-all` lists them) and return artifacts,
+whose tables open as `artifact.dataset(name)` (Ray), `artifact.table(name)` (Arrow) and `artifact.pandas(name)`.
+`search`, `inspect`, `compare` and `load_encoder` look at what runs left, and `serve` answers over HTTP. Mistakes
+in settings or data are `UserError`, one line that says what to change.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         serve,
         sweep,
         train,
+        train_reranker,
     )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "serve",
     "sweep",
     "train",
+    "train_reranker",
 ]
 
 

@@ -22,6 +22,7 @@ from pipeline.serving.server import Server
 from pipeline.storage.artifact import Artifact
 
 from . import recipe as recipes
+from .preflight.ahead import TRAININGS
 
 Recipe = str | Path | Mapping[str, Any] | JobConfig
 Where = str | Path | Artifact
@@ -49,7 +50,7 @@ def _run(name: str, recipe: Recipe | None, settings: dict[str, Any]) -> Artifact
 
 def _as_artifact(step: recipes.Step, result: Any) -> Artifact:
     """The artifact that a job left; a training returns the directory of its model, and its artifact is the log."""
-    artifact: Artifact = Artifact.open(_training_log(step.config), "train") if step.job == "train" else result
+    artifact: Artifact = Artifact.open(_training_log(step.config), step.job) if step.job in TRAININGS else result
     return artifact
 
 
@@ -115,6 +116,17 @@ def train(recipe: Recipe | None = None, /, **settings: Any) -> Artifact:
         encoder = tripletail.load_encoder(training)
     """
     return _run("train", recipe, settings)
+
+
+def train_reranker(recipe: Recipe | None = None, /, **settings: Any) -> Artifact:
+    """Train a reranker on the rows of `{run}/data` and `{run}/negatives`; the artifact's `notes` say where it is.
+
+    Example:
+        training = tripletail.train_reranker(run="runs/shop", cross_encoder={"max_length": 256}, loop={"epochs": 2})
+        system = {"type": "rerank", "cross_encoder": {"model": training.manifest.notes["model"]}}
+        tripletail.evaluate(run="runs/shop", systems=[system])
+    """
+    return _run("train_reranker", recipe, settings)
 
 
 def embed(recipe: Recipe | None = None, /, **settings: Any) -> Artifact:

@@ -15,7 +15,7 @@ from .jobs import JOBS
 
 HELP = Path(__file__).parent / "help"
 TOOLS = {
-    "run": "Run the jobs of a recipe in order: build, mine, train, embed, evaluate.",
+    "run": "Run the jobs of a recipe in order: build, mine, train_reranker, train, embed, evaluate.",
     "init": "Look at files of yours and write a recipe for them.",
     "fetch": "Fetch a published corpus and prepare it for its recipe.",
     "search": "Show the nearest documents of a text.",
@@ -32,7 +32,7 @@ SUMMARIES = {name: job.summary for name, job in JOBS.items()} | TOOLS
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the sub-command that the first word names; exits with 2 and one line where there is none."""
     words = list(sys.argv[1:] if argv is None else argv)
-    name = words[0].replace("_", "-") if words else "--help"
+    name = _command(words[0]) if words else "--help"
     if name in ("-h", "--help"):
         sys.stdout.write(overview())
     elif name == "--version":
@@ -46,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         hint = f"did you mean '{close[0]}'?" if close else "`tripletail --help` lists them"
         sys.stderr.write(f"tripletail: error: there is no command '{words[0]}'; {hint}\n")
         raise SystemExit(2)
+
+
+def _command(word: str) -> str:
+    """The command that a word means: hyphens and underscores are alike."""
+    return next((name for name in SUMMARIES if name.replace("_", "-") == word.replace("_", "-")), word)
 
 
 def overview() -> str:

@@ -45,6 +45,12 @@ JOBS = {
         "pipeline.mining.config:MineConfig",
         "mine",
     ),
+    "train_reranker": Job(
+        "Train a reranker, which reads a query and a document at once.",
+        "training.run.reranker_job:run",
+        "training.run.reranker_config:RerankerConfig",
+        "train_reranker",
+    ),
     "train": Job(
         "Fine-tune an encoder by contrastive learning.",
         "training.run.job:run",

@@ -10,7 +10,7 @@ from pipeline.report.format import decimal, p_equals, with_layers
 from pipeline.storage.artifact import MANIFEST
 from pipeline.storage.files import join, read_json
 
-from .preflight.ahead import exists, result
+from .preflight.ahead import TRAININGS, exists, result
 
 SIGNIFICANT = 0.05
 
@@ -28,6 +28,7 @@ def summary(steps: Sequence[tuple[str, Any]], seconds: float) -> list[str]:
 _TABLES = {
     "build": ("corpus", "queries", "pairs", "triplets", "labelled"),
     "mine": ("triplets",),
+    "train_reranker": (),
     "train": (),
     "embed": ("vectors",),
     "evaluate": (),
@@ -39,7 +40,7 @@ def _described(job: str, path: str) -> str:
     if not exists(join(path, MANIFEST)):
         return ""
     manifest = read_json(join(path, MANIFEST))
-    if job == "train":
+    if job in TRAININGS:
         return f"{manifest['notes'].get('model', path)}: {manifest['notes'].get('rows', 0):,} rows trained"
     if job == "evaluate":
         return _full(join(path, "report.html"))
@@ -93,5 +94,5 @@ def _next(steps: Sequence[tuple[str, Any]]) -> list[str]:
         vectors = shlex.quote(result("embed", jobs["embed"]))
         return [f'next: tripletail search "your question" --index {vectors}']
     last, config = steps[-1]
-    follows = {"build": "train", "mine": "train", "train": "evaluate", "evaluate": "embed"}
+    follows = {"build": "train", "mine": "train", "train_reranker": "train", "train": "evaluate", "evaluate": "embed"}
     return [f"next: tripletail {follows[last]} --run {shlex.quote(config.run)}"] if last in follows else []

@@ -66,14 +66,14 @@ def settings(run: Path, **over) -> job.TrainConfig:
 
 
 @contextmanager
-def killed_worker(run: Path, step: int) -> Iterator[None]:
+def killed_worker(run: Path, step: int, log: str = "training") -> Iterator[None]:
     """Kill a worker of the training inside, once, after its metrics have a step; raises AssertionError if none was."""
-    log, over, killed = run / "training" / "metrics.jsonl", threading.Event(), list[int]()
+    metrics, over, killed = run / log / "metrics.jsonl", threading.Event(), list[int]()
 
     def kill_one() -> None:
         while not killed and not over.is_set():
             time.sleep(0.05)
-            if log.exists() and f'"step": {step},' in log.read_text():
+            if metrics.exists() and f'"step": {step},' in metrics.read_text():
                 mine = psutil.Process().children(recursive=True)
                 for worker in [p for p in mine if "RayTrainWorker" in " ".join(p.cmdline())][:1]:
                     worker.send_signal(signal.SIGKILL)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.schema import TABLES
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.pair_classifier import PairClassifier, PairClassifierConfig
 from pipeline.encoder.passages import PassageCutter
 from pipeline.storage import artifact, shards
 from pipeline.storage.artifact import Artifact
@@ -42,6 +43,7 @@ from training.data.passage_choice import PassageChoice, TrainPassages
 from training.data.read_rows import READERS, Kind, as_triplets, source_shares
 from training.data.rows import rows_from
 from training.data.rows_artifact import row_notes, tokenise_piece, write_part
+from training.data.tokenized import Tokenize
 
 BLOCK_ROWS = 65_536
 BUCKET_BYTES = 16 << 20  # compressed, about a fourth of the texts themselves
@@ -64,7 +66,7 @@ class BulkRows:
     kinds: list[Kind]
     data: Artifact
     negatives: Artifact | None
-    encoder: EncoderConfig
+    encoder: EncoderConfig | PairClassifierConfig  # of what tokenises
     shuffle: Shuffle
     out: str
     max_negatives: int | None = None
@@ -190,11 +192,15 @@ class BulkRows:
         rows = replace(rows, stream=rows.source) if self.homogeneous_batches else rows
         if self.guide:
             rows = replace(rows, guide=vectors_of(self.guide, rows.query_id, rows.positive_id, rows.negative_id))
-        encoder = _encoder(self.encoder.model_dump_json())
-        if self.passages and self.chooser:
-            chooser = _encoder(self.chooser.model_dump_json())
-            rows = PassageChoice(PassageCutter(encoder, self.passages), chooser)(rows)
-        return write_part(self.out, bucket, tokenise_piece(rows, encoder.tokenize, table["row"].to_numpy()))
+        if isinstance(self.encoder, PairClassifierConfig):
+            tokenize: Tokenize = _pair_classifier(self.encoder.model_dump_json()).tokenize
+        else:
+            encoder = _encoder(self.encoder.model_dump_json())
+            tokenize = encoder.tokenize
+            if self.passages and self.chooser:
+                chooser = _encoder(self.chooser.model_dump_json())
+                rows = PassageChoice(PassageCutter(encoder, self.passages), chooser)(rows)
+        return write_part(self.out, bucket, tokenise_piece(rows, tokenize, table["row"].to_numpy()))
 
     def steps(self) -> list[tuple[str, int, Callable[[int], Counts]]]:
         """Steps in order, each with its number of tasks; each needs all tasks of the one before."""
@@ -252,6 +258,12 @@ def _cut(kind: str, files: list[str]) -> list[Block]:
 def _encoder(config: str) -> Encoder:
     """An encoder of this process: the one that tokenises, or the one that chooses passages."""
     return Encoder.load(EncoderConfig.model_validate_json(config), "cpu")
+
+
+@cache
+def _pair_classifier(config: str) -> PairClassifier:
+    """A reranker of this process, which tokenises."""
+    return PairClassifier.load(PairClassifierConfig.model_validate_json(config))
 
 
 def count_buckets(bulk: BulkRows) -> int:

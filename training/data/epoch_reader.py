@@ -102,11 +102,18 @@ class EpochReader:
             ) from error
 
 
+Complete = Callable[[pa.Table, StepRef], pa.Table]
+
+
 class EpochFeed:
-    """Steps of a run, epoch after epoch, up to epoch `stop`; `epoch` opens each, and may wait until it is composed."""
+    """Steps of a run, epoch after epoch, up to epoch `stop`; `epoch` opens each, and may wait until it is composed.
+
+    `complete` adds to the rows of each global batch what a training wants of the whole of it.
+    """
 
     def __init__(self, epoch: Callable[[int], Artifact], stop: int | None = None) -> None:
         self.epoch, self.stop = epoch, stop
+        self.complete: Complete | None = None
         self.readers: dict[int, EpochReader] = {}
 
     @property
@@ -147,6 +154,7 @@ class EpochFeed:
         """Rows of one rank of a step: those of the slots that are `rank` modulo `ranks`."""
         reader = self.reader(ref.epoch)
         batch = reader.batch(ref)
+        batch = self.complete(batch, ref) if self.complete else batch
         if ranks > reader.notes["slots"]:  # fewer that do not divide them only balance less well
             raise UserError(indivisible(reader.notes["slots"], ranks))
         slot = batch["slot"].to_numpy()

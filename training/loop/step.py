@@ -196,25 +196,37 @@ class TrainStep:
 
     def embed(self, batch: RankBatch, step: int) -> Batch:
         """Encode this rank's texts in one pass and gather those of all ranks."""
-        encoder = self.module.encoder
-        tokens = [row for name in TEXT_COLUMNS for row in batch.columns[name]]
-        counts = [len(batch.columns[name]) for name in TEXT_COLUMNS]
-        skips = [encoder.prompt_length("query")] * counts[0] + [encoder.prompt_length("document")] * sum(counts[1:])
+        tokens, skips = self.inputs(batch)
         vectors = self.encoder_pass(tokens, skips, self._pieces(batch, step))
-        columns = dict(zip(TEXT_COLUMNS, torch.split(vectors, counts), strict=True))
+        columns = self.vectors_of(batch, vectors)
         self.timer.mark_gather()
         gathered = gather(columns, batch.ids, step=step, plan=self.plan_id)
         with self._precision():
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
         return Batch.from_gathered(gathered, step=step, progress=step / self.total, base=base)
 
+    def inputs(self, batch: RankBatch) -> tuple[Tokens, list[int]]:
+        """Token ids of the R texts that are encoded, and leading tokens of each that pooling leaves out."""
+        encoder = self.module.encoder
+        tokens = [row for name in TEXT_COLUMNS for row in batch.columns[name]]
+        queries, others = len(batch.columns["query"]), len(tokens) - len(batch.columns["query"])
+        return tokens, [encoder.prompt_length("query")] * queries + [encoder.prompt_length("document")] * others
+
+    def vectors_of(self, batch: RankBatch, vectors: Tensor) -> dict[str, Tensor]:
+        """Vectors by column, of those [R, D] of the inputs."""
+        counts = [len(batch.columns[name]) for name in TEXT_COLUMNS]
+        return dict(zip(TEXT_COLUMNS, torch.split(vectors, counts), strict=True))
+
+    def row_of_inputs(self, batch: RankBatch) -> batching.Ints:
+        """The row [R] that each input belongs to."""
+        rows = np.arange(len(batch.rows))
+        return np.concatenate([rows, rows, batch.ids["negative.row"].cpu().numpy()])
+
     def _pieces(self, batch: RankBatch, step: int) -> list[SeededTexts] | None:
         """Texts of each slot with a seed of its own, so that dropout is the same for any number of ranks."""
         if not self.seeded_dropout:
             return None
-        slot = np.repeat(batch.slots, batch.counts)
-        of_negatives = slot[batch.ids["negative.row"].cpu().numpy()]
-        slot_of_text = np.concatenate([slot, slot, of_negatives])
+        slot_of_text = np.repeat(batch.slots, batch.counts)[self.row_of_inputs(batch)]
         seed = f"{self.config.seed}/{step}"
         return [(stable_id(f"{seed}/{slot}"), np.flatnonzero(slot_of_text == slot)) for slot in batch.slots]
 

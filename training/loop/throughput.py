@@ -95,9 +95,9 @@ class ThroughputMeter:
                 self.waiting += time.monotonic() - start
             yield item
 
-    def add(self, pairs: int, columns: Iterable[Tokens]) -> None:
-        """Count a step: pairs of the global batch, and this rank's tokens by column."""
-        lengths = [len(row) for column in columns for row in column]
+    def add(self, pairs: int, tokens: Tokens) -> None:
+        """Count a step: pairs of the global batch, and the token ids of this rank's texts."""
+        lengths = [len(row) for row in tokens]
         self.steps += 1
         self.pairs += pairs
         self.tokens += sum(lengths) * world()[1]

@@ -1,6 +1,7 @@
 """Every loss by the name that a recipe gives it, and the names that other libraries have for it.
 
 A new loss is a file of this folder and one line of `SingleLoss`; a name that others have for it is a line of `ALIASES`.
+Those of rerankers are `RerankerLoss` and `RERANKER_ALIASES`.
 """
 
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 from pipeline.core.plugins import Registry
 from training.losses.base_distillation import BaseDistillation
 from training.losses.batch_triplet import BatchTriplet
+from training.losses.binary_cross_entropy import BinaryCrossEntropy
 from training.losses.contrastive import Contrastive, OnlineContrastive
 from training.losses.cosent import AnglE, CoSENT
 from training.losses.cosine import Cosine
@@ -64,3 +66,17 @@ SingleLoss = Annotated[
     | RelativeDistillation,
     LOSSES,
 ]
+
+# A reranker's score is a vector of one dimension: losses over the documents of a row, by inner products, are its too.
+# Names are those of Sentence Transformers' losses of cross-encoders, of which multiple negatives ranking takes a row's
+# documents, and others of the batch where `batch_negatives` says so.
+RERANKER_ALIASES: dict[str, dict[str, Any]] = {
+    "bce": {"type": "binary_cross_entropy"},
+    "mnrl": {"type": "listwise"},
+    "multiple_negatives_ranking": {"type": "listwise"},
+    "localized_contrastive": {"type": "listwise"},
+    "list_net": {"type": "listwise", "target": "softmax"},
+    "distill_kl_div": {"type": "kl"},
+}
+
+RerankerLoss = Annotated[Listwise | BinaryCrossEntropy | MarginMSE | KL, Registry("loss", Loss, RERANKER_ALIASES)]

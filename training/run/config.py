@@ -1,13 +1,17 @@
-"""Settings of the training job."""
+"""Settings of the training of an encoder, and those that every training has."""
 
-from typing import Annotated, Any, Literal
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.core.config import Config, JobConfig
+from pipeline.core.errors import UserError
 from pipeline.encoder.attention import PACKED
 from pipeline.encoder.encoder import EncoderConfig
 from pipeline.storage import files
+from pipeline.storage.artifact import Artifact
 from training.data.guide_vectors import GuideConfig
 from training.data.passage_choice import TrainPassages
 from training.data.read_rows import Kind
@@ -18,6 +22,7 @@ from training.loop.step import LoopConfig
 from training.loop.validation import ValidationConfig
 from training.losses.any_loss import AnyLoss
 from training.losses.infonce import InfoNCE
+from training.losses.loss import Loss
 from training.run.model_card import CardConfig
 from training.run.trackers import AnyTracker
 
@@ -68,36 +73,20 @@ class ElasticWorkers(Config):
         return self
 
 
-class TrainConfig(JobConfig):
-    """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
+class TrainingConfig(JobConfig):
+    """What every training has, of an encoder or of a reranker: rows, loop, workers, checkpoints."""
 
-    common_settings = (
-        "run",
-        "encoder.model",
-        "encoder.max_length",
-        "rows",
-        "loss",
-        "loop.epochs",
-        "loop.batch_size",
-        "loop.learning_rate",
-        "loop.cache_tokens",
-        "workers",
-    )
     documentation = "training/README.md"
+    job: ClassVar[str]  # the name of the job, and the kind of the artifact that its log is
 
     data: str | None = Field(None, description="artifact of build; default {run}/data")
     negatives: str | None = Field(None, description="artifact of mine; default {run}/negatives where it exists")
-    out: str | None = Field(None, description="model directory; default {run}/model")
-    encoder: EncoderConfig = EncoderConfig()
-    lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
-    loss: AnyLoss = InfoNCE()
+    out: str | None = None
+    loss: Loss
     rows: Annotated[list[Kind], Field(min_length=1)] | Literal["auto"] = Field(
         "auto",
         description="tables to train on, of pairs, triplets, mined, judged, labelled; auto: mined negatives and "
         "triplets where they are, else pairs; labelled pairs for a loss on scores",
-    )
-    guide: GuideConfig | None = Field(
-        None, description="vectors of another model, for loss.mask.guide_margin or as teacher of embedding_mse"
     )
     max_negatives: int | None = Field(None, ge=0, description="given negatives a row at most")
     negative_sampling: Literal["random", "first"] = Field(
@@ -105,14 +94,9 @@ class TrainConfig(JobConfig):
         description="which max_negatives of its negatives a row has in an epoch: others each time, or the first",
     )
     max_rows: int | None = Field(None, ge=2, description="train on a stable sample of this many rows")
-    passages: TrainPassages | None = Field(
-        None, description="train on the passage of a document nearest to the query, such as {tokens: 128}; default: not"
-    )
     homogeneous_batches: bool = Field(
         False, description="global batches of rows of one source each; always so with loss by_source"
     )
-    replay: Replay | None = Field(None, description="another corpus in some of the batches")
-    refresh: Refresh | None = Field(None, description="mine the negatives anew by the model as it has become (ANCE)")
     mix: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="how often an epoch takes the rows of a source: {shop: 2, forum: 0.25}; once where not said"
     )
@@ -120,12 +104,6 @@ class TrainConfig(JobConfig):
         None, ge=1, description="take of each source what goes with this root of its rows: the higher, the more alike"
     )
     loop: LoopConfig = LoopConfig()
-    interpolation: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="share of the trained weights in the model, the rest is the base's (WiSE-FT's alpha)",
-    )
     validation: ValidationConfig = ValidationConfig()
     card: CardConfig = CardConfig()
     workers: int | ElasticWorkers | None = Field(
@@ -150,18 +128,7 @@ class TrainConfig(JobConfig):
         return value
 
     @model_validator(mode="after")
-    def _fits(self) -> "TrainConfig":
-        if self.loop.compile and self.encoder.attention in PACKED:
-            raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
-        if self.replay and (self.mix or self.mix_temperature or self.one_source_batches):
-            raise ValueError(
-                "replay says how often another corpus comes; leave mix, mix_temperature, homogeneous_batches and "
-                "loss by_source out"
-            )
-        if self.lora and self.lora.method not in ("lora", "rslora") and self.interpolation < 1:
-            raise ValueError(f"interpolation scales what lora adds; with lora.method {self.lora.method} leave it at 1")
-        if self.refresh and self.rows != "auto" and "mined" not in self.rows:
-            raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
+    def _run_fits(self) -> "TrainingConfig":
         if self.resume and self.fresh:
             raise ValueError("resume goes on and fresh starts anew; give one of the two")
         if self.loop.patience and (self.validation.asynchronous or self.loop.validations == 0):
@@ -174,10 +141,119 @@ class TrainConfig(JobConfig):
         assert not isinstance(self.rows, str), "rows: auto is resolved when the data is there"
         return self.rows
 
+    def prefers_scored_pairs(self, available: Mapping[Kind, int]) -> bool:
+        """Whether `rows: auto` takes labelled pairs, of the rows that there are: where the loss learns from scores."""
+        return not (self.loss.assumes_positives() or self.loss.needs_teacher())
+
+    def check_kinds(self, kinds: Sequence[Kind]) -> None:
+        """Raise UserError where other settings need kinds of rows that a run does not have."""
+
     @property
     def one_source_batches(self) -> bool:
         """Whether every global batch holds rows of one source alone, by its own setting or because the loss asks."""
         return self.homogeneous_batches or self.loss.needs_sources()
+
+    @property
+    def replay_share(self) -> float | None:
+        """Share of the batches that are of another corpus; None without one."""
+        return None
+
+    @property
+    def least_epochs(self) -> int:
+        """Epochs that other settings need."""
+        return 1
+
+    def validation_rows(self, data: Artifact) -> int:
+        """Number of rows whose forward pass costs about as much as a validation: a text of its sample each."""
+        validation = self.validation
+        return min(validation.max_documents, data.rows("corpus")) if data.has("corpus") else validation.max_queries
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the weights that trains, about."""
+        return 1.0
+
+    @property
+    @abstractmethod
+    def paths(self) -> dict[str, str]:
+        """Absolute paths of data, negatives, rows, epochs, log and model."""
+
+    def result_settings(self) -> dict[str, Any]:
+        """Every setting that decides the result; those of how the run is carried out, and on what, do not."""
+        settings = {key: value for key, value in super().result_settings().items() if key not in EXECUTION_SETTINGS}
+        return settings | {"loop": {key: value for key, value in settings["loop"].items() if key != "parallel"}}
+
+
+class TrainConfig(TrainingConfig):
+    """Fine-tune an encoder by contrastive learning, with negatives shared by all workers."""
+
+    job = "train"
+    common_settings = (
+        "run",
+        "encoder.model",
+        "encoder.max_length",
+        "rows",
+        "loss",
+        "loop.epochs",
+        "loop.batch_size",
+        "loop.learning_rate",
+        "loop.cache_tokens",
+        "workers",
+    )
+
+    out: str | None = Field(None, description="model directory; default {run}/model")
+    loss: AnyLoss = InfoNCE()
+    encoder: EncoderConfig = EncoderConfig()
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters in place of the weights")
+    guide: GuideConfig | None = Field(
+        None, description="vectors of another model, for loss.mask.guide_margin or as teacher of embedding_mse"
+    )
+    passages: TrainPassages | None = Field(
+        None, description="train on the passage of a document nearest to the query, such as {tokens: 128}; default: not"
+    )
+    replay: Replay | None = Field(None, description="another corpus in some of the batches")
+    refresh: Refresh | None = Field(None, description="mine the negatives anew by the model as it has become (ANCE)")
+    interpolation: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the trained weights in the model, the rest is the base's (WiSE-FT's alpha)",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        if self.loop.compile and self.encoder.attention in PACKED:
+            raise ValueError("loop.compile takes padded texts; set encoder.attention auto, sdpa or eager")
+        if self.replay and (self.mix or self.mix_temperature or self.one_source_batches):
+            raise ValueError(
+                "replay says how often another corpus comes; leave mix, mix_temperature, homogeneous_batches and "
+                "loss by_source out"
+            )
+        if self.lora and self.lora.method not in ("lora", "rslora") and self.interpolation < 1:
+            raise ValueError(f"interpolation scales what lora adds; with lora.method {self.lora.method} leave it at 1")
+        if self.refresh and self.rows != "auto" and "mined" not in self.rows:
+            raise ValueError("refresh mines anew what rows: [mined] trains on; add mined to rows")
+        return self
+
+    def check_kinds(self, kinds: Sequence[Kind]) -> None:
+        """Raise UserError where `refresh` has no mined rows to mine anew."""
+        if self.refresh and "mined" not in kinds:
+            raise UserError("refresh mines anew what `mine` found, and no negatives were mined; run `mine` first")
+
+    @property
+    def replay_share(self) -> float | None:
+        """Share of the batches that are of the replayed corpus."""
+        return self.replay.share if self.replay else None
+
+    @property
+    def least_epochs(self) -> int:
+        """Epochs that one mining more needs."""
+        return self.refresh.every + 1 if self.refresh else 1
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the weights that trains, about."""
+        return 0.02 if self.lora else 1.0
 
     @property
     def paths(self) -> dict[str, str]:
@@ -201,11 +277,6 @@ class TrainConfig(JobConfig):
             return {name: paths[name] for name in ("negatives", "rows")}
         home = files.join(paths["log"], "refresh", f"{number:05d}")
         return {name: files.join(home, name) for name in ("negatives", "rows", "model")}
-
-    def result_settings(self) -> dict[str, Any]:
-        """Every setting that decides the result; those of how the run is carried out, and on what, do not."""
-        settings = {key: value for key, value in super().result_settings().items() if key not in EXECUTION_SETTINGS}
-        return settings | {"loop": {key: value for key, value in settings["loop"].items() if key != "parallel"}}
 
     def recipes(self) -> list[str]:
         """Return the recipe of the replayed corpus."""

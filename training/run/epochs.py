@@ -5,10 +5,12 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
+from typing import Any
 
 from pipeline.core.config import user_cause
 from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.pair_classifier import PairClassifier
 from pipeline.encoder.passages import PassageCutter
 from pipeline.storage import files, shuffle
 from pipeline.storage.artifact import Artifact, digest
@@ -26,7 +28,8 @@ from training.data.replay import load_with_replay
 from training.data.rows import Rows
 from training.data.rows_artifact import tokenise_in_pieces, write_rows
 from training.loop.step import LoopConfig
-from training.run.config import TrainConfig
+from training.run.config import TrainConfig, TrainingConfig
+from training.run.reranker_config import RerankerConfig
 
 MAX_SLOTS = 60  # for a number of workers that changes: a slot is a piece of its own in every pass with dropout
 ROW_SETTINGS = frozenset(
@@ -45,24 +48,54 @@ def prepare_rows(
     version: int = 0,
 ) -> Artifact:
     """Rows of a run with a version of its negatives, as an artifact; written again where inputs or settings changed."""
-    path = config.version(version)["rows"]
-    settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
-    settings["homogeneous_batches"] = config.one_source_batches
+    path, settings = config.version(version)["rows"], row_settings(config)
     inputs = {"data": data.manifest.fingerprint, "encoder": digest(encoder.identity)}
     choice = passage_choice(config, encoder)
     inputs |= {"passages": digest(choice.chooser.identity)} if choice else {}
     other_inputs = {"negatives": negatives, "replay": replayed, **open_guide(config.guide)}
     inputs |= {name: item.manifest.fingerprint for name, item in other_inputs.items() if item}
-    if sum(_stored_rows(kind, data, negatives) for kind in config.kinds) <= LOCAL_ROWS or replayed:
+    if stored_rows(config, data, negatives) <= LOCAL_ROWS or replayed:
         rows = _load_rows(config, data, negatives, replayed)
         rows = choice(rows) if choice else rows
         rows_artifact = write_rows(path, settings, inputs, tokenise_in_pieces(rows, encoder.tokenize))
     else:
         bulk = _bulk_rows(config, data, negatives, path)
         rows_artifact = write_bulk_rows(settings, inputs, bulk, on_ray(join(bulk.shuffle.path, "marks")))
-    notes = rows_artifact.manifest.notes
+    return _announced(rows_artifact)
+
+
+def prepare_reranker_rows(
+    config: RerankerConfig, data: Artifact, negatives: Artifact | None, model: PairClassifier
+) -> Artifact:
+    """Rows of a run of a reranker, as `prepare_rows`: texts are tokenised once, and joined to pairs in each step."""
+    path, settings = config.paths["rows"], row_settings(config)
+    inputs = {"data": data.manifest.fingerprint, "cross_encoder": digest(model.identity)}
+    inputs |= {"negatives": negatives.manifest.fingerprint} if negatives else {}
+    limit = config.max_negatives if config.negative_sampling == "first" else None
+    choice = (limit, config.max_rows, config.mix, config.mix_temperature)
+    if stored_rows(config, data, negatives) <= LOCAL_ROWS:
+        rows = load_rows(config.kinds, data, negatives, *choice)
+        rows = replace(rows, stream=rows.source) if config.one_source_batches else rows
+        return _announced(write_rows(path, settings, inputs, tokenise_in_pieces(rows, model.tokenize)))
+    shuffle = Shuffle(join(path, "staging"), 1)
+    bulk = BulkRows(
+        config.kinds, data, negatives, config.cross_encoder, shuffle, path, *choice, config.one_source_batches
+    )
+    bulk = replace(bulk, shuffle=Shuffle(shuffle.path, count_buckets(bulk)))
+    return _announced(write_bulk_rows(settings, inputs, bulk, on_ray(join(shuffle.path, "marks"))))
+
+
+def row_settings(config: TrainingConfig) -> dict[str, Any]:
+    """Settings that decide the rows of a run."""
+    settings = {name: value for name, value in config.result_settings().items() if name in ROW_SETTINGS}
+    return settings | {"homogeneous_batches": config.one_source_batches}
+
+
+def _announced(rows: Artifact) -> Artifact:
+    """The rows, of which a line says how many they are."""
+    notes = rows.manifest.notes
     say(f"train: {notes['rows']:,} rows with {notes['tokens']:,} tokens of {', '.join(notes['sources'])}")
-    return rows_artifact
+    return rows
 
 
 def passage_choice(config: TrainConfig, base: Encoder) -> PassageChoice | None:
@@ -82,6 +115,11 @@ def chooser_settings(config: TrainConfig) -> EncoderConfig:
     """The encoder that chooses passages: in float32, so that the choice is the same in every process."""
     settings = (config.passages and config.passages.encoder) or config.encoder
     return settings.model_copy(update={"dtype": "float32", "backend": "torch"})
+
+
+def stored_rows(config: TrainingConfig, data: Artifact, negatives: Artifact | None) -> int:
+    """Rows of the tables that the rows of a run are made of."""
+    return sum(_stored_rows(kind, data, negatives) for kind in config.kinds)
 
 
 def _stored_rows(kind: Kind, data: Artifact, negatives: Artifact | None) -> int:
@@ -131,7 +169,7 @@ def _load_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None, 
     return with_guide(rows, open_guide(config.guide)) if config.guide else rows
 
 
-def epoch_settings(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
+def epoch_settings(config: TrainingConfig, ranks: Iterable[int]) -> EpochSettings:
     """How the epochs of a run are composed, for any of these numbers of workers.
 
     Slots divide among all of them while that takes few; else among the most, and other numbers balance less well.
@@ -144,7 +182,7 @@ def epoch_settings(config: TrainConfig, ranks: Iterable[int]) -> EpochSettings:
         slots_for(loop.slots, even if even <= MAX_SLOTS or loop.slots else max(ranks)),
         config.max_negatives,
         config.negative_sampling == "random",
-        config.replay.share if config.replay else None,
+        config.replay_share,
     )
 
 
@@ -173,7 +211,7 @@ class EpochComposer:
         self,
         rows: Artifact,
         how: EpochSettings,
-        config: TrainConfig,
+        config: TrainingConfig,
         start: int = 0,
         stop: int | None = None,
         spare_cpus: int = 0,

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from pipeline.core import capacity, ray_session
-from pipeline.core.progress import say
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import artifact
 from pipeline.storage.artifact import Artifact, Draft
@@ -14,16 +12,14 @@ from training.data.teacher_projection import fit_width
 from training.losses.any_loss import check_rows
 from training.losses.by_source import check_sources
 from training.run import model_card, truncation
-from training.run.config import ElasticWorkers, TrainConfig
+from training.run.carry_out import carry_out
+from training.run.config import TrainConfig
 from training.run.loop_defaults import settle_loop
-from training.run.ray_trainer import prune_checkpoints
 from training.run.rehearsal import rehearse_end
-from training.run.resume import resolve_existing_run
 from training.run.rounds import Inputs, load_trained, train_rounds
 from training.run.row_kinds import resolve_rows
 from training.run.saved_model import SavedModelCheck
 from training.run.similarity import follow_similarity
-from training.run.tracker import tell_trackers
 
 
 def run(config: TrainConfig) -> str:
@@ -54,20 +50,10 @@ def run(config: TrainConfig) -> str:
     if replayed:
         inputs["replay"] = replayed.manifest.fingerprint
     inputs |= {name: item.manifest.fingerprint for name, item in open_guide(config.guide).items()}
-    resolve_existing_run(config, paths["log"], config.result_settings(), inputs)
-    draft = artifact.begin(
-        paths["log"], "train", config.result_settings(), inputs, overwrite=config.overwrite, resume=True
+    settings, made_of = config, Inputs(data, negatives, replayed, base)
+    return carry_out(
+        settings, inputs, lambda: rehearse_end(settings, base), lambda draft: _train(settings, draft, made_of, inputs)
     )
-    if isinstance(draft, Artifact):
-        prune_checkpoints(config)
-        say(f"train: already done: {paths['model']}")
-        return paths["model"]
-    rehearse_end(config, base)
-    ray_session.start()
-    workers = config.workers.min if isinstance(config.workers, ElasticWorkers) else config.workers
-    capacity.bring_gpus("train", config.gpus, workers)
-    with tell_trackers(config.trackers, paths["log"], paths["model"]):
-        return _train(config, draft, Inputs(data, negatives, replayed, base), inputs)
 
 
 def _check_loss(config: TrainConfig) -> None:
@@ -76,8 +62,8 @@ def _check_loss(config: TrainConfig) -> None:
     check_rows(config.loss, kinds, guided=config.guide is not None)
 
 
-def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[str, str]) -> str:
-    """Train, save the model and finish the run; returns the path of the model."""
+def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[str, str]) -> None:
+    """Train, save the model and finish the run."""
     paths, base = config.paths, made_of.base
     plan = artifact.digest([draft.settings, draft.inputs])
     if config.guide and config.loss.needs_teacher_width():
@@ -98,6 +84,3 @@ def _train(config: TrainConfig, draft: Draft, made_of: Inputs, inputs: Mapping[s
     refreshed = {"refreshed": trained.versions} if config.refresh else {}
     facts = {"validation": measured, "vectors": vectors, "truncation": cut, **refreshed}
     draft.finish([], model=paths["model"], rows=run_rows, plan=plan, **facts)
-    prune_checkpoints(config)
-    say(f"train: done: {paths['model']}")
-    return paths["model"]

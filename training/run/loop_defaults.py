@@ -16,14 +16,15 @@ before the first step included, are as many as a tenth of that pays, at most 4, 
 """
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.core.progress import say
 from pipeline.storage.artifact import Artifact
 from training.loop.step import LoopConfig
-from training.loop.validation import ValidationConfig
-from training.run.config import TrainConfig
+from training.run.config import TrainingConfig
 from training.run.row_kinds import count_rows
+
+C = TypeVar("C", bound=TrainingConfig)
 
 FEW_PASSES, FEW_SEEN = 3, 4_096
 SEEN_BY_ROOT = 80  # rows seen for each unit of the square root of the rows there are
@@ -32,7 +33,7 @@ MOST_VALIDATIONS, VALIDATION_SHARE = 4, 0.1
 PASSES_OF_A_STEP = 3  # a backward pass costs two forward ones
 
 
-def settle_loop(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> TrainConfig:
+def settle_loop(config: C, data: Artifact, negatives: Artifact | None) -> C:
     """Settings with the length and the validations of the loop decided; says what was decided here.
 
     Raises nothing: a recipe's own settings stay as they are. `max_steps` alone decides the length too, in as many
@@ -44,11 +45,11 @@ def settle_loop(config: TrainConfig, data: Artifact, negatives: Artifact | None)
     settled: dict[str, Any] = {}
     if loop.epochs is None:
         settled |= length(rows, loop.batch_size) if open_length else _epochs_of_steps(loop, rows)
-        if config.refresh:
-            settled |= {"epochs": max(settled["epochs"], config.refresh.every + 1), "max_steps": loop.max_steps}
+        if config.least_epochs > 1:
+            settled |= {"epochs": max(settled["epochs"], config.least_epochs), "max_steps": loop.max_steps}
     if loop.validations is None:
         seen = rows_seen(loop.model_copy(update=settled), rows)
-        affordable = affordable_validations(seen, data, config.validation)
+        affordable = affordable_validations(seen, config.validation_rows(data))
         settled["validations"] = MOST_VALIDATIONS if loop.patience else affordable
     if not settled:
         return config
@@ -69,10 +70,12 @@ def length(rows: int, batch_size: int) -> dict[str, int]:
     return {"epochs": math.ceil(seen / rows), "max_steps": math.ceil(seen / min(batch_size, rows))}
 
 
-def affordable_validations(seen: int, data: Artifact, config: ValidationConfig) -> int:
-    """Number of validations that a tenth of the training of `seen` rows pays, besides the one before the first step."""
-    texts = min(config.max_documents, data.rows("corpus")) if data.has("corpus") else config.max_queries
-    paid = VALIDATION_SHARE * PASSES_OF_A_STEP * seen / max(1, texts)
+def affordable_validations(seen: int, cost: int) -> int:
+    """Number of validations that a tenth of the training of `seen` rows pays, besides the one before the first step.
+
+    `cost` is the number of rows whose forward pass costs as much as one of them.
+    """
+    paid = VALIDATION_SHARE * PASSES_OF_A_STEP * seen / max(1, cost)
     return min(MOST_VALIDATIONS, max(0, int(paid) - 1))
 
 

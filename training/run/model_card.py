@@ -55,7 +55,7 @@ def render(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "tripletail"],
-        base_model=base if _on_the_hub(base) else None,
+        base_model=base if on_the_hub(base) else None,
     )
     parts = [
         f"# {title}",
@@ -65,17 +65,17 @@ def render(
         f"negatives shared by all workers{_adapters(settings)}.",
         f"## Use\n\n{_USE}",
         model_card.section(MEASURED, "## Measured\n\nNot yet: `tripletail evaluate` writes its figures here."),
-        _validation(measured),
-        f"## Training\n\n{_training(settings)}",
+        validation_section(measured),
+        f"## Training\n\n{training_table(settings)}",
         "\n".join(f"- {describe(note)}." for note in truncation),
-        f"## Data\n\n{_data(sources, about)}",
-        f"## Lineage\n\n{_lineage(lineage or {})}",
-        f"## Licence\n\n{_licence(about, base)}",
+        f"## Data\n\n{source_table(sources, about)}",
+        f"## Lineage\n\n{lineage_table(lineage or {})}",
+        f"## Licence\n\n{licence_text(about, base)}",
     ]
     return str(model_card.create(data, "\n\n".join(part for part in parts if part)))
 
 
-def _on_the_hub(name: str) -> bool:
+def on_the_hub(name: str) -> bool:
     """Whether a base can be a link on the Hub: an owner and a name, and no path."""
     owner, slash, _ = name.partition("/")
     return bool(slash) and not model_card.is_path(name) and ":" not in owner
@@ -90,7 +90,8 @@ def _adapters(settings: dict[str, Any]) -> str:
     return f", {kind} (merged; alone in `adapter/`)"
 
 
-def _validation(measured: list[dict[str, Any]]) -> str:
+def validation_section(measured: list[dict[str, Any]]) -> str:
+    """Figures of the validations, by step; empty where there was none."""
     if not measured:
         return ""
     columns = [key for key in measured[0] if key != "step"]
@@ -99,12 +100,12 @@ def _validation(measured: list[dict[str, Any]]) -> str:
     return f"## Validation while training ({held_out})\n\n{model_card.table(['step', *columns], rows)}"
 
 
-def _training(settings: dict[str, Any]) -> str:
+def training_table(settings: dict[str, Any]) -> str:
     """List the settings that decide a training; config.json beside its log holds all of them."""
-    loop, encoder = settings["loop"], settings["encoder"]
+    loop, model = settings["loop"], settings.get("encoder") or settings["cross_encoder"]
     values = {"loss": settings["loss"]["type"], "rows": ", ".join(settings.get("rows", []))}
     values |= {name: loop[name] for name in _SETTINGS if loop.get(name) is not None}
-    values |= {name: encoder[name] for name in ("max_length", "layers") if encoder.get(name)}
+    values |= {name: model[name] for name in ("max_length", "layers") if model.get(name)}
     if settings.get("interpolation", 1.0) != 1.0:
         values["interpolation"] = settings["interpolation"]
     return model_card.table(
@@ -116,16 +117,19 @@ def _format_value(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
-def _data(sources: list[str], about: CardConfig) -> str:
+def source_table(sources: list[str], about: CardConfig) -> str:
+    """Sources of the rows and their licences."""
     return model_card.table(["source", "licence"], [[name, about.licenses.get(name, "not stated")] for name in sources])
 
 
-def _lineage(lineage: Mapping[str, str]) -> str:
+def lineage_table(lineage: Mapping[str, str]) -> str:
+    """Fingerprints of all that a model was made of."""
     rows = [["tripletail", __version__], *([name, f"`{mark}`"] for name, mark in lineage.items())]
     return model_card.table(["made of", "fingerprint"], rows)
 
 
-def _licence(about: CardConfig, base: str) -> str:
+def licence_text(about: CardConfig, base: str) -> str:
+    """Licences of the model and of its base."""
     model_license, base_license = about.license or "not stated", model_card.stated_license(base) or "see there"
     return (
         f"This model: {model_license}. Its base, `{model_card.public_name(base)}`: {base_license}. The data: see above."

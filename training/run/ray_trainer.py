@@ -17,7 +17,7 @@ from pipeline.storage.artifact import Artifact
 from training.loop.checkpoint import find_damage
 from training.loop.trainer import VALIDATION_S
 from training.loop.validation_sample import save_validation
-from training.run.config import ElasticWorkers, TrainConfig
+from training.run.config import ElasticWorkers, TrainingConfig
 from training.run.jsonl_log import JsonlLog
 from training.run.progress_log import ProgressPrinter, validation_share
 from training.run.resources import CapacityWatch, Resources, plan_resources
@@ -61,7 +61,7 @@ class RunCheckpoints:
         raise UserError(f"no whole checkpoint in {self.log}; give --fresh to start anew")
 
 
-def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoints:
+def fit(config: TrainingConfig, plan: str, stop: int | None = None) -> RunCheckpoints:
     """Run Ray Train to the end, or up to epoch `stop`.
 
     Raises UserError where the cluster failed the run: no room, a lost worker, memory, a full disk.
@@ -97,7 +97,7 @@ def fit(config: TrainConfig, plan: str, stop: int | None = None) -> RunCheckpoin
     return RunCheckpoints(list(result.best_checkpoints or []), measured, metric, paths["log"])
 
 
-def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Resources, metric: str) -> Any:
+def _make_trainer(config: TrainingConfig, plan: str, stop: int | None, cluster: Resources, metric: str) -> Any:
     """Make the trainer of Ray Train."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -116,7 +116,14 @@ def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Res
         elastic = {"elastic_resize_monitor_interval_s": config.workers.resize_check_s}
     return TorchTrainer(
         train_worker,
-        train_loop_config={**settings, "plan": plan, "stop": stop, "cpus": cluster.per_worker["CPU"], "metric": metric},
+        train_loop_config={
+            **settings,
+            "job": config.job,
+            "plan": plan,
+            "stop": stop,
+            "cpus": cluster.per_worker["CPU"],
+            "metric": metric,
+        },
         torch_config=TorchConfig(timeout_s=int(config.collective_timeout_s)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=cluster.count,
@@ -141,7 +148,7 @@ def _make_trainer(config: TrainConfig, plan: str, stop: int | None, cluster: Res
     )
 
 
-def _set_timeouts(config: TrainConfig) -> None:
+def _set_timeouts(config: TrainingConfig) -> None:
     """Set the timeouts of Ray Train in the environment, unless the user has set them."""
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", f"{config.placement_timeout_s:g}")
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", f"{config.collective_timeout_s:g}")
@@ -174,7 +181,7 @@ def committed(log: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def prune_checkpoints(config: TrainConfig) -> None:
+def prune_checkpoints(config: TrainingConfig) -> None:
     """Remove the checkpoints of a finished run, whose model was saved and checked: they are several times its size."""
     folder = files.join(config.paths["log"], NAME)
     fs, root = files.filesystem(folder)

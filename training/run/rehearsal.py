@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
+
 from pipeline.core.errors import UserError
 from pipeline.encoder.encoder import Encoder
 from pipeline.storage import files
 from pipeline.storage.disk_space import require_space
 from pipeline.storage.vectors import cosines
 from training.loop.lora import attach_adapters, merge_adapters
-from training.run.config import TrainConfig
+from training.run.config import TrainConfig, TrainingConfig
 from training.run.saved_model import load_saved
 
 TEXTS = ["a", "which of these two texts is the longer one, and does a saved model see it as the one in memory did?"]
@@ -32,7 +34,7 @@ def rehearse_end(config: TrainConfig, base: Encoder) -> None:
         model = copy.deepcopy(base)
         extra_files = merge_adapters(model, attach_adapters(model, config.lora, 0), config.encoder.model)
     before = base.encode(TEXTS, "query")
-    with _place(path) as folder:
+    with place_beside(path) as folder:
         try:
             model.save(folder, extra_files=extra_files)
             after = load_saved(folder, config.encoder).encode(TEXTS, "query")
@@ -52,16 +54,16 @@ def rehearse_end(config: TrainConfig, base: Encoder) -> None:
         )
 
 
-def run_bytes(config: TrainConfig, base: Encoder) -> float:
+def run_bytes(config: TrainingConfig, base: nn.Module) -> float:
     """Bytes that a run keeps on its disk at the same time: the model, and weights and optimiser states a checkpoint."""
     weights = sum(value.numel() for value in base.parameters())
-    trained = 0.02 * weights if config.lora else weights
+    trained = config.trained_share * weights
     copies = 1 + (1 if config.loop.optimizer_states == "bfloat16" else 2) + (1 if config.loop.average else 0)
     return 4.0 * (weights + copies * trained * (config.checkpoints.keep + 1))
 
 
 @contextmanager
-def _place(path: str) -> Iterator[str]:
+def place_beside(path: str) -> Iterator[str]:
     """A folder beside the model's; on a store one of this machine, after a trial file was written to the store."""
     parent = path.rstrip("/").rpartition("/")[0]
     if "://" in path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.core import ray_session
 from pipeline.core.errors import UserError
-from training.run.config import ElasticWorkers, TrainConfig
+from training.run.config import ElasticWorkers, TrainingConfig
 
 COMPOSING_FROM = 4  # CPUs a GPU, from which on one of them is left for composing epochs
 
@@ -36,7 +36,7 @@ class Resources:
         return f"{span} worker(s) with {self.per_worker['CPU']:g} CPU each{' and a GPU' if self.on_gpu else ''}"
 
 
-def plan_resources(config: TrainConfig) -> Resources:
+def plan_resources(config: TrainingConfig) -> Resources:
     """Divide the cluster among workers; raises UserError where its nodes have no room for them."""
     cluster = ray_session.cluster()
     gpus, cpus = cluster.gpus, int(cluster.cpus)

@@ -11,11 +11,11 @@ from typing import Any
 
 from pipeline.core.errors import UserError
 from pipeline.storage import artifact, files
-from training.run.config import TrainConfig
+from training.run.config import TrainingConfig
 from training.run.ray_trainer import committed
 
 
-def resolve_existing_run(config: TrainConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
+def resolve_existing_run(config: TrainingConfig, log: str, settings: dict[str, Any], inputs: Mapping[str, str]) -> None:
     """Remove or keep an earlier run as the settings say, or raise UserError."""
     fs, root = files.filesystem(log)
     ours = fs.exists(files.join(root, artifact.CONFIG))
@@ -29,7 +29,7 @@ def resolve_existing_run(config: TrainConfig, log: str, settings: dict[str, Any]
         if config.resume:
             raise UserError(f"--resume: {log} holds no checkpoint to go on from; leave --resume out to begin")
         return
-    changed = artifact.describe_difference(log, "train", settings, inputs)
+    changed = artifact.describe_difference(log, config.job, settings, inputs)
     if changed and not config.overwrite:
         step = max(figures["step"] for figures in checkpoints.values())
         raise UserError(

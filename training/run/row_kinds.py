@@ -5,35 +5,37 @@
 Whatever was made and is not used is said in one line, so that an hour of mining is never wasted in silence.
 """
 
+from typing import TypeVar
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import UserError
 from pipeline.core.progress import say
 from pipeline.storage.artifact import MANIFEST, Artifact
 from pipeline.storage.files import filesystem, join, open_parquet
 from training.data.read_rows import Kind
-from training.run.config import TrainConfig
+from training.run.config import TrainingConfig
+
+C = TypeVar("C", bound=TrainingConfig)
 
 
-def resolve_rows(config: TrainConfig, data: Artifact) -> TrainConfig:
+def resolve_rows(config: C, data: Artifact) -> C:
     """Settings with the kinds of rows named; says which they are and what was made but is not used.
 
-    Raises UserError where `refresh` needs mined rows and there are none.
+    Raises UserError where other settings need rows that there are not.
     """
     available = training_rows(data, mined_negatives(config, data))
     kinds = auto_kinds(config, available) if config.rows == "auto" else config.kinds
-    if config.refresh and "mined" not in kinds:
-        raise UserError("refresh mines anew what `mine` found, and no negatives were mined; run `mine` first")
+    config.check_kinds(kinds)
     unused = {kind: rows for kind, rows in available.items() if rows and not _is_used(kind, kinds)}
     if unused or config.rows == "auto":
         say(f"train: {describe_rows(kinds, available, unused, auto=config.rows == 'auto')}")
     return config.model_copy(update={"rows": kinds})
 
 
-def auto_kinds(config: TrainConfig, available: dict[Kind, int]) -> list[Kind]:
+def auto_kinds(config: TrainingConfig, available: dict[Kind, int]) -> list[Kind]:
     """Kinds of rows of a loss: scored pairs where it learns from scores, else mined rows or pairs, and triplets."""
-    if available["labelled"] and not (config.loss.assumes_positives() or config.loss.needs_teacher()):
+    if available["labelled"] and config.prefers_scored_pairs(available):
         return ["labelled"]
     kinds: list[Kind] = ["mined" if available["mined"] else "pairs"]
     if available["triplets"]:
@@ -67,7 +69,7 @@ def training_rows(data: Artifact, negatives: Artifact | None) -> dict[Kind, int]
     }
 
 
-def count_rows(config: TrainConfig, data: Artifact, negatives: Artifact | None) -> int:
+def count_rows(config: TrainingConfig, data: Artifact, negatives: Artifact | None) -> int:
     """Rows of the training split in the named kinds, before any is left out; at most `max_rows`."""
     rows = sum(_train_rows(kind, data, negatives) for kind in config.kinds)
     return min(rows, config.max_rows or rows)
@@ -97,7 +99,7 @@ def _count(artifact: Artifact, table: str) -> int:
     return total
 
 
-def mined_negatives(config: TrainConfig, data: Artifact) -> Artifact | None:
+def mined_negatives(config: TrainingConfig, data: Artifact) -> Artifact | None:
     """The finished artifact of mine, None where there is none; `auto` leaves one of other data aside, and says so."""
     path = config.paths["negatives"]
     fs, root = filesystem(join(path, MANIFEST))

@@ -7,7 +7,11 @@ from pipeline.storage.artifact import MANIFEST
 from pipeline.storage.disk_space import as_text, free_space
 from pipeline.storage.files import absolute, filesystem, join
 
-LEAVES = {"build": "data", "mine": "negatives", "train": "model", "embed": "vectors", "evaluate": "report"}  # by job
+LEAVES = {  # by job
+    **{"build": "data", "mine": "negatives", "train_reranker": "reranker", "train": "model"},
+    **{"embed": "vectors", "evaluate": "report"},
+}
+TRAININGS = ("train", "train_reranker")  # their artifact is the log, their result a model
 
 
 @dataclass
@@ -18,7 +22,7 @@ class Ahead:
 
     def add(self, job: str, config: Any) -> None:
         """Note what a job will leave; jobs are added in their order."""
-        paths = [result(job, config), *([config.paths["model"]] if job == "train" else [])]
+        paths = [result(job, config), *([config.paths["model"]] if job in TRAININGS else [])]
         self.results |= dict.fromkeys(map(absolute, paths), config)
 
     def has(self, path: str) -> bool:
@@ -32,7 +36,7 @@ class Ahead:
 
 def result(job: str, config: Any) -> str:
     """Where a job leaves its artifact; that of a training is its log."""
-    if job == "train":
+    if job in TRAININGS:
         return str(config.paths["log"])
     return str(config.out or join(config.run, LEAVES[job]))
 

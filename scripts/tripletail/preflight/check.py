@@ -9,6 +9,7 @@ from .run_path import check_run_path
 CHECKS = {  # module and function of each job's check, imported when it is asked for: models bring torch
     "build": "data:check_build",
     "mine": "with_models:check_mine",
+    "train_reranker": "with_models:check_train_reranker",
     "train": "with_models:check_train",
     "embed": "with_models:check_embed",
     "evaluate": "with_models:check_evaluate",

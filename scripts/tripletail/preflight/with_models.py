@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import UserError
+from pipeline.encoder.config import EncoderConfig
 from pipeline.evaluation.config import EvaluateConfig, untrained_models
+from pipeline.search.rerank import Rerank
 from pipeline.storage.disk_space import require_space
 from pipeline.storage.files import join
 
@@ -47,8 +49,27 @@ def check_train(config: Any, ahead: Ahead) -> str:
     weights = weight_bytes(config.encoder, ahead)
     copies = 1 if config.lora else 1 + 3 * (config.checkpoints.keep + 1)
     require_space(config.paths["model"], copies * weights, f"the model and {config.checkpoints.keep + 1} checkpoints")
+    return f"{model}; {_plan(config)}"
+
+
+def check_train_reranker(config: Any, ahead: Ahead) -> str:
+    """Check rows, trackers, model and the room for its checkpoints."""
+    check_split(_data(config), "train", ("pairs", "triplets", "labelled", "queries"), ahead)
+    if config.rows != "auto" and "mined" in config.rows:
+        check_artifact(config.paths["negatives"], "mine", ahead)
+    for tracker in config.trackers:
+        tracker.check()
+    encoder = EncoderConfig(model=config.cross_encoder.model)
+    model, copies = check_model(encoder, ahead), 1 + 3 * (config.checkpoints.keep + 1)
+    space = copies * weight_bytes(encoder, ahead)
+    require_space(config.paths["model"], space, f"the reranker and {config.checkpoints.keep + 1} checkpoints")
+    return f"{model}; {_plan(config)}"
+
+
+def _plan(config: Any) -> str:
+    """Rows, loss and length of a training."""
     loop, rows = config.loop, config.rows if config.rows == "auto" else ", ".join(config.rows)
-    return f"{model}; rows {rows}, {config.loss.type}, {_length(loop)} of {loop.batch_size} rows"
+    return f"rows {rows}, {config.loss.type}, {_length(loop)} of {loop.batch_size} rows"
 
 
 def _length(loop: "LoopConfig") -> str:
@@ -83,6 +104,9 @@ def check_evaluate(config: EvaluateConfig, ahead: Ahead) -> str:
     for data, split in [(_data(config), config.split), *((guard.path, guard.split) for guard in config.guards)]:
         check_split(data, split, ("queries", "triplets", "labelled"), ahead)
     described = {name: check_model(model, ahead) for name, model in _compared(config, ahead).items()}
+    for system in config.systems:
+        if isinstance(system, Rerank):
+            check_model(EncoderConfig(model=system.cross_encoder.model), ahead)
     names = [*(["bm25"] if config.bm25 else []), *(f"{name} ({text})" for name, text in described.items())]
     return f"split {config.split}, {config.metrics[0]} first: {'; '.join(names)}"
 
