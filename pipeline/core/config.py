@@ -25,7 +25,8 @@ from pipeline.core.help import full_help
 from pipeline.core.progress import say
 from pipeline.core.settings import list_settings, models, nearest
 
-JOBS = ("build", "mine", "train_reranker", "train", "embed", "evaluate")
+JOBS = ("build", "mine", "train_reranker", "train", "embed", "evaluate", "index", "release")
+ALSO_SETTINGS = ("index",)  # jobs whose name is a setting too, of `index` itself and of `mine`
 SECRET = "secret"  # type of a validation error whose message must not repeat the value
 # where results go, who makes them and in which process; no effect on rows
 NOT_DIGESTED = frozenset({"run", "out", "overwrite", "card", "in_process_bytes", "in_process_rows", "gpus"})
@@ -162,9 +163,10 @@ def recipe_name(recipe: Recipe) -> str:
 def sections(recipe: dict[str, Any]) -> list[str]:
     """List the jobs that a recipe has a section for, in order; empty where the recipe holds the settings of one job.
 
-    Next to other sections an empty `evaluate:` counts too: a section with nothing but defaults.
+    Next to other sections an empty `evaluate:` counts too: a section with nothing but defaults. `index:` alone is the
+    setting of the job of that name.
     """
-    if not any(isinstance(recipe.get(job), dict) for job in JOBS):
+    if not any(isinstance(recipe.get(job), dict) for job in JOBS if job not in ALSO_SETTINGS):
         return []
     return [job for job in JOBS if job in recipe and isinstance(recipe[job], dict | None)]
 

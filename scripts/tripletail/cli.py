@@ -24,6 +24,7 @@ TOOLS = {
     "cross-validate": "Train and test a recipe on several folds, every question held out once.",
     "explain": "Show where a row of a training step came from.",
     "export-negatives": "Write mined rows for Sentence Transformers or FlagEmbedding.",
+    "rollback": "Put the version of a release before the one in use into use again.",
     "synthesize": "Write rows with planted duplicates, leaks and negatives.",
 }
 SUMMARIES = {name: job.summary for name, job in JOBS.items()} | TOOLS

@@ -73,6 +73,13 @@ JOBS = {
         "Build a FAISS index or a Lance dataset of embedded vectors.",
         "pipeline.search.job:run",
         "pipeline.search.job:IndexConfig",
+        "index",
+    ),
+    "release": Job(
+        "Put an index into use, unless it is worse than the one in use.",
+        "pipeline.releases.job:run",
+        "pipeline.releases.job:ReleaseConfig",
+        "release",
     ),
     "serve": Job(
         "Serve vectors and search over HTTP, on loopback unless asked.",

@@ -32,6 +32,7 @@ _TABLES = {
     "train": (),
     "embed": ("vectors",),
     "evaluate": (),
+    "index": ("documents",),
 }
 
 

@@ -161,7 +161,11 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
     [
         (RECIPE, ["--from", "train"], "has no section 'train:' for --from; it has build, mine, evaluate"),
         (RECIPE, ["--from", "evaluate", "--until", "build"], "no job to run"),
-        ("size: 3", [], "no job to run; a section is one of build, mine, train, embed, evaluate"),
+        (
+            "size: 3",
+            [],
+            "no job to run; a section is one of build, mine, train_reranker, train, embed, evaluate, index, release",
+        ),
         ("[", [], "not valid YAML"),
     ],
 )

@@ -9,7 +9,7 @@ from pipeline.storage.files import absolute, filesystem, join
 
 LEAVES = {  # by job
     **{"build": "data", "mine": "negatives", "train_reranker": "reranker", "train": "model"},
-    **{"embed": "vectors", "evaluate": "report"},
+    **{"embed": "vectors", "evaluate": "report", "index": "index", "release": "releases"},
 }
 TRAININGS = ("train", "train_reranker")  # their artifact is the log, their result a model
 

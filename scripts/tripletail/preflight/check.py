@@ -13,6 +13,8 @@ CHECKS = {  # module and function of each job's check, imported when it is asked
     "train": "with_models:check_train",
     "embed": "with_models:check_embed",
     "evaluate": "with_models:check_evaluate",
+    "index": "served:check_index",
+    "release": "served:check_release",
     "serve": "served:check_serve",
 }
 

@@ -1,15 +1,34 @@
-"""The checks of what hands a run over: a server."""
+"""The checks of what hands a run over: an index, its release, a server."""
 
 from typing import Any
 
 from pipeline.encoder.config import EncoderConfig
+from pipeline.releases.versions import Versions
 from pipeline.serving.job import free_port, require_serve, token_digest
 from pipeline.serving.served_model import encoder_settings, index_path
 from pipeline.storage.artifact import Artifact
 from pipeline.storage.files import join
 
 from .ahead import Ahead
+from .data import check_artifact
 from .model import check_model
+
+
+def check_index(config: Any, ahead: Ahead) -> str:
+    """Check the vectors of an index and the library of its type."""
+    config.index.check_installed()
+    vectors = config.vectors or join(config.run, "vectors")
+    check_artifact(vectors, "embed", ahead)
+    return f"{config.index.type} of {vectors}{' and BM25' if config.bm25 else ''}"
+
+
+def check_release(config: Any, ahead: Ahead) -> str:
+    """Check the index and the report of a release, and the folder of its versions."""
+    versions = Versions.open(config.out or join(config.run, "releases"))
+    check_artifact(config.index or join(config.run, "index"), "index", ahead)
+    check_artifact(join(config.run, "report"), "evaluate", ahead)
+    against = versions.current
+    return f"{versions.home}, {f'against {against}' if against else 'the first version'}"
 
 
 def check_serve(config: Any, ahead: Ahead) -> str:

@@ -1,52 +1,18 @@
 """Several runs beside each other, on the queries that all of them were measured on."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import UserError
 from pipeline.evaluation.run_comparison import compare_runs, pool_folds, print_comparison
 from pipeline.report.run_comparison import render
-from pipeline.storage import artifact
-from pipeline.storage.artifact import Draft
+from tests.support.measured_runs import measured_run
 
-Values = dict[str, dict[str, float]]  # nDCG@10 by model and query
 QUERIES = [f"q{number}" for number in range(40)]
 BASE = {query: 0.25 for query in QUERIES}
 GOOD = {query: 0.5 + 0.01 * (number % 7) for number, query in enumerate(QUERIES)}
 BETTER = {query: value + 0.1 for query, value in GOOD.items()}
-
-
-def write(path: Path, kind: str, settings: dict[str, Any], tables: dict[str, pa.Table], data: str = "d1", **notes: Any):
-    draft = artifact.begin(str(path), kind, settings, {"data": data}, overwrite=True)
-    assert isinstance(draft, Draft)
-    for name, table in tables.items():
-        draft.write(name, table)
-    draft.finish(list(tables), **notes)
-
-
-def run(folder: Path, values: Values, settings: dict[str, Any] | None = None, **how: Any) -> str:
-    """A finished run: its report, and its training where there are settings of one."""
-    split, data = how.get("split", "test"), how.get("data", "d1")
-    rows = [
-        {"model": model, "query_id": query, "ndcg@10": value, "hit@1": float(value > 0.52)}
-        for model, of_model in (values | {"tuned:96:int8": values["tuned"]}).items()  # and a variant of its vectors
-        for query, value in of_model.items()
-    ]
-    write(folder / "report", "evaluate", {"split": split}, {"per_query": pa.Table.from_pylist(rows)}, data)
-    models = {model: {"layers": 6, "of": 6, "ndcg@10": 0.0} for model in values}
-    content = {"split": split, "documents": 90, "baseline": "base", "models": models}
-    (folder / "report" / "metrics.json").write_text(json.dumps(content))
-    lines = ["query_id,query", *(f"{query},text of {query}" for query in next(iter(values.values())))]
-    (folder / "report" / "queries.csv").write_text("\ufeff" + "\n".join(lines))
-    if settings is not None:
-        write(folder / "training", "train", settings, {}, rows=1_200)
-        log = [{"step": 5, "loss": 1.0, "seconds_per_step": 2.0}, {"step": 10, "loss": 0.5, "seconds_per_step": 3.0}]
-        (folder / "training" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
-    return str(folder)
 
 
 @pytest.fixture
@@ -55,7 +21,7 @@ def two(tmp_path: Path) -> list[str]:
     loops = {"first": {"epochs": 1, "seed": 13}, "second": {"epochs": 3, "seed": 13}}
     tuned = {"first": GOOD, "second": BETTER}
     return [
-        run(tmp_path / name, {"base": BASE, "tuned": tuned[name]}, {"run": name, "loop": loop})
+        measured_run(tmp_path / name, {"base": BASE, "tuned": tuned[name]}, {"run": name, "loop": loop})
         for name, loop in loops.items()
     ]
 
@@ -79,7 +45,7 @@ def test_settings_that_differ_and_costs(two: list[str]) -> None:
 
 def test_only_common_queries_count(tmp_path: Path, two: list[str]) -> None:
     fewer = {query: BETTER[query] for query in QUERIES[:30]}
-    third = run(tmp_path / "third", {"tuned": fewer}, data="d2", split="dev")
+    third = measured_run(tmp_path / "third", {"tuned": fewer}, data="d2", split="dev")
     comparison = compare_runs([two[0], third])
     assert comparison.report.queries == 30
     mean = sum(GOOD[query] for query in QUERIES[:30]) / 30
@@ -99,7 +65,7 @@ def test_another_baseline_and_metric(two: list[str]) -> None:
 
 def test_queries_that_differ_most(tmp_path: Path) -> None:
     other = {**GOOD, "q3": 0.0, "q5": 1.0}
-    first, second = run(tmp_path / "a", {"tuned": GOOD}), run(tmp_path / "b", {"tuned": other})
+    first, second = measured_run(tmp_path / "a", {"tuned": GOOD}), measured_run(tmp_path / "b", {"tuned": other})
     changes = compare_runs([first, second]).changes
     assert [change.query for change in changes] == ["text of q5", "text of q3"]
     assert changes[-1].after == 0.0
@@ -121,7 +87,7 @@ def test_the_page_and_the_terminal_say_it(two: list[str], capsys: pytest.Capture
 
 def test_a_hostile_text_stays_a_text(tmp_path: Path) -> None:
     other = {**{query: 0.1 for query in QUERIES}, "q1": 0.9}
-    first, second = run(tmp_path / "a", {"tuned": GOOD}), run(tmp_path / "b<i>", {"tuned": other})
+    first, second = measured_run(tmp_path / "a", {"tuned": GOOD}), measured_run(tmp_path / "b<i>", {"tuned": other})
     page = render(compare_runs([first, second]))
     assert "b<i>" not in page and "b&lt;i&gt;" in page
 
@@ -129,7 +95,7 @@ def test_a_hostile_text_stays_a_text(tmp_path: Path) -> None:
 def test_folds_are_pooled_by_query(tmp_path: Path) -> None:
     halves = QUERIES[:20], QUERIES[20:]
     folds = [
-        run(tmp_path / str(fold), {"base": {q: BASE[q] for q in half}, "tuned": {q: GOOD[q] for q in half}})
+        measured_run(tmp_path / str(fold), {"base": {q: BASE[q] for q in half}, "tuned": {q: GOOD[q] for q in half}})
         for fold, half in enumerate(halves)
     ]
     pooled = pool_folds(folds)
@@ -143,8 +109,8 @@ def test_folds_are_pooled_by_query(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line(tmp_path: Path, two: list[str]) -> None:
-    other = run(tmp_path / "other", {"tuned": {"x": 0.5}})
-    twin = run(tmp_path / "again" / "first", {"tuned": GOOD})
+    other = measured_run(tmp_path / "other", {"tuned": {"x": 0.5}})
+    twin = measured_run(tmp_path / "again" / "first", {"tuned": GOOD})
     cases: list[tuple[list[str], dict[str, str], str]] = [
         (two[:1], {}, "two runs at least"),
         ([two[0], other], {}, "have no query in common"),
