@@ -164,7 +164,7 @@ def test_every_section_is_checked_before_the_first_job_starts(ran, recipe, capsy
         (
             "size: 3",
             [],
-            "no job to run; a section is one of build, mine, train_reranker, train, embed, evaluate, index, release",
+            "no job to run; a section is one of build, mine, train_reranker, train, embed, evaluate, index",
         ),
         ("[", [], "not valid YAML"),
     ],
