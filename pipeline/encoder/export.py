@@ -1,7 +1,7 @@
 """Export a model directory: graphs for other runtimes beside its weights, or an upload to the Hugging Face Hub."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from pipeline.encoder import token_batches
 from pipeline.encoder.backends import onnx, openvino, openvino_int8
 from pipeline.encoder.backends.runtime import Batch
 from pipeline.encoder.encoder import Encoder, EncoderConfig
+from pipeline.encoder.servers import TITLES, check_server
 from pipeline.storage import shards
 from pipeline.storage.files import download_folder, join, new_folder
 from pipeline.storage.vectors import not_blank
@@ -25,7 +26,7 @@ _CALIBRATION_TOKENS = 4096  # of a batch
 class ExportConfig(JobConfig):
     """Write graphs of a model for ONNX Runtime and OpenVINO, int8 among them, or upload it to the Hugging Face Hub."""
 
-    common_settings = ("model", "out", "to", "input", "text_column", "calibration_rows", "push", "private")
+    common_settings = ("model", "out", "to", "input", "text_column", "calibration_rows", "push", "servers")
     documentation = "pipeline/README.md"
 
     model: str | None = Field(None, description="model directory; default {run}/model")
@@ -41,6 +42,9 @@ class ExportConfig(JobConfig):
     push: str | None = Field(None, description="name on the Hugging Face Hub to upload to, such as user/model")
     private: bool = Field(True, description="whether a repository that the upload makes is private")
     endpoint: str | None = Field(None, description="another hub than huggingface.co")
+    servers: list[Literal["tei", "vllm"]] = Field(
+        [], description="say whether Text Embeddings Inference or vLLM would give the model's vectors; else exit with 2"
+    )
 
 
 def run(config: ExportConfig) -> str:
@@ -64,10 +68,20 @@ def run(config: ExportConfig) -> str:
             _write_graphs(config, encoder, folder)
     else:
         _write_graphs(config, encoder, Path(out))
+    _check_servers(config.servers, encoder.path)
     if config.push:
         local = download_folder(out) if "://" in out else out
         push_to_hub(local, config.push, private=config.private, endpoint=config.endpoint)
     return out
+
+
+def _check_servers(names: Sequence[str], path: str) -> None:
+    """Say what servers take; raises UserError where one would refuse the directory or give other vectors."""
+    reasons = {TITLES[name]: check_server(name, path) for name in names}
+    for title in (title for title, against in reasons.items() if not against):
+        say(f"export: {path}: {title} reads all of it, by its code; not run here")
+    if against := [f"{title}: {'; '.join(texts)}" for title, texts in reasons.items() if texts]:
+        raise UserError(f"export {path}: {'. '.join(against)}")
 
 
 def _write_graphs(config: ExportConfig, encoder: Encoder, folder: Path) -> None:

@@ -114,15 +114,15 @@ class Application:
 
     async def _body(self, request: Request) -> bytes:
         """The body, read no further than its limit."""
-        most, parts, size = self.limits.body_bytes, [], 0
-        too_long = Refusal(413, f"the body is longer than {most} bytes", "body_too_long")
+        limit, parts, size = self.limits.body_bytes, [], 0
+        too_long = Refusal(413, f"the body is longer than {limit} bytes", "body_too_long")
         length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > most:
+        if length.isdigit() and int(length) > limit:
             raise too_long
         try:
             async for part in request.stream():
                 size += len(part)
-                if size > most:
+                if size > limit:
                     raise too_long
                 parts.append(part)
         except ClientDisconnect as error:

@@ -27,8 +27,8 @@ class Refusal(Exception):
 
     def headers(self) -> dict[str, str]:
         """Headers that go with it."""
-        named = {"Retry-After": self.retry_after_s, "Allow": self.allow}
-        extra = {name: str(value) for name, value in named.items() if value is not None}
+        values = {"Retry-After": self.retry_after_s, "Allow": self.allow}
+        extra = {name: str(value) for name, value in values.items() if value is not None}
         return extra | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
 
 
@@ -37,15 +37,15 @@ class RateLimit:
 
     def __init__(self, rate: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.rate, self.clock = rate, clock
-        self.most = max(1.0, rate or 0.0)
-        self.left, self.filled = self.most, clock()
+        self.limit = max(1.0, rate or 0.0)
+        self.left, self.filled = self.limit, clock()
 
     def take(self) -> None:
         """Count a request; raises Refusal with the whole seconds to wait where there are too many."""
         if self.rate is None:
             return
         now = self.clock()
-        self.left = min(self.most, self.left + (now - self.filled) * self.rate)
+        self.left = min(self.limit, self.left + (now - self.filled) * self.rate)
         self.filled = now
         if self.left < 1:
             wait = math.ceil((1 - self.left) / self.rate)
@@ -54,16 +54,16 @@ class RateLimit:
 
 
 class Gate:
-    """At most `most` requests inside at once."""
+    """At most `limit` requests inside at once."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.inside = most, 0
+    def __init__(self, limit: int) -> None:
+        self.limit, self.inside = limit, 0
 
     @contextmanager
     def enter(self) -> Iterator[None]:
         """Be inside for a while; raises Refusal where the gate is full."""
-        if self.inside >= self.most:
-            raise Refusal(503, f"{self.most} requests are waiting already", "overloaded", 1)
+        if self.inside >= self.limit:
+            raise Refusal(503, f"{self.limit} requests are waiting already", "overloaded", 1)
         self.inside += 1
         try:
             yield

@@ -43,13 +43,13 @@ def server(words: Sequence[str], threads: int | None) -> Iterator[tuple[int, int
     )
     assert process.stderr
     for line in process.stderr:
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+        if match := re.search(r"http://127\.0\.0\.1:(\d+)", line):
             break
     else:
         raise SystemExit(f"bench serve: {' '.join(words)}: did not start")
     threading.Thread(target=process.stderr.read, daemon=True).start()
     try:
-        yield process.pid, int(found[1])
+        yield process.pid, int(match[1])
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -130,8 +130,8 @@ def main() -> None:
     by_peer, others = measure(["scripts.bench.workers.serve", SAMPLE], texts, options)
     print(f"  vectors differ by at most {np.abs(vectors - others).max():.2e}")
     rows: list[dict[str, Any]] = []
-    for clients, mine, theirs in zip(CLIENTS, by_ours, by_peer, strict=True):
-        for unit, figure in mine.items():
+    for clients, figures, theirs in zip(CLIENTS, by_ours, by_peer, strict=True):
+        for unit, figure in figures.items():
             name = f"{options.side}, {options.dtype}, {clients} clients, {unit}"
             row = {"name": name, "ours": figure, "peer": theirs[unit], "unit": unit, "ratio": figure / theirs[unit]}
             rows.append(row)

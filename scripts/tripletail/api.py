@@ -20,6 +20,7 @@ from pipeline.search.query import Searcher
 from pipeline.serving.config import ServeConfig
 from pipeline.serving.server import Server
 from pipeline.storage.artifact import Artifact
+from pipeline.stores.job import Published
 
 from . import recipe as recipes
 from .preflight.ahead import TRAININGS
@@ -243,6 +244,21 @@ def serve(recipe: Recipe | None = None, /, **settings: Any) -> Server:
         step = recipes.resolve("serve", _settings(recipe), settings)
         assert isinstance(step.config, ServeConfig)
         return start(step.config)
+
+
+def publish(recipe: Recipe | None = None, /, **settings: Any) -> Published:
+    """Make a database hold the vectors of `{run}/vectors` and no others; what differs is sent, what is gone deleted.
+
+    Example:
+        counts = tripletail.publish(run="runs/shop", store={"type": "lancedb", "uri": "runs/shop/lancedb"})
+        counts.inserted, counts.updated, counts.unchanged, counts.deleted
+    """
+    from pipeline.stores import job as publishing
+
+    with user_errors():
+        step = recipes.resolve("publish", _settings(recipe), settings)
+        assert isinstance(step.config, publishing.PublishConfig)
+        return publishing.run(step.config)
 
 
 def inspect(artifact: Where, rows: int = 3, seed: int = 0, *, html: str | Path | None = None) -> Survey:

@@ -86,6 +86,11 @@ JOBS = {
         "pipeline.serving.job:run",
         "pipeline.serving.config:ServeConfig",
     ),
+    "publish": Job(
+        "Bring vectors into pgvector, Qdrant, LanceDB or OpenSearch, as far as they changed.",
+        "pipeline.stores.job:run",
+        "pipeline.stores.job:PublishConfig",
+    ),
     "sweep": Job(
         "Try many selection rules on mined candidates.",
         f"{__package__}.commands.sweep:run",

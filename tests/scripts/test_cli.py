@@ -80,7 +80,10 @@ def test_help_all_lists_every_setting_with_its_real_default(capsys):
     assert "(default: {run}/model)" in " ".join(embed.split()), "what follows from another setting, not the class's own"
 
 
-REQUIRED = {"build": {"sources": [{"type": "jsonl", "path": "a.jsonl"}]}}  # what a job cannot do without
+REQUIRED = {
+    "build": {"sources": [{"type": "jsonl", "path": "a.jsonl"}]},
+    "publish": {"store": {"type": "pgvector"}},
+}  # what a job cannot do without
 
 
 @pytest.mark.parametrize("name", JOBS)

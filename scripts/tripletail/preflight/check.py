@@ -16,6 +16,7 @@ CHECKS = {  # module and function of each job's check, imported when it is asked
     "index": "served:check_index",
     "release": "served:check_release",
     "serve": "served:check_serve",
+    "publish": "published:check_publish",
 }
 
 

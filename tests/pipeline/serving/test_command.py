@@ -76,9 +76,9 @@ def test_vectors_are_the_jobs_and_a_killed_replica_gives_no_wrong_answer(served_
             assert time.monotonic() - started < 120, "the killed replica did not come back"
             time.sleep(0.5)
         assert second.is_running()
-        found = requests.post(f"{url}/search", json={"query": "red kettle", "top_k": 3, "system": "mix"}, timeout=60)
+        answer = requests.post(f"{url}/search", json={"query": "red kettle", "top_k": 3, "system": "mix"}, timeout=60)
         hits = Searcher(str(served_run / "index"), system="mix")("red kettle", 3)
-        assert [hit["id"] for hit in found.json()["hits"]] == [hit.doc_id for hit in hits]
+        assert [hit["id"] for hit in answer.json()["hits"]] == [hit.doc_id for hit in hits]
         port, below = int(url.rpartition(":")[2]), psutil.Process(process.pid).children(recursive=True)
         listening = [entry.laddr for child in below for entry in child.net_connections() if entry.status == "LISTEN"]
         assert {address.ip for address in listening if address.port == port} == {"127.0.0.1"}

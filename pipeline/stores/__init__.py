@@ -1,0 +1,1 @@
+"""Vectors into databases: upserts by id, deletes of what vanished, only what changed."""
