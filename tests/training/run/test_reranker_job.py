@@ -65,6 +65,16 @@ def test_it_is_trained_on_mined_rows_and_reranks_everywhere(ray_session, tmp_pat
     expected = Reranker(CrossEncoderConfig(**settings), "cpu").score([pair["anchor"]], [pair["positive"]])
     assert row["positive_cross_score"] == pytest.approx(float(expected[0]), abs=1e-5)
 
+    tripletail.embed(run=str(tmp_path), encoder={"model": minilm, **ENCODER})
+    index = tripletail.index(run=str(tmp_path), index={"type": "exact"}, bm25=True)
+    system = {"type": "rerank", "of": "bm25", "top": 5, "cross_encoder": settings}
+    hits = tripletail.search(pair["anchor"], index, 5, system=system)
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    by_document = {hit.doc_id: hit.score for hit in hits}
+    assert by_document[pair["positive_id"]] == pytest.approx(float(expected[0]), abs=1e-5), (
+        "the score that mining gives"
+    )
+
     before = (tmp_path / "reranker" / "model.safetensors").stat().st_mtime_ns
     step = recipe(tmp_path, base)["train_reranker"]
     tripletail.train_reranker(run=str(tmp_path), **step)
