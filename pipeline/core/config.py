@@ -25,7 +25,7 @@ from pipeline.core.help import full_help
 from pipeline.core.progress import say
 from pipeline.core.settings import list_settings, models, nearest
 
-JOBS = ("build", "mine", "train_reranker", "train", "embed", "evaluate", "index", "release")
+JOBS = ("build", "mine", "train_reranker", "train", "embed", "evaluate", "index", "release", "publish")
 ALSO_SETTINGS = ("index",)  # jobs whose name is a setting too, of `index` itself and of `mine`
 SECRET = "secret"  # type of a validation error whose message must not repeat the value
 # where results go, who makes them and in which process; no effect on rows

@@ -90,6 +90,7 @@ JOBS = {
         "Bring vectors into pgvector, Qdrant, LanceDB or OpenSearch, as far as they changed.",
         "pipeline.stores.job:run",
         "pipeline.stores.job:PublishConfig",
+        "publish",
     ),
     "sweep": Job(
         "Try many selection rules on mined candidates.",

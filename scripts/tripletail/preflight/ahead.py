@@ -48,8 +48,8 @@ def exists(path: str) -> bool:
 
 
 def is_finished(job: str, config: Any) -> bool:
-    """Whether a job has left its artifact already."""
-    return exists(join(result(job, config), MANIFEST))
+    """Whether a job has left its artifact already; never of one that leaves none here."""
+    return job in LEAVES and exists(join(result(job, config), MANIFEST))
 
 
 def room(run: str) -> str:
