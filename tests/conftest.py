@@ -46,6 +46,7 @@ def ray_session() -> Iterator[None]:
             log_to_driver=False,
             logging_level="ERROR",
             _temp_dir=folder,
+            _system_config={"metrics_report_interval_ms": 1_000},
         )
         engine.start()
         yield

@@ -85,6 +85,9 @@ class RunStore:
     def log(self, row: dict[str, Any]) -> None:
         """Store a row of metrics; called on rank 0 only."""
 
+    def observe(self, figures: dict[str, float]) -> None:
+        """Show figures of this rank alone, such as its memory; called on every rank when rank 0 logs a row."""
+
     def note(self, step: int, text: str) -> None:
         """Store a message for the user; called on rank 0 only."""
 

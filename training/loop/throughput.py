@@ -1,5 +1,7 @@
 """Throughput of training: pairs and tokens a second, padding, time spent waiting for data, and the slowest rank."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -54,6 +56,11 @@ class RankTimer:
         self.steps += 1
         return dict(zip(shares, totals, strict=False))
 
+    def of_this_rank(self) -> dict[str, float]:
+        """Seconds of its last step to the gather, and the most bytes that it has had, of its GPU or else of memory."""
+        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else resident_bytes()
+        return {"rank_step_s": self.rank_s, "rank_memory_bytes": float(peak)}
+
     def read(self) -> dict[str, float]:
         """Seconds a step to the gather since the last call: the slowest rank, its time, the mean of all ranks."""
         steps, busy = max(1, self.steps), self.busy
@@ -66,6 +73,12 @@ class RankTimer:
             "slowest_rank_s": busy[slowest] / steps,
             "mean_rank_s": sum(busy) / steps / self.size,
         }
+
+
+def resident_bytes() -> int:
+    """The most bytes of main memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class ThroughputMeter:

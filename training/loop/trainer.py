@@ -88,6 +88,7 @@ class Trainer:
             speed = self.meter.read() | train_step.timer.read()
             counts = {"bad_steps": train_step.optimizer.bad_steps, "workers": train_step.size}
             self._log(position | report | speed | counts)
+            self.store.observe(train_step.timer.of_this_rank())
         last = train_step.feed.ends(ref)
         if done in self.milestones:
             self._milestone(durable=last)

@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class RayRunStore(RunStore):
         self.opening_notes: list[str] = []  # what else the user is told when the run begins
         self.logged_steps: set[int] = set()  # steps whose validation beside training is in the metrics
         self.notice: Any = None
+        self.gauges = Gauges({"rank": str(self.rank)})
 
     def restore(self) -> Path | None:
         """Return the newest committed checkpoint that is complete; damaged ones are noted and skipped."""
@@ -66,7 +67,7 @@ class RayRunStore(RunStore):
             notes.append(f"goes on after step {progress.step} of {progress.total} with {workers}{was}")
         self.lines.replace([*rows, *({"step": progress.step, "note": note} for note in notes)])
         self._cut_ledger(progress.step if before else 0)
-        self.writers = [tracker.open(self.log_path, progress.step) for tracker in self.trackers] + [Gauges()]
+        self.writers = [tracker.open(self.log_path, progress.step) for tracker in self.trackers] + [self.gauges]
 
     def log(self, row: dict[str, Any]) -> None:
         """Add a row of metrics, here and in every tracker, after new asynchronous validations."""
@@ -74,6 +75,10 @@ class RayRunStore(RunStore):
             self.lines.append(item)
             for writer in self.writers:
                 writer.log(item)
+
+    def observe(self, figures: dict[str, float]) -> None:
+        """Set this rank's gauges."""
+        self.gauges.log(figures)
 
     def note(self, step: int, text: str) -> None:
         """Add a sentence for the user."""
@@ -149,9 +154,10 @@ class RayRunStore(RunStore):
 
 
 class Gauges(MetricsWriter):
-    """The newest figures as gauges of Ray's metrics, which Prometheus reads from every node."""
+    """The newest figures as gauges of Ray's metrics, which Prometheus reads from every node, under labels `tags`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self.tags = dict(tags)
         self.gauges: dict[str, Any] = {}
 
     def log(self, row: dict[str, Any]) -> None:
@@ -163,7 +169,9 @@ class Gauges(MetricsWriter):
                 continue
             if name not in self.gauges:
                 safe = "".join(letter if letter.isalnum() else "_" for letter in name)
-                self.gauges[name] = Gauge(f"tripletail_train_{safe}", description=f"{name} of the training run")
+                about = f"{name} of the training run"
+                self.gauges[name] = Gauge(f"tripletail_train_{safe}", about, tuple(self.tags))
+                self.gauges[name].set_default_tags(self.tags)
             self.gauges[name].set(float(value))
 
 

@@ -6,7 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +24,7 @@ from pipeline.encoder.encoder import Encoder, EncoderConfig
 from pipeline.encoder.truncation import Truncation
 from pipeline.storage import artifact
 from pipeline.text.normalize import stable_id
+from tests.support.checkout import ROOT
 from tests.support.runs import SETTINGS, killed_worker, make_data, settings
 from training.data.read_rows import load_rows
 from training.loop.checkpoint import Progress, TrainingState, load_weights
@@ -37,11 +42,49 @@ def flags(run: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "scripts.train", "--config", str(recipe), *more]
 
 
+@contextmanager
+def exported_metrics() -> Iterator[set[tuple[str, str]]]:
+    """Names and ranks of the gauges that Prometheus reads from the node while a training runs."""
+    import ray
+
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    seen: set[tuple[str, str]] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.3):
+            with suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+                for line in answer.read().decode().splitlines():
+                    if match := re.match(r"(ray_tripletail_train_\w+)\{(.*)\}", line):
+                        rank = re.search(r'rank="(\d+)"', match[2])
+                        seen.add((match[1], rank[1] if rank else ""))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        time.sleep(2.0)  # what the last step has set is read by the node once a second
+        over.set()
+        thread.join()
+
+
+def dashboard_metrics() -> set[str]:
+    """Names of the metrics that the dashboard of Grafana draws."""
+    dashboard = json.loads((ROOT / "cluster" / "grafana.json").read_text())
+    return {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
+
+
 @pytest.mark.ray
 def test_a_run_leaves_a_model_that_sentence_transformers_loads(ray_session, tmp_path, capsys):
     peer = pytest.importorskip("sentence_transformers")
     make_data(tmp_path)
-    model = job.run(settings(tmp_path))
+    with exported_metrics() as exported:
+        model = job.run(settings(tmp_path))
+    wanted = dashboard_metrics()
+    assert wanted <= {name for name, _ in exported}, "what the dashboard draws is there"
+    assert {("ray_tripletail_train_rank_memory_bytes", rank) for rank in ("0", "1")} <= exported, "of every worker"
     texts = ["how do I mend tent3?", "The lamp number 1 is repaired with part lamp1."]
     ours = Encoder.load(EncoderConfig(model=model, dtype="float32"), "cpu").encode(texts, "query")
     theirs = peer.SentenceTransformer(model, device="cpu").encode(texts, prompt_name="query")
