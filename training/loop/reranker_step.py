@@ -50,10 +50,10 @@ class RerankerStep(TrainStep):
     def _fill(self, batch: pa.Table, ref: StepRef) -> pa.Table:
         return fill_negatives(batch, self.batch_negatives, f"{self.config.seed}/{ref.epoch}/{ref.file}/{ref.index}")
 
-    def inputs(self, batch: RankBatch) -> tuple[Tokens, list[int]]:
+    def inputs(self, columns: dict[str, Tokens], row_of_negative: batching.Ints) -> tuple[Tokens, list[int]]:
         """Token ids of the R pairs, and where the document of each begins."""
-        queries, documents = batch.columns["query"], [*batch.columns["positive"], *batch.columns["negative"]]
-        return self.pairs.join_all([queries[row] for row in self.row_of_inputs(batch)], documents)
+        queries, documents = columns["query"], [*columns["positive"], *columns["negative"]]
+        return self.pairs.join_all([*queries, *(queries[row] for row in row_of_negative)], documents)
 
     def vectors_of(self, batch: RankBatch, vectors: Tensor) -> dict[str, Tensor]:
         """Scores [R, 1] as columns, and for each query [1]."""

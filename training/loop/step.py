@@ -99,6 +99,7 @@ class RankBatch:
     """One rank's rows of a global batch: token ids, id columns, row numbers, and its slots with the rows of each."""
 
     columns: dict[str, Tokens]
+    inputs: tuple[Tokens, list[int]]  # of `TrainStep.inputs`: what is encoded
     ids: dict[str, Tensor]
     rows: batching.Ints
     slots: list[int]
@@ -183,7 +184,8 @@ class TrainStep:
         """Read this rank's rows of a global batch."""
         part = self.feed.rank_rows(ref, self.rank, self.size)
         ids = {name: torch.from_numpy(value).to(self.device) for name, value in part.columns.items()}
-        return RankBatch(part.texts, ids, part.rows, part.slots, part.counts)
+        inputs = self.inputs(part.texts, part.columns["negative.row"])
+        return RankBatch(part.texts, inputs, ids, part.rows, part.slots, part.counts)
 
     def encode(self, tokens: Tokens, skip: list[int]) -> Tensor:
         """Encode token ids of R texts into [R, D], in the precision of the forward pass."""
@@ -196,7 +198,7 @@ class TrainStep:
 
     def embed(self, batch: RankBatch, step: int) -> Batch:
         """Encode this rank's texts in one pass and gather those of all ranks."""
-        tokens, skips = self.inputs(batch)
+        tokens, skips = batch.inputs
         vectors = self.encoder_pass(tokens, skips, self._pieces(batch, step))
         columns = self.vectors_of(batch, vectors)
         self.timer.mark_gather()
@@ -205,11 +207,11 @@ class TrainStep:
             base = self.base(tokens, skips).to(vectors.dtype) if self.base else None
         return Batch.from_gathered(gathered, step=step, progress=step / self.total, base=base)
 
-    def inputs(self, batch: RankBatch) -> tuple[Tokens, list[int]]:
+    def inputs(self, columns: dict[str, Tokens], row_of_negative: batching.Ints) -> tuple[Tokens, list[int]]:
         """Token ids of the R texts that are encoded, and leading tokens of each that pooling leaves out."""
         encoder = self.module.encoder
-        tokens = [row for name in TEXT_COLUMNS for row in batch.columns[name]]
-        queries, others = len(batch.columns["query"]), len(tokens) - len(batch.columns["query"])
+        tokens = [row for name in TEXT_COLUMNS for row in columns[name]]
+        queries, others = len(columns["query"]), len(tokens) - len(columns["query"])
         return tokens, [encoder.prompt_length("query")] * queries + [encoder.prompt_length("document")] * others
 
     def vectors_of(self, batch: RankBatch, vectors: Tensor) -> dict[str, Tensor]:

@@ -78,7 +78,7 @@ class Trainer:
         finally:
             if train_step.optimizer.bad_steps > bad:
                 self._save_bad_rows(step, batch)
-        self.meter.add(len(ref), train_step.inputs(batch)[0])
+        self.meter.add(len(ref), batch.inputs[0])
         done = step + 1
         self.store.record_rows(done, batch.rows.tolist())
         self.progress = replace(self.progress, step=done, samples=self.progress.samples + len(ref))

@@ -11,7 +11,7 @@ from pydantic import Field
 from pipeline import __version__
 from pipeline.core.errors import UserError
 from pipeline.storage import files
-from training.run.tracker import MetricsWriter, RunState, Tracker, figures, parameters, require
+from training.run.tracker import MetricsWriter, RunState, Tracker, figures, parameters, require, stored_run
 
 RUN = "mlflow.json"  # in the run's log: which run of the server it is
 ANSWER_S = 5.0  # seconds that a server has to answer
@@ -51,7 +51,7 @@ class MLflow(Tracker):
 
     def end(self, log: str, state: RunState, model: str) -> None:
         """End the run as FINISHED, FAILED or KILLED; a finished one gets its artifacts before."""
-        if not (run := _stored_run(log)):
+        if not (run := stored_run(log, RUN)):
             return
         client = self._client()
         try:
@@ -69,7 +69,7 @@ class MLflow(Tracker):
 class _RunWriter:
     def __init__(self, client: Any, experiment: str, log: str) -> None:
         self.client = client
-        if stored := _stored_run(log):
+        if stored := stored_run(log, RUN):
             self.run = stored
             client.update_run(stored, "RUNNING")
             return
@@ -107,10 +107,3 @@ def _copy(path: str, target: Path) -> None:
     if fs.exists(name):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(fs.cat_file(name))
-
-
-def _stored_run(log: str) -> str | None:
-    """Id of the run that an earlier worker opened."""
-    path = files.join(log, RUN)
-    fs, name = files.filesystem(path)
-    return str(files.read_json(path)["run_id"]) if fs.exists(name) else None

@@ -61,12 +61,8 @@ def describe_rows(kinds: list[Kind], available: dict[Kind, int], unused: dict[Ki
 def training_rows(data: Artifact, negatives: Artifact | None) -> dict[Kind, int]:
     """Rows of the training split by kind; mined ones only where some of them have a negative."""
     has_mined = negatives is not None and _has_negatives(negatives)
-    return {
-        "mined": _count(negatives, "triplets") if negatives and has_mined else 0,
-        "pairs": _count(data, "pairs"),
-        "triplets": _count(data, "triplets"),
-        "labelled": _count(data, "labelled"),
-    }
+    kinds: tuple[Kind, ...] = ("mined", "pairs", "triplets", "labelled")
+    return {kind: _train_rows(kind, data, negatives if has_mined else None) for kind in kinds}
 
 
 def count_rows(config: TrainingConfig, data: Artifact, negatives: Artifact | None) -> int:

@@ -102,6 +102,13 @@ def _flat(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield re.sub(r"[^\w./ -]", "_", name), str(settings)
 
 
+def stored_run(log: str, name: str) -> str | None:
+    """Id of the run that an earlier worker opened, as the file `name` of the run's log has it."""
+    path = files.join(log, name)
+    fs, root = files.filesystem(path)
+    return str(files.read_json(path)["run_id"]) if fs.exists(root) else None
+
+
 def require(library: str, extra: str = "trackers") -> None:
     """Raise UserError where a library is not installed; `extra` is the one of this project that brings it."""
     if find_spec(library) is None:

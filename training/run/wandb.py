@@ -10,7 +10,7 @@ from pydantic import Field
 from pipeline import __version__
 from pipeline.core.errors import UserError
 from pipeline.storage import files
-from training.run.tracker import MetricsWriter, RunState, Tracker, figures, parameters, require
+from training.run.tracker import MetricsWriter, RunState, Tracker, figures, parameters, require, stored_run
 
 RUN = "wandb.json"  # in the run's log: which run it is
 LOG_FILES = ("config.json", "manifest.json", "metrics.jsonl")
@@ -47,7 +47,7 @@ class WeightsAndBiases(Tracker):
 
     def end(self, log: str, state: RunState, model: str) -> None:
         """Say how the run ended; a finished one gets its artifacts before, another one counts as failed there."""
-        if _stored_run(log) is None:
+        if stored_run(log, RUN) is None:
             return
         run = self._start(log)
         run.summary["state"] = str(state)
@@ -58,7 +58,7 @@ class WeightsAndBiases(Tracker):
     def _start(self, log: str) -> Any:
         import wandb
 
-        number = _stored_run(log)
+        number = stored_run(log, RUN)
         if number is None:
             number = secrets.token_hex(4)
             files.write_json(files.join(log, RUN), {"run_id": number})
@@ -125,10 +125,3 @@ def _wait_for_a_new_second(directory: Path, number: str) -> None:
     """Wait while there is a folder of this run and second: the library would write over its file."""
     while any(directory.glob(f"wandb/*run-{time.strftime('%Y%m%d_%H%M%S')}-{number}")):
         time.sleep(0.05)
-
-
-def _stored_run(log: str) -> str | None:
-    """Id of the run that an earlier worker opened."""
-    path = files.join(log, RUN)
-    fs, name = files.filesystem(path)
-    return str(files.read_json(path)["run_id"]) if fs.exists(name) else None

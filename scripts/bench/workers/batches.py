@@ -258,7 +258,7 @@ def wait(job: dict[str, Any]) -> dict[str, float]:
     meter = ThroughputMeter(encoder)
     for step, ref, work in meter.timed(prefetch(loop.plan(0), loop.load_batch)):
         loop.step(work, step)
-        meter.add(len(ref), loop.inputs(work)[0])
+        meter.add(len(ref), work.inputs[0])
     return {"wait": meter.read()["wait"], "ready_ms": 1000 * float(np.median(ready))}
 
 
