@@ -24,7 +24,7 @@ from pipeline.metrics.registry import higher_is_better
 from pipeline.report.data import ReportData
 from pipeline.report.run_comparison import Change, RunComparison, RunCosts
 from pipeline.report.training_log import seconds_of_steps
-from pipeline.storage.artifact import CONFIG, Artifact
+from pipeline.storage.artifact import CONFIG, MANIFEST, Artifact
 from pipeline.storage.files import absolute, filesystem, join, read_json
 
 SECTIONS = {"build": "data", "mine": "negatives", "train": "training", "evaluate": "report"}  # folders of a run
@@ -82,12 +82,13 @@ class MeasuredRun:
 
     def costs(self) -> RunCosts:
         """Training rows, steps and seconds, as far as the run has a training."""
-        fs, path = filesystem(join(self.home, SECTIONS["train"], "manifest.json"))
+        folder = join(self.home, SECTIONS["train"])
+        fs, path = filesystem(join(folder, MANIFEST))
         if not fs.exists(path):
             return RunCosts()
-        log = read_curves(join(self.home, SECTIONS["train"]))
+        log = read_curves(folder)
         steps = max((row["step"] for row in log if "loss" in row), default=0)
-        rows = Artifact.open(join(self.home, SECTIONS["train"]), "train").manifest.notes.get("rows")
+        rows = Artifact.open(folder, "train").manifest.notes.get("rows")
         return RunCosts(rows, steps, seconds_of_steps(log))
 
 
@@ -109,24 +110,11 @@ def compare_runs(paths: Sequence[str], baseline: str | None = None, metric: str 
         raise UserError(f"{', '.join(names)}: have no query in common, so their figures cannot be compared")
     metrics = _common_metrics(runs, metric)
     values, scores = _rows(runs, queries, metrics)
-    subject = _name(values, runs[0], runs[0].subject)
-    compared_with = baseline or subject
+    compared_with = baseline or _name(values, runs[0], runs[0].subject)
     if compared_with not in values:
         raise UserError(f"baseline '{compared_with}' is not among the models; choose from {', '.join(values)}")
-    tests = compare(values, model_pairs(values, compared_with), seed=0)
-    report = ReportData(
-        run=", ".join(names),
-        split=str(runs[0].metrics["split"]),
-        queries=len(queries),
-        documents=int(runs[0].metrics["documents"]),
-        baseline=compared_with,
-        subject=_best(values, metrics[0], compared_with),
-        metrics=metrics,
-        scores=scores,
-        comparisons=tests,
-        metric_info=metric_info(metrics),
-        environment=environment(),
-    )
+    subject = _best(values, metrics[0], compared_with)
+    report = _report(", ".join(names), runs[0], values, scores, compared_with, subject)
     return RunComparison(
         report,
         title=f"Comparison of {report.run}",
@@ -158,27 +146,40 @@ def pool_folds(paths: Sequence[str]) -> RunComparison:
         for model, of_model in fold.values.items():
             for metric in metrics:
                 values[model][metric] |= of_model[metric]
-    baseline = str(folds[0].metrics["baseline"])
-    facts = {model: _facts(folds[0], model) for model in models}
-    report = ReportData(
-        run=folds[0].home.rsplit("/", 2)[0],
-        split=str(folds[0].metrics["split"]),
-        queries=len(values[models[0]][metrics[0]]),
-        documents=int(folds[0].metrics["documents"]),
-        baseline=baseline,
-        subject=headline_model(models, baseline),
-        metrics=metrics,
-        scores={model: {**facts[model], **mean_scores(values[model], seed=0)} for model in models},
-        comparisons=compare(values, model_pairs(values, baseline), seed=0),
-        metric_info=metric_info(metrics),
-        environment=environment(),
-    )
+    scores = {model: _scores(folds[0], model, values[model]) for model in models}
+    home = folds[0].home.rsplit("/", 2)[0]
+    report = _report(home, folds[0], values, scores, str(folds[0].metrics["baseline"]), folds[0].subject)
     texts = {query: text for fold in folds for query, text in fold.texts.items()}
     return RunComparison(
         report,
         title=f"Cross-validation of {report.run}",
         scope=f"{report.queries:,} queries in {len(folds)} folds, each asked of a model that was trained without it",
         changes=_changes(values, report, texts),
+    )
+
+
+def _report(
+    name: str,
+    first: MeasuredRun,
+    values: Mapping[str, PerQuery],
+    scores: Mapping[str, Mapping[str, Any]],
+    baseline: str,
+    subject: str,
+) -> ReportData:
+    """The data of a page on models with these values; split and documents are those of the first run."""
+    metrics = list(values[subject])
+    return ReportData(
+        run=name,
+        split=str(first.metrics["split"]),
+        queries=len(values[subject][metrics[0]]),
+        documents=int(first.metrics["documents"]),
+        baseline=baseline,
+        subject=subject,
+        metrics=metrics,
+        scores=scores,
+        comparisons=compare(values, model_pairs(values, baseline), seed=0),
+        metric_info=metric_info(metrics),
+        environment=environment(),
     )
 
 
@@ -227,14 +228,14 @@ def _rows(
             here = {metric: {query: of_model[metric][query] for query in ordered} for metric in metrics}
             name = model if _is_shared(runs, model, ordered, metrics) else f"{run.name}/{model}"
             if name not in values:
-                values[name], scores[name] = here, {**_facts(run, model), **mean_scores(here, seed=0)}
+                values[name], scores[name] = here, _scores(run, model, here)
     return values, scores
 
 
-def _facts(run: MeasuredRun, model: str) -> dict[str, Any]:
-    """What a model is, by its report: layers and dimensions."""
-    of_model: dict[str, Any] = run.metrics["models"][model]
-    return {key: value for key, value in of_model.items() if key in FACTS}
+def _scores(run: MeasuredRun, model: str, values: PerQuery) -> dict[str, Any]:
+    """Means of values with their intervals, beside what the report says of the model: layers and dimensions."""
+    facts = {key: value for key, value in run.metrics["models"][model].items() if key in FACTS}
+    return {**facts, **mean_scores(values, seed=0)}
 
 
 def _is_shared(runs: Sequence[MeasuredRun], model: str, queries: Sequence[str], metrics: Sequence[str]) -> bool:

@@ -66,7 +66,7 @@ def long_documents(pool: list[str], documents: int, characters: int) -> Iterator
 def write_set(folder: Path, pool: list[str], documents: int, characters: int, queries: int) -> None:
     """Write a corpus, and as queries of two splits some words from the middle of some documents."""
     folder.mkdir(parents=True, exist_ok=True)
-    every, asked = max(1, documents // queries), []
+    every, questions = max(1, documents // queries), []
     rows: list[dict[str, str]] = []
     with pq.ParquetWriter(folder / "corpus.parquet", pa.schema([(n, pa.string()) for n in COLUMNS])) as writer:
         for number, document in enumerate(long_documents(pool, documents, characters)):
@@ -74,11 +74,11 @@ def write_set(folder: Path, pool: list[str], documents: int, characters: int, qu
             if number % every == 0:
                 middle = len(document["text"]) // 2
                 words = document["text"][middle : middle + 160].split()[1:-1]
-                asked.append({"query_id": f"q{number}", "doc_id": document["doc_id"], "text": " ".join(words)})
+                questions.append({"query_id": f"q{number}", "doc_id": document["doc_id"], "text": " ".join(words)})
             if len(rows) == PART_ROWS or number == documents - 1:
                 writer.write_table(pa.Table.from_pylist(rows))
                 rows = []
-    for split, part in (("dev", asked[::2]), ("train", asked[1::2])):
+    for split, part in (("dev", questions[::2]), ("train", questions[1::2])):
         table = pa.Table.from_pylist(part)
         pq.write_table(table.select(["query_id", "text"]), folder / f"queries.{split}.parquet")
         judged = table.select(["query_id", "doc_id"]).append_column("relevance", pa.array([1] * len(part)))

@@ -8,7 +8,6 @@ fold that held it out, and the test is paired by query, as in a report. A fold t
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.core import config
@@ -63,10 +62,3 @@ def fold_shares(split: Mapping[str, Any], folds: int, fold: int) -> dict[str, fl
     test = 1 / folds
     dev = min(float(split.get("dev", 0.1)), (1 - test) / 2)
     return {"train": 1 - test - dev, "dev": dev, "test": test, "rotation": fold / folds}
-
-
-def write_page(comparison: RunComparison, path: str) -> None:
-    """Write the page of a cross-validation."""
-    from pipeline.report.run_comparison import render
-
-    Path(path).write_text(render(comparison), encoding="utf-8")

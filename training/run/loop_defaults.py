@@ -42,18 +42,18 @@ def settle_loop(config: C, data: Artifact, negatives: Artifact | None) -> C:
     loop = config.loop
     rows = max(1, count_rows(config, data, negatives))
     open_length = loop.epochs is None and loop.max_steps is None
-    settled: dict[str, Any] = {}
+    decisions: dict[str, Any] = {}
     if loop.epochs is None:
-        settled |= length(rows, loop.batch_size) if open_length else _epochs_of_steps(loop, rows)
+        decisions |= length(rows, loop.batch_size) if open_length else _epochs_of_steps(loop, rows)
         if config.least_epochs > 1:
-            settled |= {"epochs": max(settled["epochs"], config.least_epochs), "max_steps": loop.max_steps}
+            decisions |= {"epochs": max(decisions["epochs"], config.least_epochs), "max_steps": loop.max_steps}
     if loop.validations is None:
-        seen = rows_seen(loop.model_copy(update=settled), rows)
+        seen = rows_seen(loop.model_copy(update=decisions), rows)
         affordable = affordable_validations(seen, config.validation_rows(data))
-        settled["validations"] = MOST_VALIDATIONS if loop.patience else affordable
-    if not settled:
+        decisions["validations"] = MOST_VALIDATIONS if loop.patience else affordable
+    if not decisions:
         return config
-    decided = loop.model_copy(update=settled)
+    decided = loop.model_copy(update=decisions)
     if line := _describe(loop, decided, rows):
         say(f"train: {line}")
     return config.model_copy(update={"loop": decided})
@@ -65,8 +65,8 @@ def length(rows: int, batch_size: int) -> dict[str, int]:
     Example:
         length(12_000, 64)  # {"epochs": 1, "max_steps": 137}
     """
-    wanted = max(min(FEW_PASSES * rows, FEW_SEEN), SEEN_BY_ROOT * math.sqrt(rows), min(LEAST_STEPS * batch_size, rows))
-    seen = min(wanted, MOST_PASSES * rows)
+    target = max(min(FEW_PASSES * rows, FEW_SEEN), SEEN_BY_ROOT * math.sqrt(rows), min(LEAST_STEPS * batch_size, rows))
+    seen = min(target, MOST_PASSES * rows)
     return {"epochs": math.ceil(seen / rows), "max_steps": math.ceil(seen / min(batch_size, rows))}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,11 +30,12 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     from pipeline.core.config import exit_on_user_error
     from pipeline.evaluation.run_comparison import print_comparison
+    from pipeline.report.run_comparison import render
 
-    from ..cross_validation import cross_validate, write_page
+    from ..cross_validation import cross_validate
     from ..recipe import find_recipe
 
     comparison = cross_validate(find_recipe(options.config), options.folds, options.run, exit_on_user_error)
     print_comparison(comparison)
     if options.html:
-        write_page(comparison, options.html)
+        Path(options.html).write_text(render(comparison), encoding="utf-8")
